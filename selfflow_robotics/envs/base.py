@@ -1,0 +1,107 @@
+"""What every simulator looks like from outside: a Gymnasium environment for a robot at a table.
+
+Both simulators (`envs.tabletop`, MuJoCo, embedded; `envs.simpler`, SAPIEN, the user's checkout)
+implement this class, so rollouts, demonstrations and reports are written once. This module and the
+simulators below it import numpy and gymnasium only: a worker process may run them in another Python
+environment than the one that holds torch.
+
+Observation (`observation_space`):
+
+| key         | type               | meaning                                                             |
+|-------------|--------------------|---------------------------------------------------------------------|
+| image       | uint8 [H, W, 3]    | the robot's overhead camera, RGB                                     |
+| instruction | str                | the task in words                                                   |
+| proprio     | float32 [8]        | RT-1's base_pose_tool_reached (xyz m, quaternion xyzw, base frame), |
+|             |                    | then gripper_closed in [0, 1]                                       |
+
+Action (`action_space`, float32 [7], SIMPLER's meaning, 3 Hz): translation in metres and rotation
+vector in radians, both in the robot's base frame and relative to the measured tool pose (the
+rotation turns about the tool point); gripper relative and sticky: +1 close, -1 open, 0 go on.
+
+`info` of every call: `success` (bool, this step, the task's own rule), `elapsed_steps` (int), and
+`state`, the privileged truth that only scripted experts and tests may read:
+
+| key         | type        | meaning                                                    |
+|-------------|-------------|------------------------------------------------------------|
+| tool_pose   | float64 [7] | tool centre point in the world: xyz (m), quaternion wxyz   |
+| object_pose | float64 [7] | the task's object, same layout                             |
+| base_pose   | float64 [7] | robot base in the world, same layout                       |
+| qpos        | float64 [11]| joint angles, SIMPLER's order (arm 7, fingers 2, head 2)   |
+| gripper     | float       | closedness in [0, 1]                                       |
+
+`reset` additionally puts `episode` into info: a JSON-able dict of what was drawn (variant,
+object_xy, ...), enough to repeat the episode.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from selfflow_robotics.envs.tasks import Task
+
+ACTION_DIM = 7
+
+
+class RobotEnv(gym.Env):
+    """One simulated robot task. Subclasses implement the four abstract methods."""
+
+    simulator: str  # "tabletop" or "simpler"
+    task: Task
+    image_size: tuple[int, int]  # (height, width)
+
+    def __init__(self, task: Task, image_size: tuple[int, int]) -> None:
+        self.task = task
+        self.image_size = image_size
+        height, width = image_size
+        self.action_space = gym.spaces.Box(-np.inf, np.inf, (ACTION_DIM,), np.float32)
+        self.observation_space = gym.spaces.Dict(
+            image=gym.spaces.Box(0, 255, (height, width, 3), np.uint8),
+            instruction=gym.spaces.Text(256),
+            proprio=gym.spaces.Box(-np.inf, np.inf, (8,), np.float32),
+        )
+
+    @abstractmethod
+    def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+        """Start an episode; returns `info`. Equal seeds and options give equal episodes.
+
+        Options (all optional, JSON-able): `variant` (one of `task.variants`), `object_xy` (m, world),
+        and what a simulator adds of its own (SIMPLER: `robot_variant`). What is not given is drawn
+        from the seed.
+        """
+
+    @abstractmethod
+    def advance(self, action: np.ndarray) -> dict[str, Any]:
+        """One control step (1/3 s) without rendering; returns `info`. Refuses NaN with ValueError."""
+
+    @abstractmethod
+    def observe(self) -> dict[str, Any]:
+        """Render and return the observation of the present state."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Simulator, versions, renderer, physics fingerprint: JSON-able, stored with every data set."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        info = self.begin(seed, dict(options or {}))
+        return self.observe(), info
+
+    def step(self, action):
+        info = self.advance(check_action(action))
+        truncated = info["elapsed_steps"] >= self.task.max_episode_steps
+        # SIMPLER's protocol runs every step of an episode, so success never terminates one.
+        return self.observe(), float(info["success"]), False, truncated, info
+
+
+def check_action(action: np.ndarray) -> np.ndarray:
+    """The action as float32 [7]. Raises ValueError for another shape or a value that is not finite."""
+    action = np.asarray(action, np.float32)
+    if action.shape != (ACTION_DIM,):
+        raise ValueError(f"an action has shape ({ACTION_DIM},), got {action.shape}")
+    if not np.isfinite(action).all():
+        raise ValueError(f"an action must be finite, got {action.tolist()}")
+    return action

@@ -1,0 +1,45 @@
+"""The tasks, as data. A new task of the same kind is a new row."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from selfflow_robotics.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of the google robot, by SIMPLER's definition (simpler_env/__init__.py)."""
+
+    name: str
+    instruction: str
+    variants: tuple[str, ...]
+    max_episode_steps: int  # control steps
+    control_hz: float
+    object_name: str
+    object_x_m: tuple[float, float]  # range of the object's start, world frame
+    object_y_m: tuple[float, float]
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="pick_coke_can",
+            instruction="pick coke can",
+            variants=("standing", "horizontal", "vertical"),
+            max_episode_steps=80,
+            control_hz=3.0,
+            object_name="coke_can",
+            object_x_m=(-0.35, -0.12),
+            object_y_m=(-0.02, 0.42),
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name`. Raises UserError that names the nearest ones."""
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, n=3, cutoff=0.4) or sorted(TASKS)
+        raise UserError(f"unknown task '{name}'; did you mean {' or '.join(near)}?")
+    return TASKS[name]
