@@ -1,0 +1,45 @@
+"""What a policy is shown: the picture at the network's size, and RT-1's proprioception vector."""
+
+import numpy as np
+
+from selfflow_robotics.robot.rotations import pose_inverse, pose_multiply, wxyz_to_xyzw
+
+PROPRIO_DIM = 8
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale one picture uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.
+
+    Whole-number reductions are exact block means, rounded half up; training data and live pictures
+    go through this one function, so a policy sees the same pixels in both. Other sizes use Pillow's
+    box filter.
+    """
+    (height, width), (h, w) = image.shape[:2], size
+    if (height, width) == (h, w):
+        return image
+    if height % h == 0 and width % w == 0:
+        return _block_mean(image, height // h, width // w)
+    # Pillow is not needed by simulator workers, which render at the final size.
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BOX))
+
+
+def _block_mean(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    # Rows first: that sum runs over long contiguous lines and leaves little for the second.
+    height, width, channels = image.shape
+    lines = image.reshape(height // rows, rows, width * channels).sum(1, dtype=np.uint32)
+    blocks = lines.reshape(height // rows, width // columns, columns, channels).sum(2)
+    count = rows * columns
+    return ((blocks + count // 2) // count).astype(np.uint8)
+
+
+def proprio_vector(tool_pose: np.ndarray, base_pose: np.ndarray, gripper: float) -> np.ndarray:
+    """RT-1's `base_pose_tool_reached` and `gripper_closed` as float32 [8].
+
+    `tool_pose`, `base_pose`: [x, y, z, qw, qx, qy, qz] in the world; `gripper`: closedness, 0 to 1.
+    Result: tool position (m) and quaternion xyzw (w >= 0) in the base frame, then the closedness.
+    """
+    pose = pose_multiply(pose_inverse(base_pose), tool_pose)
+    quaternion = wxyz_to_xyzw(pose[3:] if pose[3] >= 0 else -pose[3:])
+    return np.concatenate([pose[:3], quaternion, [gripper]]).astype(np.float32)
