@@ -1,0 +1,49 @@
+"""Which simulator to run and how, as data, and the one function that starts it in this process."""
+
+import sys
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from selfflow_robotics.envs.base import RobotEnv
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError
+
+
+@dataclass(frozen=True)
+class SimulatorSpec:
+    """One simulated task, JSON-able.
+
+    `simulator`: "tabletop" (embedded), "simpler" (the user's SimplerEnv checkout at `path`), or
+    "module:Class", a `RobotEnv` of one's own that is made as `Class(task, image_size)`.
+    `python`: interpreter of the simulator's process; None is this one. SIMPLER needs numpy < 2, so
+    it usually has its own. `env`: environment variables added to that process.
+    """
+
+    simulator: str = "tabletop"
+    task: str = "pick_coke_can"
+    image_size: tuple[int, int] = (64, 80)  # (height, width)
+    renderer: str = "ray"  # of the tabletop
+    python: str | None = None
+    path: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def make_env(spec: SimulatorSpec) -> RobotEnv:
+    """The environment that `spec` describes. Raises UserError for an unknown simulator or task."""
+    task, size = get_task(spec.task), (spec.image_size[0], spec.image_size[1])
+    if spec.simulator == "tabletop":
+        from selfflow_robotics.envs.tabletop.env import TabletopEnv
+
+        return TabletopEnv(task, image_size=size, renderer=spec.renderer)
+    if spec.simulator == "simpler":
+        from selfflow_robotics.envs.simpler.env import SimplerEnv
+
+        return SimplerEnv(task, image_size=size, path=spec.path)
+    module, _, name = spec.simulator.partition(":")
+    if not name:
+        raise UserError(f"unknown simulator '{spec.simulator}': give tabletop or simpler")
+    if spec.path and spec.path not in sys.path:
+        sys.path.insert(0, spec.path)
+    env: Any = getattr(import_module(module), name)
+    return env(task, size)

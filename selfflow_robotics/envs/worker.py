@@ -1,0 +1,113 @@
+"""The process a simulator runs in: reads requests from one pipe, writes replies to another.
+
+    python -m selfflow_robotics.envs.worker REQUEST_FD REPLY_FD SPEC_JSON
+
+Started by `envs.client` only. It imports numpy, gymnasium and the simulator asked for, so it also
+runs in an interpreter without torch. Whatever the simulator prints goes to stderr. The process ends
+when its requests end (the parent has closed the pipe or died).
+
+Request `{"id", "method", ...arguments}`, reply `{"id", "value"}` or `{"id", "error": {kind, message,
+traceback}}` (kind "user" or "simulator"). The environment is made at the first request, so that a
+simulator that does not start is that request's error.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs import wire
+from selfflow_robotics.envs.base import RobotEnv, check_action
+from selfflow_robotics.envs.spec import SimulatorSpec, make_env
+from selfflow_robotics.errors import UserError
+
+PARENT_CHECK_S = 1.0
+
+
+class Session:
+    """The methods that a request may name, over one environment."""
+
+    METHODS = ("reset", "run", "provenance")
+
+    def __init__(self, env: RobotEnv) -> None:
+        self.env = env
+        self.streak = 0  # consecutive successful steps
+
+    def reset(self, seed: int, options: dict[str, Any], observe: bool = True) -> dict[str, Any]:
+        """Start an episode: its `info`, and the first observation if wanted."""
+        self.streak = 0
+        info = self.env.begin(seed, options)
+        return {"observation": self.env.observe() if observe else None, "info": info}
+
+    def run(
+        self, actions: np.ndarray, observe: str = "last", stop_after_success: int = 0
+    ) -> dict[str, Any]:
+        """Execute `actions` float32 [n, 7]; `infos` has one entry a step.
+
+        Rendering is what costs most: `observe` "last" renders the state after the last step only,
+        "all" every one, "none" nothing. `stop_after_success` = n ends early once success has held
+        for n steps in a row, counted over the whole episode (0: never).
+        """
+        observations, infos = [], []
+        for index, action in enumerate(actions):
+            info = self.env.advance(check_action(action))
+            infos.append(info)
+            self.streak = self.streak + 1 if info["success"] else 0
+            is_over = 0 < stop_after_success <= self.streak
+            is_last = is_over or index + 1 == len(actions)
+            if observe == "all" or (observe == "last" and is_last):
+                observations.append(self.env.observe())
+            if is_over:
+                break
+        return {"observations": observations, "infos": infos}
+
+    def provenance(self) -> dict[str, Any]:
+        """What the environment says of itself."""
+        return self.env.provenance()
+
+
+def serve(request_fd: int, reply_fd: int, spec: SimulatorSpec) -> None:
+    """Answer requests until they end."""
+    session: Session | None = None
+    while (request := wire.read_message(request_fd)) is not None:
+        reply = {"id": request.pop("id")}
+        try:
+            if session is None:
+                session = Session(make_env(spec))
+            method = request.pop("method")
+            if method not in Session.METHODS:
+                raise ValueError(f"a simulator has no method '{method}'")
+            reply["value"] = getattr(session, method)(**request)
+        except Exception as error:  # whatever a simulator raises is the parent's to judge
+            kind = "user" if isinstance(error, UserError) else "simulator"
+            message = str(error) if kind == "user" else f"{type(error).__name__}: {error}"
+            reply["error"] = dict(kind=kind, message=message, traceback=traceback.format_exc())
+        wire.write_message(reply_fd, reply)
+    if session is not None:
+        session.env.close()
+
+
+def _end_with_parent(parent: int) -> None:
+    # A simulator that hangs never reads its pipe again, so it would outlive a killed parent.
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(1)
+
+
+def main() -> None:
+    """Run one simulator for the process that started this one."""
+    request_fd, reply_fd, spec = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    faulthandler.enable()
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    serve(request_fd, reply_fd, SimulatorSpec(**spec))
+
+
+if __name__ == "__main__":
+    main()
