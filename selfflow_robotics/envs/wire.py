@@ -2,8 +2,8 @@
 
 A message is two little-endian integers (u32 length of the header, u64 length of the body), the
 header (JSON), and the body (the arrays' bytes one after another). In the header an array is
-`{"$array": [offset, dtype, shape]}`. The receiver takes only the dtypes listed here and checks every
-offset against the body, so a damaged message raises ValueError and nothing worse.
+`{"$array": [offset, dtype, shape]}`. The receiver takes only the dtypes listed here and checks
+every offset against the body, so a damaged message raises ValueError and nothing worse.
 """
 
 import json
@@ -42,7 +42,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(header: bytes, body: bytes) -> Any:
-    """The value of a message; its arrays are writable copies. Raises ValueError if it is damaged."""
+    """The value of a message; its arrays are writable copies. Raises ValueError if damaged."""
 
     def restore(item: dict[str, Any]) -> Any:
         if "$array" not in item:

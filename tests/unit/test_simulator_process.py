@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 FAKE = SimulatorSpec(simulator="tests.fakes:FakeEnv", image_size=(8, 10), path=str(ROOT))
 
 
-@pytest.fixture()
+@pytest.fixture
 def client():
     with SimulatorClient(FAKE) as client:
         yield client
@@ -49,7 +49,7 @@ def test_other_dtypes_are_not_sent(array):
     ['[0, "object", [1]]', '[0, "float32", [3]]', '[-4, "uint8", [1]]', '[9, "uint8", [1]]'],
 )
 def test_damaged_messages_are_refused(array):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="refused|buffer|offset"):
         wire.decode(b'{"$array": %s}' % array.encode(), bytes(8))
 
 
@@ -108,9 +108,9 @@ def test_forgotten_answers_do_not_return(client):
 
 
 def test_unknown_simulator_and_interpreter_are_the_users_error():
-    with SimulatorClient(SimulatorSpec(simulator="moon")) as client:
-        with pytest.raises(UserError, match="unknown simulator 'moon'"):
-            client.call("provenance")
+    moon = SimulatorClient(SimulatorSpec(simulator="moon"))
+    with moon, pytest.raises(UserError, match="unknown simulator 'moon'"):
+        moon.call("provenance")
     with pytest.raises(UserError, match="does not run"):
         SimulatorClient(SimulatorSpec(python="/no/such/python"))
 
