@@ -63,7 +63,7 @@ def environment_from_policy(vectors: np.ndarray) -> np.ndarray:
 
 
 def policy_arm_from_environment(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Environment actions [..., 7] as float32 world_vector and rotation_delta (rpy), [..., 3] each."""
+    """Environment actions [..., 7] as world_vector and rotation_delta (rpy), float32 [..., 3]."""
     actions = np.asarray(actions)
     rpy = rotvec_to_rpy(actions[..., 3:6])
     return actions[..., 0:3].astype(np.float32), rpy.astype(np.float32)
