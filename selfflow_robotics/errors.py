@@ -1,5 +1,8 @@
 """The one exception that a command line shows as a single line instead of a traceback."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """Something the user gave cannot be used.
@@ -7,3 +10,12 @@ class UserError(Exception):
     The message is one line: what is wrong, where, and how to mend it. Commands print it to stderr
     and exit with status 2 (`cli.app`); library callers catch it like any other exception.
     """
+
+
+def unknown(kind: str, word: str, options: Iterable[str]) -> UserError:
+    """The error for a name that is not among `options`; its message names the nearest ones."""
+    options = sorted(options)
+    near = get_close_matches(word, options, n=3, cutoff=0.5)
+    if near:
+        return UserError(f"unknown {kind} '{word}'; did you mean {' or '.join(near)}?")
+    return UserError(f"unknown {kind} '{word}'; there are: {', '.join(options) or 'none'}")

@@ -1,0 +1,159 @@
+"""A script's `main(config)` as a command line: hydra composes, a frozen dataclass arrives.
+
+    @dataclass(frozen=True)
+    class EvalConfig:
+        task: str = "pick_coke_can"
+        checkpoint: str | None = None
+        num_episodes: int = 100
+
+    @hydra_app("simpler", EvalConfig, flags=(Flag("--task"), Flag("--checkpoint", literal=True)))
+    def main(config: EvalConfig) -> None:
+        ...
+
+    if __name__ == "__main__":
+        main()
+
+`configs/simpler.yaml` holds the values, and the experiments lie in `configs/experiment/simpler/`:
+
+    defaults:
+      - simpler_schema              # the dataclass, registered by hydra_app
+      - _self_
+      - experiment/simpler@_global_: null
+
+On the command line `--task V` and `--task=V` are spellings of `task=V`; `experiment=debug` chooses
+`configs/experiment/simpler/debug.yaml` (a fragment of the same config, whose first comment line is
+shown by `--help`). Paths deserve a `literal` flag: their value is quoted, so that `=` and `,` in
+them mean nothing to hydra. Everything else is hydra's: `key=value`, `--cfg job`, `-m`.
+
+The dataclass may nest others and use str, int, float, bool, Literal, tuple, list, dict, Path and
+`| None` (an entry is added to a dict with `+names.key=value`). Its `__post_init__` checks ranges by
+raising ValueError or UserError. What the user got wrong becomes one line on stderr and exit code 2;
+Ctrl-C is 130; what we got wrong keeps its traceback. `main` runs after hydra is done: no `outputs/`
+folder, no change of directory, no logging set up behind the script's back. A `main` that returns a
+non-zero int exits with it.
+
+Tests call `main(["--task", "x"])`.
+"""
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from selfflow_robotics.cli.arguments import Flag, to_overrides
+from selfflow_robotics.cli.help import help_text
+from selfflow_robotics.cli.typed import build, explain, mirror
+from selfflow_robotics.errors import UserError, unknown
+
+__all__ = ["Flag", "config_dir", "hydra_app"]
+
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+
+
+def config_dir() -> Path:
+    """Where the YAML files are: inside an installed wheel, else `configs/` of the checkout."""
+    bundled = PACKAGE_DIR / "_configs"
+    return bundled if bundled.is_dir() else PACKAGE_DIR.parent / "configs"
+
+
+def hydra_app(
+    config_name: str, schema: type, flags: Sequence[Flag] = ()
+) -> Callable[[Callable[[Any], int | None]], Callable[..., None]]:
+    """Decorate `main(config)`; see the module's docstring. The result takes an optional argv."""
+
+    def decorate(main: Callable[[Any], int | None]) -> Callable[..., None]:
+        @functools.wraps(main)
+        def entry(argv: Sequence[str] | None = None) -> None:
+            arguments = list(sys.argv[1:] if argv is None else argv)
+            if {"--help", "-h"} & set(arguments):
+                doc = main.__globals__.get("__doc__")
+                print(help_text(config_dir(), config_name, doc or "", flags))
+                return
+            try:
+                overrides = to_overrides(arguments, flags, config_name)
+                codes = [main(config) for config in compose(config_name, schema, overrides)]
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+            except KeyboardInterrupt:
+                print("interrupted; repeat the command to go on", file=sys.stderr)
+                sys.exit(130)
+            if any(codes):
+                sys.exit(max(code or 0 for code in codes))
+
+        return entry
+
+    return decorate
+
+
+def compose(config_name: str, schema: type, arguments: Sequence[str]) -> list[Any]:
+    """The configurations that hydra makes of `arguments`: one, several with `-m`, none if it only
+    printed (`--cfg`). Raises UserError for everything the user may have got wrong."""
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=mirror(schema))
+    composed: list[DictConfig] = []
+    run_hydra = hydra.main(
+        version_base="1.3", config_path=str(config_dir()), config_name=config_name
+    )(composed.append)
+    saved_argv, saved_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    # Hydra prints errors and exits by itself unless this is set; we want them raised.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with tempfile.TemporaryDirectory() as scratch:
+        sys.argv = [saved_argv[0], *arguments, *_quiet(config_name, scratch)]
+        try:
+            run_hydra()
+        except MissingConfigException as error:
+            raise _missing(config_name, error) from None
+        except HydraException as error:
+            raise _explain_hydra(schema, error) from None
+        except OmegaConfBaseException as error:
+            raise explain(schema, error) from None
+        except yaml.YAMLError as error:
+            raise UserError("not YAML: " + " ".join(str(error).split())) from None
+        finally:
+            sys.argv = saved_argv
+            os.environ.pop("HYDRA_FULL_ERROR")
+            if saved_error is not None:
+                os.environ["HYDRA_FULL_ERROR"] = saved_error
+    return [build(schema, config) for config in composed]
+
+
+def _quiet(config_name: str, scratch: str) -> list[str]:
+    """Overrides that leave nothing of hydra behind. `scratch` is removed after composing."""
+    return [
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        "hydra.output_subdir=null",
+        f"hydra.run.dir='{scratch}'",
+        f"hydra.sweep.dir='{scratch}'",
+        "hydra.sweep.subdir=.",
+        f"hydra.job.name={config_name}",
+    ]
+
+
+def _missing(config_name: str, error: MissingConfigException) -> UserError:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    name = name.removesuffix(".yaml")
+    if error.options is None:
+        return UserError(" ".join(str(error).split()))
+    kind = "experiment" if group == f"experiment/{config_name}" else group
+    return unknown(kind, name, error.options)
+
+
+def _explain_hydra(schema: type, error: HydraException) -> UserError:
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return explain(schema, cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OverrideParseException):
+        return UserError(f"cannot read '{error.override}': {lines[0]}")
+    return UserError(" ".join(lines[:2]))

@@ -1,0 +1,45 @@
+"""The console commands: they run the very files that lie in pretrain/, finetune/ and eval/."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from selfflow_robotics.errors import UserError
+
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
+
+
+def script_path(name: str) -> Path:
+    """The script `name` ("eval/simpler.py"): inside an installed wheel, else of the checkout."""
+    for root in (PACKAGE_DIR / "_scripts", PACKAGE_DIR.parent):
+        if (root / name).is_file():
+            return root / name
+    raise UserError(f"{name} is missing from this installation; install selfflow_robotics again")
+
+
+def _run(name: str) -> None:
+    try:
+        path = script_path(name)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def pretrain() -> None:
+    _run("pretrain/run.py")
+
+
+def finetune_rt1() -> None:
+    _run("finetune/rt1.py")
+
+
+def collect() -> None:
+    _run("finetune/collect.py")
+
+
+def simpler() -> None:
+    _run("eval/simpler.py")
+
+
+def world_model() -> None:
+    _run("eval/world_model.py")

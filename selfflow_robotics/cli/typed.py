@@ -1,0 +1,161 @@
+"""Configuration that OmegaConf holds, turned into the frozen dataclasses that the code uses.
+
+OmegaConf checks names and types while overrides are applied, but it has no `Literal`, makes lists
+of tuples, locks everything below a frozen dataclass and keeps keys that were added with a plus
+sign. So it is given a plain twin of each dataclass (`mirror`), and the result is built by our own
+walk over the type hints (`build`), where every complaint names its key.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+from difflib import get_close_matches
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from selfflow_robotics.errors import UserError, unknown
+
+
+@functools.cache
+def mirror(schema: type) -> type:
+    """A mutable twin of the dataclass: same names, types that OmegaConf understands, no checks."""
+    hints = get_type_hints(schema)
+    fields = []
+    for field in dataclasses.fields(schema):
+        hint = _mirror_hint(hints[field.name])
+        if field.default_factory is not dataclasses.MISSING:
+            spec = dataclasses.field(default_factory=_mirrored(field.default_factory))
+        elif field.default is dataclasses.MISSING:
+            spec = dataclasses.field(default="???")  # OmegaConf's word for "must be given"
+        elif dataclasses.is_dataclass(field.default):
+            spec = dataclasses.field(default_factory=_mirrored(lambda value=field.default: value))
+        else:
+            spec = dataclasses.field(default=field.default)
+        fields.append((field.name, hint, spec))
+    return dataclasses.make_dataclass(schema.__name__, fields)
+
+
+def _mirror_hint(hint: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return mirror(hint)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return type(args[0])
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_mirror_hint(arg) for arg in args)]  # noqa: UP007
+    if origin in (tuple, list, dict):
+        return origin[tuple(arg if arg is Ellipsis else _mirror_hint(arg) for arg in args)]
+    return hint
+
+
+def _mirrored(make: Any) -> Any:
+    def twin() -> Any:
+        return _mirror_value(make())
+
+    return twin
+
+
+def _mirror_value(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    values = {f.name: _mirror_value(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return mirror(type(value))(**values)
+
+
+def build(schema: type, config: DictConfig) -> Any:
+    """An instance of `schema` from the composed `config`.
+
+    Raises UserError, naming the key, for a key that the schema lacks, a value that is missing, out
+    of its `Literal`, of another length or not finite, and for what `__post_init__` refuses.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"'{error.full_key}' must be given: {error.full_key}=...") from None
+    except OmegaConfBaseException as error:
+        raise explain(schema, error) from None
+    return _build(schema, values, "")
+
+
+def _build(hint: Any, value: Any, key: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _build_dataclass(hint, value, key)
+    if origin in (Union, types.UnionType) and value is not None:
+        given = [arg for arg in args if arg is not type(None)]
+        return _build(given[0], value, key) if len(given) == 1 else value
+    if origin is Literal and value not in args:
+        raise _at(key, str(unknown("value", str(value), map(str, args))))
+    if origin is tuple and value is not None:
+        item_hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(value) != len(item_hints):
+            raise _at(key, f"takes {len(item_hints)} values, got {len(value)}")
+        return tuple(
+            _build(h, v, f"{key}[{i}]")
+            for i, (h, v) in enumerate(zip(item_hints, value, strict=True))
+        )
+    if origin is list and value is not None:
+        return [_build(args[0], item, f"{key}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and value is not None:
+        return {name: _build(args[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _at(key, f"must be finite, got {value}")
+    return value
+
+
+def _build_dataclass(schema: type, values: dict[str, Any], key: str) -> Any:
+    hints = get_type_hints(schema)
+    names = [field.name for field in dataclasses.fields(schema)]
+    for name in values:
+        if name not in names:
+            raise unknown("config key", f"{key}.{name}".lstrip("."), _prefixed(key, names))
+    built = {n: _build(hints[n], v, f"{key}.{n}".lstrip(".")) for n, v in values.items()}
+    try:
+        return schema(**built)
+    except ValueError as error:
+        raise _at(key, str(error)) from None
+
+
+def _prefixed(key: str, names: list[str]) -> list[str]:
+    return [f"{key}.{name}".lstrip(".") for name in names]
+
+
+def _at(key: str, message: str) -> UserError:
+    return UserError(f"{key}: {message}" if key else message)
+
+
+def keys_of(schema: type, prefix: str = "") -> list[str]:
+    """Every dotted key of the dataclass, leaves and branches."""
+    hints = get_type_hints(schema)
+    keys = []
+    for field in dataclasses.fields(schema):
+        key = prefix + field.name
+        keys.append(key)
+        for part in (hints[field.name], *get_args(hints[field.name])):
+            if dataclasses.is_dataclass(part):
+                keys += keys_of(part, key + ".")
+    return keys
+
+
+def nearest_keys(schema: type, key: str) -> list[str]:
+    """The keys that were probably meant, whole or by their last part."""
+    keys = keys_of(schema)
+    near = get_close_matches(key, keys, n=3, cutoff=0.8)
+    last = {k.rpartition(".")[2]: k for k in reversed(keys)}
+    near += [last[k] for k in get_close_matches(key.rpartition(".")[2], last, n=3, cutoff=0.6)]
+    return list(dict.fromkeys(near))[:3]
+
+
+def explain(schema: type, error: OmegaConfBaseException, where: str = "") -> UserError:
+    """OmegaConf's complaint in one line; `where` is the key to name if the complaint has none."""
+    key = error.full_key or where
+    if not key or key in keys_of(schema) or "[" in key:
+        return _at(key, str(error.msg or error).splitlines()[0])
+    near = nearest_keys(schema, key)
+    if near:
+        return UserError(f"unknown config key '{key}'; did you mean {' or '.join(near)}?")
+    top = [field.name for field in dataclasses.fields(schema)]
+    return UserError(f"unknown config key '{key}'; there are: {', '.join(top)}")
