@@ -7,8 +7,8 @@ runs in an interpreter without torch. Whatever the simulator prints goes to stde
 when its requests end (the parent has closed the pipe or died).
 
 Request `{"id", "method", ...arguments}`, reply `{"id", "value"}` or `{"id", "error": {kind,
-message, traceback}}` (kind "user" or "simulator"). The environment is made at the first request, so that a
-simulator that does not start is that request's error.
+message, traceback}}` (kind "user" or "simulator"). The environment is made at the first request,
+so that a simulator that does not start is that request's error.
 """
 
 import faulthandler

@@ -49,7 +49,7 @@ def test_other_dtypes_are_not_sent(array):
     ['[0, "object", [1]]', '[0, "float32", [3]]', '[-4, "uint8", [1]]', '[9, "uint8", [1]]'],
 )
 def test_damaged_messages_are_refused(array):
-    with pytest.raises(ValueError, match="refused|buffer|offset"):
+    with pytest.raises(ValueError, match=r"refused|buffer|offset"):
         wire.decode(b'{"$array": %s}' % array.encode(), bytes(8))
 
 

@@ -1,0 +1,65 @@
+"""A policy that does not look: the floor every trained policy has to be above."""
+
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.rng import numpy_generator
+
+# What the scripted expert commands in SIMPLER: 5 cm and 0.1 rad of standard deviation an axis.
+TRANSLATION_M = 0.05
+ROTATION_RAD = 0.1
+GRIPPER_CHANGE_PROBABILITY = 0.05
+# The correlation of one command with the next when smooth: a time constant of about three seconds.
+MEMORY = 0.9
+
+
+class RandomPolicy:
+    """Random actions in the demonstrations' range, a function of the episode's seed alone.
+
+    `smooth` draws a slowly wandering command (an Ornstein-Uhlenbeck process of the same spread),
+    otherwise every step is drawn afresh. The gripper opens and closes now and then.
+    """
+
+    name = "random"
+    privileged = False
+
+    def __init__(self, seed: int = 0, smooth: bool = False, horizon: int = 1) -> None:
+        self.seed = seed
+        self.smooth = smooth
+        self.horizon = horizon
+        self._walks: dict[int, RandomWalk] = {}
+
+    def begin(self, slot: int, episode: EpisodeSpec) -> None:
+        """Start the walk of this episode."""
+        memory = MEMORY if self.smooth else 0.0
+        self._walks[slot] = RandomWalk(numpy_generator(self.seed, episode.seed), memory)
+
+    def act(
+        self,
+        slots: list[int],
+        observations: list[dict[str, Any]],
+        infos: list[dict[str, Any]] | None,
+    ) -> list[np.ndarray]:
+        """Chunks of `horizon` actions."""
+        return [np.stack([self._walks[slot].step() for _ in range(self.horizon)]) for slot in slots]
+
+
+class RandomWalk:
+    """A stream of random actions."""
+
+    def __init__(self, generator: np.random.Generator, memory: float) -> None:
+        self.generator = generator
+        self.memory = memory
+        self.command = generator.normal(size=6)
+        self.gripper = -1.0  # an episode starts open
+
+    def step(self) -> np.ndarray:
+        """The next action, float32 [7]."""
+        fresh = self.generator.normal(size=6)
+        self.command = self.memory * self.command + np.sqrt(1 - self.memory**2) * fresh
+        if self.generator.random() < GRIPPER_CHANGE_PROBABILITY:
+            self.gripper = -self.gripper
+        scale = np.repeat([TRANSLATION_M, ROTATION_RAD], 3)
+        return np.append(self.command * scale, self.gripper).astype(np.float32)

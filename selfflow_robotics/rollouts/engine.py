@@ -1,0 +1,279 @@
+"""Plays episodes: several simulators at once, one policy deciding for all that wait for it.
+
+Each client plays one episode at a time. Whenever some of them wait for a decision the policy is
+asked once for all of these, so a slow simulator holds nobody up and a network sees batches. What an
+episode does depends on its `EpisodeSpec` and the policy alone, not on how many clients there are or
+in which order they answer. Results come in the order in which episodes end.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any, Literal
+
+import numpy as np
+
+from selfflow_robotics.envs.base import ACTION_DIM
+from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.policies.base import Policy
+
+# A first answer includes starting the simulator and compiling its shaders.
+DEADLINE_S = 300.0
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode: `observations[t]` and `infos[t]` before `actions[t]`; T + 1, T + 1 and T long."""
+
+    observations: list[dict[str, Any]]
+    infos: list[dict[str, Any]]
+    actions: np.ndarray  # float32 [T, 7], the environment's meaning
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How one episode went. With `error` (the simulator failed for good) success is False."""
+
+    index: int  # place in the sequence of episodes
+    spec: EpisodeSpec
+    success: bool  # at the last step, which is what SIMPLER counts
+    success_any: bool  # at some step
+    steps: int
+    wall_s: float
+    error: str | None = None
+    drawn: dict[str, Any] = field(default_factory=dict)  # `info["episode"]` of the reset
+    frames: list[np.ndarray] | None = None  # uint8 [H, W, 3], steps + 1 of them
+    trajectory: Trajectory | None = None
+
+
+def roll_out(
+    clients: Sequence[SimulatorClient],
+    episodes: Iterable[EpisodeSpec],
+    policy: Policy,
+    *,
+    replan_steps: int | None = None,
+    max_steps: int | None = None,
+    stop_on_success: int = 0,
+    record: Literal["none", "frames", "steps"] = "none",
+    deadline_s: float = DEADLINE_S,
+    retries: int = RETRIES,
+) -> Iterator[EpisodeResult]:
+    """Play `episodes` (may be endless: stop iterating when you have enough) and yield the results.
+
+    Of each chunk the policy returns, the first `replan_steps` actions (None: all) are executed
+    before it looks again. An episode runs for the task's `max_episode_steps`, or `max_steps` if
+    that is less; with `stop_on_success` = n it ends once success has held for n steps in a row.
+    `record` keeps the pictures ("frames") or everything ("steps") and so renders every step.
+
+    A simulator that fails or takes longer than `deadline_s` for one answer is started afresh and
+    the episode repeated, `retries` times; then its result is an error. Raises UserError if the
+    policy returns something that is no chunk of actions, or if no simulator ever starts.
+    """
+    slots = [_Slot(number, client) for number, client in enumerate(clients)]
+    waiting = enumerate(episodes)
+    again: deque[_Episode] = deque()
+    has_answered = False
+
+    def fail(slot: _Slot, error: SimulatorError) -> EpisodeResult | None:
+        episode = slot.drop()
+        slot.client.restart()
+        if episode.failures < retries:
+            again.append(_Episode(episode.index, episode.spec, episode.failures + 1))
+            return None
+        if not has_answered:
+            raise UserError(f"the {slot.client.spec.simulator} simulator does not start: {error}")
+        return episode.result(error=str(error))
+
+    while True:
+        for slot in slots:
+            while slot.episode is None:
+                episode = again.popleft() if again else _next_episode(waiting)
+                if episode is None:
+                    break
+                try:
+                    slot.begin(episode, policy, deadline_s, max_steps)
+                except SimulatorError as error:
+                    if failed := fail(slot, error):
+                        yield failed
+        busy = [slot for slot in slots if slot.episode is not None]
+        if not busy:
+            return
+        nearest = min(slot.deadline for slot in busy) - time.monotonic()
+        wait([slot.client.waitable for slot in busy], max(0.0, nearest))
+        ready = []
+        for slot in busy:
+            try:
+                if not slot.has_reply():
+                    continue
+                slot.take_reply(keep_all=record != "none")
+                has_answered = True
+            except SimulatorError as error:
+                if failed := fail(slot, error):
+                    yield failed
+                continue
+            if slot.running.is_over(stop_on_success):
+                yield slot.drop().result(record=record)
+            else:
+                ready.append(slot)
+        for slot, chunk in zip(ready, _decide(policy, ready), strict=True):
+            try:
+                slot.execute(chunk[:replan_steps], record != "none", stop_on_success, deadline_s)
+            except SimulatorError as error:
+                if failed := fail(slot, error):
+                    yield failed
+
+
+@dataclass
+class _Episode:
+    """An episode being played."""
+
+    index: int
+    spec: EpisodeSpec
+    failures: int = 0  # of the simulator, in earlier attempts
+    started: float = field(default_factory=time.monotonic)
+    horizon: int = 0
+    observations: list[dict[str, Any]] = field(default_factory=list)
+    infos: list[dict[str, Any]] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return max(0, len(self.infos) - 1)
+
+    def is_over(self, stop_on_success: int) -> bool:
+        last = self.infos[1:][-stop_on_success:] if stop_on_success else []
+        has_held = len(last) == stop_on_success > 0 and all(info["success"] for info in last)
+        return has_held or self.steps >= self.horizon
+
+    def result(self, error: str | None = None, record: str = "none") -> EpisodeResult:
+        success = [bool(info["success"]) for info in self.infos[1:]]
+        trajectory = frames = None
+        if record == "frames":
+            frames = [observation["image"] for observation in self.observations]
+        if record == "steps":
+            actions = np.concatenate(self.actions)[: self.steps]
+            trajectory = Trajectory(self.observations, self.infos, actions)
+        return EpisodeResult(
+            index=self.index,
+            spec=self.spec,
+            success=error is None and success[-1],
+            success_any=error is None and any(success),
+            steps=self.steps,
+            wall_s=time.monotonic() - self.started,
+            error=error,
+            drawn=self.infos[0].get("episode", {}) if self.infos else {},
+            frames=frames,
+            trajectory=trajectory,
+        )
+
+
+class _Slot:
+    """A client and the episode it plays."""
+
+    def __init__(self, number: int, client: SimulatorClient) -> None:
+        self.number = number
+        self.client = client
+        self.episode: _Episode | None = None
+        self.deadline = 0.0
+        self.deadline_s = 0.0
+
+    @property
+    def running(self) -> _Episode:
+        assert self.episode is not None
+        return self.episode
+
+    def begin(
+        self, episode: _Episode, policy: Policy, deadline_s: float, max_steps: int | None
+    ) -> None:
+        spec = episode.spec
+        if spec.task != self.client.spec.task:
+            raise ValueError(
+                f"an episode of {spec.task} for a simulator of {self.client.spec.task}"
+            )
+        episode.horizon = get_task(spec.task).max_episode_steps
+        if max_steps is not None:
+            episode.horizon = min(episode.horizon, max_steps)
+        self.episode = episode
+        policy.begin(self.number, spec)
+        options = {"variant": spec.variant, **spec.options}
+        self._submit(deadline_s, "reset", seed=spec.seed, options=options)
+
+    def execute(
+        self, chunk: np.ndarray, render_all: bool, stop_on_success: int, deadline_s: float
+    ) -> None:
+        left = self.running.horizon - self.running.steps
+        # Nobody looks at the picture after the last step.
+        observe = "all" if render_all else "last" if len(chunk) < left else "none"
+        self.running.actions.append(chunk[:left])
+        self._submit(
+            deadline_s,
+            "run",
+            actions=chunk[:left],
+            observe=observe,
+            stop_after_success=stop_on_success,
+        )
+
+    def has_reply(self) -> bool:
+        if self.client.poll():
+            return True
+        if time.monotonic() > self.deadline:
+            raise SimulatorError(f"no answer within {self.deadline_s:g} s")
+        return False
+
+    def take_reply(self, keep_all: bool) -> None:
+        reply = self.client.result(deadline_s=0.0)
+        if not self.running.infos:
+            observations, infos = [reply["observation"]], [reply["info"]]
+        else:
+            observations, infos = reply["observations"], reply["infos"]
+        self.running.infos += infos
+        if keep_all:
+            self.running.observations += observations
+        else:
+            self.running.observations = observations
+
+    def drop(self) -> _Episode:
+        episode, self.episode = self.running, None
+        return episode
+
+    def _submit(self, deadline_s: float, method: str, **arguments: Any) -> None:
+        self.deadline_s = deadline_s
+        self.deadline = time.monotonic() + deadline_s
+        self.client.submit(method, **arguments)
+
+
+def _next_episode(waiting: Iterator[tuple[int, EpisodeSpec]]) -> _Episode | None:
+    item = next(waiting, None)
+    return None if item is None else _Episode(*item)
+
+
+def _decide(policy: Policy, slots: list[_Slot]) -> list[np.ndarray]:
+    """The policy's chunk for each slot, checked."""
+    if not slots:
+        return []
+    observations = [slot.running.observations[-1] for slot in slots]
+    infos = [slot.running.infos[-1] for slot in slots] if policy.privileged else None
+    chunks = policy.act([slot.number for slot in slots], observations, infos)
+    if len(chunks) != len(slots):
+        raise UserError(
+            f"policy '{policy.name}' returned {len(chunks)} chunks for {len(slots)} episodes"
+        )
+    return [_check_chunk(policy, chunk) for chunk in chunks]
+
+
+def _check_chunk(policy: Policy, chunk: np.ndarray) -> np.ndarray:
+    chunk = np.asarray(chunk, np.float32)
+    if chunk.ndim != 2 or chunk.shape[1] != ACTION_DIM or not len(chunk):
+        raise UserError(
+            f"policy '{policy.name}' returned actions of shape {chunk.shape}: "
+            f"need [n, {ACTION_DIM}] with n >= 1"
+        )
+    if not np.isfinite(chunk).all():
+        raise UserError(f"policy '{policy.name}' returned an action that is not finite")
+    return chunk
