@@ -1,0 +1,114 @@
+"""Batches of training windows: one picture, the next actions and, for video, pictures to come."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.robot.actions import ARM
+from selfflow_robotics.robot.observation import resize_image
+
+CACHE_BYTES = 3 * 2**30
+
+
+@dataclass
+class WindowBatch:
+    """B windows, numpy. F = future frames, H = horizon.
+
+    Beyond an episode's end a frame repeats the last one; an action keeps the arm still (zeros) and
+    the gripper as it was. Both are marked as not valid.
+    """
+
+    frames: np.ndarray  # uint8 [B, 1 + F, h, w, 3]; frame 0 is the present one
+    frames_valid: np.ndarray  # bool [B, 1 + F]
+    actions: np.ndarray  # float32 [B, H, 7] policy vectors in metres and radians
+    action_valid: np.ndarray  # bool [B, H]
+    proprio: np.ndarray  # float32 [B, 8]
+    instruction: list[str]
+    episode: np.ndarray  # int64 [B], as numbered in the index
+    step: np.ndarray  # int64 [B], within the episode
+
+
+class WindowReader:
+    """All windows of the chosen episodes, one starting at every step, in the index's order.
+
+    Decoded, scaled pictures are kept in memory if all of them fit into `cache_bytes`.
+    `future_stride` counts steps between neighbouring frames of a window.
+    """
+
+    def __init__(
+        self,
+        index: RldsIndex,
+        horizon: int = 6,
+        future_frames: int = 0,
+        future_stride: int = 1,
+        image_size: tuple[int, int] = (64, 80),
+        episodes: Sequence[int] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.index = index
+        self.image_size = image_size
+        self._ahead = np.arange(horizon)
+        self._frames_ahead = np.arange(1 + future_frames) * future_stride
+        chosen = (
+            np.arange(index.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
+        )
+        lengths = index.episode_length[chosen]
+        # A window is known by its place among the chosen episodes' steps; so are cached pictures.
+        ends = np.cumsum(lengths)
+        self._episode = np.repeat(chosen, lengths)
+        self._last = np.repeat(ends - 1, lengths)
+        self._step = np.arange(len(self._episode)) - np.repeat(ends - lengths, lengths)
+        self._frame = index.episode_start[self._episode] + self._step
+        shape = (len(self), *image_size, 3)
+        self._cache = (
+            np.zeros(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= cache_bytes else None
+        )
+        self._cached = np.zeros(len(self), bool)
+
+    def __len__(self) -> int:
+        return len(self._episode)
+
+    def read(self, windows: Sequence[int] | np.ndarray) -> WindowBatch:
+        """The windows of the given numbers, each 0 to len - 1. Safe to call from several threads.
+
+        Raises UserError for a picture that cannot be decoded.
+        """
+        place = np.asarray(windows, np.int64)
+        if len(place) and not 0 <= place.min() <= place.max() < len(self):
+            raise IndexError(f"windows are numbered 0 to {len(self) - 1}")
+        last = self._last[place, None]
+        seen = place[:, None] + self._frames_ahead
+        acted = place[:, None] + self._ahead
+        action_valid = acted <= last
+        actions = self.index.actions[self._frame[np.minimum(acted, last)]]
+        actions[..., ARM] *= action_valid[..., None]
+        return WindowBatch(
+            frames=self._pictures(np.minimum(seen, last)),
+            frames_valid=seen <= last,
+            actions=actions,
+            action_valid=action_valid,
+            proprio=self.index.proprio[self._frame[place]],
+            instruction=[self.index.instruction_of(frame) for frame in self._frame[place]],
+            episode=self._episode[place],
+            step=self._step[place],
+        )
+
+    def _pictures(self, place: np.ndarray) -> np.ndarray:
+        """Scaled pictures uint8 [..., h, w, 3] of the places [...]."""
+        wanted, inverse = np.unique(place.reshape(-1), return_inverse=True)
+        if self._cache is None:
+            decoded = np.empty((len(wanted), *self.image_size, 3), np.uint8)
+            for row, one in enumerate(wanted):
+                decoded[row] = self._decode(one)
+            pictures = decoded[inverse]
+        else:
+            for one in wanted[~self._cached[wanted]]:
+                self._cache[one] = self._decode(one)
+                self._cached[one] = True  # after the picture: another thread may be reading
+            pictures = self._cache[place.reshape(-1)]
+        return pictures.reshape(*place.shape, *self.image_size, 3)
+
+    def _decode(self, place: int) -> np.ndarray:
+        return resize_image(self.index.frame(int(self._frame[place])), self.image_size)
