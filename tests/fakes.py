@@ -1,8 +1,8 @@
 """A robot without physics, to test everything around a simulator in milliseconds.
 
 The arm follows a third of each command as SIMPLER's does; the object sticks to a gripper that
-closes near it. Faults are asked for by options: `{"fault": "crash" | "hang" | "raise", "at": n}` for
-step n, and `{"only_before": path}` makes the fault happen only while that file does not exist (it
+closes near it. Faults are asked for by options: `{"fault": "crash" | "hang" | "raise", "at": n}`
+for step n; `{"only_before": path}` makes the fault happen only while that file does not exist (it
 is created).
 """
 

@@ -29,9 +29,9 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One episode: `observations[t]` and `infos[t]` before `actions[t]`; T + 1, T + 1 and T long."""
+    """One episode of T steps: `observations[t]` and `infos[t]` precede `actions[t]`."""
 
-    observations: list[dict[str, Any]]
+    observations: list[dict[str, Any]]  # T + 1
     infos: list[dict[str, Any]]
     actions: np.ndarray  # float32 [T, 7], the environment's meaning
 

@@ -1,0 +1,116 @@
+"""A scripted expert that picks the object up. It sees the truth (`info["state"]`), no pictures.
+
+It speaks the same seven numbers as every policy and runs in each simulator, for all of them share
+SIMPLER's kinematics and response. The recipe: lower the open gripper down a funnel onto the object,
+close, lift; start over whenever the object is not where the gripper holds it. All directions are
+the world's until the last line: z is up, -x leads away from the robot.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.robot import rotations
+
+# Straight down is out of the wrist's reach over most of the table; this tilt, forward, never is.
+APPROACH_TILT_RAD = np.radians(30)
+# The funnel: this high above the object until it is straight below.
+HOVER_M = 0.12
+FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
+LIFT_M = 0.20
+# The arm follows about a third of a command per step, so it is told more than the error.
+TRANSLATION_GAIN, TRANSLATION_MAX_M = 1.6, 0.16
+ROTATION_GAIN, ROTATION_MAX_RAD = 1.2, 0.6
+GRASP_WITHIN_M = 0.013
+LOST_BEYOND_M = 0.04
+CLOSING_STEPS = 5
+OPEN_BELOW = 0.2  # closedness at which the fingers pass on either side of the object
+
+OPEN, CLOSE = -1.0, 1.0
+
+
+@dataclass
+class _Grasp:
+    """What the expert remembers of its episode."""
+
+    closing_steps: int = 0  # 0 while approaching
+    lift_to_m: float = 0.0
+
+
+class ScriptedExpert:
+    """Picks up an upright or lying can from info["state"]; chunks of one action."""
+
+    name = "expert"
+    privileged = True
+
+    def __init__(self) -> None:
+        self._grasps: dict[int, _Grasp] = {}
+
+    def begin(self, slot: int, episode: EpisodeSpec) -> None:
+        """Forget the episode before."""
+        self._grasps[slot] = _Grasp()
+
+    def act(
+        self,
+        slots: list[int],
+        observations: list[dict[str, Any]],
+        infos: list[dict[str, Any]] | None,
+    ) -> list[np.ndarray]:
+        """One action for each slot. Raises ValueError without `infos`."""
+        if infos is None:
+            raise ValueError("the scripted expert needs the episodes' infos")
+        return [
+            self.decide(self._grasps[slot], info["state"])[None]
+            for slot, info in zip(slots, infos, strict=True)
+        ]
+
+    def is_approaching(self, slot: int) -> bool:
+        """Whether the last action in `slot` was on the way to the object."""
+        return self._grasps[slot].closing_steps == 0
+
+    def decide(self, grasp: _Grasp, state: dict[str, Any]) -> np.ndarray:
+        """The action float32 [7] for a state; updates `grasp`."""
+        tool, base = state["tool_pose"], state["base_pose"]
+        center = state["object_pose"][:3]
+        offset = center - tool[:3]
+        distance = float(np.linalg.norm(offset))
+        if grasp.closing_steps and distance > LOST_BEYOND_M:
+            grasp.closing_steps = 0
+        if grasp.closing_steps or (distance < GRASP_WITHIN_M and state["gripper"] < OPEN_BELOW):
+            if not grasp.closing_steps:
+                grasp.lift_to_m = tool[2] + LIFT_M
+            grasp.closing_steps += 1
+            rise = grasp.lift_to_m - tool[2] if grasp.closing_steps > CLOSING_STEPS else 0.0
+            move, turn, gripper = np.array([0.0, 0.0, rise]), np.zeros(3), CLOSE
+        else:
+            lateral = np.linalg.norm(offset[:2])
+            hover = np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0)
+            if state["gripper"] > OPEN_BELOW:
+                hover = 1.0
+            move = offset + np.array([0.0, 0.0, HOVER_M * hover])
+            turn, gripper = _turn_to_grasp(tool[3:], state["object_pose"][3:]), OPEN
+        to_base = rotations.quaternion_to_matrix(base[3:]).T
+        arm = [
+            to_base @ _limit(TRANSLATION_GAIN * move, TRANSLATION_MAX_M),
+            to_base @ _limit(ROTATION_GAIN * turn, ROTATION_MAX_RAD),
+        ]
+        return np.concatenate([*arm, [gripper]]).astype(np.float32)
+
+
+def _turn_to_grasp(tool: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Rotation vector (world) from the tool's rotation (wxyz) to the nearer of the two grasps."""
+    current = rotations.quaternion_to_matrix(tool)
+    can_axis = rotations.quaternion_to_matrix(target)[:, 1]  # the can's long axis is its y
+    approach = np.array([-np.sin(APPROACH_TILT_RAD), 0.0, -np.cos(APPROACH_TILT_RAD)])
+    closing = np.cross(can_axis, approach)  # across the can, in the gripper's plane
+    closing /= np.linalg.norm(closing)
+    if closing @ current[:, 1] < 0:
+        closing = -closing
+    goal = np.stack([np.cross(closing, approach), closing, approach], axis=1)
+    return rotations.matrix_to_rotvec(goal @ current.T)
+
+
+def _limit(vector: np.ndarray, longest: float) -> np.ndarray:
+    return vector * min(1.0, longest / max(float(np.linalg.norm(vector)), 1e-9))
