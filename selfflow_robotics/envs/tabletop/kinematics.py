@@ -1,0 +1,90 @@
+"""Inverse kinematics of the arm: closed-loop, damped least squares, on MuJoCo's Jacobian."""
+
+import numpy as np
+
+from selfflow_robotics.envs.tabletop import robot
+from selfflow_robotics.envs.tabletop.backend import mujoco
+
+# SIMPLER's solver (pinocchio's closed-loop inverse kinematics: steps of a tenth, damping 1e-6, from the
+# measured angles, no joint limits) follows the pose error's geodesic. A redundant arm ends elsewhere when
+# it gets there by other steps, so ours are small at first and grow once the rest is tiny.
+STEP = 0.25
+DAMPING = 1e-6
+TOLERANCE = 1e-4  # norm of the pose error, metres and radians together
+MAX_ITERATIONS = 50
+
+
+class ArmKinematics:
+    """Solves for the seven arm angles; the frame is the robot's base."""
+
+    def __init__(self) -> None:
+        self._model = mujoco.MjModel.from_xml_string(robot.arm_only_mjcf())
+        self._data = mujoco.MjData(self._model)
+        self._tool = self._model.site("tool").id
+        self._jacobian = np.zeros((6, self._model.nv))
+
+    def tool_pose(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] and rotation matrix [3, 3] of the tool in the base frame at angles q [7]."""
+        self._data.qpos[:] = q
+        mujoco.mj_kinematics(self._model, self._data)
+        rotation = self._data.site_xmat[self._tool].reshape(3, 3).copy()
+        return self._data.site_xpos[self._tool].copy(), rotation
+
+    def solve(self, translation: np.ndarray, rotation_vector: np.ndarray, q: np.ndarray):
+        """Angles [7] that move the tool from its pose at q by a translation (m) and a rotation (rad).
+
+        Both are in the base frame, the rotation turns about the tool point. None where no solution
+        is found.
+        """
+        position, rotation = self.tool_pose(q)
+        target_position = position + translation
+        target_rotation = rotation_matrix(rotation_vector) @ rotation
+        q = np.array(q, np.float64)
+        for _ in range(MAX_ITERATIONS):
+            position, rotation = self.tool_pose(q)
+            error = pose_error(position, rotation, target_position, target_rotation)
+            size = float(np.sqrt(error @ error))
+            if size < TOLERANCE:
+                return q
+            mujoco.mj_comPos(self._model, self._data)
+            jacobian = self._jacobian
+            mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._tool)
+            damped = jacobian @ jacobian.T
+            damped.flat[::7] += DAMPING
+            step = STEP if size > 0.01 else 1.0
+            q += step * (jacobian.T @ np.linalg.solve(damped, error))
+        return None
+
+
+def rotation_matrix(vector: np.ndarray) -> np.ndarray:
+    """Rotation matrix [3, 3] of a rotation vector [3] (rad)."""
+    angle = float(np.linalg.norm(vector))
+    quaternion, matrix = np.empty(4), np.empty(9)
+    axis = np.asarray(vector, np.float64) / angle if angle > 0 else np.array([1.0, 0.0, 0.0])
+    mujoco.mju_axisAngle2Quat(quaternion, axis, angle)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def rotation_vector(matrix: np.ndarray) -> np.ndarray:
+    """Rotation vector [3] (rad, norm at most pi) of a rotation matrix [3, 3]."""
+    quaternion, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).reshape(9))
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
+
+
+def pose_error(position, rotation, target_position, target_rotation) -> np.ndarray:
+    """Velocity [6] (m/s of the tool point, rad/s; base frame) that reaches the target in one second.
+
+    The motion is the screw from pose to target (the logarithm in SE(3)), as pinocchio's solver has it.
+    """
+    turn = rotation_vector(rotation.T @ target_rotation)
+    shift = rotation.T @ (target_position - position)
+    angle = float(np.sqrt(turn @ turn))
+    if angle > 1e-6:
+        half = angle / 2
+        factor = (1.0 - half / np.tan(half)) / angle**2
+        across = np.cross(turn, shift)
+        shift = shift - 0.5 * across + factor * np.cross(turn, across)
+    return np.concatenate([rotation @ shift, rotation @ turn])

@@ -1,0 +1,151 @@
+"""Pictures of the overhead camera: by ray casting (default, no OpenGL) or by MuJoCo's OpenGL renderer.
+
+The ray renderer casts rays with MuJoCo's own `mj_multiRay` and shades with ambient light and one lamp
+that throws shadows. The camera never moves, so everything that stands still is cast and shaded once;
+a frame costs only the rays against the robot and the object. Each pixel is the mean of several
+rays, so edges are smooth at small sizes. The same state gives the same bytes on every run.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from selfflow_robotics.envs.tabletop import robot
+from selfflow_robotics.envs.tabletop.backend import GL_HELP, mujoco
+from selfflow_robotics.errors import UserError
+
+RENDERERS = ("ray", "gl")
+_STATIC, _MOVING = (np.array([group == g for g in range(6)], np.uint8) for group in (0, 1))
+_FAR = 10.0  # m
+_SHADOW_BIAS = 0.004  # m
+_AMBIENT, _LAMP = 0.42, 0.72  # brightness without and of the lamp at perpendicular incidence
+_BACKGROUND = (0.1, 0.08, 0.07)
+
+
+class Renderer(Protocol):
+    """Draws the state in `data` as uint8 [H, W, 3]."""
+
+    def render(self, data) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
+def make_renderer(name: str, model, image_size: tuple[int, int]) -> Renderer:
+    """The renderer called `name`. Raises UserError for another name and for OpenGL that fails."""
+    if name == "ray":
+        return RayRenderer(model, image_size)
+    if name == "gl":
+        return GlRenderer(model, image_size)
+    raise UserError(f"unknown renderer '{name}' of the tabletop simulator; known: ray, gl")
+
+
+class RayRenderer:
+    """Ray casting with a cached background."""
+
+    def __init__(self, model, image_size: tuple[int, int]) -> None:
+        self._model, self._size = model, image_size
+        # Four rays a pixel where a frame is small; large pictures are smooth enough without.
+        self._samples = 2 if image_size[0] * image_size[1] <= 160 * 128 else 1
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        camera = model.camera(robot.CAMERA).id
+        self._eye = data.cam_xpos[camera].copy()
+        self._lamp = data.light_xpos[model.light("lamp").id].copy()
+        rays = _camera_rays(image_size, self._samples, float(model.cam_fovy[camera]))
+        self._rays = rays @ data.cam_xmat[camera].reshape(3, 3).T
+        self._color = _geom_colors(model)
+        self._cast_background(data)
+
+    def _cast(self, data, origin, rays, group):
+        count = len(rays)
+        geom, distance = np.empty(count, np.int32), np.empty(count)
+        normal = np.empty((count, 3))
+        mujoco.mj_multiRay(
+            self._model, data, origin, rays.reshape(-1), group, 1, -1, geom, distance,
+            normal.reshape(-1), count, _FAR,
+        )  # fmt: skip
+        return geom, distance, normal
+
+    def _cast_background(self, data) -> None:
+        geom, distance, normal = self._cast(data, self._eye, self._rays, _STATIC)
+        hit = geom >= 0
+        self._distance = np.where(hit, distance, np.inf)
+        points = self._eye + self._rays * np.where(hit, distance, _FAR)[:, None]
+        to_lamp, reach, lamp = self._lamp_light(points, normal)
+        blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, _STATIC)
+        lamp[(blocker >= 0) & (clear < reach - _SHADOW_BIAS)] = 0.0
+        lamp[~hit] = 0.0
+        color = self._color[geom]
+        color[~hit] = np.array(_BACKGROUND) / _AMBIENT
+        self._dark = (color * _AMBIENT).astype(np.float32)
+        self._lit = (color * (_AMBIENT + lamp[:, None])).astype(np.float32)
+        # Shadows can fall only where the lamp shines.
+        self._shadowable = np.flatnonzero(lamp > 0)
+        self._shadow_rays = np.ascontiguousarray(-to_lamp[self._shadowable])
+        self._shadow_reach = reach[self._shadowable] - _SHADOW_BIAS
+
+    def _lamp_light(self, points, normal):
+        """Direction to the lamp [n, 3], distance [n] and the lamp's brightness [n] at points."""
+        to_lamp = self._lamp - points
+        reach = np.sqrt(np.einsum("ij,ij->i", to_lamp, to_lamp))
+        to_lamp = to_lamp / reach[:, None]
+        return to_lamp, reach, _LAMP * np.maximum(np.einsum("ij,ij->i", to_lamp, normal), 0.0)
+
+    def render(self, data) -> np.ndarray:
+        image = self._lit.copy()
+        blocker, clear, _ = self._cast(data, self._lamp, self._shadow_rays, _MOVING)
+        shadow = self._shadowable[(blocker >= 0) & (clear < self._shadow_reach)]
+        image[shadow] = self._dark[shadow]
+
+        geom, distance, normal = self._cast(data, self._eye, self._rays, _MOVING)
+        seen = np.flatnonzero((geom >= 0) & (distance < self._distance))
+        if len(seen):
+            points = self._eye + self._rays[seen] * distance[seen, None]
+            to_lamp, reach, lamp = self._lamp_light(points, normal[seen])
+            blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, _MOVING)
+            lamp[(blocker >= 0) & (clear < reach - _SHADOW_BIAS)] = 0.0
+            image[seen] = self._color[geom[seen]] * (_AMBIENT + lamp[:, None])
+        (height, width), n = self._size, self._samples
+        pixels = image.reshape(height, n, width, n, 3).mean((1, 3))
+        return (np.minimum(pixels, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+class GlRenderer:
+    """MuJoCo's OpenGL renderer (EGL or OSMesa): textures none, shadows by shadow map."""
+
+    def __init__(self, model, image_size: tuple[int, int]) -> None:
+        height, width = image_size
+        model.vis.global_.offheight = max(int(model.vis.global_.offheight), height)
+        model.vis.global_.offwidth = max(int(model.vis.global_.offwidth), width)
+        try:
+            self._renderer = mujoco.Renderer(model, height, width)
+        except Exception as error:  # each OpenGL platform fails in its own way
+            raise UserError(f"renderer=gl cannot start ({type(error).__name__}): {GL_HELP}") from error
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = [1, 1, 0, 0, 0, 0]
+
+    def render(self, data) -> np.ndarray:
+        self._renderer.update_scene(data, robot.CAMERA, self._option)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+def _camera_rays(image_size: tuple[int, int], samples: int, fovy_deg: float) -> np.ndarray:
+    """Unit directions [h n w n, 3] in the camera's frame (x right, y up, looking along -z)."""
+    height, width = (size * samples for size in image_size)
+    focal = height / 2 / np.tan(np.deg2rad(fovy_deg) / 2)
+    x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, height / 2 - np.arange(height) - 0.5)
+    rays = np.stack([x / focal, y / focal, -np.ones_like(x)], -1).reshape(-1, 3)
+    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+
+def _geom_colors(model) -> np.ndarray:
+    """RGB in [0, 1] of every geom [ngeom, 3], from its material."""
+    material = model.geom_matid
+    own, shared = model.geom_rgba[:, :3], model.mat_rgba[material][:, :3]
+    return np.where((material >= 0)[:, None], shared, own)

@@ -1,0 +1,74 @@
+"""When pick_coke_can counts as done: SIMPLER's rule, apart from any simulator.
+
+Source: ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py (evaluate) and
+agents/robots/googlerobot.py (check_grasp).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+LIFTED_M = 0.01  # above the settled height, touching nothing but the robot
+LIFTED_SIGNIFICANTLY_M = 0.02
+SIGNIFICANT_STEPS = 5  # steps lifted significantly, in all, that make success last
+CONSECUTIVE_GRASP_STEPS = 5
+MIN_IMPULSE = 1e-6  # N s; less is no touch
+MAX_GRASP_ANGLE_DEG = 80.0  # between the impulse on a finger and the way that finger opens
+
+
+@dataclass(frozen=True)
+class Touch:
+    """What touches the object in one physics step."""
+
+    only_robot: bool  # no contact with anything else above MIN_IMPULSE
+    # per finger side: (impulse on the finger part [3] in N s, opening direction of that part [3])
+    fingers: tuple[tuple[tuple[np.ndarray, np.ndarray], ...], ...]
+
+
+def is_grasped(touch: Touch) -> bool:
+    """Both sides press the object, each not more than the grasp angle off its opening direction."""
+    for side in touch.fingers:
+        impulses = [float(np.linalg.norm(impulse)) for impulse, _ in side]
+        if not side or max(impulses) < MIN_IMPULSE:
+            return False
+        cosines = [
+            float(np.dot(impulse, opening)) / size
+            for (impulse, opening), size in zip(side, impulses, strict=True)
+            if size > 0
+        ]
+        if max(cosines) < np.cos(np.deg2rad(MAX_GRASP_ANGLE_DEG)):
+            return False
+    return True
+
+
+@dataclass
+class PickRule:
+    """Follows one episode."""
+
+    settled_height: float  # z of the object at rest, m
+    lifted: bool = False
+    grasp_steps: int = 0
+    stats: dict = field(
+        default_factory=lambda: {"n_lift_significant": 0, "consec_grasp": False, "grasped": False}
+    )
+
+    def update(self, height: float, touch: Touch) -> dict:
+        """After a control step: the object's z (m) and its touches. Returns SIMPLER's info fields."""
+        grasped = is_grasped(touch)
+        self.grasp_steps = self.grasp_steps + 1 if grasped else 0
+        rise = height - self.settled_height
+        # Without a grasp the flag falls, and the test that follows may set it again.
+        self.lifted = (self.lifted and grasped) or (touch.only_robot and rise > LIFTED_M)
+        significantly = self.lifted and rise > LIFTED_SIGNIFICANTLY_M
+        consecutive = self.grasp_steps >= CONSECUTIVE_GRASP_STEPS
+        self.stats["n_lift_significant"] += int(significantly)
+        self.stats["consec_grasp"] |= consecutive
+        self.stats["grasped"] |= grasped
+        return {
+            "is_grasped": grasped,
+            "consecutive_grasp": consecutive,
+            "lifted_object": self.lifted,
+            "lifted_object_significantly": significantly,
+            "success": self.lifted or self.stats["n_lift_significant"] >= SIGNIFICANT_STEPS,
+            "episode_stats": dict(self.stats),
+        }
