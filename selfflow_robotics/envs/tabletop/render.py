@@ -1,7 +1,7 @@
 """Pictures of the overhead camera: by ray casting (default, no OpenGL) or by MuJoCo's OpenGL renderer.
 
-The ray renderer casts rays with MuJoCo's own `mj_multiRay` and shades with ambient light and one lamp
-that throws shadows. The camera never moves, so everything that stands still is cast and shaded once;
+The ray renderer casts rays with MuJoCo's own `mj_multiRay` and shades with ambient light, some light from
+the eye and one lamp that throws shadows. The camera never moves, so everything that stands still is cast and shaded once;
 a frame costs only the rays against the robot and the object. Each pixel is the mean of several
 rays, so edges are smooth at small sizes. The same state gives the same bytes on every run.
 """
@@ -18,7 +18,9 @@ RENDERERS = ("ray", "gl")
 _STATIC, _MOVING = (np.array([group == g for g in range(6)], np.uint8) for group in (0, 1))
 _FAR = 10.0  # m
 _SHADOW_BIAS = 0.004  # m
-_AMBIENT, _LAMP = 0.42, 0.72  # brightness without and of the lamp at perpendicular incidence
+# Brightness of a white surface: everywhere, of light from the eye and of the lamp's, both when they
+# fall straight on it.
+_AMBIENT, _HEADLIGHT, _LAMP = 0.30, 0.30, 0.55
 _BACKGROUND = (0.1, 0.08, 0.07)
 
 
@@ -53,10 +55,14 @@ class RayRenderer:
         self._lamp = data.light_xpos[model.light("lamp").id].copy()
         rays = _camera_rays(image_size, self._samples, float(model.cam_fovy[camera]))
         self._rays = rays @ data.cam_xmat[camera].reshape(3, 3).T
+        self._rays32 = np.ascontiguousarray(self._rays.T, np.float32)
         self._color = _geom_colors(model)
+        moving = (model.geom_group == 1) & (model.body_weldid[model.geom_bodyid] != 0)
+        self._moving = np.flatnonzero(moving)
         self._cast_background(data)
 
     def _cast(self, data, origin, rays, group):
+        """Geom (-1: none), distance and normal of the first hit of each ray [n, 3] from one point."""
         count = len(rays)
         geom, distance = np.empty(count, np.int32), np.empty(count)
         normal = np.empty((count, 3))
@@ -66,22 +72,33 @@ class RayRenderer:
         )  # fmt: skip
         return geom, distance, normal
 
+    def _near_moving(self, data, origin, rays32) -> np.ndarray:
+        """Indices of the rays [3, n] that come near anything that moves: the only ones worth casting."""
+        offset = data.geom_xpos[self._moving] - origin
+        reach = np.sqrt(np.einsum("ij,ij->i", offset, offset))
+        sine = np.minimum(self._model.geom_rbound[self._moving] / reach, 1.0)
+        # A sphere about the origin itself is met by every ray.
+        cosine = np.where(sine < 1.0, np.sqrt(1.0 - sine * sine), -1.0) - 1e-6
+        toward = (offset / reach[:, None]).astype(np.float32)
+        return np.flatnonzero((toward @ rays32 > cosine.astype(np.float32)[:, None]).any(0))
+
     def _cast_background(self, data) -> None:
         geom, distance, normal = self._cast(data, self._eye, self._rays, _STATIC)
         hit = geom >= 0
         self._distance = np.where(hit, distance, np.inf)
         points = self._eye + self._rays * np.where(hit, distance, _FAR)[:, None]
+        base = _AMBIENT + _HEADLIGHT * np.maximum(-np.einsum("ij,ij->i", self._rays, normal), 0.0)
         to_lamp, reach, lamp = self._lamp_light(points, normal)
         blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, _STATIC)
         lamp[(blocker >= 0) & (clear < reach - _SHADOW_BIAS)] = 0.0
-        lamp[~hit] = 0.0
-        color = self._color[geom]
-        color[~hit] = np.array(_BACKGROUND) / _AMBIENT
-        self._dark = (color * _AMBIENT).astype(np.float32)
-        self._lit = (color * (_AMBIENT + lamp[:, None])).astype(np.float32)
+        base[~hit], lamp[~hit] = 1.0, 0.0
+        color = np.where(hit[:, None], self._color[geom], _BACKGROUND)
+        self._dark = (color * base[:, None]).astype(np.float32)
+        self._lit = (color * (base + lamp)[:, None]).astype(np.float32)
         # Shadows can fall only where the lamp shines.
         self._shadowable = np.flatnonzero(lamp > 0)
-        self._shadow_rays = np.ascontiguousarray(-to_lamp[self._shadowable])
+        self._shadow_rays = -to_lamp[self._shadowable]
+        self._shadow_rays32 = np.ascontiguousarray(self._shadow_rays.T, np.float32)
         self._shadow_reach = reach[self._shadowable] - _SHADOW_BIAS
 
     def _lamp_light(self, points, normal):
@@ -93,21 +110,29 @@ class RayRenderer:
 
     def render(self, data) -> np.ndarray:
         image = self._lit.copy()
-        blocker, clear, _ = self._cast(data, self._lamp, self._shadow_rays, _MOVING)
-        shadow = self._shadowable[(blocker >= 0) & (clear < self._shadow_reach)]
+        near = self._near_moving(data, self._lamp, self._shadow_rays32)
+        blocker, clear, _ = self._cast(data, self._lamp, self._shadow_rays[near], _MOVING)
+        near = near[(blocker >= 0) & (clear < self._shadow_reach[near])]
+        shadow = self._shadowable[near]
         image[shadow] = self._dark[shadow]
 
-        geom, distance, normal = self._cast(data, self._eye, self._rays, _MOVING)
-        seen = np.flatnonzero((geom >= 0) & (distance < self._distance))
-        if len(seen):
-            points = self._eye + self._rays[seen] * distance[seen, None]
-            to_lamp, reach, lamp = self._lamp_light(points, normal[seen])
-            blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, _MOVING)
-            lamp[(blocker >= 0) & (clear < reach - _SHADOW_BIAS)] = 0.0
-            image[seen] = self._color[geom[seen]] * (_AMBIENT + lamp[:, None])
+        near = self._near_moving(data, self._eye, self._rays32)
+        geom, distance, normal = self._cast(data, self._eye, self._rays[near], _MOVING)
+        seen = (geom >= 0) & (distance < self._distance[near])
+        geom, distance, normal, near = geom[seen], distance[seen], normal[seen], near[seen]
+        rays = self._rays[near]
+        to_lamp, reach, lamp = self._lamp_light(self._eye + rays * distance[:, None], normal)
+        blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, _MOVING)
+        lamp[(blocker >= 0) & (clear < reach - _SHADOW_BIAS)] = 0.0
+        base = _AMBIENT + _HEADLIGHT * np.maximum(-np.einsum("ij,ij->i", rays, normal), 0.0)
+        image[near] = self._color[geom] * (base + lamp)[:, None]
+        return self._to_pixels(image)
+
+    def _to_pixels(self, image: np.ndarray) -> np.ndarray:
         (height, width), n = self._size, self._samples
-        pixels = image.reshape(height, n, width, n, 3).mean((1, 3))
-        return (np.minimum(pixels, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        rays = image.reshape(height, n, width, n, 3)
+        total = sum(rays[:, i, :, j] for i in range(n) for j in range(n))
+        return (np.minimum(total, n * n) * np.float32(255 / n**2) + np.float32(0.5)).astype(np.uint8)
 
     def close(self) -> None:
         """Holds nothing."""

@@ -83,15 +83,17 @@ def _furniture() -> str:
 
 
 def _room() -> str:
-    return (
-        f'<geom type="plane" size="4 4 1" material="floor" {_SEEN}/>'
-        + _seen_box((-1.30, -3, 0), (-1.25, 3, 3), "wall")
-        + _seen_box((-1.25, 0.17, 0), (-1.21, 0.23, 3), "black")
-        + _seen_box((-1.25, -1.05, 0), (-0.2, -1.0, 3), "side")
-        + _seen_box((-1.25, 1.35, 0), (-0.2, 1.40, 3), "side")
-        + _seen_box((-0.55, -0.55, 0), (-0.50, -0.50, 2), "black")
-        + _seen_box((-0.55, 0.92, 0), (-0.50, 0.97, 2), "black")
-    )
+    """Floor, walls and posts, each a body of its own: ray casts skip bodies by their bounds."""
+    solids = [
+        _seen_box((-1.6, -2.0, -0.02), (1.0, 2.4, 0), "floor"),
+        _seen_box((-1.05, -2.0, 0), (-1.0, 2.4, 2.2), "wall"),
+        _seen_box((-1.0, 0.17, 0), (-0.97, 0.23, 2.2), "black"),
+        _seen_box((-1.0, -1.05, 0), (-0.2, -1.0, 1.8), "side"),
+        _seen_box((-1.0, 1.35, 0), (-0.2, 1.40, 1.8), "side"),
+        _seen_box((-0.55, -0.55, 0), (-0.50, -0.50, 1.5), "black"),
+        _seen_box((-0.55, 0.92, 0), (-0.50, 0.97, 1.5), "black"),
+    ]
+    return "".join(f"<body>{solid}</body>" for solid in solids)
 
 
 def _can() -> str:
@@ -131,9 +133,9 @@ def scene_mjcf() -> str:
 <default><geom group="1" condim="4"/><joint armature="0.01"/></default>
 <asset>{materials}</asset>
 <worldbody>
-<light name="lamp" pos="0.15 0.55 2.6" dir="-0.12 -0.11 -1" diffuse="0.75 0.75 0.75"
+<light name="lamp" pos="0.0 0.38 2.6" dir="-0.1 -0.1 -1" diffuse="0.75 0.75 0.75"
        specular="0 0 0" cutoff="80" castshadow="true"/>
-{_room()}{_furniture()}{robot.robot_body()}{_can()}
+{_room()}<body name="table">{_furniture()}</body>{robot.robot_body()}{_can()}
 </worldbody>
 <contact><exclude body1="gripper" body2="finger_right"/><exclude body1="gripper"
 body2="finger_left"/></contact>

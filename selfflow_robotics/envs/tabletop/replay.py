@@ -1,0 +1,79 @@
+"""Replays recorded actions of the real SIMPLER and tells how far this simulator's tool strays.
+
+    python -m selfflow_robotics.envs.tabletop.replay tests/golden/simpler_rollouts.npz
+
+A recording holds one episode's arrays: `action` [T, 7], `qpos` [T+1, 11], `tcp` [T+1, 7] and
+`base_pose` [7] (world, xyz and wxyz), and `obj` [T+1, 7] where the scene is the can on the table.
+"""
+
+import sys
+
+import numpy as np
+
+from selfflow_robotics.envs.tabletop import scene
+from selfflow_robotics.envs.tabletop.backend import mujoco
+from selfflow_robotics.envs.tabletop.env import TabletopEnv
+from selfflow_robotics.envs.tabletop.kinematics import rotation_vector
+from selfflow_robotics.envs.tasks import get_task
+
+_AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + scene.CAN_RADIUS, 0.0, 0.0, 0.0, 1.0])
+
+
+def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:
+    """Episodes of an npz file with keys `episode/array`, by name."""
+    episodes: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            name, _, array = key.partition("/")
+            if array:
+                episodes.setdefault(name, {})[array] = arrays[key]
+    return episodes
+
+
+def replay(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Play a recording's actions from its first state.
+
+    Returns the tool's position error (m) and rotation error (rad) after each action, [T] each, in the
+    robot's base frame (recordings of other scenes stand elsewhere).
+    """
+    env.place(recording["qpos"][0].astype(np.float64), recording.get("obj", _AWAY[None])[0])
+    position_errors, rotation_errors = [], []
+    for action, expected in zip(recording["action"], recording["tcp"][1:], strict=True):
+        state = env.advance(action)["state"]
+        position, rotation = _in_base(state["tool_pose"], state["base_pose"])
+        true_position, true_rotation = _in_base(expected, recording["base_pose"])
+        position_errors.append(np.linalg.norm(position - true_position))
+        rotation_errors.append(np.linalg.norm(rotation_vector(rotation.T @ true_rotation)))
+    return np.array(position_errors), np.array(rotation_errors)
+
+
+def _in_base(pose: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position [3] and rotation matrix [3, 3] of a world pose in the frame of another."""
+    rotation, turn = _matrix(base[3:]), _matrix(pose[3:])
+    return rotation.T @ (pose[:3] - base[:3]), rotation.T @ turn
+
+
+def _matrix(quaternion: np.ndarray) -> np.ndarray:
+    quaternion, matrix = np.array(quaternion, np.float64), np.empty(9)
+    mujoco.mju_normalize4(quaternion)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def main(path: str) -> None:
+    """Print a line of errors per episode."""
+    env = TabletopEnv(get_task("pick_coke_can"))
+    print(f"{'episode':28} steps   position mm: mean    max  final   rotation deg: mean   max  final")
+    for name, recording in load_recordings(path).items():
+        position, rotation = replay(env, recording)
+        mm, deg = position * 1e3, np.rad2deg(rotation)
+        print(
+            f"{name:28} {len(mm):5d}   {mm.mean():17.2f} {mm.max():6.2f} {mm[-1]:6.2f}"
+            f"   {deg.mean():18.2f} {deg.max():5.2f} {deg[-1]:6.2f}"
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m selfflow_robotics.envs.tabletop.replay RECORDINGS.npz")
+    main(sys.argv[1])
