@@ -29,8 +29,8 @@ The dataclass may nest others and use str, int, float, bool, Literal, tuple, lis
 `| None` (an entry is added to a dict with `+names.key=value`). Its `__post_init__` checks ranges by
 raising ValueError or UserError. What the user got wrong becomes one line on stderr and exit code 2;
 Ctrl-C is 130; what we got wrong keeps its traceback. `main` runs after hydra is done: no `outputs/`
-folder, no change of directory, no logging set up behind the script's back. A `main` that returns a
-non-zero int exits with it.
+folder, no change of directory, no logging set up behind the script's back (`hydra/launcher=...`,
+for clusters, is the exception). A `main` that returns a non-zero int exits with it.
 
 Tests call `main(["--task", "x"])`.
 """
@@ -81,6 +81,9 @@ def hydra_app(
                 return
             try:
                 overrides = to_overrides(arguments, flags, config_name)
+                if any(word.startswith("hydra/launcher=") for word in overrides):
+                    _through_hydra(config_name, schema, overrides, main)
+                    return
                 codes = [main(config) for config in compose(config_name, schema, overrides)]
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -91,6 +94,7 @@ def hydra_app(
             if any(codes):
                 sys.exit(max(code or 0 for code in codes))
 
+        entry.config_name, entry.schema = config_name, schema  # type: ignore[attr-defined]
         return entry
 
     return decorate
@@ -99,32 +103,44 @@ def hydra_app(
 def compose(config_name: str, schema: type, arguments: Sequence[str]) -> list[Any]:
     """The configurations that hydra makes of `arguments`: one, several with `-m`, none if it only
     printed (`--cfg`). Raises UserError for everything the user may have got wrong."""
-    ConfigStore.instance().store(name=f"{config_name}_schema", node=mirror(schema))
     composed: list[DictConfig] = []
-    run_hydra = hydra.main(
-        version_base="1.3", config_path=str(config_dir()), config_name=config_name
-    )(composed.append)
+    with tempfile.TemporaryDirectory() as scratch:
+        quiet = _quiet(config_name, scratch)
+        _run_hydra(config_name, schema, [*arguments, *quiet], composed.append)
+    return [build(schema, config) for config in composed]
+
+
+def _through_hydra(
+    config_name: str, schema: type, arguments: Sequence[str], main: Callable[[Any], Any]
+) -> None:
+    """For launchers, which run `main` elsewhere: hydra calls it and keeps its own folders."""
+    _run_hydra(config_name, schema, arguments, lambda config: main(build(schema, config)))
+
+
+def _run_hydra(
+    config_name: str, schema: type, arguments: Sequence[str], task: Callable[[DictConfig], Any]
+) -> None:
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=mirror(schema))
+    run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
     saved_argv, saved_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra prints errors and exits by itself unless this is set; we want them raised.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with tempfile.TemporaryDirectory() as scratch:
-        sys.argv = [saved_argv[0], *arguments, *_quiet(config_name, scratch)]
-        try:
-            run_hydra()
-        except MissingConfigException as error:
-            raise _missing(config_name, error) from None
-        except HydraException as error:
-            raise _explain_hydra(schema, error) from None
-        except OmegaConfBaseException as error:
-            raise explain(schema, error) from None
-        except yaml.YAMLError as error:
-            raise UserError("not YAML: " + " ".join(str(error).split())) from None
-        finally:
-            sys.argv = saved_argv
-            os.environ.pop("HYDRA_FULL_ERROR")
-            if saved_error is not None:
-                os.environ["HYDRA_FULL_ERROR"] = saved_error
-    return [build(schema, config) for config in composed]
+    sys.argv = [saved_argv[0], *arguments]
+    try:
+        run(task)()
+    except MissingConfigException as error:
+        raise _missing(config_name, error) from None
+    except HydraException as error:
+        raise _explain_hydra(schema, error) from None
+    except OmegaConfBaseException as error:
+        raise explain(schema, error) from None
+    except yaml.YAMLError as error:
+        raise UserError("not YAML: " + " ".join(str(error).split())) from None
+    finally:
+        sys.argv = saved_argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if saved_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = saved_error
 
 
 def _quiet(config_name: str, scratch: str) -> list[str]:

@@ -1,0 +1,246 @@
+"""Measure a policy: seeded episodes in a simulator, a table of success rates with intervals.
+
+    python eval/simpler.py --task pick_coke_can
+    python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
+    python eval/simpler.py sim=simpler protocol=visual_matching     # SIMPLER's 300 episodes
+    python eval/simpler.py policy=expert                            # no checkpoint needed
+    python eval/simpler.py experiment=debug policy=expert           # a minute
+
+The policy is the latest fine-tuned run's, unless told otherwise. The simulator is the one that its
+training data came from (sim=auto): the embedded MuJoCo tabletop, or SIMPLER from your own checkout
+(sim=simpler; without one the command says what to install). Beside the policy a random policy and
+a scripted expert play the same episodes: the floor and the ceiling of what the rate can mean.
+
+Results lie in RUN/eval/: episodes.jsonl (a line an episode), videos/, report.md, report.json.
+Interrupted, the same command goes on where it was.
+"""
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import find_checkpoint, run_of
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.simpler.preflight import (
+    INSTALL,
+    check_simpler,
+    default_path,
+    default_python,
+)
+from selfflow_robotics.envs.spec import SimulatorSpec
+from selfflow_robotics.envs.tasks import Task, get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.digest import digest
+from selfflow_robotics.evaluation.domain import (
+    TITLES,
+    Simulator,
+    choose_simulator,
+    out_of_domain,
+)
+from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes, resolve_protocol
+from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.runner import play_missing
+from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.policies.random import RandomPolicy
+
+# SIMPLER's frames come as RT-1's data sets store them; a policy reduces them as in training.
+SIMPLER_IMAGE_SIZE = (256, 320)
+TABLETOP_IMAGE_SIZE = (64, 80)
+
+
+@dataclass(frozen=True)
+class SimplerInstall:
+    path: str | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    task: str
+    policy: Literal["network", "random", "expert"] = "network"
+    checkpoint: str | None = None
+    sim: Simulator = "auto"
+    protocol: Protocol = "auto"
+    num_episodes: int | None = None
+    seed: int = 0
+    replan_steps: int = 6
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
+    videos: int = 3
+    processes: int = 2
+    device: str = "auto"
+    output: str | None = None
+    simpler: SimplerInstall = field(default_factory=SimplerInstall)
+
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        for name, least in dict(num_episodes=1, replan_steps=1, num_steps=1, processes=1).items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+        for name in ("seed", "videos"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@hydra_app(
+    "simpler",
+    EvalConfig,
+    flags=(
+        Flag("--task", help="what to do; pick_coke_can"),
+        Flag("--checkpoint", literal=True, help="a run folder or one checkpoint in it"),
+    ),
+)
+def main(config: EvalConfig) -> int:
+    task = get_task(config.task)
+    checkpoint = find_checkpoint(config.checkpoint, "finetune") if _is_network(config) else None
+    policy = make_policy(config.policy, config, checkpoint)
+    data = getattr(policy, "data_provenance", None)
+    simulator, why = pick_simulator(config, data)
+    protocol = resolve_protocol(config.protocol, simulator)
+    episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
+    print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
+
+    with ExitStack() as stack:
+        spec = simulator_spec(config, task, simulator, policy)
+        count = min(config.processes, len(episodes))
+        clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
+        provenance = clients[0].call("provenance")
+        fingerprint = {
+            "policy": policy.name,
+            "checkpoint": digest(checkpoint) if checkpoint else None,
+            "simulator": provenance,
+            "image_size": spec.image_size,
+            "protocol": protocol,
+            "seed": config.seed,
+            "replan_steps": config.replan_steps,
+            "num_steps": config.num_steps,
+            "guidance_scale": config.guidance_scale,
+        }
+        ledger = Ledger.open(output_folder(config, checkpoint, simulator, fingerprint), fingerprint)
+        print(f"results in {ledger.folder}")
+        baselines = [name for name in config.baselines if name != config.policy]
+        players = [policy, *(make_policy(name, config, None) for name in baselines)]
+        for player in players:
+            play(config, ledger, player, clients, episodes)
+
+    report = Report(
+        task=task.name,
+        simulator=TITLES[simulator],
+        protocol=protocol,
+        seed=config.seed,
+        variants=task.variants,
+        episodes={player.name: ledger.of(player.name, episodes) for player in players},
+        out_of_domain=out_of_domain(simulator, data),
+        simulator_provenance=provenance,
+        policy_provenance=data,
+    )
+    report.write(ledger.folder)
+    print(f"\n{report.to_text()}\n\nreport: {ledger.folder / 'report.md'}")
+    errors = [record for records in report.episodes.values() for record in records if record.error]
+    if errors:
+        print(
+            f"{len(errors)} episodes could not be played, the last because: {errors[-1].error}; "
+            "repeat the command to try these again",
+            file=sys.stderr,
+        )
+    return 1 if errors else 0
+
+
+def play(
+    config: EvalConfig,
+    ledger: Ledger,
+    policy: Policy,
+    clients: list[SimulatorClient],
+    episodes: list[EpisodeSpec],
+) -> None:
+    """Play what is missing, with a progress bar."""
+    done = [record for record in ledger.of(policy.name, episodes) if record.error is None]
+    with tqdm(total=len(episodes), initial=len(done), desc=policy.name, unit="episode") as bar:
+
+        def show(record: EpisodeRecord) -> None:
+            done.append(record)
+            bar.update()
+            bar.set_postfix_str(f"{sum(r.success for r in done)} of {len(done)} succeed")
+
+        play_missing(
+            ledger,
+            policy,
+            clients,
+            episodes,
+            replan_steps=config.replan_steps,
+            num_videos=config.videos,
+            on_record=show,
+        )
+
+
+def make_policy(name: str, config: EvalConfig, checkpoint: Path | None) -> Policy:
+    """The policy called `name`."""
+    if name == "random":
+        return RandomPolicy(config.seed, horizon=config.replan_steps)
+    if name == "expert":
+        return ScriptedExpert()
+    from selfflow_robotics.policies.flow_policy import FlowPolicy
+
+    return FlowPolicy.from_checkpoint(
+        checkpoint,
+        replan_steps=config.replan_steps,
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+        device=config.device,
+    )
+
+
+def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str, str]:
+    """(simulator, why); where SIMPLER was asked for and is missing, says what to install."""
+    check = partial(check_simpler, *simpler_install(config))
+    try:
+        return choose_simulator(config.sim, data, check)
+    except UserError:
+        print(INSTALL, file=sys.stderr)
+        raise
+
+
+def simpler_install(config: EvalConfig) -> tuple[str | None, str | None]:
+    """(checkout, interpreter): from the configuration, else from the environment."""
+    return config.simpler.path or default_path(), config.simpler.python or default_python()
+
+
+def simulator_spec(config: EvalConfig, task: Task, simulator: str, policy: Policy) -> SimulatorSpec:
+    """How each simulator process is started."""
+    if simulator == "simpler":
+        path, python = simpler_install(config)
+        return SimulatorSpec("simpler", task.name, SIMPLER_IMAGE_SIZE, path=path, python=python)
+    image_size = getattr(policy, "image_size", TABLETOP_IMAGE_SIZE)
+    return SimulatorSpec("tabletop", task.name, tuple(image_size))
+
+
+def output_folder(
+    config: EvalConfig, checkpoint: Path | None, simulator: str, fingerprint: dict[str, Any]
+) -> Path:
+    """Where the results go: `output`, else a folder named after what is measured and how."""
+    if config.output:
+        return Path(config.output)
+    root = run_of(checkpoint) / "eval" if checkpoint else Path("runs") / "eval" / config.policy
+    mark = sha256(dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
+    return root / f"{simulator}-{config.task}-{fingerprint['protocol']}-{mark}"
+
+
+def _is_network(config: EvalConfig) -> bool:
+    return config.policy == "network"
+
+
+if __name__ == "__main__":
+    main()

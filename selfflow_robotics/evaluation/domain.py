@@ -1,0 +1,47 @@
+"""Which simulator a policy is measured in, and whether it has ever seen it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from selfflow_robotics.errors import UserError
+
+Simulator = Literal["auto", "tabletop", "simpler"]
+
+TITLES = {"tabletop": "the MuJoCo tabletop", "simpler": "SIMPLER"}
+
+
+def choose_simulator(
+    asked: Simulator, data: dict[str, Any] | None, check_simpler: Callable[[], None]
+) -> tuple[str, str]:
+    """(simulator, why). `data` is the provenance of the policy's training data, None for a policy
+    that was not trained; `check_simpler` raises UserError where SIMPLER does not run.
+
+    `auto` is the simulator that the data came from; for real robot data it is SIMPLER, which was
+    made to stand in for that robot; else the embedded tabletop.
+    """
+    if asked == "simpler":
+        check_simpler()
+    if asked != "auto":
+        return asked, f"sim={asked}"
+    if data is None:
+        return "tabletop", "the policy is not trained, and the tabletop needs nothing installed"
+    origin = data.get("simulator")
+    if origin == "tabletop":
+        return "tabletop", "the policy's training data come from it"
+    whose = "come from it" if origin == "simpler" else "are of the real robot"
+    try:
+        check_simpler()
+    except UserError as error:
+        return "tabletop", f"the training data {whose.replace('it', 'SIMPLER')}, but {error}"
+    return "simpler", f"the policy's training data {whose}"
+
+
+def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
+    """Why the policy is a stranger to `simulator`, or None if it is at home or was not trained."""
+    if data is None:
+        return None
+    origin = data.get("simulator")
+    if origin == simulator or (origin is None and simulator == "simpler"):
+        return None
+    source = TITLES.get(origin, origin) if origin else "the real robot"
+    return f"trained on data of {source}, measured on {TITLES[simulator]}"

@@ -1,0 +1,136 @@
+"""What an evaluation has done so far, on disk: one JSON line an episode, kept through any crash.
+
+`<folder>/evaluation.json` says what is evaluated (the fingerprint), `<folder>/episodes.jsonl` has
+the episodes. Opening an existing ledger goes on with it, but only if the fingerprint is the same:
+episodes of two checkpoints or two simulators never end up in one rate.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.errors import UserError
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """The outcome of one episode of one policy; one line of episodes.jsonl."""
+
+    policy: str
+    task: str
+    variant: str
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+    success: bool = False  # at the last step, which is what SIMPLER counts
+    success_at_any_step: bool = False
+    steps: int = 0
+    error: str | None = None  # why the episode could not be played; never a failure of the policy
+    wall_s: float = 0.0
+    video: str | None = None  # relative to the folder
+
+    @property
+    def key(self) -> str:
+        """Identifies policy and episode."""
+        return _key(self.policy, EpisodeSpec(self.task, self.variant, self.seed, self.options))
+
+
+def _key(policy: str, episode: EpisodeSpec) -> str:
+    parts = [policy, episode.task, episode.variant, episode.seed, episode.options]
+    return json.dumps(parts, sort_keys=True)
+
+
+class Ledger:
+    """The episodes of one evaluation. Open it with `Ledger.open`."""
+
+    def __init__(self, folder: Path, records: Iterable[EpisodeRecord]) -> None:
+        self.folder = folder
+        self._records = {record.key: record for record in records}
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: dict[str, Any]) -> "Ledger":
+        """Start a ledger in `folder`, or go on with the one there.
+
+        `fingerprint` (JSON-able) names everything that the results depend on. Raises UserError if
+        the folder's differs or if the folder cannot be written.
+        """
+        fingerprint = json.loads(json.dumps(fingerprint))
+        path = folder / "evaluation.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _check_same(path, fingerprint)
+            else:
+                _write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
+            records = _read(folder / "episodes.jsonl")
+        except OSError as error:
+            raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from None
+        return cls(folder, records)
+
+    @property
+    def records(self) -> list[EpisodeRecord]:
+        """The last record of each episode, in order of first appearance."""
+        return list(self._records.values())
+
+    def add(self, record: EpisodeRecord) -> None:
+        """Append the record; it is on disk when this returns."""
+        line = json.dumps(asdict(record), sort_keys=True)
+        with (self.folder / "episodes.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._records[record.key] = record
+
+    def missing(self, policy: str, episodes: Iterable[EpisodeSpec]) -> list[EpisodeSpec]:
+        """The episodes still to play: those never played and those that ended in an error."""
+        return [
+            episode
+            for episode in episodes
+            if (record := self._records.get(_key(policy, episode))) is None or record.error
+        ]
+
+    def of(self, policy: str, episodes: Iterable[EpisodeSpec]) -> list[EpisodeRecord]:
+        """The records of `policy` for those of `episodes` that have one, in their order."""
+        found = (self._records.get(_key(policy, episode)) for episode in episodes)
+        return [record for record in found if record is not None]
+
+
+def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged; remove its folder or choose another output=") from None
+    if known == fingerprint:
+        return
+    names = sorted({*known, *fingerprint})
+    changed = [name for name in names if known.get(name) != fingerprint.get(name)]
+    raise UserError(
+        f"{path.parent} holds an evaluation with another {' and '.join(changed)}; "
+        "choose another output= or remove that folder"
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read(path: Path) -> list[EpisodeRecord]:
+    """The records of the file. A last line that a crash cut short is removed from it."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    records = []
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            records.append(EpisodeRecord(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise UserError(f"{path} line {number} is damaged; remove that line to go on") from None
+    return records

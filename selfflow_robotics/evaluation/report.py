@@ -1,0 +1,205 @@
+"""From episodes to a table of success rates that can be believed.
+
+Every rate has its number of episodes and Wilson's 95 % interval. An episode that could not be
+played is an error, never a failure; while there are any, the rate is shown as the two bounds that
+they leave open (all errors failures, all errors successes). Rates of different simulators are never
+put into one table.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate over `count` played episodes, with `errors` more that could not be played."""
+
+    successes: int
+    count: int
+    errors: int = 0
+    successes_at_any_step: int = 0
+
+    @classmethod
+    def of(cls, records: Sequence[EpisodeRecord]) -> "Rate":
+        """The rate of these episodes."""
+        played = [record for record in records if record.error is None]
+        return cls(
+            successes=sum(record.success for record in played),
+            count=len(played),
+            errors=len(records) - len(played),
+            successes_at_any_step=sum(record.success_at_any_step for record in played),
+        )
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(errors as failures, errors as successes); None without episodes."""
+        total = self.count + self.errors
+        if total == 0:
+            return None
+        return self.successes / total, (self.successes + self.errors) / total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval; with errors, from the lower bound's to the upper bound's."""
+        total = self.count + self.errors
+        low, _ = wilson_interval(self.successes, total)
+        _, high = wilson_interval(self.successes + self.errors, total)
+        return low, high
+
+    def text(self) -> str:
+        """`42 %`, `40-45 %` with errors, `-` without episodes."""
+        if self.bounds is None:
+            return "-"
+        low, high = self.bounds
+        return _percent(low) if self.errors == 0 else f"{100 * low:.0f}-{_percent(high)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, the rate (null while there are errors), bounds and interval."""
+        rate = self.bounds[0] if self.bounds and not self.errors else None
+        return {
+            **asdict(self),
+            "rate": rate,
+            "bounds": self.bounds,
+            "wilson_95": self.interval if self.count + self.errors else None,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation's outcome: `episodes[policy]` in the same order of episodes for each policy."""
+
+    task: str
+    simulator: str
+    protocol: str
+    seed: int
+    variants: tuple[str, ...]
+    episodes: dict[str, list[EpisodeRecord]]  # the evaluated policy first, then the baselines
+    out_of_domain: str | None = None  # why the first policy is a stranger to this simulator
+    simulator_provenance: dict[str, Any] | None = None
+    policy_provenance: dict[str, Any] | None = None
+
+    @property
+    def policy(self) -> str:
+        """The evaluated policy's name."""
+        return next(iter(self.episodes))
+
+    def rate(self, policy: str, variant: str | None = None) -> Rate:
+        """The rate of one policy, in all or on one variant."""
+        records = self.episodes[policy]
+        return Rate.of([r for r in records if variant in (None, r.variant)])
+
+    def comparisons(self) -> dict[str, float]:
+        """Exact McNemar p of the evaluated policy with each baseline, on episodes both played."""
+        first, *others = self.episodes
+        return {other: self._paired_p(first, other) for other in others}
+
+    def _paired_p(self, first: str, second: str) -> float:
+        outcomes = [
+            {
+                (r.variant, r.seed, json.dumps(r.options, sort_keys=True)): r.success
+                for r in self.episodes[policy]
+                if r.error is None
+            }
+            for policy in (first, second)
+        ]
+        shared = [key for key in outcomes[0] if key in outcomes[1]]
+        return mcnemar_p([outcomes[0][key] for key in shared], [outcomes[1][key] for key in shared])
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything in the table, and where it comes from."""
+        return {
+            "task": self.task,
+            "simulator": self.simulator,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "out_of_domain": self.out_of_domain,
+            "policies": {
+                policy: {
+                    "all": self.rate(policy).to_json(),
+                    **{variant: self.rate(policy, variant).to_json() for variant in self.variants},
+                }
+                for policy in self.episodes
+            },
+            "mcnemar_p": self.comparisons(),
+            "simulator_provenance": self.simulator_provenance,
+            "policy_provenance": self.policy_provenance,
+        }
+
+    def table(self) -> list[list[str]]:
+        """Header and one row for each policy, as text."""
+        header = ["policy", *self.variants, "all", "95 % interval", "at any step", "n", "errors"]
+        rows = [header]
+        for policy in self.episodes:
+            rate = self.rate(policy)
+            low, high = rate.interval
+            mark = " (out of domain)" if policy == self.policy and self.out_of_domain else ""
+            at_any_step = _percent(rate.successes_at_any_step / rate.count) if rate.count else "-"
+            rows.append(
+                [
+                    policy + mark,
+                    *(self.rate(policy, variant).text() for variant in self.variants),
+                    rate.text(),
+                    f"{100 * low:.0f}-{_percent(high)}",
+                    at_any_step,
+                    str(rate.count),
+                    str(rate.errors),
+                ]
+            )
+        return rows
+
+    def notes(self) -> list[str]:
+        """The lines under the table."""
+        notes = ["Success is the task's own rule at the last step; intervals are Wilson's."]
+        if self.out_of_domain:
+            notes.append(f"Out of domain: {self.out_of_domain}.")
+        for other, p in self.comparisons().items():
+            notes.append(
+                f"{self.policy} and {other} on the same episodes: exact McNemar p = {p:.2g}."
+            )
+        errors = sum(self.rate(policy).errors for policy in self.episodes)
+        if errors:
+            notes.append(
+                f"{errors} episodes could not be played: rates are bounds (all of them failures, "
+                "all of them successes)."
+            )
+        return notes
+
+    def title(self) -> str:
+        """One line that says what was measured where."""
+        return f"{self.task} on {self.simulator}, protocol {self.protocol}, seed {self.seed}"
+
+    def to_text(self) -> str:
+        """For the terminal."""
+        rows = self.table()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        return "\n".join([self.title(), "", *lines, "", *self.notes()])
+
+    def to_markdown(self) -> str:
+        """For a page."""
+        header, *rows = self.table()
+        lines = [_markdown_row(header), "|---" * len(header) + "|", *map(_markdown_row, rows)]
+        return "\n".join([f"# {self.title()}", "", *lines, "", *(f"- {n}" for n in self.notes())])
+
+    def write(self, folder: Path) -> None:
+        """Write report.json and report.md."""
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        (folder / "report.json").write_text(text, encoding="utf-8")
+        (folder / "report.md").write_text(self.to_markdown() + "\n", encoding="utf-8")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,69 @@
+"""Plays what an evaluation has not played yet, and writes it down as it comes."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.video import write_video
+from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
+
+
+def play_missing(
+    ledger: Ledger,
+    policy: Policy,
+    clients: Sequence[SimulatorClient],
+    episodes: Sequence[EpisodeSpec],
+    *,
+    replan_steps: int,
+    num_videos: int,
+    on_record: Callable[[EpisodeRecord], None],
+) -> None:
+    """Play those of `episodes` that the ledger lacks; `on_record` hears of each as it ends.
+
+    The first `num_videos` of `episodes` are filmed. They are played first, since filming renders
+    every step where deciding needs only one in `replan_steps`.
+    """
+    missing = ledger.missing(policy.name, episodes)
+    filmed = [episode for episode in episodes[:num_videos] if episode in missing]
+    others = [episode for episode in missing if episode not in filmed]
+    results = chain(
+        roll_out(clients, filmed, policy, replan_steps=replan_steps, record="frames"),
+        roll_out(clients, others, policy, replan_steps=replan_steps),
+    )
+    for result in results:
+        record = _record(ledger, policy.name, result)
+        ledger.add(record)
+        on_record(record)
+
+
+def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord:
+    video = None
+    if result.frames:
+        video = _film(ledger, policy, result, result.frames)
+    return EpisodeRecord(
+        policy=policy,
+        task=result.spec.task,
+        variant=result.spec.variant,
+        seed=result.spec.seed,
+        options=result.spec.options,
+        success=result.success,
+        success_at_any_step=result.success_any,
+        steps=result.steps,
+        error=result.error,
+        wall_s=round(result.wall_s, 3),
+        video=video,
+    )
+
+
+def _film(ledger: Ledger, policy: str, result: EpisodeResult, frames: list[np.ndarray]) -> str:
+    outcome = "success" if result.success else "failure"
+    name = f"videos/{policy}-{result.spec.variant}-{result.spec.seed}-{outcome}.mp4"
+    hz = get_task(result.spec.task).control_hz
+    write_video(ledger.folder / name, np.stack(frames), fps=hz)
+    return name

@@ -1,0 +1,49 @@
+"""Episodes to look at: MP4 files and strips of frames."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+MIN_SHOWN_HEIGHT = 240  # px; smaller frames are enlarged by a whole factor
+
+
+def enlarge(frames: np.ndarray, min_height: int = MIN_SHOWN_HEIGHT) -> np.ndarray:
+    """uint8 [..., H, W, 3] with each pixel repeated until H reaches `min_height`."""
+    factor = max(1, -(-min_height // frames.shape[-3]))
+    return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write uint8 [T, H, W, 3] as H.264 (MPEG-4 part 2 where the build of ffmpeg has no H.264).
+
+    Enlarged frames are cut to even sides, which yuv420p needs. Raises ValueError for no frames.
+    """
+    if len(frames) == 0:
+        raise ValueError("a video needs at least one frame")
+    frames = enlarge(np.asarray(frames, np.uint8))
+    height, width = (side - side % 2 for side in frames.shape[1:3])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = 2_000_000
+        for frame in frames:
+            image = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame[:height, :width]), format="rgb24"
+            )
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+
+
+def write_strip(path: Path, frames: np.ndarray, num_frames: int = 8) -> None:
+    """Write up to `num_frames` evenly spaced frames side by side, as PNG."""
+    if len(frames) == 0:
+        raise ValueError("a strip needs at least one frame")
+    shown = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)
+    strip = np.concatenate(list(enlarge(np.asarray(frames, np.uint8)[shown])), axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(strip).save(path)
