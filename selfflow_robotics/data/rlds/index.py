@@ -134,7 +134,7 @@ class RldsIndex:
             return _decode(self.encoded_frame(frame))
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{self._where(frame)}: the picture cannot be decoded ({error}); copy the file again"
+                f"{self._where(frame)}: damaged picture ({error}); copy the file again"
             ) from error
 
     def _where(self, frame: int) -> str:

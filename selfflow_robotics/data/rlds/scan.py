@@ -22,7 +22,7 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
             f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
-            "folder <name>/<version>, or finish an interrupted recording by running its command again"
+            "folder <name>/<version>, or repeat the command of an interrupted recording"
         )
     try:
         info = tfds.builder_from_directory(str(directory)).info

@@ -5,6 +5,7 @@ reader of Open X-Embodiment data takes it. Source: `tensorflow_datasets/robotics
 published features.json.
 """
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 # What a reader needs of every record: flat key -> (kind, values per step; 0 = one an episode).
@@ -58,31 +59,30 @@ def fractal_features(height: int = 256, width: int = 320) -> tfds.features.Featu
     features = tfds.features
 
     def floats(shapes: dict[str, tuple[int, ...]]) -> dict[str, features.FeatureConnector]:
-        return {key: features.Tensor(shape=shape, dtype="float32") for key, shape in shapes.items()}
-
-    def scalar(dtype: str) -> features.FeatureConnector:
-        return features.Scalar(dtype=dtype)
+        return {
+            key: features.Tensor(shape=shape, dtype=np.float32) for key, shape in shapes.items()
+        }
 
     step = {
         "action": {
             **floats(ACTIONS),
             # One-hot: terminate, move arm and gripper, move base.
-            "terminate_episode": features.Tensor(shape=(3,), dtype="int32"),
+            "terminate_episode": features.Tensor(shape=(3,), dtype=np.int32),
         },
-        "is_first": scalar("bool"),
-        "is_last": scalar("bool"),
-        "is_terminal": scalar("bool"),
+        "is_first": features.Scalar(dtype=np.bool_),
+        "is_last": features.Scalar(dtype=np.bool_),
+        "is_terminal": features.Scalar(dtype=np.bool_),
         "observation": {
             **floats(OBSERVATIONS),
             "image": features.Image(shape=(height, width, 3), encoding_format="jpeg"),
             "natural_language_instruction": features.Text(),
         },
-        "reward": scalar("float32"),
+        "reward": features.Scalar(dtype=np.float32),
     }
     return features.FeaturesDict(
         {
-            "aspects": {name: scalar("bool") for name in ASPECTS},
-            "attributes": {name: scalar("int64") for name in ATTRIBUTES}
+            "aspects": {name: features.Scalar(dtype=np.bool_) for name in ASPECTS},
+            "attributes": {name: features.Scalar(dtype=np.int64) for name in ATTRIBUTES}
             | {f"{name}_name": features.Text() for name in ATTRIBUTES},
             "steps": features.Dataset(step),
         }
