@@ -23,6 +23,7 @@ FINGER_STROKE = 1.31  # rad a gripper action of 1 asks for
 FINGER_TARGET_RANGE = (robot.FINGER_LIMITS[0] - 0.01, robot.FINGER_LIMITS[1] + 0.01)
 SMALL_GRIPPER_ACTION = 1e-3  # rad: below it the fingers go on to what was commanded before
 _PERIOD = 1.0 / CONTROL_HZ
+_ARM_RANGE = np.array(robot.ARM_RANGES).T
 # SIMPLER holds each of its 171 samples for 1/513 s; on average over one of our longer physics steps its
 # drives see the plan at the step's middle, plus half of 1/513 s.
 SAMPLE_TIMES = (np.arange(SUBSTEPS) + 0.5) * (_PERIOD / SUBSTEPS) + 0.5 / 513
@@ -80,7 +81,8 @@ class ArmController:
         position, velocity = self._waypoint or (q, np.clip(qdot, -limit, limit))
         self._planner.plan(position, velocity, target)
         self._waypoint = self._planner.at(_PERIOD)
-        return self._planner.sample()[0]
+        # A plan may lead beyond a joint's range; PhysX takes drive targets within it only.
+        return np.clip(self._planner.sample()[0], *_ARM_RANGE)
 
 
 class GripperController:
@@ -94,14 +96,27 @@ class GripperController:
         """Forget what was commanded; the fingers are at q [2] and stay there."""
         self._target = self._drive_target = q.copy()
 
-    def drive_targets(self, action: float, q: np.ndarray, qdot: np.ndarray) -> np.ndarray:
-        """Finger targets [SUBSTEPS, 2] for an action in [-1, 1] (clipped; +1 closes)."""
+    def plan(self, action: float, q: np.ndarray, qdot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Angles and velocities [SUBSTEPS, 2] for an action in [-1, 1] (clipped; +1 closes)."""
         stroke = FINGER_STROKE * float(np.clip(action, -1.0, 1.0))
         if abs(stroke) >= SMALL_GRIPPER_ACTION:
             self._target = np.clip(self._drive_target + stroke, *FINGER_TARGET_RANGE)
         limit = FINGER_PLAN_LIMITS[0]
         self._planner.plan(q, np.clip(qdot, -limit, limit), self._target)
         self._drive_target = self._planner.at(_PERIOD)[0]
-        position, velocity = self._planner.sample()
-        # The drives have velocity targets too: torque = k (p - q) + d (v - q') with p' = p + v d / k.
-        return position + velocity * (robot.FINGER_DAMPING / robot.FINGER_STIFFNESS)
+        return self._planner.sample()
+
+    @staticmethod
+    def limit(plan: tuple[np.ndarray, np.ndarray], index: int, q: np.ndarray) -> np.ndarray:
+        """What to give the finger drives [2] at physics step `index` of a plan, fingers being at q.
+
+        The drive is torque = k (c - q) - d q' without a limit of its own. Its spring part is limited
+        here, through c; the damping stays whole, or light fingers would chatter. A finger that is not
+        held back follows the plan's velocity v by c = p + v d / k.
+        """
+        position, velocity = plan[0][index], plan[1][index]
+        reach = robot.FINGER_FORCE_LIMIT / robot.FINGER_STIFFNESS
+        behind = position - q
+        held = np.abs(behind) > reach
+        lead = velocity * (robot.FINGER_DAMPING / robot.FINGER_STIFFNESS)
+        return np.where(held, q + np.clip(behind, -reach, reach), position + lead)

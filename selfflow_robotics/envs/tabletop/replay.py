@@ -10,12 +10,13 @@ import sys
 
 import numpy as np
 
-from selfflow_robotics.envs.tabletop import scene
+from selfflow_robotics.envs.tabletop import robot, scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tabletop.kinematics import rotation_vector
 from selfflow_robotics.envs.tasks import get_task
 
+_NO_CONTACT = mujoco.mjtDisableBit.mjDSBL_CONTACT
 _AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + scene.CAN_RADIUS, 0.0, 0.0, 0.0, 1.0])
 
 
@@ -34,8 +35,19 @@ def replay(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarr
     """Play a recording's actions from its first state.
 
     Returns the tool's position error (m) and rotation error (rad) after each action, [T] each, in the
-    robot's base frame (recordings of other scenes stand elsewhere).
+    robot's base frame. Where the robot of the recording stands elsewhere, in another scene, nothing
+    can be touched.
     """
+    flags = scene.load_model().opt
+    here = np.allclose(recording["base_pose"][:3], robot.BASE_POSITION, atol=1e-3)
+    before, flags.disableflags = flags.disableflags, 0 if here else int(_NO_CONTACT)
+    try:
+        return _play(env, recording)
+    finally:
+        flags.disableflags = before
+
+
+def _play(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     env.place(recording["qpos"][0].astype(np.float64), recording.get("obj", _AWAY[None])[0])
     position_errors, rotation_errors = [], []
     for action, expected in zip(recording["action"], recording["tcp"][1:], strict=True):

@@ -12,7 +12,8 @@ from selfflow_robotics.envs.tabletop import robot
 from selfflow_robotics.envs.tabletop.backend import mujoco
 
 CONTROL_HZ = 3
-SUBSTEPS = 33  # physics steps in a control step: 1/99 s each
+SUBSTEPS = 33  # physics steps in a control step
+TIMESTEP = 1 / (CONTROL_HZ * SUBSTEPS)  # s
 
 TABLE_TOP = 0.88753  # m
 TABLE_X, TABLE_Y = (-0.61, 0.02), (-0.0975, 0.5175)  # footprint
@@ -126,7 +127,7 @@ def scene_mjcf() -> str:
     )
     return f"""<mujoco model="tabletop">
 <compiler angle="radian" autolimits="true"/>
-<option timestep="{1 / (CONTROL_HZ * SUBSTEPS)!r}" integrator="implicitfast" cone="elliptic"
+<option timestep="{TIMESTEP!r}" integrator="implicitfast" cone="elliptic"
         impratio="10"/>
 <visual><headlight ambient="0.35 0.35 0.35" diffuse="0.1 0.1 0.1" specular="0 0 0"/>
 <quality shadowsize="1024" offsamples="4"/><map znear="0.02" zfar="10"/></visual>
@@ -139,7 +140,7 @@ def scene_mjcf() -> str:
 </worldbody>
 <contact><exclude body1="gripper" body2="finger_right"/><exclude body1="gripper"
 body2="finger_left"/></contact>
-<actuator>{robot.robot_actuators()}</actuator>
+<actuator>{robot.robot_actuators(TIMESTEP)}</actuator>
 </mujoco>"""
 
 
