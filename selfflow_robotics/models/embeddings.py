@@ -1,0 +1,67 @@
+"""Timesteps, positions and pixel patches as vectors of the network's width."""
+
+import math
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids of a timestep in [0, 1] through a two-layer MLP (256 frequencies, as in DiT)."""
+
+    def __init__(self, width: int, frequencies: int = 256) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t of any shape [...] in [0, 1] -> [..., D]."""
+        half = self.frequencies // 2
+        # DiT embeds timesteps of 0..1000; the factor keeps its frequencies meaningful on [0, 1].
+        freqs = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+        angles = 1000 * t.unsqueeze(-1).float() * freqs
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+
+def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions [height * columns, width], row-major (MAE, arXiv 2111.06377)."""
+    if width % 4:
+        raise ValueError(f"2-D positions need a width divisible by 4, got {width}")
+    omega = 1 / 10000 ** (np.arange(width // 4) / (width / 4))
+    rows, cols = np.meshgrid(np.arange(height), np.arange(columns), indexing="ij")
+    parts = []
+    for axis in (cols, rows):
+        angles = axis.reshape(-1, 1) * omega
+        parts += [np.sin(angles), np.cos(angles)]
+    return torch.from_numpy(np.concatenate(parts, axis=1)).float()
+
+
+class PatchStem(nn.Module):
+    """A small convolution network that turns each pixel patch into one token.
+
+    It sees one patch at a time. Convolutions that run over the whole picture would mix neighbouring
+    patches, and under the dual schedule neighbours stand at different noise levels.
+    """
+
+    def __init__(self, patch: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.patch, self.channels = patch, channels
+        steps = int(math.log2(patch))
+        if 2**steps != patch:
+            raise ValueError(f"the patch size must be a power of two, got {patch}")
+        sizes = [channels, *(width // 2 ** (steps - 1 - i) for i in range(steps))]
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
+            if i + 1 < steps:
+                layers += [nn.GroupNorm(1, after), nn.GELU(approximate="tanh")]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pixel patches [G, N, patch * patch * channels] -> [G, N, D]."""
+        pixels = rearrange(
+            tokens, "g n (p q c) -> (g n) c p q", p=self.patch, q=self.patch, c=self.channels
+        )
+        return rearrange(self.layers(pixels), "(g n) d 1 1 -> g n d", g=tokens.shape[0])

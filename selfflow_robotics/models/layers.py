@@ -1,0 +1,160 @@
+"""Transformer parts of SiT: attention, MLP, and the adaLN-Zero block with per-token timesteps."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Modulation(NamedTuple):
+    """adaLN parameters of few distinct timesteps, and which token uses which.
+
+    Computing them once per distinct timestep instead of once per token is exact and saves a third
+    of all FLOPs of a forward pass.
+    """
+
+    cond: Tensor  # [G, V, D] embedded timestep (and label) of each distinct timestep
+    index: Tensor  # [G, N] int64, in [0, V)
+
+    def per_token(self, table: Tensor) -> Tensor:
+        """Rows of `table` [G, V, C] spread over the tokens: [G, N, C], or [G, 1, C] when V = 1."""
+        num_values = table.shape[1]
+        if num_values == 1:
+            return table
+        if num_values == 2:  # deterministic backward, fuses well
+            return torch.where(self.index.unsqueeze(-1).bool(), table[:, 1:], table[:, :1])
+        return table.gather(1, self.index.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
+
+
+KeyValue = tuple[Tensor, Tensor]  # keys and values, each [B, heads, N, D / heads]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None) -> Tensor:
+    """Softmax attention of q, k, v [G, h, N, d] over their own tokens and a shared context.
+
+    The context [B, h, M, d] is shared by the G / B draws of each sample.
+    """
+    if q.device.type == "cpu" and k.shape[2] <= SHORT:
+        return _attend_short(q, k, v, context)
+    if context is not None:
+        draws = q.shape[0] // context[0].shape[0]
+        k, v = (
+            torch.cat([shared.repeat_interleave(draws, dim=0), own], dim=2)
+            for shared, own in zip(context, (k, v), strict=True)
+        )
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+# Up to this many tokens plain products beat the CPU's fused attention, whose backward is slow.
+SHORT = 256
+
+
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None) -> Tensor:
+    """The same, written out; all draws of a sample meet their context in one product."""
+    q = q * q.shape[-1] ** -0.5
+    own = q @ k.mT
+    if context is None:
+        return own.softmax(dim=-1) @ v
+    shared_k, shared_v = context
+    batch = shared_k.shape[0]
+    folded = rearrange(q, "(b k) h n d -> b h (k n) d", b=batch)
+    seen = rearrange(folded @ shared_k.mT, "b h (k n) m -> (b k) h n m", n=q.shape[2])
+    weights = torch.cat([seen, own], dim=-1).softmax(dim=-1).to(v.dtype)
+    seen, own = weights.split([shared_k.shape[2], k.shape[2]], dim=-1)
+    folded = rearrange(seen, "(b k) h n m -> b h (k n) m", b=batch) @ shared_v
+    return rearrange(folded, "b h (k n) d -> (b k) h n d", n=q.shape[2]) + own @ v
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; tokens may also look at a context that cannot look back."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+        """Attention over x [G, N, D] and, where given, the context's keys and values [B, h, M, d].
+
+        G is a multiple of B: G / B noise draws share one context.
+        """
+        q, k, v = rearrange(self.qkv(x), "g n (three h d) -> three g h n d", three=3, h=self.heads)
+        out = attend(q, k, v, context)
+        return self.proj(rearrange(out, "g h n d -> g n (h d)")), (k, v)
+
+    def key_value(self, x: Tensor) -> KeyValue:
+        """Only what others need to look at x: the last block of a context computes no more."""
+        width = x.shape[-1]
+        kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        k, v = rearrange(kv, "g n (two h d) -> two g h n d", two=2, h=self.heads)
+        return k, v
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """A SiT block (DiT, arXiv 2212.09748, adaLN-Zero): attention and MLP, modulated by timestep."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.mlp = Mlp(width, mlp_ratio)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(
+        self, x: Tensor, mod: Modulation, context: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue]:
+        table = self.adaLN_modulation(mod.cond)
+        shift1, scale1, gate1, shift2, scale2, gate2 = mod.per_token(table).chunk(6, dim=-1)
+        attended, own = self.attn(modulate(self.norm1(x), shift1, scale1), context)
+        x = torch.addcmul(x, gate1, attended)
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2))), own
+
+    def key_value(self, x: Tensor, mod: Modulation) -> KeyValue:
+        """Keys and values that this block would offer to others, and nothing else."""
+        table = self.adaLN_modulation(mod.cond)
+        shift, scale, *_ = mod.per_token(table).chunk(6, dim=-1)
+        return self.attn.key_value(modulate(self.norm1(x), shift, scale))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and linear map to a token's own channels; starts at zero."""
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(width, out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, mod: Modulation) -> Tensor:
+        shift, scale = mod.per_token(self.adaLN_modulation(mod.cond)).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class Projector(nn.Module):
+    """h of Eq. 6: predicts the teacher's features from the student's; used in training only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, 2 * width)
+        self.linear2 = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(F.silu(self.linear1(x)))

@@ -1,0 +1,160 @@
+"""One network for pictures, videos, actions and words: adapters around a SiT.
+
+Every slot of a sample has its own way in and out of the transformer, all else is shared. Which
+slots are context (clean) and which are denoised is not decided here (`objective.roles`).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
+from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector
+from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
+from selfflow_robotics.models.text import ByteTextEncoder, text_bytes
+
+SLOT_MODALITY = {"first_frame": "frames", "later_frames": "frames", "actions": "actions"}
+
+
+@dataclass(frozen=True)
+class MultimodalConfig:
+    """The whole network's shape; stored in every checkpoint."""
+
+    sit: SiTConfig = field(default_factory=SiTConfig)
+    image_size: tuple[int, int] = (64, 80)  # (height, width) px
+    patch: int = 16  # px
+    later_frames: int = 6  # most frames after the first
+    action_horizon: int = 6
+    action_dim: int = 7
+    text_tokens: int = 2
+
+
+@dataclass
+class Context:
+    """What the clean part of a sample looks like to the noised tokens."""
+
+    key_values: list[KeyValue] | None  # per block, [B, heads, M, D / heads]
+    first_frame: Tensor | None  # its clean tokens [B, N, C], where the first frame is clean
+
+
+class MultimodalSiT(nn.Module):
+    """Self-Flow backbone, world model and policy in one.
+
+    Actions are predicted as velocities, frames as data (`flow.path.Prediction`). Where the first
+    frame is clean, later frames are predicted as a change of it: most of a picture stays.
+    """
+
+    prediction = {"first_frame": "data", "later_frames": "data", "actions": "velocity"}
+
+    def __init__(self, config: MultimodalConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.autoencoder = PixelAutoencoder(config.image_size, config.patch)
+        width = config.sit.width
+        pixels = self.autoencoder.token_channels
+        self.frame_in = PatchStem(config.patch, self.autoencoder.channels, width)
+        self.action_in = nn.Linear(config.action_dim, width)
+        self.text_in = ByteTextEncoder(width, config.sit.heads, config.text_tokens)
+        self.register_buffer(
+            "grid_positions", sincos_positions_2d(width, *self.autoencoder.grid), persistent=False
+        )
+        self.frame_times = nn.Parameter(0.02 * torch.randn(1 + config.later_frames, width))
+        self.action_times = nn.Parameter(0.02 * torch.randn(config.action_horizon, width))
+        self.sit = SiT(config.sit)
+        self.frame_out = FinalLayer(width, pixels)
+        self.action_out = FinalLayer(width, config.action_dim)
+        self.projector = Projector(width)
+        for final in (self.frame_out, self.action_out):
+            for layer in (final.linear, final.adaLN_modulation[1]):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def embed(self, slot: str, tokens: Tensor) -> Tensor:
+        """Tokens of a slot [G, N, C] as hidden tokens with their positions [G, N, D]."""
+        if slot == "actions":
+            return self.action_in(tokens) + self.action_times[: tokens.shape[1]]
+        per_frame = self.autoencoder.tokens_per_frame
+        start = 0 if slot == "first_frame" else 1
+        times = self.frame_times[start : start + tokens.shape[1] // per_frame]
+        positions = (times[:, None] + self.grid_positions).flatten(0, 1)
+        return self.frame_in(tokens) + positions
+
+    def encode_text(self, instructions: list[str]) -> Tensor:
+        """Text tokens [B, text_tokens, D]; equal instructions are encoded once."""
+        unique = sorted(set(instructions))
+        tokens = self.text_in(text_bytes(unique, self.frame_times.device))
+        return tokens[[unique.index(text) for text in instructions]]
+
+    def encode_context(
+        self,
+        clean: dict[str, Tensor],
+        instructions: list[str] | None,
+        timesteps: dict[str, Tensor] | None = None,
+    ) -> Context:
+        """One pass over the clean tokens of a sample.
+
+        Args:
+            clean: tokens of each clean slot [B, N, C].
+            instructions: B texts, or None for a sample without words.
+            timesteps: noise level [B] of slots that are conditioning with noise augmentation
+                (already applied to their tokens); 0 for all others.
+        """
+        parts, levels = [], []
+        if instructions is not None:
+            parts.append(self.encode_text(instructions))
+            levels.append(parts[0].new_zeros(len(instructions)).float())
+        for slot, tokens in clean.items():
+            parts.append(self.embed(slot, tokens))
+            zero = torch.zeros(len(tokens), device=tokens.device)
+            levels.append(zero if timesteps is None else timesteps.get(slot, zero))
+        if not parts:
+            return Context(None, None)
+        index = torch.cat(
+            [torch.full((p.shape[1],), i, device=p.device) for i, p in enumerate(parts)]
+        )
+        values = torch.stack(levels, dim=1)
+        if timesteps is None:  # everything is at t = 0: one distinct timestep
+            values, index = values[:, :1], torch.zeros_like(index)
+        index = index.expand(len(values), -1)
+        kept = self.sit.encode_context(torch.cat(parts, dim=1), (values, index))
+        return Context(kept, clean.get("first_frame"))
+
+    def forward(
+        self,
+        noised: dict[str, Tensor],
+        timesteps: Timesteps,
+        context: Context,
+        layer: int | None = None,
+        features_only: bool = False,
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Outputs of every noised slot [G, N, C] and the features after `layer` blocks [G, N, D].
+
+        `timesteps` are `(values [G, V], index [G, N])` over the slots' tokens in their order; G is a
+        multiple of the context's batch. `features_only` stops after `layer` and returns no outputs.
+        """
+        tokens = torch.cat([self.embed(slot, x) for slot, x in noised.items()], dim=1)
+        hidden, mod, features = self.sit(
+            tokens, timesteps, context.key_values, layer, stop_at_layer=features_only
+        )
+        if features_only:
+            return {}, features
+        outputs, start = {}, 0
+        for slot, x in noised.items():
+            stop = start + x.shape[1]
+            final = self.action_out if slot == "actions" else self.frame_out
+            part = mod._replace(index=mod.index[:, start:stop])
+            outputs[slot] = final(hidden[:, start:stop], part)
+            start = stop
+        if "later_frames" in outputs and context.first_frame is not None:
+            outputs["later_frames"] = outputs["later_frames"] + self._still(noised, context)
+        return outputs, features
+
+    def _still(self, noised: dict[str, Tensor], context: Context) -> Tensor:
+        """The clean first frame, repeated over the later frames and noise draws."""
+        assert context.first_frame is not None
+        x = noised["later_frames"]
+        draws = len(x) // len(context.first_frame)
+        frames = x.shape[1] // context.first_frame.shape[1]
+        return context.first_frame.repeat_interleave(draws, dim=0).repeat(1, frames, 1)

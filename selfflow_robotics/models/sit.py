@@ -1,0 +1,105 @@
+"""The transformer: hidden tokens in, hidden tokens out, every token at its own timestep.
+
+Scalable Interpolant Transformer (SiT, arXiv 2401.08740) blocks. Clean tokens can be given as a
+context: they are encoded once, cannot see the noised tokens, and any number of noise draws (in
+training) or solver steps (in sampling) look at the keys and values kept from that one pass.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.embeddings import TimestepEmbedder
+from selfflow_robotics.models.layers import Block, KeyValue, Modulation
+
+Timesteps = tuple[Tensor, Tensor]  # (values [G, V], index [G, N]): V distinct timesteps a sample
+
+
+@dataclass(frozen=True)
+class SiTConfig:
+    """Size of the transformer. The full size (675 M, SiT-XL) is width 1152, depth 28, heads 16."""
+
+    width: int = 192
+    depth: int = 4
+    heads: int = 3
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
+            raise UserError(
+                "model width, depth and heads must be positive and width divisible by heads, got "
+                f"{self.width}, {self.depth}, {self.heads}"
+            )
+
+
+class SiT(nn.Module):
+    """Blocks of a SiT between modality adapters (`models.multimodal`)."""
+
+    def __init__(self, config: SiTConfig) -> None:
+        super().__init__()
+        self.t_embedder = TimestepEmbedder(config.width)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """DiT's initialisation: xavier for linears, small timestep MLP, adaLN-Zero."""
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        for block in self.blocks:
+            nn.init.zeros_(block.adaLN_modulation[1].weight)
+            nn.init.zeros_(block.adaLN_modulation[1].bias)
+
+    def modulation(self, timesteps: Timesteps) -> Modulation:
+        values, index = timesteps
+        return Modulation(self.t_embedder(values), index)
+
+    def encode_context(self, tokens: Tensor, timesteps: Timesteps) -> list[KeyValue]:
+        """Keys and values of clean tokens [B, M, D] at every block."""
+        mod = self.modulation(timesteps)
+        kept: list[KeyValue] = []
+        for block in self.blocks[:-1]:
+            tokens, own = block(tokens, mod)
+            kept.append(own)
+        kept.append(self.blocks[-1].key_value(tokens, mod))
+        return kept
+
+    def forward(
+        self,
+        tokens: Tensor,
+        timesteps: Timesteps,
+        context: list[KeyValue] | None = None,
+        layer: int | None = None,
+        stop_at_layer: bool = False,
+    ) -> tuple[Tensor, Modulation, Tensor | None]:
+        """Hidden tokens [G, N, D] through the blocks.
+
+        Returns the last hidden tokens, the modulation (output layers use it too), and the raw
+        features after `layer` blocks (None when no layer was asked for). With `stop_at_layer`
+        nothing after that block is computed: a teacher needs no more.
+        """
+        mod = self.modulation(timesteps)
+        features = None
+        for i, block in enumerate(self.blocks):
+            tokens, _ = block(tokens, mod, None if context is None else context[i])
+            if i + 1 == layer:
+                features = tokens
+                if stop_at_layer:
+                    break
+        return tokens, mod, features
+
+
+def constant_timestep(t: float | Tensor, like: Tensor) -> Timesteps:
+    """One timestep for all tokens of `like` [G, N, ...]; t is a number or a tensor [G]."""
+    groups, num_tokens = like.shape[:2]
+    values = torch.as_tensor(t, dtype=torch.float32, device=like.device).expand(groups)
+    index = torch.zeros(groups, num_tokens, dtype=torch.long, device=like.device)
+    return values[:, None], index

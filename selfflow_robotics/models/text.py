@@ -1,0 +1,43 @@
+"""A small trainable text encoder that needs no weights and no vocabulary: it reads bytes."""
+
+import torch
+from torch import Tensor, nn
+
+MAX_BYTES = 64
+PAD = 256  # one id after the 256 bytes
+
+
+def text_bytes(texts: list[str], device: torch.device | str = "cpu") -> Tensor:
+    """UTF-8 bytes of each text, cut and padded to MAX_BYTES: int64 [B, MAX_BYTES].
+
+    The first place always holds PAD, so that the empty text (the null condition of classifier-free
+    guidance) still has one place to look at.
+    """
+    ids = torch.full((len(texts), MAX_BYTES), PAD, dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        raw = text.encode()[: MAX_BYTES - 1]
+        row[1 : 1 + len(raw)] = torch.tensor(list(raw), dtype=torch.long)
+    return ids.to(device)
+
+
+class ByteTextEncoder(nn.Module):
+    """Bytes to a few tokens: one transformer layer, then learned queries that pool it."""
+
+    def __init__(self, width: int, heads: int, num_tokens: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(PAD + 1, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(MAX_BYTES, width))
+        self.layer = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.queries = nn.Parameter(0.02 * torch.randn(num_tokens, width))
+        self.pool = nn.MultiheadAttention(width, heads, batch_first=True)
+        nn.init.normal_(self.embed.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Bytes [B, MAX_BYTES] -> text tokens [B, num_tokens, D]."""
+        padding = ids == PAD
+        padding[:, 0] = False
+        hidden = self.layer(self.embed(ids) + self.positions, src_key_padding_mask=padding)
+        queries = self.queries.expand(len(ids), -1, -1)
+        return self.pool(queries, hidden, hidden, key_padding_mask=padding, need_weights=False)[0]
