@@ -1,0 +1,35 @@
+"""Windows of a data set as tokens: the way from `data.rlds` to `objective`."""
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.data.rlds.windows import WindowBatch
+from selfflow_robotics.objective.role_loss import Sample
+from selfflow_robotics.robot.normalize import ActionNormalizer
+
+
+def window_sample(
+    batch: WindowBatch,
+    autoencoder: PixelAutoencoder,
+    normalizer: ActionNormalizer | None,
+    device: torch.device,
+) -> Sample:
+    """Tokens of a batch of windows; slots as in `objective.roles`.
+
+    `normalizer` None leaves the actions out (pretraining sees pictures only).
+    """
+    frames = torch.from_numpy(batch.frames).to(device)
+    per_frame = autoencoder.tokens_per_frame
+    pixels = autoencoder.encode(frames)
+    later_valid = torch.from_numpy(batch.frames_valid[:, 1:]).to(device)
+    tokens: dict[str, Tensor] = {
+        "first_frame": pixels[:, :per_frame],
+        "later_frames": pixels[:, per_frame:],
+    }
+    valid = {"later_frames": repeat(later_valid, "b t -> b (t n)", n=per_frame)}
+    if normalizer is not None:
+        # Beyond an episode's end the chunk says "hold still": worth learning, so it counts whole.
+        tokens["actions"] = normalizer.normalize(torch.from_numpy(batch.actions)).to(device)
+    return Sample(tokens, valid, batch.instruction)

@@ -1,0 +1,152 @@
+"""Checkpoints: a folder of safetensors and one JSON manifest, written whole or not at all.
+
+    checkpoints/step_0001000/
+        model.safetensors       the student
+        teacher.safetensors     its moving average, the copy that is evaluated
+        optimizer.safetensors   optimiser state (only needed to resume)
+        manifest.json           step, sizes and crc32c of the files, and the owner's `extra` record
+
+Nothing here is pickled, so loading a stranger's checkpoint runs none of their code. A folder gets
+its name only after everything in it is on disk; checksums are compared before a weight is used.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from selfflow_robotics.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(
+    folder: Path, step: int, parts: dict[str, dict[str, Tensor]], extra: dict[str, Any]
+) -> Path:
+    """Write `folder/step_NNNNNNN` with one safetensors file for each of `parts`.
+
+    Raises UserError where the folder cannot be written (full, read-only); what was there stays.
+    """
+    final = folder / f"step_{step:07d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        files = {}
+        for name, tensors in parts.items():
+            path = temporary / f"{name}.safetensors"
+            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
+            _sync(path)
+            files[path.name] = {"bytes": path.stat().st_size, "crc32c": _crc32c(path)}
+        manifest = {"format": FORMAT, "step": step, "files": files, "extra": extra}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _sync(temporary / MANIFEST)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"cannot write checkpoint {final}: {error}; free space or choose another run folder"
+        ) from error
+    return final
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The finished checkpoint with the highest step in a run folder, or None."""
+    found = sorted(run.glob("checkpoints/step_*/" + MANIFEST))
+    return found[-1].parent if found else None
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """A checkpoint folder from itself or from a run folder. Raises UserError where there is none."""
+    if (path / MANIFEST).is_file():
+        return path
+    latest = latest_checkpoint(path) if path.is_dir() else None
+    if latest is None:
+        raise UserError(
+            f"no checkpoint at {path}: give a run folder or one of its checkpoints/step_* folders"
+        )
+    return latest
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder. Raises UserError where it is missing or unreadable."""
+    path = checkpoint / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {manifest['format']}, this version reads format {FORMAT}"
+            )
+        return manifest
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint at {checkpoint}: {MANIFEST} is missing") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); use another checkpoint") from error
+
+
+def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one file, after its size and checksum agree with the manifest.
+
+    Raises UserError for a missing, truncated or altered file.
+    """
+    path = checkpoint / f"{name}.safetensors"
+    expected = read_manifest(checkpoint)["files"].get(path.name)
+    if expected is None or not path.is_file():
+        raise UserError(f"{path} is missing; the checkpoint is incomplete, use another one")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise UserError(
+            f"{path} is truncated or altered: {size} bytes, its manifest says "
+            f"{expected['bytes']}; copy it again or use another checkpoint"
+        )
+    if _crc32c(path) != expected["crc32c"]:
+        raise UserError(
+            f"{path} is damaged: its checksum differs from the manifest; copy it again or use "
+            "another checkpoint"
+        )
+    return load_file(path)
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Strictly load `tensors`. Raises UserError naming the first key that does not fit."""
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{source} does not fit the model: {reason}") from error
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` finished checkpoints and what an interrupted save left."""
+    for stale in folder.glob(".step_*.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)
+    finished = sorted(path.parent for path in folder.glob(f"step_*/{MANIFEST}"))
+    for old in finished[:-keep]:
+        shutil.rmtree(old)
+
+
+def _crc32c(path: Path) -> str:
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum.update(block)
+    return checksum.hexdigest().decode()
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to disk, so that a rename never outruns the data it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

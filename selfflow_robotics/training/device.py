@@ -1,0 +1,42 @@
+"""Which device and precision a run uses, decided once and written into its record."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from selfflow_robotics.errors import UserError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{name}' was asked for, but torch sees no GPU; use device=cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies it natively, else fp32.
+
+    A CPU without bf16 instructions would emulate them, several times slower than fp32.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"precision '{name}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Mixed precision for matrix products; weights, norms and losses stay fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,196 @@
+"""One loop for pretraining and fine-tuning: any loss becomes a run that can be stopped and repeated.
+
+The loop knows neither images nor robots nor the objective. It is handed batches as a function of
+the step and a loss as a function of batch and generator, so the whole run is a function of its
+config: resuming is repeating the command, and gives the same numbers to the last bit.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.teacher import ema_decay, update_teacher
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.checkpoint import latest_checkpoint, prune_checkpoints
+from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.metrics import MetricsLog
+from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
+from selfflow_robotics.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how often, how safe."""
+
+    steps: int = 1000
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decay: float = 0.999
+    log_every: int = 20
+    save_every: int = 500
+    sample_every: int = 0  # 0: only at the end
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
+
+
+@dataclass
+class StepLoss:
+    """What a loss function returns: the scalar to descend, tokens seen, and what to log."""
+
+    loss: Tensor
+    num_tokens: int
+    metrics: dict[str, Any]
+
+
+LossFunction = Callable[[Any, torch.Generator], StepLoss]
+
+
+def train(
+    config: TrainConfig,
+    state: TrainState,
+    batch_at: Callable[[int], Any],
+    loss_fn: LossFunction,
+    run: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: str,
+    extra: dict[str, Any],
+    on_sample: Callable[[int], None] | None = None,
+) -> None:
+    """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
+
+    Args:
+        batch_at: the batch of a step (a pure function; called from a background thread).
+        loss_fn: (batch, generator) -> StepLoss; it holds the model and the teacher itself.
+        extra: stored in every checkpoint's manifest.
+        on_sample: called with the step every `sample_every` steps and at the end.
+
+    Raises UserError when a loss or gradient is not finite (before the weights change) or a
+    checkpoint cannot be written. On Ctrl-C the present step is saved first.
+    """
+    folder = run / "checkpoints"
+    newest = latest_checkpoint(run)
+    if newest is not None:
+        state.load(newest)
+        if state.step < config.steps:
+            print(f"resuming {run} at step {state.step} of {config.steps}")
+    log = MetricsLog(run / "metrics.jsonl", state.step)
+    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    started, tokens = time.perf_counter(), 0
+    bar = tqdm(total=config.steps, initial=state.step, unit="step", dynamic_ncols=True)
+    with bar, _Prefetch(batch_at, state.step, config.steps) as batches:
+        try:
+            for batch, waited in batches:
+                generator = torch_generator(seed, state.step, device=device)
+                with autocast(device, precision):
+                    out = loss_fn(batch, generator)
+                out.loss.backward()
+                grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+                logged = state.step % config.log_every == 0 or state.step + 1 == config.steps
+                # Reading the norm waits for the device, so it is looked at where it is logged too.
+                _check_finite(out.loss, grad_norm, state.step, run)
+                _update(state, config)
+                tokens += out.num_tokens
+                if logged:
+                    seconds = time.perf_counter() - started
+                    record = {
+                        "step": state.step,
+                        "loss": out.loss.detach(),
+                        **out.metrics,
+                        "grad_norm": grad_norm,
+                        "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
+                        "tokens_per_s": tokens / seconds,
+                        "data_wait_s": waited,
+                    }
+                    log.write(record)
+                    bar.set_postfix(loss=f"{out.loss.item():.3f}", refresh=False)
+                    started, tokens = time.perf_counter(), 0
+                state.step += 1
+                bar.update()
+                if state.step % config.save_every == 0 or state.step == config.steps:
+                    state.save(folder, extra)
+                    prune_checkpoints(folder, config.keep_checkpoints)
+                if on_sample and config.sample_every and state.step % config.sample_every == 0:
+                    on_sample(state.step)
+        except KeyboardInterrupt:
+            state.save(folder, extra)
+            raise
+    if on_sample:
+        on_sample(state.step)
+
+
+def _update(state: TrainState, config: TrainConfig) -> None:
+    factor = lr_factor(state.step, config.steps, config.optimizer)
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak_lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    update_teacher(state.teacher, state.model, ema_decay(config.ema_decay, state.step))
+
+
+def _check_finite(loss: Tensor, grad_norm: Tensor, step: int, run: Path) -> None:
+    if not (math.isfinite(loss.item()) and math.isfinite(grad_norm.item())):
+        raise UserError(
+            f"the loss or its gradient is not finite at step {step} of {run} (loss {loss.item()}, "
+            f"gradient norm {grad_norm.item()}); weights are unchanged since the last checkpoint: "
+            "lower the learning rate and repeat"
+        )
+
+
+class _Prefetch:
+    """Makes the next batches in a thread while the present one is trained on."""
+
+    def __init__(self, batch_at: Callable[[int], Any], start: int, stop: int) -> None:
+        self._queue: queue.Queue = queue.Queue(maxsize=2)
+        self._closed = threading.Event()
+        self._steps = range(start, stop)
+        self._batch_at = batch_at
+        self._thread = threading.Thread(target=self._fill, daemon=True)
+
+    def __enter__(self) -> "_Prefetch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+
+    def _fill(self) -> None:
+        for step in self._steps:
+            if self._closed.is_set():
+                return
+            try:
+                self._queue.put(self._batch_at(step))
+            except Exception as error:  # handed to the training thread, which raises it
+                self._queue.put(error)
+                return
+
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        """(batch, seconds waited for it) of each step."""
+        for _ in self._steps:
+            started = time.perf_counter()
+            batch = self._queue.get()
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch, time.perf_counter() - started

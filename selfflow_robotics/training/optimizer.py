@@ -1,0 +1,82 @@
+"""AdamW and Muon, both torch's own, and the learning-rate schedule."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from selfflow_robotics.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Muon for the transformer's matrices where `muon` is on, AdamW for everything else."""
+
+    lr: float = 1e-3  # AdamW
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    muon: bool = True
+    muon_lr: float = 0.01
+    muon_momentum: float = 0.95
+    warmup_steps: int = 200
+    constant_until: float = 0.3  # fraction of the run; then cosine decay
+    final_lr: float = 0.02  # fraction of the peak
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "muon_lr", "clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"optimizer.{name} must be a positive number, got {value}")
+        if self.warmup_steps < 0 or not 0 <= self.constant_until <= 1:
+            raise UserError(
+                "optimizer.warmup_steps must be >= 0 and optimizer.constant_until in [0, 1], got "
+                f"{self.warmup_steps} and {self.constant_until}"
+            )
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """[AdamW] or [AdamW, Muon]. Muon takes the 2-D weights inside `blocks`."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = {
+        name: p
+        for name, p in trained.items()
+        if config.muon and p.ndim == 2 and ".blocks." in f".{name}"
+    }
+    others = [p for name, p in trained.items() if name not in matrices]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            others,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                list(matrices.values()),
+                lr=config.muon_lr,
+                momentum=config.muon_momentum,
+                weight_decay=config.weight_decay,
+                nesterov=True,
+                adjust_lr_fn="original",
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def lr_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """Warm-up, constant, cosine: the factor in [0, 1] on every peak learning rate at `step`."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    start = config.constant_until * total_steps
+    if step <= start:
+        return warmup
+    progress = min(1.0, (step - start) / max(1.0, total_steps - start))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return warmup * (config.final_lr + (1 - config.final_lr) * cosine)
