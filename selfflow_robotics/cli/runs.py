@@ -1,17 +1,22 @@
 """Run folders: `runs/<name>/` with config.yaml, run.json, metrics.jsonl and checkpoints/."""
 
 import json
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint
 
 
-def latest_run(kind: Literal["pretrain", "finetune"], root: Path = Path("runs")) -> Path | None:
-    """The newest run folder under `root` whose run.json says `kind`, or None.
+def runs_of_kind(kind: Literal["pretrain", "finetune"], root: Path = Path("runs")) -> list[Path]:
+    """The run folders under `root` whose run.json says `kind`, newest first.
 
-    run.json is written by the training scripts: {"kind": ..., "created": ISO 8601 time, ...}.
-    Folders without a readable run.json are no runs.
+    run.json is written by `open_run`: {"kind": ..., "created": ISO 8601 time}. Folders without a
+    readable one are no runs.
     """
     found = []
     for path in sorted(root.glob("*/run.json")):
@@ -21,28 +26,70 @@ def latest_run(kind: Literal["pretrain", "finetune"], root: Path = Path("runs"))
             continue
         if isinstance(run, dict) and run.get("kind") == kind:
             found.append((str(run.get("created", "")), path.parent))
-    return max(found)[1] if found else None
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def find_checkpoint(given: str | None, kind: Literal["pretrain", "finetune"]) -> Path:
-    """The checkpoint folder that is meant: `given` itself, the last one of a run folder `given`,
-    or the last one of the latest run of this kind. Raises UserError if there is none."""
-    run = Path(given) if given else latest_run(kind)
-    if run is None:
-        raise UserError(f"there is no {kind} run in runs/: train one, or give --checkpoint PATH")
-    if not run.exists():
-        raise UserError(f"there is no checkpoint at {run}")
-    if not (run / "checkpoints").is_dir():
-        return run
-    steps = sorted((run / "checkpoints").glob("step_*"))
-    if not steps:
-        raise UserError(
-            f"{run} has no checkpoint yet; repeat the training command to go on with it"
-        )
-    return steps[-1]
+def find_checkpoint(
+    given: str | None, kind: Literal["pretrain", "finetune"], root: Path = Path("runs")
+) -> Path:
+    """The checkpoint folder that is meant: `given` itself, the last one of a run folder `given`, or
+    the last one of the newest run of this kind that has any. Raises UserError if there is none."""
+    if given:
+        return resolve_checkpoint(Path(given))
+    for run in runs_of_kind(kind, root):
+        if checkpoint := latest_checkpoint(run):
+            return checkpoint
+    raise UserError(
+        f"no {kind} run in {root}/ has a checkpoint; train one or give --checkpoint PATH"
+    )
 
 
 def run_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in; the checkpoint's own folder if it is in none."""
     is_in_run = checkpoint.parent.name == "checkpoints"
     return checkpoint.parent.parent if is_in_run else checkpoint.parent
+
+
+def open_run(kind: Literal["pretrain", "finetune"], folder: Path, config: Any) -> Path:
+    """Make or continue a run folder for a dataclass `config`.
+
+    Raises UserError when the folder holds a run of another configuration, or cannot be written.
+    """
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    record = folder / "config.yaml"
+    try:
+        if record.exists():
+            _refuse_other(folder, yaml.safe_load(record.read_text()), settings)
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        (folder / "run.json").write_text(json.dumps({"kind": kind, "created": created}) + "\n")
+        record.write_text(yaml.safe_dump(settings, sort_keys=False))
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run folder {folder} ({error.strerror}); choose another runs_dir"
+        ) from error
+    return folder
+
+
+def _refuse_other(folder: Path, before: Any, now: dict[str, Any]) -> None:
+    """Say which setting of an existing run differs from the one asked for."""
+    old, new = _flat(before if isinstance(before, dict) else {}), _flat(now)
+    changed = [key for key in new | old if old.get(key) != new.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"{folder} holds a run with {key}={old.get(key)}, not {new.get(key)}{more}; "
+            "give this one another name=..., or remove that folder"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 MIN_SHOWN_HEIGHT = 240  # px; smaller frames are enlarged by a whole factor
@@ -47,3 +48,11 @@ def write_strip(path: Path, frames: np.ndarray, num_frames: int = 8) -> None:
     strip = np.concatenate(list(enlarge(np.asarray(frames, np.uint8)[shown])), axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(strip).save(path)
+
+
+def write_grid(path: Path, frames: np.ndarray, columns: int) -> None:
+    """Write frames uint8 [N, H, W, 3] as rows of `columns` pictures, as PNG; N fills the rows."""
+    rows = enlarge(np.asarray(frames, np.uint8), 128)
+    grid = rearrange(rows, "(r c) h w d -> (r h) (c w) d", c=columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grid).save(path)

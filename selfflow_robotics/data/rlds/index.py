@@ -5,11 +5,13 @@ picture is then read and decoded on its own. Memory: about 80 bytes a step (300 
 million steps of fractal20220817_data).
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +127,13 @@ class RldsIndex:
             )
         return image
 
-    def stats(self) -> NormStats:
-        """Statistics of all actions."""
-        return NormStats.compute(self.actions, self.num_episodes)
+    def stats(self, episodes: Sequence[int] | None = None) -> NormStats:
+        """Statistics of the actions of the chosen episodes (None: all)."""
+        if episodes is None:
+            return NormStats.compute(self.actions, self.num_episodes)
+        starts, lengths = self.episode_start[episodes], self.episode_length[episodes]
+        steps = [self.actions[a : a + n] for a, n in zip(starts, lengths, strict=True)]
+        return NormStats.compute(np.concatenate(steps), len(steps))
 
     def _picture(self, frame: int) -> np.ndarray:
         try:
@@ -178,5 +184,6 @@ def _save(path: Path, tables: dict[str, np.ndarray]) -> None:
         np.savez(unfinished, **tables)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         _log.warning("the index is not kept: %s", error)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

@@ -70,16 +70,20 @@ class WindowReader:
     def __len__(self) -> int:
         return len(self._episode)
 
-    def read(self, windows: Sequence[int] | np.ndarray) -> WindowBatch:
+    def read(
+        self, windows: Sequence[int] | np.ndarray, future_frames: int | None = None
+    ) -> WindowBatch:
         """The windows of the given numbers, each 0 to len - 1. Safe to call from several threads.
 
-        Raises UserError for a picture that cannot be decoded.
+        `future_frames` reads fewer pictures than the reader was made for. Raises UserError for a
+        picture that cannot be decoded.
         """
         place = np.asarray(windows, np.int64)
         if len(place) and not 0 <= place.min() <= place.max() < len(self):
             raise IndexError(f"windows are numbered 0 to {len(self) - 1}")
         last = self._last[place, None]
-        seen = place[:, None] + self._frames_ahead
+        frames_ahead = self._frames_ahead[: None if future_frames is None else 1 + future_frames]
+        seen = place[:, None] + frames_ahead
         acted = place[:, None] + self._ahead
         action_valid = acted <= last
         actions = self.index.actions[self._frame[np.minimum(acted, last)]]

@@ -1,0 +1,129 @@
+"""Pretrain the Self-Flow backbone on pictures and clips: noise becomes what the robot's camera shows.
+
+    python pretrain/run.py                        # the embedded recipe: minutes on two cores
+    python pretrain/run.py objective.gamma=0 objective.mask_ratio=0 name=vanilla
+    python pretrain/run.py experiment=debug       # under a minute
+
+The data are pictures of the embedded tabletop simulator, rendered on first use, or any data set in
+RT-1's RLDS format (--data DIR); actions are not looked at. Every token has its own timestep; the
+student's early features learn to predict the later ones of its moving average, which sees a cleaner
+view (arXiv 2603.06507). The run lies in runs/NAME: metrics.jsonl, samples/, checkpoints/. Repeating
+the command continues an interrupted run; a finished one is left as it is.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import open_run
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
+from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.data.samples import window_sample
+from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.objective.metrics import loss_metrics
+from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
+from selfflow_robotics.objective.roles import ROLES, draw_role
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.training.device import choose_device, choose_precision
+from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
+from selfflow_robotics.training.optimizer import build_optimizers
+from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.teacher import make_teacher
+from selfflow_robotics.world.answer import answer
+from selfflow_robotics.world.network import checkpoint_record
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    name: str = "pretrain"
+    runs_dir: str = "runs"
+    seed: int = 0
+    data: str | None = None
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    model: MultimodalConfig = field(default_factory=MultimodalConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+    roles: dict[str, float] = field(default_factory=lambda: {"image": 1.0, "clip": 1.0})
+    image_batch: int = 64
+    clip_batch: int = 16
+    clip_frames: int = 4
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 2
+
+
+@hydra_app(
+    "pretrain",
+    PretrainConfig,
+    flags=(Flag("--data", literal=True, help="an RLDS data set's version folder"),),
+)
+def main(config: PretrainConfig) -> None:
+    torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    run = open_run("pretrain", Path(config.runs_dir) / config.name, config)
+
+    index = RldsIndex.open(Path(config.data) if config.data else ensure_demonstrations(config.collect))
+    clip_later = config.clip_frames - 1
+    reader = WindowReader(
+        index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
+    )
+    samplers = {
+        "image": EpochSampler(len(reader), config.image_batch, config.seed),
+        "clip": EpochSampler(len(reader), config.clip_batch, config.seed),
+    }
+
+    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    model = MultimodalSiT(config.model).to(device)
+    state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
+
+    def batch_at(step: int) -> tuple[str, WindowBatch]:
+        role = draw_role(config.roles, config.seed, step)
+        later = 0 if role == "image" else clip_later
+        return role, reader.read(samplers[role].batch(step), future_frames=later)
+
+    def loss_fn(batch: tuple[str, WindowBatch], generator: torch.Generator) -> StepLoss:
+        role, windows = batch
+        sample = window_sample(windows, model.autoencoder, None, device)
+        terms = role_loss(
+            model, state.teacher, sample, ROLES[role], config.objective, config.conditioning, generator
+        )
+        num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
+        return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
+
+    def show(step: int) -> None:
+        """Pictures that the moving average makes out of noise."""
+        auto = model.autoencoder
+        shape = (16, auto.tokens_per_frame, auto.token_channels)
+        noise = {"first_frame": torch.randn(shape, generator=torch_generator(config.seed)).to(device)}
+        words = [index.instruction_of(0)] * len(noise["first_frame"])
+        tokens = answer(state.teacher, {}, words, noise, num_steps=50)
+        frames = auto.decode(tokens["first_frame"])[:, 0].cpu().numpy()
+        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+
+    train(
+        config.train,
+        state,
+        batch_at,
+        loss_fn,
+        run,
+        seed=config.seed,
+        device=device,
+        precision=precision,
+        extra=checkpoint_record(config.model, None, index.provenance),
+        on_sample=show,
+    )
+    print(f"done: {run} (samples in {run / 'samples'}); next: python finetune/rt1.py")
+
+
+if __name__ == "__main__":
+    main()

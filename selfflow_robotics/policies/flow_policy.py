@@ -1,0 +1,111 @@
+"""The network as a policy: look once, denoise a chunk of actions, execute it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.robot.actions import environment_from_policy
+from selfflow_robotics.robot.observation import resize_image
+from selfflow_robotics.training.device import choose_device
+from selfflow_robotics.world.answer import answer
+from selfflow_robotics.world.network import Network, load_network
+
+NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
+
+
+class FlowPolicy:
+    """The `policy` row of the role table behind the interface of `policies.base`.
+
+    Its noise is a function of the episode's seed and the number of the look, so an episode goes the
+    same way whatever runs beside it.
+    """
+
+    name = "network"
+    privileged = False
+
+    def __init__(
+        self,
+        network: Network,
+        replan_steps: int = 6,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> None:
+        horizon = network.model.config.action_horizon
+        if not 1 <= replan_steps <= horizon:
+            raise UserError(f"replan_steps must be 1 to {horizon} (the chunk), got {replan_steps}")
+        if network.normalizer is None:
+            raise UserError(
+                f"{network.checkpoint} is a backbone without actions; fine-tune it first "
+                "(python finetune/rt1.py)"
+            )
+        self.network = network
+        self.replan_steps = replan_steps
+        self.num_steps = NUM_STEPS if num_steps is None else num_steps
+        self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
+        self._normalizer = network.normalizer
+        self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, looks so far)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path | str,
+        *,
+        replan_steps: int = 6,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        device: str = "auto",
+    ) -> "FlowPolicy":
+        """The policy of a run folder or checkpoint folder. Raises UserError where it cannot be used."""
+        network = load_network(Path(path), choose_device(device))
+        return cls(network, replan_steps, num_steps, guidance_scale)
+
+    @property
+    def data_provenance(self) -> dict[str, Any]:
+        """What the training data came from; `simulator` names the simulator if it was one."""
+        return self.network.provenance
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that pictures are averaged down to."""
+        return self.network.model.config.image_size
+
+    def begin(self, slot: int, episode: EpisodeSpec) -> None:
+        self._looks[slot] = (episode.seed, 0)
+
+    def act(
+        self,
+        slots: list[int],
+        observations: list[dict[str, Any]],
+        infos: list[dict[str, Any]] | None = None,
+    ) -> list[np.ndarray]:
+        """Chunks of `replan_steps` environment actions, float32 [replan_steps, 7] each."""
+        frames = np.stack([resize_image(obs["image"], self.image_size) for obs in observations])
+        noise = torch.stack([self._noise(slot) for slot in slots])
+        chunks = self.chunks(frames, [obs["instruction"] for obs in observations], noise)
+        return list(environment_from_policy(chunks[:, : self.replan_steps]))
+
+    def chunks(self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor) -> np.ndarray:
+        """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3]."""
+        model, device = self.network.model, self.network.device
+        first = model.autoencoder.encode(torch.from_numpy(frames)[:, None].to(device))
+        tokens = answer(
+            model,
+            {"first_frame": first},
+            instructions,
+            {"actions": noise.to(device)},
+            num_steps=self.num_steps,
+            guidance_scale=self.guidance_scale,
+        )
+        return self._normalizer.unnormalize(tokens["actions"].float().cpu()).numpy()
+
+    def _noise(self, slot: int) -> torch.Tensor:
+        seed, looks = self._looks[slot]
+        self._looks[slot] = (seed, looks + 1)
+        config = self.network.model.config
+        shape = (config.action_horizon, config.action_dim)
+        return torch.randn(shape, generator=torch_generator(seed, looks, 3))

@@ -1,0 +1,68 @@
+"""A trained network and what has to be known to use it, from a checkpoint."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.robot.normalize import ActionNormalizer, NormStats
+from selfflow_robotics.training.checkpoint import (
+    load_part,
+    load_weights,
+    read_manifest,
+    resolve_checkpoint,
+)
+
+
+@dataclass
+class Network:
+    """The moving-average weights of a run, ready to be asked."""
+
+    model: MultimodalSiT
+    normalizer: ActionNormalizer | None  # None for a backbone that has seen no actions
+    provenance: dict[str, Any]  # what its training data came from
+    checkpoint: Path
+    device: torch.device
+
+
+def checkpoint_record(
+    model: MultimodalConfig, stats: NormStats | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """The `extra` of a checkpoint's manifest: all that `load_network` reads back."""
+    return {
+        "model": asdict(model),
+        "norm_stats": None if stats is None else stats.to_json(),
+        "provenance": provenance,
+    }
+
+
+def model_config(record: dict[str, Any]) -> MultimodalConfig:
+    """The network's shape from a checkpoint's record."""
+    fields = dict(record["model"])
+    fields["sit"] = SiTConfig(**fields["sit"])
+    fields["image_size"] = tuple(fields["image_size"])
+    return MultimodalConfig(**fields)
+
+
+def load_network(path: Path, device: torch.device) -> Network:
+    """The network of a run folder or one of its checkpoints.
+
+    Raises UserError where there is none, it is damaged, or it was not written by this project.
+    """
+    checkpoint = resolve_checkpoint(path)
+    record = read_manifest(checkpoint)["extra"]
+    try:
+        model = MultimodalSiT(model_config(record))
+        stats = record["norm_stats"]
+        provenance = record["provenance"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint} does not describe a network this version knows ({error})"
+        ) from error
+    load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
+    normalizer = None if stats is None else ActionNormalizer(NormStats.from_json(stats))
+    return Network(model.to(device).eval(), normalizer, provenance, checkpoint, device)
