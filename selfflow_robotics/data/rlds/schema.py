@@ -69,21 +69,21 @@ def fractal_features(height: int = 256, width: int = 320) -> tfds.features.Featu
             # One-hot: terminate, move arm and gripper, move base.
             "terminate_episode": features.Tensor(shape=(3,), dtype=np.int32),
         },
-        "is_first": features.Scalar(dtype=np.bool_),
-        "is_last": features.Scalar(dtype=np.bool_),
-        "is_terminal": features.Scalar(dtype=np.bool_),
+        "is_first": np.bool_,
+        "is_last": np.bool_,
+        "is_terminal": np.bool_,
         "observation": {
             **floats(OBSERVATIONS),
             "image": features.Image(shape=(height, width, 3), encoding_format="jpeg"),
-            "natural_language_instruction": features.Text(),
+            "natural_language_instruction": np.str_,
         },
         "reward": features.Scalar(dtype=np.float32),
     }
     return features.FeaturesDict(
         {
-            "aspects": {name: features.Scalar(dtype=np.bool_) for name in ASPECTS},
-            "attributes": {name: features.Scalar(dtype=np.int64) for name in ATTRIBUTES}
-            | {f"{name}_name": features.Text() for name in ATTRIBUTES},
+            "aspects": {name: np.bool_ for name in ASPECTS},
+            "attributes": {name: np.int64 for name in ATTRIBUTES}
+            | {f"{name}_name": np.str_ for name in ATTRIBUTES},
             "steps": features.Dataset(step),
         }
     )

@@ -1,0 +1,79 @@
+"""RT-1, policy and environment actions: each way of writing becomes the others and back."""
+
+import numpy as np
+import pytest
+
+from selfflow_robotics.robot.actions import (
+    environment_from_policy,
+    policy_arm_from_environment,
+    policy_from_rt1,
+    rt1_from_policy,
+)
+from selfflow_robotics.robot.rotations import rotvec_to_matrix, rpy_to_matrix
+
+
+def gripper_of(command):
+    zeros = np.zeros((len(command), 3))
+    return policy_from_rt1(zeros, zeros, np.array(command, np.float32)[:, None])[:, 6].tolist()
+
+
+@pytest.mark.parametrize(
+    ("command", "is_open"),
+    [
+        ([0, 0, 0], [1, 1, 1]),  # never told: open
+        ([0, 1, 0, 0], [1, 0, 0, 0]),
+        ([0, 0, -1, 0], [0, 0, 1, 1]),  # first told to open: was closed
+        ([1, 0, -1, 0, 1], [0, 0, 1, 1, 0]),
+        ([0.1, 0.05, -0.1, 0], [1, 1, 1, 1]),  # within the dead zone: nothing
+        ([0.11, 0], [0, 0]),
+        ([-0.5], [1]),
+    ],
+)
+def test_relative_gripper_becomes_a_state(command, is_open):
+    assert gripper_of(command) == is_open
+
+
+def test_relative_gripper_equals_a_plain_loop():
+    generator = np.random.Generator(np.random.PCG64(0))
+    for _ in range(200):
+        command = generator.choice([0, 0.05, 1, -1], size=generator.integers(1, 30))
+        told = [c for c in command if abs(c) > 0.1]
+        state = 1.0 if not told else float(told[0] > 0)
+        expected = []
+        for c in command:
+            state = state if abs(c) <= 0.1 else float(c < 0)
+            expected.append(state)
+        assert gripper_of(command) == expected
+
+
+def test_rt1_round_trip():
+    generator = np.random.Generator(np.random.PCG64(1))
+    for _ in range(100):
+        length = generator.integers(1, 20)
+        vectors = generator.normal(size=(length, 7)).astype(np.float32)
+        vectors[:, 6] = generator.integers(0, 2, length)
+        back = policy_from_rt1(*rt1_from_policy(vectors))
+        assert back.dtype == np.float32
+        np.testing.assert_array_equal(back, vectors)
+
+
+def test_an_episode_that_starts_closed_says_so_at_once():
+    vectors = np.zeros((3, 7))
+    assert rt1_from_policy(vectors)[2].tolist() == [[1], [0], [0]]
+    vectors[:, 6] = 1
+    assert rt1_from_policy(vectors)[2].tolist() == [[0], [0], [0]]
+
+
+def test_environment_action_turns_the_same_way():
+    generator = np.random.Generator(np.random.PCG64(2))
+    vectors = generator.uniform(-1, 1, size=(4, 5, 7)).astype(np.float32)
+    actions = environment_from_policy(vectors)
+    assert actions.dtype == np.float32
+    np.testing.assert_array_equal(actions[..., :3], vectors[..., :3])
+    np.testing.assert_allclose(
+        rotvec_to_matrix(actions[..., 3:6]), rpy_to_matrix(vectors[..., 3:6]), atol=1e-6
+    )
+    np.testing.assert_array_equal(actions[..., 6], np.where(vectors[..., 6] > 0.5, -1, 1))
+    world_vector, rpy = policy_arm_from_environment(actions)
+    np.testing.assert_array_equal(world_vector, vectors[..., :3])
+    np.testing.assert_allclose(rpy, vectors[..., 3:6], atol=1e-5)
