@@ -65,7 +65,7 @@ class FakeEnv(RobotEnv):
         return {"image": image, "instruction": self.task.instruction, "proprio": proprio}
 
     def provenance(self) -> dict[str, Any]:
-        return {"simulator": "fake", "pid": os.getpid()}
+        return {"simulator": "fake"}
 
     def _info(self) -> dict[str, Any]:
         down = [0.0, 0.0, 1.0, 0.0]  # tool z points down, tool y along world y

@@ -29,6 +29,14 @@ class SimulatorSpec:
     env: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SimplerInstall:
+    """Where the user's SIMPLER is; None: as the environment variables of `envs.simpler` say."""
+
+    path: str | None = None  # SimplerEnv checkout
+    python: str | None = None  # interpreter
+
+
 def make_env(spec: SimulatorSpec) -> RobotEnv:
     """The environment that `spec` describes. Raises UserError for an unknown simulator or task."""
     task, size = get_task(spec.task), (spec.image_size[0], spec.image_size[1])

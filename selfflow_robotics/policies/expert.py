@@ -32,7 +32,7 @@ OPEN, CLOSE = -1.0, 1.0
 
 
 @dataclass
-class _Grasp:
+class Grasp:
     """What the expert remembers of its episode."""
 
     closing_steps: int = 0  # 0 while approaching
@@ -46,11 +46,11 @@ class ScriptedExpert:
     privileged = True
 
     def __init__(self) -> None:
-        self._grasps: dict[int, _Grasp] = {}
+        self._grasps: dict[int, Grasp] = {}
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Forget the episode before."""
-        self._grasps[slot] = _Grasp()
+        self._grasps[slot] = Grasp()
 
     def act(
         self,
@@ -70,7 +70,7 @@ class ScriptedExpert:
         """Whether the last action in `slot` was on the way to the object."""
         return self._grasps[slot].closing_steps == 0
 
-    def decide(self, grasp: _Grasp, state: dict[str, Any]) -> np.ndarray:
+    def decide(self, grasp: Grasp, state: dict[str, Any]) -> np.ndarray:
         """The action float32 [7] for a state; updates `grasp`."""
         tool, base = state["tool_pose"], state["base_pose"]
         center = state["object_pose"][:3]

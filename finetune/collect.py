@@ -1,0 +1,40 @@
+"""Record demonstrations of the scripted expert, in RT-1's format: data to fine-tune on.
+
+    python finetune/collect.py --task pick_coke_can                    # embedded MuJoCo tabletop
+    python finetune/collect.py --task pick_coke_can sim=simpler num_episodes=600
+    python finetune/collect.py mode=play num_episodes=400              # pictures to pretrain on
+    python finetune/collect.py experiment=debug                        # seconds
+
+Half of the episodes (recovery=0.5) are disturbed, so that a policy learns to correct itself; the
+recorded actions are always the expert's answer to what the picture shows. Interrupted, the same
+command goes on where it was. The data set lies in ROOT/NAME/0.1.0 and is plain RLDS with the
+features of fractal20220817_data: every reader of Open X-Embodiment data takes it. Its episodes
+depend on the seed alone, not on the number of processes.
+"""
+
+import sys
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.envs.simpler.preflight import INSTALL
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.rollouts.demonstrations import (
+    CollectConfig,
+    check_simulator,
+    ensure_demonstrations,
+)
+
+
+@hydra_app(
+    "collect", CollectConfig, flags=(Flag("--task", help="what to demonstrate; pick_coke_can"),)
+)
+def main(config: CollectConfig) -> None:
+    try:
+        check_simulator(config)
+    except UserError:
+        print(INSTALL, file=sys.stderr)
+        raise
+    print(f"data set: {ensure_demonstrations(config)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Policies that make training data: an expert that is disturbed, and aimless play.
+
+What is executed and what is recorded differ. A policy trained on flawless demonstrations never sees
+how to come back from its own mistakes; so the executed action is disturbed while the recorded label
+stays the expert's answer to what is seen (DART, arXiv 1703.09327).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.policies.expert import CLOSING_STEPS, Grasp, ScriptedExpert
+from selfflow_robotics.policies.random import RandomWalk
+from selfflow_robotics.rng import numpy_generator
+
+# Shares of the disturbed episodes, and how they are disturbed.
+WANDER_SHARE, MISS_SHARE = 0.45, 0.20
+WANDER_STEPS = (1, 8)
+MISS_M = (0.025, 0.05)
+MISS_LIFT_STEPS = (0, 4)
+MISS_MAX_STEPS = 30
+NOISE_M = 0.01  # standard deviation an axis, while approaching
+WALK_MEMORY = 0.8
+# Play: stretches of wandering and of expert motion take turns.
+STRETCH_STEPS = (4, 13)
+
+
+@dataclass
+class Track:
+    """What one episode was told: the clean action of every step, None where nothing is recorded."""
+
+    generator: np.random.Generator
+    grasp: Grasp = field(default_factory=Grasp)
+    labels: list[np.ndarray | None] = field(default_factory=list)
+
+
+@dataclass
+class _Disturbed(Track):
+    noise_m: float = 0.0
+    walk: RandomWalk | None = None
+    miss: np.ndarray | None = None  # where the object is not: its false offset (m)
+    unrecorded_steps: int = 0  # still to come
+
+
+class Demonstrator:
+    """The scripted expert; a share `recovery` of its episodes is disturbed.
+
+    A disturbed episode has noise on the executed translations while approaching. It may begin with
+    steps that are not recorded: some random wandering, or a grasp that misses, so that the
+    recording starts from a strange pose or with a gripper closed on nothing. After an episode
+    `tracks[seed]` holds its labels; take it out with `pop`.
+    """
+
+    name = "demonstrator"
+    privileged = True
+
+    def __init__(self, recovery: float) -> None:
+        self.recovery = recovery
+        self.tracks: dict[int, Track] = {}
+        self._expert = ScriptedExpert()
+        self._slots: dict[int, _Disturbed] = {}
+
+    def begin(self, slot: int, episode: EpisodeSpec) -> None:
+        """Draw the disturbance of this episode from its seed."""
+        rng = numpy_generator(episode.seed, 1)
+        track = self._slots[slot] = self.tracks[episode.seed] = _Disturbed(rng)
+        if rng.random() >= self.recovery:
+            return
+        track.noise_m = NOISE_M
+        kind = rng.random()
+        if kind < WANDER_SHARE:
+            track.walk = RandomWalk(rng, WALK_MEMORY)
+            track.unrecorded_steps = int(rng.integers(*WANDER_STEPS))
+        elif kind < WANDER_SHARE + MISS_SHARE:
+            angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS_M)
+            track.miss = length * np.array([np.cos(angle), np.sin(angle), 0.0])
+            track.unrecorded_steps = MISS_MAX_STEPS
+
+    def act(
+        self,
+        slots: list[int],
+        observations: list[dict[str, Any]],
+        infos: list[dict[str, Any]] | None,
+    ) -> list[np.ndarray]:
+        """One action for each slot."""
+        assert infos is not None
+        return [
+            self._step(self._slots[slot], info["state"])[None]
+            for slot, info in zip(slots, infos, strict=True)
+        ]
+
+    def _step(self, track: _Disturbed, state: dict[str, Any]) -> np.ndarray:
+        if track.unrecorded_steps:
+            track.unrecorded_steps -= 1
+            track.labels.append(None)
+            return track.walk.step() if track.walk else self._missing(track, state)
+        action = self._expert.decide(track.grasp, state)
+        track.labels.append(action)
+        if not track.noise_m or track.grasp.closing_steps:
+            return action
+        noise = np.append(track.generator.normal(0, track.noise_m, 3), np.zeros(4))
+        return (action + noise).astype(np.float32)
+
+    def _missing(self, track: _Disturbed, state: dict[str, Any]) -> np.ndarray:
+        """The expert's action for an object that is somewhere else."""
+        false_pose = np.array(state["object_pose"])
+        false_pose[:3] += track.miss
+        started = track.grasp.closing_steps
+        action = self._expert.decide(track.grasp, {**state, "object_pose": false_pose})
+        if track.grasp.closing_steps == CLOSING_STEPS > started:
+            track.unrecorded_steps = int(track.generator.integers(*MISS_LIFT_STEPS))
+        if not track.unrecorded_steps:
+            track.grasp = Grasp()
+        return action
+
+
+class Player:
+    """Stretches of smooth wandering and of expert motion in turn: pictures of a robot that moves.
+
+    What it does is what it records.
+    """
+
+    name = "player"
+    privileged = True
+
+    def __init__(self) -> None:
+        self.tracks: dict[int, Track] = {}
+        self._expert = ScriptedExpert()
+        self._slots: dict[int, tuple[Track, RandomWalk]] = {}
+        self._stretches: dict[int, tuple[bool, int]] = {}  # slot -> (wandering, steps left)
+
+    def begin(self, slot: int, episode: EpisodeSpec) -> None:
+        """A new episode, drawn from its seed."""
+        rng = numpy_generator(episode.seed, 2)
+        track = self.tracks[episode.seed] = Track(rng)
+        self._slots[slot] = (track, RandomWalk(rng, WALK_MEMORY))
+        self._stretches[slot] = (rng.random() < 0.5, int(rng.integers(*STRETCH_STEPS)))
+
+    def act(
+        self,
+        slots: list[int],
+        observations: list[dict[str, Any]],
+        infos: list[dict[str, Any]] | None,
+    ) -> list[np.ndarray]:
+        """One action for each slot."""
+        assert infos is not None
+        return [
+            self._step(slot, info["state"])[None] for slot, info in zip(slots, infos, strict=True)
+        ]
+
+    def _step(self, slot: int, state: dict[str, Any]) -> np.ndarray:
+        track, walk = self._slots[slot]
+        wanders, left = self._stretches[slot]
+        if not left:
+            wanders, left = not wanders, int(track.generator.integers(*STRETCH_STEPS))
+            track.grasp = Grasp()
+        self._stretches[slot] = (wanders, left - 1)
+        action = walk.step() if wanders else self._expert.decide(track.grasp, state)
+        track.labels.append(action)
+        return action

@@ -1,0 +1,291 @@
+"""Records demonstrations of scripted experts as a data set with RT-1's features.
+
+The k-th episode of a data set is a function of the configuration and k alone: the number of
+processes, interruptions and repetitions change nothing. Its seeds lie above all evaluation seeds.
+"""
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from selfflow_robotics.data.rlds.writer import RldsWriter
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.simpler.preflight import (
+    check_simpler,
+    default_path,
+    default_python,
+)
+from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec
+from selfflow_robotics.envs.tasks import Task, get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.policies.demonstrator import Demonstrator, Player
+from selfflow_robotics.rng import numpy_generator
+from selfflow_robotics.robot.actions import policy_arm_from_environment, rt1_from_policy
+from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
+
+FIRST_SEED = 1_000_000  # evaluations use those below (`evaluation.protocol`)
+MAX_SEED = 2**31
+TRIES = 20  # failed attempts at one episode before the expert is declared unfit
+# Trained policies missed at the border of the demonstrations' positions, so these go further than
+# the task's. The far edge (-x) does not: a raised arm does not reach beyond it.
+MARGIN_M = 0.04
+HOLD_STEPS = 3  # success has held for so long when a demonstration ends
+PLAY_STEPS = 40
+VERSION = "0.1.0"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to record, where, and with which simulators.
+
+    `mode` "demonstrations": expert episodes that succeed, a share `recovery` of them disturbed (see
+    `policies.demonstrator`). "play": aimless motion, for pretraining on pictures. `seed` is the
+    first of the seeds, `TRIES` an episode, that the data set takes. `image_size` (height, width)
+    None: 64 x 80 on the tabletop, 256 x 320 (RT-1's) in SIMPLER. `name` None: one made of
+    simulator, task, mode and number. `processes` None: one for each core.
+    """
+
+    sim: str = "tabletop"  # as `SimulatorSpec.simulator`
+    task: str = "pick_coke_can"
+    mode: Literal["demonstrations", "play"] = "demonstrations"
+    num_episodes: int = 300
+    seed: int = FIRST_SEED
+    recovery: float = 0.5
+    image_size: tuple[int, int] | None = None
+    renderer: str = "ray"
+    simpler: SimplerInstall = field(default_factory=SimplerInstall)
+    root: str = "datasets"
+    name: str | None = None
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        if self.num_episodes < 1:
+            raise UserError(f"num_episodes must be at least 1, got {self.num_episodes}")
+        if not 0 <= self.recovery <= 1:
+            raise UserError(f"recovery is a share between 0 and 1, got {self.recovery}")
+        if not FIRST_SEED <= self.seed < MAX_SEED - TRIES * self.num_episodes:
+            raise UserError(f"seed must lie between {FIRST_SEED} and 2 ** 31, got {self.seed}")
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"processes must be at least 1, got {self.processes}")
+
+    @property
+    def dataset_name(self) -> str:
+        """`name`, or the one made of what is recorded."""
+        play = "_play" if self.mode == "play" else ""
+        return (
+            self.name
+            or f"{self.sim.rpartition(':')[2].lower()}_{self.task}{play}_{self.num_episodes}"
+        )
+
+    @property
+    def directory(self) -> Path:
+        """Where the data set lies."""
+        return Path(self.root) / self.dataset_name / VERSION
+
+    @property
+    def recording(self) -> dict[str, Any]:
+        """What decides the episodes besides the simulator; stored with the data set."""
+        recovery = self.recovery if self.mode == "demonstrations" else None
+        return {"mode": self.mode, "seed": self.seed, "recovery": recovery}
+
+    @property
+    def spec(self) -> SimulatorSpec:
+        """The simulators to run."""
+        path, python = self.simpler.path, self.simpler.python
+        image_size = (64, 80)
+        if self.sim == "simpler":
+            path, python = path or default_path(), python or default_python()
+            image_size = (256, 320)
+        return SimulatorSpec(
+            simulator=self.sim,
+            task=self.task,
+            image_size=self.image_size or image_size,
+            renderer=self.renderer,
+            python=python,
+            path=path,
+        )
+
+
+def _check_same(config: CollectConfig) -> None:
+    """Compare without starting a simulator (`collect` compares its version and physics too)."""
+    found = json.loads((config.directory / "metadata.json").read_text())
+    provenance = found.get("provenance", {})
+    wanted = config.recording | {"image_size": list(config.spec.image_size)}
+    was = provenance.get("recording", {}) | {"image_size": found.get("image_size")}
+    for key, value in wanted.items():
+        if was.get(key) != value:
+            raise UserError(
+                f"{config.directory} was recorded with {key}={was.get(key)}, not {value}: "
+                "give another name, or remove it"
+            )
+
+
+def check_simulator(config: CollectConfig) -> None:
+    """Raise UserError, saying what is missing, if the simulator of `config` cannot run here."""
+    if config.sim == "simpler":
+        check_simpler(config.spec.path, config.spec.python)
+
+
+def ensure_demonstrations(config: CollectConfig) -> Path:
+    """The data set of `config`, recorded now if it is not there. Says in one line which.
+
+    Raises UserError for a data set of that name that was recorded with other settings.
+    """
+    if (config.directory / "dataset_info.json").exists():
+        _check_same(config)
+        print(f"demonstrations: using {config.directory}")
+        return config.directory
+    print(f"demonstrations: recording {config.num_episodes} episodes into {config.directory}")
+    return collect(config)
+
+
+def collect(config: CollectConfig) -> Path:
+    """Record the data set of `config` and return its folder. Repeating the call goes on where an
+    interrupted one was; a finished data set is left as it is."""
+    count = config.processes or len(os.sched_getaffinity(0))
+    check_simulator(config)
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(SimulatorClient(config.spec))
+            for _ in range(min(count, config.num_episodes))
+        ]
+        provenance = {
+            **clients[0].call("provenance"),
+            "recording": config.recording,
+        }
+        writer = stack.enter_context(
+            RldsWriter(
+                config.root, config.dataset_name, VERSION, config.spec.image_size, provenance
+            )
+        )
+        if not writer.finished:
+            failures = _record(config, clients, writer)
+            lost = ", ".join(f"{count} {what}" for what, count in sorted(failures.items()))
+            tqdm.write(f"{writer.episodes_done} episodes; attempts without success: {lost or 0}")
+        return writer.finish()
+
+
+def _record(
+    config: CollectConfig, clients: list[SimulatorClient], writer: RldsWriter
+) -> Counter[str]:
+    """Fill the writer, in order; returns the failed attempts by variant."""
+    plays = config.mode == "play"
+    policy = Player() if plays else Demonstrator(config.recovery)
+    plan = _Plan(config, first=writer.episodes_done)
+    finished: dict[int, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+    failures: Counter[str] = Counter()
+    results = roll_out(
+        clients,
+        plan,
+        policy,
+        max_steps=PLAY_STEPS if plays else None,
+        stop_on_success=0 if plays else HOLD_STEPS,
+        record="steps",
+    )
+    with tqdm(
+        total=config.num_episodes, initial=writer.episodes_done, unit="episode", desc="recording"
+    ) as bar:
+        for result in results:
+            number, labels = plan.number_of(result.spec), policy.tracks.pop(result.spec.seed).labels
+            if result.error or not (plays or result.success):
+                failures[result.error or result.spec.variant] += 1
+                bar.set_postfix(failed=failures.total())
+                plan.again(result)
+                continue
+            finished[number] = (_steps(result, labels), _metadata(result, labels))
+            while writer.episodes_done in finished:
+                writer.write_episode(*finished.pop(writer.episodes_done))
+                bar.update()
+    return failures
+
+
+@dataclass
+class _Plan(Iterator[EpisodeSpec]):
+    """The attempts still to make; a failed one puts the next attempt at its episode in front.
+
+    It may run dry and go on later, so it is an iterator but no generator.
+    """
+
+    config: CollectConfig
+    first: int
+    _again: deque[EpisodeSpec] = field(default_factory=deque)
+
+    def __next__(self) -> EpisodeSpec:
+        if self._again:
+            return self._again.popleft()
+        if self.first >= self.config.num_episodes:
+            raise StopIteration
+        self.first += 1
+        return self._attempt(self.first - 1, 0)
+
+    def number_of(self, spec: EpisodeSpec) -> int:
+        """Which episode of the data set an attempt is for."""
+        return (spec.seed - self.config.seed) // TRIES
+
+    def again(self, result: EpisodeResult) -> None:
+        """Plan another attempt. Raises UserError after too many."""
+        attempt = (result.spec.seed - self.config.seed) % TRIES + 1
+        if attempt == TRIES:
+            why = result.error or "the expert does not succeed"
+            raise UserError(
+                f"episode {self.number_of(result.spec)} ({result.spec.variant}) failed {TRIES} "
+                f"times: {why}"
+            )
+        self._again.append(self._attempt(self.number_of(result.spec), attempt))
+
+    def _attempt(self, number: int, attempt: int) -> EpisodeSpec:
+        seed = self.config.seed + number * TRIES + attempt
+        task = get_task(self.config.task)
+        variant = task.variants[number % len(task.variants)]
+        return EpisodeSpec(task.name, variant, seed, {"object_xy": _object_xy(task, seed)})
+
+
+def _object_xy(task: Task, seed: int) -> list[float]:
+    (x_far, x_near), (y_low, y_high) = task.object_x_m, task.object_y_m
+    rng = numpy_generator(seed, 0)
+    return [
+        float(rng.uniform(x_far, x_near + MARGIN_M)),
+        float(rng.uniform(y_low - MARGIN_M, y_high + MARGIN_M)),
+    ]
+
+
+def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[str, Any]]:
+    """The recorded steps of an episode: what was seen, and what the expert says to that."""
+    assert result.trajectory is not None
+    kept = [(t, label) for t, label in enumerate(labels) if label is not None]
+    actions = np.stack([label for _, label in kept])
+    arm = policy_arm_from_environment(actions)
+    is_open = (actions[:, 6:] < 0).astype(np.float32)
+    world_vector, rotation_delta, gripper = rt1_from_policy(np.concatenate([*arm, is_open], 1))
+    observations = result.trajectory.observations
+    return [
+        {
+            **observations[t],
+            "world_vector": world_vector[row],
+            "rotation_delta": rotation_delta[row],
+            "gripper_closedness_action": gripper[row],
+            "terminate": row == len(kept) - 1,
+            "reward": float(row == len(kept) - 1 and result.success),
+        }
+        for row, (t, _) in enumerate(kept)
+    ]
+
+
+def _metadata(result: EpisodeResult, labels: list[np.ndarray | None]) -> dict[str, Any]:
+    return {
+        "success": result.success,
+        "seed": result.spec.seed,
+        "variant": result.spec.variant,
+        "unrecorded_steps": sum(label is None for label in labels),
+        "drawn": result.drawn,
+    }

@@ -1,0 +1,170 @@
+"""Recording demonstrations: order, resumption, labels, and what the reader makes of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.policies.demonstrator import Demonstrator
+from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.rollouts.demonstrations import (
+    FIRST_SEED,
+    PLAY_STEPS,
+    CollectConfig,
+    collect,
+    ensure_demonstrations,
+)
+from tests.fakes import FakeEnv
+
+ROOT = Path(__file__).parents[2]
+FAKE = CollectConfig(
+    sim="tests.fakes:FakeEnv",
+    simpler=SimplerInstall(path=str(ROOT)),
+    num_episodes=4,
+    image_size=(16, 20),
+    processes=1,
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    config = replace(FAKE, root=str(tmp_path_factory.mktemp("datasets")), num_episodes=9)
+    return config, RldsIndex.open(collect(config))
+
+
+def metadata(directory):
+    return json.loads((directory / "metadata.json").read_text())
+
+
+def test_what_is_recorded(recorded):
+    config, index = recorded
+    assert (index.num_episodes, index.image_size) == (9, (16, 20))
+    assert index.success.all()
+    assert index.provenance["simulator"] == "fake"
+    episodes = metadata(config.directory)["episodes"]
+    assert [episode["variant"] for episode in episodes] == [*get_task(config.task).variants] * 3
+    assert min(episode["seed"] for episode in episodes) >= FIRST_SEED
+    assert {episode["unrecorded_steps"] > 0 for episode in episodes} == {True, False}
+    assert index.instruction_of(0) == "pick coke can"
+
+
+def test_labels_are_the_experts_answer_to_what_is_seen(recorded):
+    """The picture of step t shows the state that the label of step t answers to."""
+    config, index = recorded
+    episode = next(
+        number
+        for number, data in enumerate(metadata(config.directory)["episodes"])
+        if not data["unrecorded_steps"]
+    )
+    start, length = index.episode_start[episode], index.episode_length[episode]
+    expert = ScriptedExpert()
+    expert.begin(0, EpisodeSpec(config.task, "standing", 0))
+    env = FakeEnv(get_task(config.task), (16, 20))
+    drawn = metadata(config.directory)["episodes"][episode]
+    state = env.begin(drawn["seed"], drawn["drawn"])["state"]
+    for t in range(length):
+        proprio = index.proprio[start + t]
+        state["tool_pose"][:3] = proprio[:3]
+        state["gripper"] = float(proprio[7])
+        if proprio[7] > 0.7:
+            state["object_pose"][:3] = proprio[:3]
+        answer = expert.act([0], [{}], [{"state": state}])[0][0]
+        label = index.actions[start + t]
+        assert_allclose(label[:3], answer[:3], atol=5e-3)
+        assert label[6] == (answer[6] < 0)
+
+
+def test_number_of_processes_changes_nothing(recorded, tmp_path):
+    config, index = recorded
+    other = RldsIndex.open(collect(replace(config, root=str(tmp_path), processes=3)))
+    assert_array_equal(other.actions, index.actions)
+    assert_array_equal(other.frame(40), index.frame(40))
+
+
+def test_play_is_recorded_whatever_comes_of_it(tmp_path):
+    index = RldsIndex.open(collect(replace(FAKE, root=str(tmp_path), mode="play")))
+    assert index.episode_length.tolist() == [PLAY_STEPS] * 4
+    assert set(index.actions[:, 6]) == {0.0, 1.0}
+
+
+def test_killed_and_repeated_is_the_same(recorded, tmp_path):
+    config, index = recorded
+    config = replace(config, root=str(tmp_path))
+    code = f"""
+import time
+from selfflow_robotics.data.rlds.writer import RldsWriter
+from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.rollouts.demonstrations import CollectConfig, collect
+write, RldsWriter._per_shard = RldsWriter.write_episode, 2
+
+def slowly(self, *arguments):
+    self._per_shard = 2
+    write(self, *arguments)
+    print(self.episodes_done, flush=True)
+    time.sleep(0.2)
+
+RldsWriter.write_episode = slowly
+collect({config!r})
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "5":
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (config.directory / "dataset_info.json").exists()
+    resumed = RldsIndex.open(collect(config))
+    assert_array_equal(resumed.actions, index.actions)
+    assert_array_equal(resumed.proprio, index.proprio)
+
+
+def test_reuse_and_other_settings(recorded, capsys):
+    config, _ = recorded
+    start = time.perf_counter()
+    assert ensure_demonstrations(config) == config.directory
+    assert time.perf_counter() - start < 0.1  # starts no simulator
+    assert f"using {config.directory}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was recorded with recovery"):
+        ensure_demonstrations(replace(config, recovery=0.1))
+
+
+def test_an_unfit_expert_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr("selfflow_robotics.rollouts.demonstrations.HOLD_STEPS", 1000)
+    monkeypatch.setattr(Demonstrator, "_step", lambda self, track, state: np.zeros(7, np.float32))
+    with pytest.raises(UserError, match=r"episode 0 \(standing\) failed 20 times"):
+        collect(replace(FAKE, root=str(tmp_path), num_episodes=1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_episodes": 0},
+        {"recovery": 1.5},
+        {"seed": 5},
+        {"processes": 0},
+        {"task": "pick_coke"},
+    ],
+)
+def test_bad_settings(wrong):
+    with pytest.raises(UserError):
+        replace(FAKE, **wrong)
