@@ -7,6 +7,7 @@ config: resuming is repeating the command, and gives the same numbers to the las
 
 import math
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -82,7 +83,8 @@ def train(
         on_sample: called with the step every `sample_every` steps and at the end.
 
     Raises UserError when a loss or gradient is not finite (before the weights change) or a
-    checkpoint cannot be written. On Ctrl-C the present step is saved first.
+    checkpoint cannot be written. Ctrl-C and SIGTERM end the run after the present step, with a
+    checkpoint, as KeyboardInterrupt.
     """
     folder = run / "checkpoints"
     newest = latest_checkpoint(run)
@@ -95,7 +97,7 @@ def train(
     started, tokens = time.perf_counter(), 0
     bar = tqdm(total=config.steps, initial=state.step, unit="step", dynamic_ncols=True)
     with bar, _Prefetch(batch_at, state.step, config.steps) as batches:
-        try:
+        with _StopRequest() as stop:
             for batch, waited in batches:
                 generator = torch_generator(seed, state.step, device=device)
                 with autocast(device, precision):
@@ -128,9 +130,9 @@ def train(
                     prune_checkpoints(folder, config.keep_checkpoints)
                 if on_sample and config.sample_every and state.step % config.sample_every == 0:
                     on_sample(state.step)
-        except KeyboardInterrupt:
-            state.save(folder, extra)
-            raise
+                if stop.requested and state.step < config.steps:
+                    state.save(folder, extra)
+                    raise KeyboardInterrupt
     if on_sample:
         on_sample(state.step)
 
@@ -152,6 +154,25 @@ def _check_finite(loss: Tensor, grad_norm: Tensor, step: int, run: Path) -> None
             f"gradient norm {grad_norm.item()}); weights are unchanged since the last checkpoint: "
             "lower the learning rate and repeat"
         )
+
+
+class _StopRequest:
+    """Turns Ctrl-C and SIGTERM into a flag, so that no weight is ever saved half updated."""
+
+    def __enter__(self) -> "_StopRequest":
+        self.requested = False
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, *_: object) -> None:
+        self.requested = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 class _Prefetch:

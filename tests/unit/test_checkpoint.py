@@ -1,0 +1,81 @@
+"""Checkpoints: whole or absent, checked before use, never executed."""
+
+import json
+
+import pytest
+import torch
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.training import checkpoint as ckpt
+
+
+@pytest.fixture
+def saved(tmp_path):
+    parts = {"model": {"w": torch.arange(1000.0)}, "teacher": {"w": torch.zeros(3)}}
+    return ckpt.save_checkpoint(tmp_path / "checkpoints", 7, parts, {"note": "x"})
+
+
+def test_what_is_saved_is_loaded(saved):
+    assert torch.equal(ckpt.load_part(saved, "model")["w"], torch.arange(1000.0))
+    manifest = ckpt.read_manifest(saved)
+    assert (manifest["step"], manifest["extra"]) == (7, {"note": "x"})
+    assert ckpt.latest_checkpoint(saved.parent.parent) == saved
+    assert ckpt.resolve_checkpoint(saved.parent.parent) == saved
+    assert ckpt.resolve_checkpoint(saved) == saved
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "truncated"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-1] + b"\x55"), "checksum"),
+        (lambda p: p.unlink(), "missing"),
+    ],
+)
+def test_a_damaged_file_is_refused(saved, damage, message):
+    damage(saved / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        ckpt.load_part(saved, "model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "damaged"), ("[]", "damaged"), (json.dumps({"format": 99}), "format 99")],
+)
+def test_a_damaged_manifest_is_refused(saved, text, message):
+    (saved / ckpt.MANIFEST).write_text(text)
+    with pytest.raises(UserError, match=message):
+        ckpt.load_part(saved, "model")
+
+
+def test_an_unfinished_save_is_never_chosen_and_is_cleaned_up(saved):
+    left = saved.parent / ".step_0000009.123.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert ckpt.latest_checkpoint(saved.parent.parent) == saved
+    ckpt.prune_checkpoints(saved.parent, keep=1)
+    assert not left.exists()
+    assert saved.exists()
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        ckpt.save_checkpoint(tmp_path, step, {"model": {"w": torch.zeros(1)}}, {})
+    ckpt.prune_checkpoints(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000002", "step_0000003"]
+
+
+def test_a_missing_checkpoint_says_what_to_give(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        ckpt.resolve_checkpoint(tmp_path / "nowhere")
+
+
+def test_weights_of_another_shape_are_refused(saved):
+    with pytest.raises(UserError, match="does not fit the model"):
+        ckpt.load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(3, 3)}, saved)
+
+
+def test_a_folder_that_is_a_file_is_one_clear_error(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        ckpt.save_checkpoint(tmp_path / "checkpoints", 1, {"model": {}}, {})

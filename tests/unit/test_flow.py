@@ -1,0 +1,113 @@
+"""The flow's mathematics against closed forms."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.flow import path
+from selfflow_robotics.flow.guidance import guide
+from selfflow_robotics.flow.solvers import solve_ode
+from selfflow_robotics.flow.timesteps import (
+    TimestepConfig,
+    sample_timesteps,
+    sampling_times,
+    shift_timesteps,
+)
+
+
+def test_path_is_data_at_0_and_noise_at_1_and_its_derivative_is_the_velocity():
+    g = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 3, 5, 4, generator=g, dtype=torch.float64)
+    t = torch.rand(3, 5, 1, generator=g, dtype=torch.float64)
+    assert torch.equal(path.interpolate(x, noise, torch.zeros_like(t)), x)
+    assert torch.equal(path.interpolate(x, noise, torch.ones_like(t)), noise)
+    h = 1e-6
+    slope = path.interpolate(x, noise, t + h) - path.interpolate(x, noise, t - h)
+    torch.testing.assert_close(slope / (2 * h), path.velocity(x, noise), rtol=1e-6, atol=1e-8)
+
+
+def test_data_and_velocity_predictions_are_two_names_of_one_thing():
+    g = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 3, 5, 4, generator=g, dtype=torch.float64)
+    t = torch.full((3, 5, 1), 0.4, dtype=torch.float64)
+    x_t = path.interpolate(x, noise, t)
+    v = path.as_velocity(x, "data", x_t, t)
+    torch.testing.assert_close(v, path.velocity(x, noise))
+    torch.testing.assert_close(path.data_from_velocity(x_t, v, t), x)
+
+
+@pytest.mark.parametrize(
+    ("config", "cdf"),
+    [
+        (TimestepConfig(), scipy.stats.uniform.cdf),
+        (
+            TimestepConfig("logit_normal", mean=0.5, std=0.8),
+            lambda t: scipy.stats.norm.cdf((np.log(t / (1 - t)) - 0.5) / 0.8),
+        ),
+        # Shifting by a has density a / (a + (1 - a) t)^2 (Eq. 9), so F(t) = t / (a + (1 - a) t).
+        (TimestepConfig(shift=3.0), lambda t: t / (3 + (1 - 3) * t)),
+        # Shifting a logit-normal adds log a to its mean.
+        (
+            TimestepConfig("logit_normal", mean=0.0, std=1.0, shift=4.63),
+            lambda t: scipy.stats.norm.cdf(np.log(t / (1 - t)) - np.log(4.63)),
+        ),
+    ],
+)
+def test_training_timesteps_follow_their_density(config, cdf):
+    # Draws of one call are stratified, so single draws of many calls are independent samples.
+    g = torch.Generator().manual_seed(1)
+    t = np.array([sample_timesteps(config, 4, g)[0].item() for _ in range(2000)])
+    assert scipy.stats.kstest(t, cdf).pvalue > 0.01
+
+
+def test_stratified_draws_cover_every_slice_once():
+    t = sample_timesteps(TimestepConfig(), 64, torch.Generator().manual_seed(0))
+    assert sorted((t * 64).long().tolist()) == list(range(64))
+
+
+def test_shift_one_is_the_identity():
+    t = torch.linspace(0, 1, 11)
+    torch.testing.assert_close(shift_timesteps(t, 1.0), t)
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+def test_solver_reaches_its_order(method, order):
+    """dx/dt = x from t = 1 to 0 multiplies by exp(-1); halving the step divides the error by 2^p."""
+    start = {"x": torch.ones(1, dtype=torch.float64)}
+    errors = []
+    for num_steps in (40, 80):
+        times = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+        end = solve_ode(lambda x, t: {"x": x["x"]}, start, times, method)
+        errors.append(abs(end["x"].item() - np.exp(-1)))
+    # Heun's last step is Euler's, whose local error is of second order: the order of the whole.
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+def test_the_exact_velocity_leads_from_noise_to_data_in_one_step():
+    x, noise = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    end = solve_ode(lambda _x, _t: {"x": path.velocity(x, noise)}, {"x": noise}, sampling_times(1))
+    torch.testing.assert_close(end["x"], x)
+
+
+def test_guidance_extrapolates_and_scale_one_never_asks_the_unconditional():
+    def unconditional(x, t):
+        return {"x": torch.ones(1)}
+
+    def conditional(x, t):
+        return {"x": 3 * torch.ones(1)}
+
+    assert guide(conditional, unconditional, 2.0)({}, 0.5)["x"].item() == 5.0
+    assert guide(conditional, unconditional, 1.0) is conditional
+
+
+@pytest.mark.parametrize("config", [{"distribution": "cosine"}, {"std": 0.0}, {"shift": -1.0}])
+def test_impossible_timestep_settings_are_refused(config):
+    with pytest.raises(UserError):
+        TimestepConfig(**config)
+
+
+def test_a_sampler_without_steps_is_refused():
+    with pytest.raises(UserError, match="at least one step"):
+        sampling_times(0)

@@ -1,0 +1,128 @@
+"""The loop: a run is a function of its config, whatever interrupts it."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
+from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers, lr_factor
+from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.teacher import ema_decay, make_teacher, update_teacher
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+        return self.head(x)
+
+
+def new_state() -> TrainState:
+    torch.manual_seed(0)
+    model = Net()
+    return TrainState(model, make_teacher(model), build_optimizers(model, OptimizerConfig()))
+
+
+def run_to(steps, folder, state, stop_at=None, poison=None):
+    def loss_fn(batch, generator):
+        if stop_at is not None and state.step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        x = batch + 0.1 * torch.randn(batch.shape, generator=generator)
+        loss = (state.model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+        if state.step == poison:
+            loss = loss * float("nan")
+        return StepLoss(loss, len(batch), {})
+
+    config = TrainConfig(steps=steps, log_every=1, save_every=2)
+    data = torch.randn(20, 6, generator=torch.Generator().manual_seed(3))
+    sampler = EpochSampler(20, 8, seed=0)
+    train(
+        config, state, lambda step: data[sampler.batch(step)], loss_fn, folder,
+        seed=0, device=torch.device("cpu"), precision="fp32", extra={},
+    )  # fmt: skip
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_stopping_and_going_on_changes_no_bit(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    straight = new_state()
+    run_to(7, tmp_path / "a", straight)
+    with pytest.raises(KeyboardInterrupt):
+        run_to(7, tmp_path / "b", new_state(), stop_at=3)
+    resumed = new_state()
+    run_to(7, tmp_path / "b", resumed)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    for name in ("model", "teacher"):
+        expected = getattr(straight, name).state_dict()
+        for key, value in getattr(resumed, name).state_dict().items():
+            assert torch.equal(value, expected[key]), key
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
+    state = new_state()
+    with pytest.raises(UserError, match="not finite at step 3"):
+        run_to(7, tmp_path, state, poison=3)
+    assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_teacher_is_the_moving_average():
+    model = Net()
+    teacher = make_teacher(model)
+    before = teacher.head.weight.clone()
+    with torch.no_grad():
+        model.head.weight.add_(1.0)
+    update_teacher(teacher, model, decay=0.9)
+    torch.testing.assert_close(teacher.head.weight, before + 0.1)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert ema_decay(0.999, 0) == 0.1
+    assert ema_decay(0.999, 10**6) == 0.999
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    adamw, muon = build_optimizers(Net(), OptimizerConfig())
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(6, 6), (6, 6)]
+    assert len(adamw.param_groups[0]["params"]) == 4  # two block biases, the head's weight and bias
+    assert len(build_optimizers(Net(), OptimizerConfig(muon=False))) == 1
+
+
+def test_learning_rate_warms_up_holds_and_decays():
+    config = OptimizerConfig(warmup_steps=10, constant_until=0.3, final_lr=0.02)
+    assert lr_factor(0, 100, config) == pytest.approx(0.1)
+    assert lr_factor(20, 100, config) == 1.0
+    assert lr_factor(100, 100, config) == pytest.approx(0.02)
+
+
+def test_an_epoch_sees_every_sample_once_and_order_depends_on_seed_alone():
+    sampler = EpochSampler(10, 4, seed=1)
+    seen = [i for step in range(5) for i in sampler.batch(step)]
+    assert sorted(seen[:10]) == list(range(10))
+    assert sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+    assert EpochSampler(10, 4, seed=1).batch(3) == sampler.batch(3)
+    assert EpochSampler(10, 4, seed=2).batch(0) != sampler.batch(0)
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"steps": -5}, {"ema_decay": 1.0}])
+def test_impossible_training_settings_are_refused(setting):
+    with pytest.raises(UserError):
+        TrainConfig(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"lr": -1.0}, {"lr": float("nan")}, {"constant_until": 2.0}])
+def test_impossible_optimizer_settings_are_refused(setting):
+    with pytest.raises(UserError):
+        OptimizerConfig(**setting)
