@@ -96,27 +96,17 @@ class GripperController:
         """Forget what was commanded; the fingers are at q [2] and stay there."""
         self._target = self._drive_target = q.copy()
 
-    def plan(self, action: float, q: np.ndarray, qdot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Angles and velocities [SUBSTEPS, 2] for an action in [-1, 1] (clipped; +1 closes)."""
+    def drive_targets(self, action: float, q: np.ndarray, qdot: np.ndarray) -> np.ndarray:
+        """Finger targets [SUBSTEPS, 2] for an action in [-1, 1] (clipped; +1 closes).
+
+        q, qdot: measured angles and velocities [2].
+        """
         stroke = FINGER_STROKE * float(np.clip(action, -1.0, 1.0))
         if abs(stroke) >= SMALL_GRIPPER_ACTION:
             self._target = np.clip(self._drive_target + stroke, *FINGER_TARGET_RANGE)
         limit = FINGER_PLAN_LIMITS[0]
         self._planner.plan(q, np.clip(qdot, -limit, limit), self._target)
         self._drive_target = self._planner.at(_PERIOD)[0]
-        return self._planner.sample()
-
-    @staticmethod
-    def limit(plan: tuple[np.ndarray, np.ndarray], index: int, q: np.ndarray) -> np.ndarray:
-        """What to give the finger drives [2] at physics step `index` of a plan, fingers being at q.
-
-        The drive is torque = k (c - q) - d q' without a limit of its own. Its spring part is limited
-        here, through c; the damping stays whole, or light fingers would chatter. A finger that is not
-        held back follows the plan's velocity v by c = p + v d / k.
-        """
-        position, velocity = plan[0][index], plan[1][index]
-        reach = robot.FINGER_FORCE_LIMIT / robot.FINGER_STIFFNESS
-        behind = position - q
-        held = np.abs(behind) > reach
-        lead = velocity * (robot.FINGER_DAMPING / robot.FINGER_STIFFNESS)
-        return np.where(held, q + np.clip(behind, -reach, reach), position + lead)
+        position, velocity = self._planner.sample()
+        # The drives have velocity targets too: torque = k (p - q) + d (v - q') with p' = p + v d / k.
+        return position + velocity * (robot.FINGER_DAMPING / robot.FINGER_STIFFNESS)

@@ -134,12 +134,11 @@ class TabletopEnv(RobotEnv):
         action = check_action(action).astype(np.float64)
         model, data = self._model, self._data
         arm = self._arm.drive_targets(action[:6], data.qpos[_ARM], data.qvel[_ARM])
-        fingers = self._gripper.plan(
+        fingers = self._gripper.drive_targets(
             float(action[6]), data.qpos[_FINGERS], data.qvel[_FINGERS]
         )
-        for index in range(scene.SUBSTEPS):
-            data.ctrl[_ARM] = arm[index]
-            data.ctrl[_FINGERS] = self._gripper.limit(fingers, index, data.qpos[_FINGERS])
+        for targets in np.concatenate([arm, fingers], axis=1):
+            data.ctrl[:] = targets
             mujoco.mj_step(model, data)
         # Poses of the state just reached; contacts stay those of the last physics step.
         mujoco.mj_kinematics(model, data)

@@ -32,10 +32,12 @@ ARM_STIFFNESS = (1700.0, 1737.0471680861954, 979.975871856535, 930.0, 1212.15450
 ARM_DAMPING = (1059.9791902443303, 1010.4720585373592, 767.2803161582076, 680.0,
                674.9946964336588, 274.613381336198, 340.532560578637)  # N m s / rad  # fmt: skip
 ARM_FORCE_LIMIT = (300.0, 300.0, 100.0, 100.0, 100.0, 100.0, 100.0)  # N m
-FINGER_STIFFNESS, FINGER_DAMPING = 200.0, 8.0
-# SIMPLER allows 60 N m. MuJoCo's contacts are softer than PhysX's patches: above a few N m the fingers
-# squeeze the 20 g can out from between them, at 1 N m it is held for grasps up to 2 cm off the centre.
-FINGER_FORCE_LIMIT = 1.0
+# SIMPLER's fingers have 200, 8 and a limit of 60 N m. MuJoCo's contacts are softer than PhysX's patches:
+# above a few N m the fingers squeeze the 20 g can out from between them, at 1 N m it is held for grasps
+# up to 2 cm off the centre. A tenth of the gains keeps the same time constant below that limit, and a
+# little dry friction keeps closed fingers from swinging to one side together.
+FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT = 20.0, 0.8, 1.0
+FINGER_FRICTION = 0.05  # N m
 PAD_FRICTION = 2.0
 
 TOOL_POSITION = (0.0043374896, 0.0018852949, 0.16353297)  # tool centre point in the gripper's frame
@@ -142,8 +144,8 @@ def _finger(name: str, y: float, yaw: float, touch: str) -> str:
     return f"""
 <body name="{name}" pos="0 {y} 0.05861" quat="{numbers(rpy_quaternion(FINGER_ANGLE, 0, yaw))}"
       gravcomp="1">
-  <joint name="{name}" axis="1 0 0" range="{numbers(FINGER_LIMITS)}" armature="0.002"
-         damping="0.05"/>
+  <joint name="{name}" axis="1 0 0" range="{numbers(FINGER_LIMITS)}" armature="0.003"
+         frictionloss="{FINGER_FRICTION}"/>
   <inertial mass="0.0333" pos="0 0.0004 0.0372" diaginertia="1.5e-5 1.2e-5 6e-6"/>
   {_box("0 -0.0045 0.0445", "0.0245 0.012 0.0245", "finger", touch, pad)}
   <geom type="capsule" fromto="-0.02 0 0.008 0.02 0 0.008" size="0.011" material="finger"
@@ -204,17 +206,14 @@ def robot_actuators(timestep: float) -> str:
     # A joint this strongly damped creeps towards its target with the time constant damping / stiffness.
     # MuJoCo's explicit spring makes that shorter by half a step, SAPIEN's implicit one longer by half of
     # its 1/513 s; a little more damping makes up for both (tool error 0.95 -> 0.22 mm over the replays).
-    lag = timestep / 2 + 0.5 / 513
-    arm = zip(ARM_JOINTS, ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT, strict=True)
+    lag = 0.5 / 513 - timestep / 2
     drives = [
-        (name, stiffness, damping + lag * stiffness, f'forcerange="{-limit} {limit}"')
-        for name, stiffness, damping, limit in arm
+        *zip(ARM_JOINTS, ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT, strict=True),
+        *((name, FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT) for name in FINGERS),
     ]
-    # The fingers' limit is the gripper controller's affair.
-    drives += [(name, FINGER_STIFFNESS, FINGER_DAMPING, "") for name in FINGERS]
     return "".join(
         f'<general name="{name}" joint="{name}" gainprm="{stiffness!r}" biastype="affine" '
-        f'biasprm="0 {-stiffness!r} {-damping!r}" {limit}/>'
+        f'biasprm="0 {-stiffness!r} {-damping - lag * stiffness!r}" forcerange="{-limit} {limit}"/>'
         for name, stiffness, damping, limit in drives
     )
 

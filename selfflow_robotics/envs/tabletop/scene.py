@@ -127,7 +127,7 @@ def scene_mjcf() -> str:
     )
     return f"""<mujoco model="tabletop">
 <compiler angle="radian" autolimits="true"/>
-<option timestep="{TIMESTEP!r}" integrator="implicitfast" cone="elliptic"
+<option timestep="{TIMESTEP!r}" integrator="discrete" cone="elliptic"
         impratio="10"/>
 <visual><headlight ambient="0.35 0.35 0.35" diffuse="0.1 0.1 0.1" specular="0 0 0"/>
 <quality shadowsize="1024" offsamples="4"/><map znear="0.02" zfar="10"/></visual>
