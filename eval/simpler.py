@@ -15,11 +15,11 @@ Results lie in RUN/eval/: episodes.jsonl (a line an episode), videos/, report.md
 Interrupted, the same command goes on where it was.
 """
 
+import hashlib
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
-from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import (
     INSTALL,
@@ -39,7 +39,6 @@ from selfflow_robotics.envs.simpler.preflight import (
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.digest import digest
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -53,10 +52,12 @@ from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.random import RandomPolicy
+from selfflow_robotics.training.checkpoint import MANIFEST
 
 # SIMPLER's frames come as RT-1's data sets store them; a policy reduces them as in training.
 SIMPLER_IMAGE_SIZE = (256, 320)
 TABLETOP_IMAGE_SIZE = (64, 80)
+START_S = 300.0  # SIMPLER compiles its shaders
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ def main(config: EvalConfig) -> int:
         spec = simulator_spec(config, task, simulator, policy)
         count = min(config.processes, len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
-        provenance = clients[0].call("provenance")
+        provenance = start(clients[0])
         fingerprint = {
             "policy": policy.name,
-            "checkpoint": digest(checkpoint) if checkpoint else None,
+            # The manifest has the checksums of the weights.
+            "checkpoint": _sha256((checkpoint / MANIFEST).read_bytes()) if checkpoint else None,
             "simulator": provenance,
             "image_size": spec.image_size,
             "protocol": protocol,
@@ -157,6 +159,15 @@ def main(config: EvalConfig) -> int:
             file=sys.stderr,
         )
     return 1 if errors else 0
+
+
+def start(client: SimulatorClient) -> dict[str, Any]:
+    """The simulator's provenance; that it answers shows that it runs."""
+    try:
+        return client.call("provenance", deadline_s=START_S)
+    except SimulatorError as error:
+        cause = " ".join(str(error).split())
+        raise UserError(f"the {client.spec.simulator} simulator does not start: {cause}") from None
 
 
 def play(
@@ -234,8 +245,12 @@ def output_folder(
     if config.output:
         return Path(config.output)
     root = run_of(checkpoint) / "eval" if checkpoint else Path("runs") / "eval" / config.policy
-    mark = sha256(dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
+    mark = _sha256(dumps(fingerprint, sort_keys=True).encode())[:8]
     return root / f"{simulator}-{config.task}-{fingerprint['protocol']}-{mark}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_network(config: EvalConfig) -> bool:

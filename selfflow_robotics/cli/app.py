@@ -52,7 +52,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from selfflow_robotics.cli.arguments import Flag, to_overrides
 from selfflow_robotics.cli.help import help_text
-from selfflow_robotics.cli.typed import build, explain, mirror
+from selfflow_robotics.cli.typed import build, complaint, explain, mirror
 from selfflow_robotics.errors import UserError, unknown
 
 __all__ = ["Flag", "config_dir", "hydra_app"]
@@ -166,10 +166,13 @@ def _missing(config_name: str, error: MissingConfigException) -> UserError:
 
 
 def _explain_hydra(schema: type, error: HydraException) -> UserError:
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException):
-        return explain(schema, cause)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return explain(schema, error.__cause__)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, OverrideParseException):
         return UserError(f"cannot read '{error.override}': {lines[0]}")
+    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    if keys:  # a value or key in a YAML file: "In 'file': ...", then OmegaConf's own lines
+        where = lines[0].partition(":")[0]
+        return UserError(f"{where}: {complaint(schema, keys[0], lines[1])}")
     return UserError(" ".join(lines[:2]))

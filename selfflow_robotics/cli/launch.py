@@ -21,7 +21,8 @@ def _run(name: str) -> None:
     try:
         path = script_path(name)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     runpy.run_path(str(path), run_name="__main__")
 
 

@@ -149,11 +149,15 @@ def nearest_keys(schema: type, key: str) -> list[str]:
     return list(dict.fromkeys(near))[:3]
 
 
-def explain(schema: type, error: OmegaConfBaseException, where: str = "") -> UserError:
-    """OmegaConf's complaint in one line; `where` is the key to name if the complaint has none."""
-    key = error.full_key or where
+def explain(schema: type, error: OmegaConfBaseException) -> UserError:
+    """OmegaConf's complaint in one line."""
+    return complaint(schema, error.full_key or "", str(error.msg or error))
+
+
+def complaint(schema: type, key: str, text: str) -> UserError:
+    """The error for `key`: the keys that were probably meant if it is unknown, else `text`."""
     if not key or key in keys_of(schema) or "[" in key:
-        return _at(key, str(error.msg or error).splitlines()[0])
+        return _at(key, text.splitlines()[0])
     near = nearest_keys(schema, key)
     if near:
         return UserError(f"unknown config key '{key}'; did you mean {' or '.join(near)}?")

@@ -1,0 +1,87 @@
+"""The scripts, their configs, and the console commands that run them."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfflow_robotics.cli import launch
+from selfflow_robotics.cli.app import compose, config_dir
+from selfflow_robotics.cli.arguments import to_overrides
+from selfflow_robotics.cli.help import experiment_headers
+from selfflow_robotics.cli.runs import find_checkpoint, run_of, runs_of_kind
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(
+    path for folder in ("pretrain", "finetune", "eval") for path in (ROOT / folder).glob("*.py")
+)
+
+
+def _main(path):
+    return runpy.run_path(str(path), run_name="imported").get("main")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_the_config_composes_and_converts_with_each_of_its_experiments(path):
+    main = _main(path)
+    headers = experiment_headers(config_dir(), main.config_name)
+    assert all(header for _, header in headers), "an experiment has no header line"
+    for arguments in [[], *([f"experiment={name}"] for name, _ in headers)]:
+        overrides = to_overrides(arguments, (), main.config_name)
+        [config] = compose(main.config_name, main.schema, overrides)
+        assert isinstance(config, main.schema)
+
+
+def test_each_config_belongs_to_a_script():
+    used = {_main(path).config_name for path in SCRIPTS}
+    assert {path.stem for path in config_dir().glob("*.yaml")} == used
+    assert {path.name for path in (config_dir() / "experiment").iterdir()} <= used
+
+
+@pytest.mark.parametrize(
+    "command", ["pretrain", "finetune_rt1", "collect", "simpler", "world_model"]
+)
+def test_each_console_command_runs_a_script_that_is_there(command, monkeypatch):
+    ran = []
+    monkeypatch.setattr(launch.runpy, "run_path", lambda path, run_name: ran.append(path))
+    getattr(launch, command)()
+    assert Path(ran[0]).is_file()
+
+
+def _write_run(root, name, **run):
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+def _write_checkpoint(run, step):
+    save_checkpoint(run / "checkpoints", step, {"teacher": {"w": torch.zeros(1)}}, {})
+    return run / "checkpoints" / f"step_{step:07}"
+
+
+def test_runs_are_listed_by_kind_newest_first(tmp_path):
+    old = _write_run(tmp_path, "z", kind="finetune", created="2026-02-01T00:00:00")
+    new = _write_run(tmp_path, "b", kind="finetune", created="2026-03-01T00:00:00")
+    _write_run(tmp_path, "c", kind="pretrain", created="2026-04-01T00:00:00")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "run.json").write_text("{ torn")
+    assert runs_of_kind("finetune", tmp_path) == [new, old]
+
+
+def test_a_checkpoint_is_found_from_a_run_a_path_or_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"no finetune run in .* has a checkpoint"):
+        find_checkpoint(None, "finetune", tmp_path)
+    with pytest.raises(UserError, match="no checkpoint at nowhere"):
+        find_checkpoint("nowhere", "finetune", tmp_path)
+    run = _write_run(tmp_path, "a", kind="finetune", created="2026-01")
+    _write_run(tmp_path, "just_begun", kind="finetune", created="2026-02")
+    _write_checkpoint(run, 900)
+    last = _write_checkpoint(run, 1000)
+    for given in (None, str(run), str(last)):
+        assert find_checkpoint(given, "finetune", tmp_path) == last
+    assert run_of(last) == run

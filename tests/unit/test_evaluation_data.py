@@ -1,0 +1,153 @@
+"""Protocols, statistics, domains, videos."""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.domain import choose_simulator, out_of_domain
+from selfflow_robotics.evaluation.protocol import (
+    ROBOT_VARIANTS,
+    evaluation_episodes,
+    resolve_protocol,
+)
+from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
+from selfflow_robotics.evaluation.video import write_strip, write_video
+
+TASK = get_task("pick_coke_can")
+
+
+def test_random_episodes_cycle_variants_with_different_seeds():
+    episodes = evaluation_episodes(TASK, "tabletop", "auto", None, seed=0)
+    assert len(episodes) == 100
+    assert [episode.variant for episode in episodes[:4]] == [*TASK.variants, TASK.variants[0]]
+    seeds = [episode.seed for episode in episodes]
+    assert len(set(seeds)) == 100
+    assert min(seeds) >= 0
+    assert max(seeds) < 100_000
+    assert seeds != [e.seed for e in evaluation_episodes(TASK, "tabletop", "auto", None, seed=1)]
+
+
+def test_a_longer_evaluation_begins_with_the_shorter_one():
+    for simulator in ("tabletop", "simpler"):
+        short, long = (evaluation_episodes(TASK, simulator, "auto", n, 3) for n in (10, 20))
+        assert long[:10] == short
+
+
+def test_the_grid_of_simpler():
+    episodes = evaluation_episodes(TASK, "simpler", "auto", None, seed=0)
+    assert len(episodes) == 75
+    positions = {tuple(episode.options["object_xy"]) for episode in episodes}
+    assert len(positions) == 25
+    assert {(-0.35, -0.02), (-0.12, 0.42), (-0.235, 0.2)} <= positions
+    assert {episode.options["robot_variant"] for episode in episodes} == set(ROBOT_VARIANTS)
+    on_tabletop = evaluation_episodes(TASK, "tabletop", "grid", None, seed=0)
+    assert "robot_variant" not in on_tabletop[0].options
+
+
+def test_visual_matching_is_the_grid_for_every_robot():
+    episodes = evaluation_episodes(TASK, "simpler", "visual_matching", None, seed=0)
+    cells = {(e.variant, *e.options["object_xy"], e.options["robot_variant"]) for e in episodes}
+    assert len(episodes) == len(cells) == 300
+    with pytest.raises(UserError, match="needs sim=simpler"):
+        resolve_protocol("visual_matching", "tabletop")
+    with pytest.raises(UserError, match="too many"):
+        evaluation_episodes(TASK, "simpler", "grid", 76, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        (8, 10, 0.4901625, 0.9433178),
+        (0, 10, 0.0, 0.2775328),
+        (150, 300, 0.4437795, 0.5562205),
+        (1, 1, 0.2065493, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_interval(successes, count, low, high):
+    assert wilson_interval(successes, count) == pytest.approx((low, high), abs=1e-6)
+    if count:
+        z, p = 1.959963985, successes / count
+        center = (p + z * z / (2 * count)) / (1 + z * z / count)
+        half = z / (1 + z * z / count) * np.sqrt(p * (1 - p) / count + z * z / (4 * count**2))
+        closed_form = (center - half, center + half)
+        assert wilson_interval(successes, count) == pytest.approx(closed_form, abs=1e-6)
+
+
+def test_wilson_covers_at_60_episodes():
+    covered = []
+    for p in np.linspace(0.02, 0.98, 25):
+        counts = np.arange(61)
+        log_choose = np.cumsum(np.log((61 - counts[1:]) / counts[1:]))
+        log_pmf = np.append(0, log_choose) + counts * np.log(p) + (60 - counts) * np.log1p(-p)
+        inside = [low <= p <= high for low, high in (wilson_interval(k, 60) for k in counts)]
+        covered.append(np.exp(log_pmf)[inside].sum())
+    assert min(covered) > 0.92
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.005)
+
+
+def test_mcnemar_counts_only_where_the_two_differ():
+    assert mcnemar_p([1, 1, 0], [1, 1, 0]) == 1.0
+    assert mcnemar_p([1] * 10, [0] * 10) == pytest.approx(2 / 2**10)
+    same = [True] * 50
+    assert mcnemar_p([*same, 1, 1, 1, 0], [*same, 0, 0, 0, 1]) == pytest.approx(0.625)
+    with pytest.raises(ValueError, match="zip"):
+        mcnemar_p([True], [])
+
+
+def _works():
+    pass
+
+
+def _missing():
+    raise UserError("no checkout")
+
+
+@pytest.mark.parametrize(
+    ("asked", "data", "check", "simulator"),
+    [
+        ("auto", None, _works, "tabletop"),
+        ("auto", {"simulator": "tabletop"}, _works, "tabletop"),
+        ("auto", {"simulator": "simpler"}, _works, "simpler"),
+        ("auto", {"simulator": "simpler"}, _missing, "tabletop"),
+        ("auto", {"robot": "google robot"}, _works, "simpler"),
+        ("auto", {"robot": "google robot"}, _missing, "tabletop"),
+        ("tabletop", {"simulator": "simpler"}, _missing, "tabletop"),
+        ("simpler", {"simulator": "tabletop"}, _works, "simpler"),
+    ],
+)
+def test_the_simulator_follows_the_data(asked, data, check, simulator):
+    assert choose_simulator(asked, data, check)[0] == simulator
+
+
+def test_simpler_is_asked_for_but_missing():
+    with pytest.raises(UserError, match="no checkout"):
+        choose_simulator("simpler", None, _missing)
+
+
+def test_a_stranger_is_marked():
+    assert out_of_domain("tabletop", None) is None
+    assert out_of_domain("tabletop", {"simulator": "tabletop"}) is None
+    assert out_of_domain("simpler", {"robot": "google robot"}) is None
+    assert "SIMPLER" in out_of_domain("tabletop", {"simulator": "simpler"})
+    assert "real robot" in out_of_domain("tabletop", {"robot": "google robot"})
+
+
+def test_videos_and_strips_show_every_frame(tmp_path):
+    frames = np.zeros((7, 63, 81, 3), np.uint8)
+    frames[:, :, :40] = np.arange(7, dtype=np.uint8)[:, None, None, None] * 30
+    write_video(tmp_path / "films" / "a.mp4", frames, fps=3)
+    with av.open(str(tmp_path / "films" / "a.mp4")) as container:
+        decoded = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 3
+    assert len(decoded) == 7
+    assert decoded[0].shape == (252, 324, 3)
+    left = [frame[100, 50].mean() for frame in decoded]
+    np.testing.assert_allclose(left, np.arange(7) * 30, atol=8)
+    write_strip(tmp_path / "a.png", frames, num_frames=3)
+    assert Image.open(tmp_path / "a.png").size == (3 * 324, 252)
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / "b.mp4", frames[:0], fps=3)
