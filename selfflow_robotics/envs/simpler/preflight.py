@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from selfflow_robotics.envs.simpler import vulkan
+from selfflow_robotics.envs.simpler.tasks import SIMPLER_TASKS
 from selfflow_robotics.errors import UserError
 
 INSTALL = """\
-SIMPLER runs from your own checkout, in a Python of its own (3.11 or older). In this order:
+SIMPLER runs from your own checkout, in a Python 3.11 of its own. In this order:
 
   1. git clone --recurse-submodules https://github.com/simpler-env/SimplerEnv
   2. python3.11 -m venv simpler-python
@@ -17,27 +19,35 @@ SIMPLER runs from your own checkout, in a Python of its own (3.11 or older). In 
          "opencv-python-headless<4.12" transforms3d ruckig scipy h5py pyyaml tqdm tabulate \\
          GitPython imageio "imageio[ffmpeg]" trimesh rtree gdown "setuptools<82"
      simpler-python/bin/pip install --no-deps -e SimplerEnv/ManiSkill2_real2sim -e SimplerEnv
-  3. A Vulkan driver: your GPU's own, or Mesa's for the CPU, version 25 or newer. On Debian:
+  3. System libraries, and a Vulkan driver: your GPU's own, or Mesa's for the CPU, version 25 or
+     newer. On Debian:
      apt-get install libvulkan1 libgl1 libegl1 libx11-6 libglib2.0-0 libxext6 libsm6 \\
          mesa-vulkan-drivers    (Debian 12: this last one from bookworm-backports)
-  4. On the CPU: export VK_ICD_FILENAMES=/usr/share/vulkan/icd.d/lvp_icd.json
-  5. export SIMPLER_ENV_PATH=$PWD/SimplerEnv SIMPLER_PYTHON=$PWD/simpler-python/bin/python
+  4. export SIMPLER_ENV_PATH=$PWD/SimplerEnv SIMPLER_PYTHON=$PWD/simpler-python/bin/python
      (or simpler.path=... simpler.python=... on the command line)
 """
 
 PROBE_TIMEOUT_S = 120
+PYTHON_VERSION = [3, 11]  # SAPIEN 2.2.2 is built for none newer, this package for none older
 # Run by SIMPLER's own Python, which has none of this package's dependencies.
 PROBE = """
 import importlib.util, json, sys
 sys.path[:0] = json.loads(sys.argv[1])
-found = {"python": list(sys.version_info[:2]), "missing": []}
-for name in ("numpy", "gymnasium", "sapien", "cv2", "transforms3d", "ruckig", "scipy",
-             "mani_skill2_real2sim"):
-    if importlib.util.find_spec(name) is None:
-        found["missing"].append(name)
+names = ("numpy", "gymnasium", "sapien", "pkg_resources", "cv2", "transforms3d", "ruckig", "scipy",
+         "h5py", "yaml", "tqdm", "tabulate", "git", "imageio", "trimesh", "rtree", "gdown",
+         "mani_skill2_real2sim")
+found = {"python": list(sys.version_info[:2]), "library": None, "assets": None}
+found["missing"] = [name for name in names if importlib.util.find_spec(name) is None]
 if "numpy" not in found["missing"]:
     import numpy
     found["numpy"] = numpy.__version__
+if not found["missing"]:
+    try:
+        import cv2, sapien.core
+        from mani_skill2_real2sim import ASSET_DIR
+        found["assets"] = str(ASSET_DIR)
+    except ImportError as error:
+        found["library"] = str(error)
 print("\\n" + json.dumps(found))
 """
 
@@ -53,16 +63,19 @@ def default_python() -> str | None:
 
 
 def check_simpler(path: str | None, python: str | None) -> None:
-    """Raise UserError, in one line, if SIMPLER at `path` would not start under `python`.
+    """Raise UserError, in one line with the mend, if SIMPLER at `path` would not start.
 
-    Looks at the checkout, the interpreter's packages and the Vulkan drivers; starts no simulator.
+    Looks, in the order one installs them, at the checkout, the interpreter `python` and its
+    packages, the scenes, and the Vulkan devices; starts no simulator.
     """
-    _check_checkout(path)
-    _check_python(str(path), python or sys.executable)
-    _check_vulkan()
+    checkout = _check_checkout(path)
+    interpreter = python or sys.executable
+    assets = _check_python(checkout, interpreter)
+    _check_scenes(assets)
+    _check_vulkan(interpreter)
 
 
-def _check_checkout(path: str | None) -> None:
+def _check_checkout(path: str | None) -> Path:
     if not path:
         raise UserError("SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path=")
     if not (Path(path) / "ManiSkill2_real2sim" / "mani_skill2_real2sim").is_dir():
@@ -70,36 +83,69 @@ def _check_checkout(path: str | None) -> None:
             f"{path} is no SimplerEnv checkout with its submodule ManiSkill2_real2sim "
             "(git submodule update --init)"
         )
+    return Path(path)
 
 
-def _check_python(path: str, python: str) -> None:
-    folders = json.dumps([str(Path(path) / "ManiSkill2_real2sim"), path])
+def _check_python(checkout: Path, python: str) -> Path:
+    """The folder of SIMPLER's assets."""
+    folders = json.dumps([str(checkout), str(checkout / "ManiSkill2_real2sim")])
+    found = _ask(python, "-c", PROBE, folders)
+    own = "give it one of its own (SIMPLER_PYTHON or simpler.python=)"
+    if found["python"] != PYTHON_VERSION:
+        version = ".".join(map(str, found["python"]))
+        raise UserError(f"SIMPLER's Python must be 3.11, {python} is {version}: {own}")
+    # Under numpy 2 SAPIEN 2 imports, but objects fall through the table and motion crashes.
+    if "numpy" in found and int(found["numpy"].split(".")[0]) >= 2:
+        raise UserError(
+            f"SIMPLER needs a Python with numpy below 2, {python} has {found['numpy']}: {own}"
+        )
+    if found["missing"] == ["pkg_resources"]:
+        raise UserError(
+            f"SAPIEN needs setuptools below 82: {python} -m pip install 'setuptools<82'"
+        )
+    if found["missing"]:
+        raise UserError(f"SIMPLER's Python ({python}) lacks {', '.join(found['missing'])}")
+    if found["library"]:
+        raise UserError(
+            f"SAPIEN lacks a system library ({found['library']}); on Debian: apt-get install "
+            "libvulkan1 libgl1 libegl1 libx11-6 libglib2.0-0 libxext6 libsm6"
+        )
+    return Path(found["assets"])
+
+
+def _check_scenes(assets: Path) -> None:
+    stages = assets / "hab2_bench_assets" / "stages"
+    for task in SIMPLER_TASKS.values():
+        stage = stages / f"{task.scene}.glb"
+        if not stage.is_file():
+            raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
+        # SAPIEN writes the collision shape that it derives beside the scene.
+        if not stage.with_name(stage.name + ".nonconvex.stl").is_file() and not os.access(
+            stages, os.W_OK
+        ):
+            raise UserError(f"SAPIEN must be able to write into {stages} when it first runs")
+
+
+def _check_vulkan(python: str) -> None:
+    found = _ask(python, "-I", str(Path(vulkan.__file__)))
+    devices = [vulkan.VulkanDevice(**device) for device in found]
+    if problem := vulkan.missing_device(devices):
+        raise UserError(problem)
+
+
+def _ask(python: str, *arguments: str):
+    """What `python` prints as JSON on its last line. Raises UserError if it does not."""
     try:
         done = subprocess.run(
-            [python, "-c", PROBE, folders],
+            [python, *arguments],
             capture_output=True,
             text=True,
             timeout=PROBE_TIMEOUT_S,
             check=True,
         )
-        found = json.loads(done.stdout.splitlines()[-1])
+        return json.loads(done.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        cause = (error.stderr.strip() or f"exit status {error.returncode}").splitlines()[-1]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
-        raise UserError(f"SIMPLER's Python does not run ({python}): {error}") from None
-    if found["missing"]:
-        raise UserError(f"SIMPLER's Python ({python}) lacks {', '.join(found['missing'])}")
-    # Under numpy 2 SAPIEN 2 imports, but objects fall through the table and motion crashes.
-    if int(found["numpy"].split(".")[0]) >= 2:
-        raise UserError(f"SIMPLER needs numpy < 2, {python} has {found['numpy']}")
-
-
-def _check_vulkan() -> None:
-    named = os.environ.get("VK_ICD_FILENAMES") or os.environ.get("VK_DRIVER_FILES")
-    if named:
-        # A wrong path is no error to Vulkan: it means "no driver".
-        for file in named.split(os.pathsep):
-            if not Path(file).is_file():
-                raise UserError(f"VK_ICD_FILENAMES names a file that is not there: {file}")
-        return
-    folders = ("/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d")
-    if not any(any(Path(folder).glob("*.json")) for folder in folders):
-        raise UserError(f"no Vulkan driver is installed (nothing in {', '.join(folders)})")
+        cause = str(error)
+    raise UserError(f"SIMPLER's Python does not run ({python}): {cause}")

@@ -1,0 +1,59 @@
+"""The overhead camera's picture, rendered when asked for.
+
+SIMPLER renders two cameras with four textures each at every step. A policy looks once in several
+steps, at one camera; drawing only that gives the same pixels in half the time, and steps in between
+cost nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+# Actors that the photograph replaces: the ground, the goal marker, the table ("" and "arena").
+_BEHIND_PHOTOGRAPH = {"ground", "goal_site", "", "arena"}
+
+
+class OverheadCamera:
+    """Renders `camera` of a SIMPLER environment and lays the real photograph behind it."""
+
+    def __init__(self, simulation: Any, camera: str) -> None:
+        self._simulation = simulation
+        self._camera = camera
+        config = simulation._camera_cfgs[camera]
+        # OpenCV is SIMPLER's dependency, not ours; another resize would give other pixels.
+        resize = import_module("cv2").resize
+        photograph = resize(simulation.rgb_overlay_img, (config.width, config.height))
+        self._photograph = _to_uint8(photograph.astype(np.float32))
+
+    def render(self) -> np.ndarray:
+        """The present scene as uint8 [512, 640, 3], equal to SIMPLER's own frame to the bit."""
+        simulation = self._simulation
+        simulation.update_render()
+        # Looked up each time: a reset makes a new scene with new cameras.
+        camera = simulation._cameras[self._camera].camera
+        camera.take_picture()
+        color = camera.get_float_texture("Color")[..., :3]
+        entity = camera.get_uint32_texture("Segmentation")[..., 1]
+        ids = self._foreground_ids()
+        is_foreground = np.zeros(max(int(entity.max()), *ids) + 1, bool)
+        is_foreground[ids] = True
+        mask = is_foreground[entity]
+        frame = self._photograph.copy()
+        frame[mask] = _to_uint8(color[mask])
+        return frame
+
+    def _foreground_ids(self) -> list[int]:
+        """Segmentation ids of what is drawn over the photograph: objects, robot, furniture."""
+        simulation = self._simulation
+        behind = _BEHIND_PHOTOGRAPH.union(simulation.rgb_always_overlay_objects)
+        ids = [actor.id for actor in simulation.get_actors() if actor.name not in behind]
+        for articulation in simulation.get_articulations():
+            if articulation is simulation.agent.robot or articulation.name not in behind:
+                ids += [link.id for link in articulation.get_links()]
+        return ids
+
+
+def _to_uint8(color: np.ndarray) -> np.ndarray:
+    # SIMPLER truncates rather than rounds.
+    return np.clip(color * 255, 0, 255).astype(np.uint8)

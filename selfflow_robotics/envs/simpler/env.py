@@ -1,0 +1,213 @@
+"""SIMPLER's tasks, simulated by SIMPLER itself (SAPIEN, Xuanlin Li et al. 2024, arXiv 2405.05941).
+
+Runs in SIMPLER's own Python, in a process of its own (`envs.client`); it needs numpy below 2.
+Episodes are SIMPLER's to the bit: the scene is set up anew for each, because a plain reset leaves
+traces of the episode before in the object's resting pose, and contacts magnify them. Success is
+SIMPLER's own verdict.
+"""
+
+import subprocess
+import sys
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs.base import RobotEnv, check_action
+from selfflow_robotics.envs.episodes import draw_start
+from selfflow_robotics.envs.simpler.camera import OverheadCamera
+from selfflow_robotics.envs.simpler.shim import relax_sapien
+from selfflow_robotics.envs.simpler.tasks import (
+    CAMERA,
+    CONTROL_HZ,
+    CONTROL_MODE,
+    ROBOT,
+    ROBOT_VARIANTS,
+    SIM_HZ,
+    SIMPLER_TASKS,
+)
+from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
+from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.robot.observation import proprio_vector, resize_image
+
+# Facts of the step that SIMPLER tells besides success.
+_FLAGS = ("is_grasped", "consecutive_grasp", "lifted_object", "lifted_object_significantly")
+# The true stages weigh megabytes; a box of the table's height in their place, a few kilobytes.
+STAND_IN_BYTES = 1 << 20
+
+
+class SimplerEnv(RobotEnv):
+    """One task of SIMPLER. See `envs.base.RobotEnv` for observations, actions and info.
+
+    Further option: `robot_variant`, one of `tasks.ROBOT_VARIANTS`. `info` also holds is_grasped,
+    consecutive_grasp, lifted_object and lifted_object_significantly (bool, SIMPLER's meaning).
+    """
+
+    simulator = "simpler"
+    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
+
+    def __init__(
+        self, task: Task, image_size: tuple[int, int] = (256, 320), path: str | None = None
+    ) -> None:
+        """image_size: (height, width), reduced from the camera's 512 x 640. path: the SimplerEnv
+        checkout; None where its packages are installed.
+
+        Raises UserError, with the mend, for whatever SIMPLER lacks to start.
+        """
+        super().__init__(task, image_size)
+        if task.name not in SIMPLER_TASKS:
+            raise UserError(f"the task {task.name} is not set up for SIMPLER")
+        self._setting = SIMPLER_TASKS[task.name]
+        self._sapien, self._assets, self._devices = _load(path)
+        self._simulation = self._make_simulation()
+        self._camera = OverheadCamera(self._simulation, CAMERA)
+
+    def _make_simulation(self) -> Any:
+        setting = self._setting
+        stage = self._stage()
+        if not stage.is_file():
+            raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
+        made = import_module("gymnasium").make(
+            setting.env_id,
+            obs_mode="none",  # a step renders nothing; `observe` does
+            robot=ROBOT,
+            sim_freq=SIM_HZ,
+            control_freq=CONTROL_HZ,
+            control_mode=CONTROL_MODE,
+            scene_name=setting.scene,
+            camera_cfgs={"add_segmentation": True},
+            rgb_overlay_path=str(self._assets / setting.overlay),
+            rgb_overlay_cameras=[CAMERA],
+            disable_env_checker=True,
+        )
+        # Without gymnasium's wrappers, whose reset and step differ between its versions.
+        return made.unwrapped
+
+    # -- episodes -------------------------------------------------------------------------------
+
+    def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+        episode = draw_start(self.task, seed, options, robot_variant=ROBOT_VARIANTS)
+        simulation, setting = self._simulation, self._setting
+        robot = episode["robot_variant"]
+        simulation.urdf_version = "" if robot == "base" else robot
+        simulation._configure_agent()  # as SIMPLER does after a change of urdf_version
+        simulation.reset(
+            seed=seed % 2**32,
+            options={
+                "reconfigure": True,
+                "robot_init_options": {
+                    "init_xy": list(setting.robot_xy_m),
+                    "init_rot_quat": list(setting.robot_quaternion),
+                },
+                "obj_init_options": {
+                    "init_xy": episode["object_xy"],
+                    "orientation": setting.orientations[episode["variant"]],
+                },
+            },
+        )
+        return {
+            "success": False,
+            **dict.fromkeys(_FLAGS, False),
+            "elapsed_steps": 0,
+            "state": self._state(),
+            "episode": episode,
+        }
+
+    def advance(self, action: np.ndarray) -> dict[str, Any]:
+        *_, info = self._simulation.step(check_action(action))
+        return {
+            "success": bool(info["success"]),
+            **{flag: bool(info[flag]) for flag in _FLAGS},
+            "elapsed_steps": int(info["elapsed_steps"]),
+            "state": self._state(),
+        }
+
+    # -- what is seen ---------------------------------------------------------------------------
+
+    def observe(self) -> dict[str, Any]:
+        state = self._state()
+        return {
+            "image": resize_image(self._camera.render(), self.image_size),
+            "instruction": self.task.instruction,
+            "proprio": proprio_vector(state["tool_pose"], state["base_pose"], state["gripper"]),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        simulation = self._simulation
+        agent = simulation.agent
+        closedness = float(agent.get_gripper_closedness())
+        return {
+            "tool_pose": _pose(simulation.tcp.pose),
+            "object_pose": _pose(simulation.obj.pose),
+            "base_pose": _pose(agent.robot.pose),
+            "qpos": np.asarray(agent.robot.get_qpos(), np.float64),
+            "gripper": min(max(closedness, 0.0), 1.0),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        stage = self._stage()
+        repository = self._assets.parent
+        return {
+            "simulator": self.simulator,
+            "task": self.task.name,
+            "sapien": self._sapien.__version__,
+            "numpy": np.__version__,
+            "python": sys.version.split()[0],
+            "simpler_env_commit": _commit(repository.parent),
+            "maniskill2_real2sim_commit": _commit(repository),
+            "vulkan_devices": [f"{device.name}, {device.driver}" for device in self._devices],
+            "image_size": list(self.image_size),
+            "stage": stage.name,
+            "stage_sha256": sha256(stage.read_bytes()).hexdigest(),
+            "stage_is_stand_in": stage.stat().st_size < STAND_IN_BYTES,
+        }
+
+    def close(self) -> None:
+        self._simulation.close()
+
+    def _stage(self) -> Path:
+        return self._assets / "hab2_bench_assets" / "stages" / f"{self._setting.scene}.glb"
+
+
+def _load(path: str | None) -> tuple[Any, Path, list[Any]]:
+    """Import SAPIEN and SIMPLER's environments: (sapien, asset folder, Vulkan devices)."""
+    if int(np.__version__.split(".")[0]) >= 2:
+        # Nothing would complain: the object falls through the table, then the process crashes.
+        raise UserError(
+            f"SIMPLER needs numpy below 2 and its Python has {np.__version__}: give it a Python of "
+            "its own (SIMPLER_PYTHON or simpler.python=)"
+        )
+    if path is not None:
+        sys.path[:0] = [path, str(Path(path) / "ManiSkill2_real2sim")]
+    try:
+        devices = list_devices()
+        sapien = import_module("sapien")
+        import_module("sapien.core")
+        if problem := missing_device(devices):
+            raise UserError(problem)
+        relax_sapien(devices)
+        real2sim = import_module("mani_skill2_real2sim")
+        import_module("mani_skill2_real2sim.envs")  # registers the environments
+    except ModuleNotFoundError as error:
+        raise UserError(f"SIMPLER's Python lacks the module {error.name}") from error
+    except (ImportError, OSError) as error:
+        raise UserError(f"a system library that SAPIEN needs is missing: {error}") from error
+    return sapien, Path(real2sim.ASSET_DIR), devices
+
+
+def _pose(pose: Any) -> np.ndarray:
+    return np.concatenate([pose.p, pose.q]).astype(np.float64)
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit checked out in `folder`; None if it is not the top of a git checkout."""
+    command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    top, commit = done.stdout.split("\n")[:2]
+    return commit if Path(top) == folder.resolve() else None
