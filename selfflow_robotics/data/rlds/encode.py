@@ -29,7 +29,8 @@ class EpisodeEncoder:
     def __init__(self, image_size: tuple[int, int], jpeg_quality: int) -> None:
         self.image_size = tuple(image_size)
         self.features = fractal_features(*image_size)
-        self._serializer = example_serializer.ExampleSerializer(self.features.get_serialized_info())
+        layout: Any = self.features.get_serialized_info()
+        self._serializer = example_serializer.ExampleSerializer(layout)
         self._quality = jpeg_quality
         self._chroma = "444" if image_size[0] < _FULL_CHROMA_BELOW_HEIGHT else "420"
 
@@ -44,13 +45,11 @@ class EpisodeEncoder:
         """
         if len(steps) < 2:
             raise ValueError(f"an episode has at least two steps, got {len(steps)}")
-        aspects = dict.fromkeys(ASPECTS, False)
-        aspects.update(has_aspects=True, feasible=True, success=success)
-        attributes: dict[str, Any] = dict.fromkeys(ATTRIBUTES, 0)
-        attributes.update({f"{name}_name": "" for name in ATTRIBUTES})
+        known = {"has_aspects": True, "feasible": True, "success": success}
         example = {
-            "aspects": aspects,
-            "attributes": attributes,
+            "aspects": {name: known.get(name, False) for name in ASPECTS},
+            "attributes": {name: 0 for name in ATTRIBUTES}
+            | {f"{name}_name": "" for name in ATTRIBUTES},
             "steps": [self._step(step, t, len(steps)) for t, step in enumerate(steps)],
         }
         return self._serializer.serialize_example(self.features.encode_example(example))

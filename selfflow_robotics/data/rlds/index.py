@@ -177,7 +177,7 @@ def _load(path: Path) -> dict[str, np.ndarray] | None:
         return None  # not there, or left unfinished by a full disk: build it anew
 
 
-def _save(path: Path, tables: dict[str, np.ndarray]) -> None:
+def _save(path: Path, tables: dict[str, Any]) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

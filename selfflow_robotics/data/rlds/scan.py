@@ -26,9 +26,9 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
         )
     try:
         info = tfds.builder_from_directory(str(directory)).info
-        metadata = dict(info.metadata.items())
+        metadata = {} if info.metadata is None else dict(info.metadata.items())
     except Exception as error:  # TFDS raises many kinds for a bad dataset_info or features file
-        cause = str(error).splitlines()[0]
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{directory}: its JSON files cannot be read ({cause}); copy them again"
         ) from error
@@ -93,7 +93,8 @@ def scan_shards(
 def _read_episode(record: bytes, where: str) -> dict[str, Any]:
     """The values of one episode; `offset` counts from the start of the record."""
     try:
-        features = tf_example_pb2.Example.FromString(record).features.feature
+        example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+        features = example.features.feature
     except Exception as error:  # protobuf's DecodeError has no public home
         raise UserError(f"{where} is no tf.train.Example; copy the file again") from error
     for key in REQUIRED_KEYS:

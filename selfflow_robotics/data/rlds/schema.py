@@ -58,7 +58,7 @@ def fractal_features(height: int = 256, width: int = 320) -> tfds.features.Featu
     """The feature specification, with pictures of `height` x `width` stored as JPEG."""
     features = tfds.features
 
-    def floats(shapes: dict[str, tuple[int, ...]]) -> dict[str, features.FeatureConnector]:
+    def floats(shapes: dict[str, tuple[int, ...]]) -> dict[str, tfds.features.FeatureConnector]:
         return {
             key: features.Tensor(shape=shape, dtype=np.float32) for key, shape in shapes.items()
         }

@@ -112,7 +112,10 @@ class RldsWriter:
         if not self._shards:
             raise UserError(f"{self.path}: nothing was recorded, so there is no data set to finish")
         template = naming.ShardedFileTemplate(
-            data_dir=self.path, dataset_name=self.name, split="train", filetype_suffix="tfrecord"
+            data_dir=tfds.core.as_path(self.path),
+            dataset_name=self.name,
+            split="train",
+            filetype_suffix="tfrecord",
         )
         count = len(self._shards)
         for number in range(count):
@@ -140,7 +143,7 @@ class RldsWriter:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"{self.path} is being written by another process; wait for it"
             ) from error
