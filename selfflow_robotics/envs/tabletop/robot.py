@@ -32,13 +32,14 @@ ARM_STIFFNESS = (1700.0, 1737.0471680861954, 979.975871856535, 930.0, 1212.15450
 ARM_DAMPING = (1059.9791902443303, 1010.4720585373592, 767.2803161582076, 680.0,
                674.9946964336588, 274.613381336198, 340.532560578637)  # N m s / rad  # fmt: skip
 ARM_FORCE_LIMIT = (300.0, 300.0, 100.0, 100.0, 100.0, 100.0, 100.0)  # N m
-# SIMPLER's fingers have 200, 8 and a limit of 60 N m. MuJoCo's contacts are softer than PhysX's patches:
-# above a few N m the fingers squeeze the 20 g can out from between them, at 1 N m it is held for grasps
-# up to 2 cm off the centre. A tenth of the gains keeps the same time constant below that limit, and a
-# little dry friction keeps closed fingers from swinging to one side together.
+# SIMPLER's fingers have 200, 8 and a limit of 60 N m, which here squeezes the 20 g can out from between
+# them (13 of 30 grasps hold; at 1 N m all do). A tenth of the gains keeps the same time constant below
+# that limit, and a trace of dry friction keeps closed fingers from swinging to one side together.
 FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT = 20.0, 0.8, 1.0
-FINGER_FRICTION = 0.05  # N m
+FINGER_FRICTION = 0.01  # N m
 PAD_FRICTION = 2.0
+# MuJoCo's default contact would let a pad sink 5 mm into so light an object; this one 0.5 mm.
+PAD_SOLIMP = "0.99 0.995 0.001"
 
 TOOL_POSITION = (0.0043374896, 0.0018852949, 0.16353297)  # tool centre point in the gripper's frame
 TOOL_RPY = (-0.001328879239766479, -0.00443973089771006, -0.0008686511567993004)
@@ -140,7 +141,7 @@ def numbers(values) -> str:
 
 def _finger(name: str, y: float, yaw: float, touch: str) -> str:
     """A finger: base block, tip frame (a body of its own, for the grasp rule), two pads a tip."""
-    pad = f'friction="{PAD_FRICTION} 0.05 0.002" priority="1"'
+    pad = f'friction="{PAD_FRICTION} 0.05 0.002" priority="1" solimp="{PAD_SOLIMP}"'
     return f"""
 <body name="{name}" pos="0 {y} 0.05861" quat="{numbers(rpy_quaternion(FINGER_ANGLE, 0, yaw))}"
       gravcomp="1">
