@@ -16,6 +16,7 @@ Interrupted, the same command goes on where it was.
 """
 
 import hashlib
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from selfflow_robotics.envs.simpler.preflight import (
     default_path,
     default_python,
 )
-from selfflow_robotics.envs.spec import SimulatorSpec
+from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import (
@@ -47,6 +48,7 @@ from selfflow_robotics.evaluation.domain import (
 )
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes, resolve_protocol
+from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.policies.base import Policy
@@ -58,12 +60,6 @@ from selfflow_robotics.training.checkpoint import MANIFEST
 SIMPLER_IMAGE_SIZE = (256, 320)
 TABLETOP_IMAGE_SIZE = (64, 80)
 START_S = 300.0  # SIMPLER compiles its shaders
-
-
-@dataclass(frozen=True)
-class SimplerInstall:
-    path: str | None = None
-    python: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class EvalConfig:
     guidance_scale: float | None = None
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
     videos: int = 3
-    processes: int = 2
+    processes: int | None = None
     device: str = "auto"
     output: str | None = None
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
@@ -112,11 +108,12 @@ def main(config: EvalConfig) -> int:
     simulator, why = pick_simulator(config, data)
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
+    print(f"policy: {checkpoint or config.policy}")
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
         spec = simulator_spec(config, task, simulator, policy)
-        count = min(config.processes, len(episodes))
+        count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = start(clients[0])
         fingerprint = {
@@ -124,7 +121,6 @@ def main(config: EvalConfig) -> int:
             # The manifest has the checksums of the weights.
             "checkpoint": _sha256((checkpoint / MANIFEST).read_bytes()) if checkpoint else None,
             "simulator": provenance,
-            "image_size": spec.image_size,
             "protocol": protocol,
             "seed": config.seed,
             "replan_steps": config.replan_steps,
@@ -146,8 +142,9 @@ def main(config: EvalConfig) -> int:
         variants=task.variants,
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
+        remarks=remarks(task, simulator, provenance),
         simulator_provenance=provenance,
-        policy_provenance=data,
+        policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
     report.write(ledger.folder)
     print(f"\n{report.to_text()}\n\nreport: {ledger.folder / 'report.md'}")
@@ -159,6 +156,21 @@ def main(config: EvalConfig) -> int:
             file=sys.stderr,
         )
     return 1 if errors else 0
+
+
+def remarks(task: Task, simulator: str, provenance: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of SIMPLER's rates should know beside them."""
+    if simulator != "simpler":
+        return ()
+    lines = []
+    if provenance.get("stage_is_stand_in"):
+        lines.append(
+            f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own: same height and "
+            "place, and hidden in the pictures by SIMPLER's photograph."
+        )
+    if line := published_line(task.name):
+        lines.append(line)
+    return tuple(lines)
 
 
 def start(client: SimulatorClient) -> dict[str, Any]:
@@ -183,8 +195,9 @@ def play(
 
         def show(record: EpisodeRecord) -> None:
             done.append(record)
+            successes = sum(r.success for r in done)
+            bar.set_postfix_str(f"{successes} of {len(done)} succeed", refresh=False)
             bar.update()
-            bar.set_postfix_str(f"{sum(r.success for r in done)} of {len(done)} succeed")
 
         play_missing(
             ledger,

@@ -81,8 +81,9 @@ class Report:
     variants: tuple[str, ...]
     episodes: dict[str, list[EpisodeRecord]]  # the evaluated policy first, then the baselines
     out_of_domain: str | None = None  # why the first policy is a stranger to this simulator
+    remarks: tuple[str, ...] = ()  # further lines under the table
     simulator_provenance: dict[str, Any] | None = None
-    policy_provenance: dict[str, Any] | None = None
+    policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
 
     @property
     def policy(self) -> str:
@@ -119,6 +120,7 @@ class Report:
             "protocol": self.protocol,
             "seed": self.seed,
             "out_of_domain": self.out_of_domain,
+            "remarks": self.remarks,
             "policies": {
                 policy: {
                     "all": self.rate(policy).to_json(),
@@ -168,7 +170,7 @@ class Report:
                 f"{errors} episodes could not be played: rates are bounds (all of them failures, "
                 "all of them successes)."
             )
-        return notes
+        return [*notes, *self.remarks]
 
     def title(self) -> str:
         """One line that says what was measured where."""

@@ -1,0 +1,121 @@
+"""How well a network imagines: its frames beside the simulator's, for actions it should and should
+not expect.
+
+From one picture of an episode that training never saw, the same start is played twice in the
+simulator: with the expert's actions, and with their mirror image (left and right exchanged). A
+world model must follow the actions it is given, so its frames for the mirrored actions have to be
+nearer to the mirrored future than to the expert's. The baseline of a world model is to copy the
+first frame.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.rng import numpy_generator
+from selfflow_robotics.robot.actions import policy_arm_from_environment
+from selfflow_robotics.robot.observation import resize_image
+from selfflow_robotics.world.imagine import imagine, psnr
+from selfflow_robotics.world.network import Network
+
+MAX_PREFIX_STEPS = 12  # the picture is taken after 0 to this many steps of the expert
+# Exchanging left and right: y of a translation, and rotations about the base's x and z axes.
+MIRROR = np.array([1, -1, 1, -1, 1, -1, 1], np.float32)
+
+
+@dataclass
+class Future:
+    """One start and two futures of F steps; frames are uint8 [F, h, w, 3]."""
+
+    spec: EpisodeSpec
+    instruction: str
+    first: np.ndarray  # uint8 [h, w, 3]
+    actions: np.ndarray  # environment actions float32 [F, 7]; mirrored ones are actions * MIRROR
+    frames: np.ndarray
+    mirrored_frames: np.ndarray
+
+
+def record_future(
+    client: SimulatorClient, spec: EpisodeSpec, num_frames: int, size: tuple[int, int]
+) -> Future:
+    """Play `spec` with the expert to a random step, then on from there in both ways."""
+    prefix_steps = int(numpy_generator(spec.seed, 5).integers(MAX_PREFIX_STEPS + 1))
+    expert = ScriptedExpert()
+    expert.begin(0, spec)
+    start = client.call("reset", **_reset(spec))
+    first, info = start["observation"], start["info"]
+    actions, seen = [], [first]
+    for _ in range(prefix_steps + num_frames):
+        (action,) = expert.act([0], [seen[-1]], [info])[0]
+        reply = client.call("run", actions=action[None], observe="last")
+        info = reply["infos"][-1]
+        seen.append(reply["observations"][-1])
+        actions.append(action)
+    prefix, ahead = np.stack(actions[:prefix_steps] or [[]]), np.stack(actions[prefix_steps:])
+    client.call("reset", **_reset(spec))
+    if prefix_steps:
+        client.call("run", actions=prefix, observe="none")
+    mirrored = client.call("run", actions=ahead * MIRROR, observe="all")["observations"]
+
+    def small(observations: Sequence[dict]) -> np.ndarray:
+        return np.stack([resize_image(seen["image"], size) for seen in observations])
+
+    frames = small(seen[prefix_steps:])
+    return Future(spec, first["instruction"], frames[0], ahead, frames[1:], small(mirrored))
+
+
+def _reset(spec: EpisodeSpec) -> dict:
+    return {"seed": spec.seed, "options": {"variant": spec.variant, **spec.options}}
+
+
+@dataclass
+class Imagined:
+    """What the network made of the futures: uint8 [B, F, h, w, 3] each."""
+
+    frames: np.ndarray
+    mirrored_frames: np.ndarray
+
+
+def imagine_futures(network: Network, futures: list[Future], num_steps: int, seed: int) -> Imagined:
+    """Imagined frames for the expert's and the mirrored actions, with the same noise."""
+    first = np.stack([future.first for future in futures])
+    words = [future.instruction for future in futures]
+    actions = np.stack([future.actions for future in futures])
+    both = [
+        imagine(network, first, _policy_vectors(a), words, num_steps=num_steps, seed=seed)
+        for a in (actions, actions * MIRROR)
+    ]
+    return Imagined(*both)
+
+
+def _policy_vectors(actions: np.ndarray) -> np.ndarray:
+    """Environment actions [..., 7] as policy vectors: the gripper is closed once told to close."""
+    is_open = (actions[..., 6:] < 0).astype(np.float32)
+    return np.concatenate([*policy_arm_from_environment(actions), is_open], axis=-1)
+
+
+def score(futures: list[Future], imagined: Imagined) -> dict:
+    """PSNR in dB by frame, mean over episodes, and how often the mirrored side was chosen.
+
+    `follows_actions`: the share of episodes whose last imagined frame for the mirrored actions is
+    nearer to the mirrored future than to the expert's; `margin_db` is by how much, on average.
+    """
+    truth = np.stack([future.frames for future in futures])
+    mirrored = np.stack([future.mirrored_frames for future in futures])
+    copy = np.stack([future.first for future in futures])[:, None]
+    margin = psnr(imagined.mirrored_frames, mirrored) - psnr(imagined.mirrored_frames, truth)
+    return {
+        "episodes": len(futures),
+        "psnr_db": psnr(imagined.frames, truth).mean(axis=0).tolist(),
+        "copy_psnr_db": psnr(np.broadcast_to(copy, truth.shape), truth).mean(axis=0).tolist(),
+        "mirrored_psnr_db": psnr(imagined.mirrored_frames, mirrored).mean(axis=0).tolist(),
+        "mirrored_copy_psnr_db": psnr(np.broadcast_to(copy, mirrored.shape), mirrored)
+        .mean(axis=0)
+        .tolist(),
+        "follows_actions": float((margin[:, -1] > 0).mean()),
+        "margin_db": float(margin[:, -1].mean()),
+    }

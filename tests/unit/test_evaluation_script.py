@@ -1,0 +1,124 @@
+"""The command `python eval/simpler.py`, whole: on the tabletop, interrupted, and misused."""
+
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from selfflow_robotics.envs.simpler.preflight import INSTALL
+
+ROOT = Path(__file__).parents[2]
+
+
+def _command(*arguments):
+    return [sys.executable, str(ROOT / "eval" / "simpler.py"), *arguments]
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in ("SIMPLER_ENV_PATH", "SIMPLER_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def run(tmp_path, environment):
+    def run(*arguments):
+        return subprocess.run(_command(*arguments), cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture
+def main(tmp_path, environment, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")["main"]
+
+
+def _folder(root):
+    [folder] = (root / "runs" / "eval" / "random").iterdir()
+    return folder
+
+
+def test_it_measures_writes_down_and_repeats_nothing(run, tmp_path):
+    arguments = ("--task", "pick_coke_can", "policy=random", "baselines=[expert]", "videos=1")
+    first = run(*arguments, "num_episodes=1", "processes=1")
+    assert first.returncode == 0, first.stderr
+    folder = _folder(tmp_path)
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    assert [line["policy"] for line in lines] == ["random", "expert"]
+    assert [line["error"] for line in lines] == [None, None]
+    assert all((folder / line["video"]).stat().st_size > 1000 for line in lines)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["policies"]["expert"]["all"]["count"] == 1
+    assert report["simulator_provenance"]["simulator"] == "tabletop"
+    assert "pick_coke_can on the MuJoCo tabletop, protocol random, seed 0" in first.stdout
+    again = run(*arguments, "num_episodes=2", "processes=2")
+    assert again.returncode == 0, again.stderr
+    assert len((folder / "episodes.jsonl").read_text().splitlines()) == 4
+    assert (
+        json.loads((folder / "report.json").read_text())["policies"]["random"]["all"]["count"] == 2
+    )
+
+
+def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
+    arguments = ["policy=random", "baselines=[]", "videos=0", "num_episodes=4", "processes=1"]
+    with subprocess.Popen(_command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("runs/eval/random/*/episodes.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.decode().splitlines()[-1] == "interrupted; repeat the command to go on"
+    path = _folder(tmp_path) / "episodes.jsonl"
+    before = path.read_text()
+    assert run(*arguments).returncode == 0
+    assert path.read_text().startswith(before)
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--task", "pick_cola_can"], "unknown task 'pick_cola_can'; did you mean pick_coke_can?"),
+        (["policy=expert", "num_episodes=-1"], "num_episodes must be at least 1, got -1"),
+        (["policy=expert", "replan_steps=0"], "replan_steps must be at least 1, got 0"),
+        (["num_episode=3"], "unknown config key 'num_episode'; did you mean num_episodes or"),
+        (["policy=exprt"], "policy: unknown value 'exprt'; did you mean expert?"),
+        ([], "no finetune run in runs/ has a checkpoint; train one or give --checkpoint PATH"),
+        (["--checkpoint", "nowhere"], "no checkpoint at nowhere: give a run folder or one of"),
+        (
+            ["policy=random", "protocol=visual_matching"],
+            "protocol=visual_matching recolours SIMPLER's robot and needs sim=simpler",
+        ),
+        (
+            ["policy=random", "num_episodes=1", "baselines=[]", "output=/dev/null/results"],
+            "cannot write the evaluation to /dev/null/results: Not a directory",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(main, capsys, arguments, line):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+
+
+def test_without_simpler_it_says_what_to_install(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["policy=expert", "sim=simpler"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert INSTALL in error
+    last = error.splitlines()[-1]
+    assert last == "error: SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path="
