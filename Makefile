@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine with python3 (3.11 or later), venv and make:
+#   make demo   from noise to a success rate: pretrain, fine-tune, evaluate, all embedded
+#   make test   the test suite
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.installed
+	$(RUN) pretrain/run.py
+	$(RUN) finetune/rt1.py
+	$(RUN) eval/world_model.py
+	$(RUN) eval/simpler.py --task pick_coke_can
+
+test: $(VENV)/test.installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/dev.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test.installed: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/dev.installed: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)
