@@ -34,6 +34,7 @@ object_xy, ...), enough to repeat the episode.
 """
 
 from abc import abstractmethod
+from string import printable
 from typing import Any
 
 import gymnasium as gym
@@ -58,7 +59,7 @@ class RobotEnv(gym.Env):
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (ACTION_DIM,), np.float32)
         self.observation_space = gym.spaces.Dict(
             image=gym.spaces.Box(0, 255, (height, width, 3), np.uint8),
-            instruction=gym.spaces.Text(256),
+            instruction=gym.spaces.Text(256, charset=frozenset(printable)),
             proprio=gym.spaces.Box(-np.inf, np.inf, (8,), np.float32),
         )
 

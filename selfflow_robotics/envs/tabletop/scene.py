@@ -40,7 +40,7 @@ _SEEN = 'contype="0" conaffinity="0" group="0"'  # for the eye only
 _MATERIALS = {
     "table": "0.62 0.46 0.32",
     "edge": "0.40 0.29 0.21",
-    "front": "0.50 0.40 0.32",
+    "front": "0.74 0.60 0.49",
     "gap": "0.20 0.15 0.12",
     "black": "0.05 0.03 0.03",
     "floor": "0.62 0.47 0.33",
@@ -150,7 +150,7 @@ body2="finger_left"/></contact>
 
 @lru_cache(maxsize=1)
 def load_model() -> "mujoco.MjModel":
-    """The compiled scene; shared, so nobody may change it."""
+    """The compiled scene, shared by all environments: nobody may change its physics."""
     return mujoco.MjModel.from_xml_string(scene_mjcf())
 
 
