@@ -53,6 +53,7 @@ from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.training.checkpoint import MANIFEST
 
@@ -102,9 +103,10 @@ class EvalConfig:
 )
 def main(config: EvalConfig) -> int:
     task = get_task(config.task)
-    checkpoint = find_checkpoint(config.checkpoint, "finetune") if _is_network(config) else None
-    policy = make_policy(config.policy, config, checkpoint)
-    data = getattr(policy, "data_provenance", None)
+    is_network = config.policy == "network"
+    checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
+    policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
+    data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
     simulator, why = pick_simulator(config, data)
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
@@ -130,7 +132,7 @@ def main(config: EvalConfig) -> int:
         ledger = Ledger.open(output_folder(config, checkpoint, simulator, fingerprint), fingerprint)
         print(f"results in {ledger.folder}")
         baselines = [name for name in config.baselines if name != config.policy]
-        players = [policy, *(make_policy(name, config, None) for name in baselines)]
+        players = [policy, *(scripted(name, config) for name in baselines)]
         for player in players:
             play(config, ledger, player, clients, episodes)
 
@@ -210,14 +212,15 @@ def play(
         )
 
 
-def make_policy(name: str, config: EvalConfig, checkpoint: Path | None) -> Policy:
-    """The policy called `name`."""
+def scripted(name: str, config: EvalConfig) -> Policy:
+    """The policy called `name`, one that needs no training."""
     if name == "random":
         return RandomPolicy(config.seed, horizon=config.replan_steps)
-    if name == "expert":
-        return ScriptedExpert()
-    from selfflow_robotics.policies.flow_policy import FlowPolicy
+    return ScriptedExpert()
 
+
+def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
+    """The network of `checkpoint` as a policy."""
     return FlowPolicy.from_checkpoint(
         checkpoint,
         replan_steps=config.replan_steps,
@@ -247,8 +250,8 @@ def simulator_spec(config: EvalConfig, task: Task, simulator: str, policy: Polic
     if simulator == "simpler":
         path, python = simpler_install(config)
         return SimulatorSpec("simpler", task.name, SIMPLER_IMAGE_SIZE, path=path, python=python)
-    image_size = getattr(policy, "image_size", TABLETOP_IMAGE_SIZE)
-    return SimulatorSpec("tabletop", task.name, tuple(image_size))
+    image_size = policy.image_size if isinstance(policy, FlowPolicy) else TABLETOP_IMAGE_SIZE
+    return SimulatorSpec("tabletop", task.name, image_size)
 
 
 def output_folder(
@@ -264,10 +267,6 @@ def output_folder(
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _is_network(config: EvalConfig) -> bool:
-    return config.policy == "network"
 
 
 if __name__ == "__main__":

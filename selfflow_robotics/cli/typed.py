@@ -41,13 +41,15 @@ def mirror(schema: type) -> type:
 def _mirror_hint(hint: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return mirror(hint)
-    origin, args = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if origin is Literal:
         return type(args[0])
     if origin in (Union, types.UnionType):
         return Union[tuple(_mirror_hint(arg) for arg in args)]  # noqa: UP007
     if origin in (tuple, list, dict):
-        return origin[tuple(arg if arg is Ellipsis else _mirror_hint(arg) for arg in args)]
+        plain = (arg if arg is Ellipsis else _mirror_hint(arg) for arg in args)
+        return types.GenericAlias(origin, tuple(plain))
     return hint
 
 
@@ -82,7 +84,7 @@ def build(schema: type, config: DictConfig) -> Any:
 
 def _build(hint: Any, value: Any, key: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return _build_dataclass(hint, value, key)
     if origin in (Union, types.UnionType) and value is not None:
         given = [arg for arg in args if arg is not type(None)]
@@ -135,7 +137,7 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
         key = prefix + field.name
         keys.append(key)
         for part in (hints[field.name], *get_args(hints[field.name])):
-            if dataclasses.is_dataclass(part):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
                 keys += keys_of(part, key + ".")
     return keys
 
