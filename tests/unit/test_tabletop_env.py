@@ -28,7 +28,7 @@ def env():
 
 
 def rollout_digest() -> str:
-    """SHA-256 over every picture, proprioception and state of a short episode with a grasp in it."""
+    """SHA-256 over every picture, proprioception and state of a short episode."""
     env = TabletopEnv(TASK)
     observation, info = env.reset(seed=5, options={"variant": "standing"})
     digest = hashlib.sha256()
@@ -59,7 +59,7 @@ def test_camera_stands_where_simpler_has_it():
     mujoco.mj_forward(model, data)
     camera = model.camera(robot.CAMERA).id
     np.testing.assert_allclose(data.cam_xpos[camera], (0.20401, 0.20042, 1.29241), atol=1e-5)
-    # Columns right, up, back; SIMPLER's are right, down, forward in the base frame, turned by pi here.
+    # Columns right, up, back; SIMPLER's are right, down, forward, in the base frame (turned by pi).
     axes = data.cam_xmat[camera].reshape(3, 3)
     np.testing.assert_allclose(-axes[:, 2], (-0.70729, 0.00202, -0.70692), atol=1e-5)
     np.testing.assert_allclose(axes[:, 0], (0.00286, 1.0, 0.0), atol=1e-5)

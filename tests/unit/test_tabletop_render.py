@@ -27,7 +27,7 @@ def red(image: np.ndarray) -> np.ndarray:
 
 def test_ray_picture_shows_the_can_where_the_camera_sees_it():
     rows, columns = np.nonzero(red(picture()))
-    # The camera's own projection of the can's middle: 45 degrees down, focal length 425 of 512 pixels.
+    # The projection of the can's middle: camera 45 degrees down, focal length 425 of 512 pixels.
     right, down, forward = 0.2 - 0.20042, 1.29241 - 0.9203, 0.20401 + 0.25
     focal = 64 / 512 * 425
     depth = (forward + down) / np.sqrt(2)
@@ -75,7 +75,7 @@ def test_missing_opengl_is_one_line_that_says_what_to_install(monkeypatch):
         raise ImportError("Cannot initialize a EGL device display")
 
     monkeypatch.setattr(backend.mujoco, "Renderer", fail)
-    with pytest.raises(UserError, match="apt-get install .*libegl1 libopengl0 libgl1-mesa-dri"):
+    with pytest.raises(UserError, match=r"apt-get install .*libegl1 libopengl0 libgl1-mesa-dri"):
         picture(renderer="gl")
 
 

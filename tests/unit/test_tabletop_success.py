@@ -9,7 +9,7 @@ UP, NONE = np.array([0.0, 1.0, 0.0]), np.zeros(3)
 
 
 def pressed(angle_deg: float, size: float = 1e-3):
-    """One finger's parts: nothing on the base, an impulse on the tip `angle_deg` off its opening."""
+    """One finger: nothing on the base, an impulse on the tip `angle_deg` off its opening."""
     angle = np.deg2rad(angle_deg)
     return (NONE, UP), (size * np.array([np.sin(angle), np.cos(angle), 0.0]), UP)
 

@@ -1,4 +1,4 @@
-"""Decides which OpenGL MuJoCo may use, then imports it: every module here takes `mujoco` from this one.
+"""Decides which OpenGL MuJoCo may use, then imports it; the modules beside take `mujoco` from here.
 
 MuJoCo reads MUJOCO_GL once, at its first import, and dies there when the named library is missing.
 The user's own value is honoured; otherwise the first that can be loaded of EGL and OSMesa is taken,
@@ -47,7 +47,9 @@ def _import_mujoco():
         import mujoco
     except AttributeError as error:  # how PyOpenGL reports a library that is not there
         backend = os.environ.get("MUJOCO_GL")
-        raise UserError(f"MUJOCO_GL={backend}, but that library does not load: {GL_HELP}") from error
+        raise UserError(
+            f"MUJOCO_GL={backend}, but that library does not load: {GL_HELP}"
+        ) from error
     return mujoco
 
 

@@ -1,8 +1,8 @@
 """From one action to the drive targets of every physics step, as SIMPLER's controllers do it.
 
 Source of the rules: ManiSkill2_real2sim agents/controllers/pd_ee_pose.py, pd_joint_pos.py,
-agents/base_controller.py (planning) and agents/utils.py (Ruckig). Both controllers plan a jerk-limited
-path once per control step and hand its samples to the joint drives:
+agents/base_controller.py (planning) and agents/utils.py (Ruckig). Both controllers plan a
+jerk-limited path once per control step and hand its samples to the joint drives:
 
 * the arm aims at the *measured* tool pose changed by the action, so it follows about a third of a
   constantly commanded translation per step; its plan starts where the previous plan has got to;
@@ -24,8 +24,8 @@ FINGER_TARGET_RANGE = (robot.FINGER_LIMITS[0] - 0.01, robot.FINGER_LIMITS[1] + 0
 SMALL_GRIPPER_ACTION = 1e-3  # rad: below it the fingers go on to what was commanded before
 _PERIOD = 1.0 / CONTROL_HZ
 _ARM_RANGE = np.array(robot.ARM_RANGES).T
-# SIMPLER holds each of its 171 samples for 1/513 s; on average over one of our longer physics steps its
-# drives see the plan at the step's middle, plus half of 1/513 s.
+# SIMPLER holds each of its 171 samples for 1/513 s; on average over one of our longer physics steps
+# its drives see the plan at the step's middle, plus half of 1/513 s.
 SAMPLE_TIMES = (np.arange(SUBSTEPS) + 0.5) * (_PERIOD / SUBSTEPS) + 0.5 / 513
 
 
@@ -108,5 +108,5 @@ class GripperController:
         self._planner.plan(q, np.clip(qdot, -limit, limit), self._target)
         self._drive_target = self._planner.at(_PERIOD)[0]
         position, velocity = self._planner.sample()
-        # The drives have velocity targets too: torque = k (p - q) + d (v - q') with p' = p + v d / k.
+        # The drives have velocity targets too: k (p - q) + d (v - q') = k (p + v d/k - q) - d q'.
         return position + velocity * (robot.FINGER_DAMPING / robot.FINGER_STIFFNESS)

@@ -1,4 +1,4 @@
-"""pick_coke_can in MuJoCo: a primitive-shape twin of SIMPLER's scene that needs no assets and no GPU.
+"""pick_coke_can in MuJoCo: a primitive-shape twin of SIMPLER's scene, without assets or a GPU.
 
 What is SIMPLER's: kinematics, gains, controllers, camera, object sizes and masses, success rule.
 What is not: contacts (MuJoCo's, with a weaker grip) and looks (flat colours, no photograph).
@@ -27,7 +27,7 @@ _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
 
 class TabletopEnv(RobotEnv):
-    """One robot, one table, one can. See `envs.base.RobotEnv` for observations, actions and info."""
+    """One robot, one table, one can; observations, actions and info as in `envs.base.RobotEnv`."""
 
     simulator = "tabletop"
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
@@ -40,7 +40,9 @@ class TabletopEnv(RobotEnv):
         Raises UserError for a task this scene does not have and for a renderer that cannot run.
         """
         if task.object_name != "coke_can":
-            raise UserError(f"the tabletop simulator has no '{task.object_name}' (task {task.name})")
+            raise UserError(
+                f"the tabletop simulator has no '{task.object_name}' (task {task.name})"
+            )
         super().__init__(task, image_size)
         self._model = scene.load_model()
         self._data = mujoco.MjData(self._model)
@@ -65,8 +67,6 @@ class TabletopEnv(RobotEnv):
         matrix = np.empty(9)
         mujoco.mju_quat2Mat(matrix, np.array(robot.BASE_QUATERNION))
         self._base_rotation = matrix.reshape(3, 3)
-
-    # -- episodes -----------------------------------------------------------------------------------
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         episode = self._draw_episode(seed, options)
@@ -145,8 +145,6 @@ class TabletopEnv(RobotEnv):
         self._elapsed += 1
         height = float(data.qpos[_OBJECT_Q][2])
         return {**self._info(), **self._rule.update(height, self._touch())}
-
-    # -- what is seen ---------------------------------------------------------------------------------
 
     def observe(self) -> dict[str, Any]:
         return {

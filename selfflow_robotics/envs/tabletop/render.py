@@ -1,9 +1,9 @@
-"""Pictures of the overhead camera: by ray casting (default, no OpenGL) or by MuJoCo's OpenGL renderer.
+"""Pictures of the overhead camera: by ray casting (default, no OpenGL) or by MuJoCo's OpenGL.
 
-The ray renderer casts rays with MuJoCo's own `mj_multiRay` and shades with ambient light, some light from
-the eye and one lamp that throws shadows. The camera never moves, so everything that stands still is cast and shaded once;
-a frame costs only the rays against the robot and the object. Each pixel is the mean of several
-rays, so edges are smooth at small sizes. The same state gives the same bytes on every run.
+The ray renderer casts rays with MuJoCo's own `mj_multiRay` and shades with ambient light, some
+light from the eye and one lamp that throws shadows. The camera never moves, so what stands still is
+cast and shaded once; a frame costs only the rays near the robot and the object. In small pictures
+each pixel is the mean of four rays, for smooth edges. Equal states give equal bytes on every run.
 """
 
 from typing import Protocol
@@ -14,7 +14,6 @@ from selfflow_robotics.envs.tabletop import robot
 from selfflow_robotics.envs.tabletop.backend import GL_HELP, mujoco
 from selfflow_robotics.errors import UserError
 
-RENDERERS = ("ray", "gl")
 _STATIC, _MOVING = (np.array([group == g for g in range(6)], np.uint8) for group in (0, 1))
 _FAR = 10.0  # m
 _SHADOW_BIAS = 0.004  # m
@@ -62,7 +61,7 @@ class RayRenderer:
         self._cast_background(data)
 
     def _cast(self, data, origin, rays, group):
-        """Geom (-1: none), distance and normal of the first hit of each ray [n, 3] from one point."""
+        """Geom (-1: none), distance and normal of the first hit of each ray [n, 3]."""
         count = len(rays)
         geom, distance = np.empty(count, np.int32), np.empty(count)
         normal = np.empty((count, 3))
@@ -73,7 +72,7 @@ class RayRenderer:
         return geom, distance, normal
 
     def _near_moving(self, data, origin, rays32) -> np.ndarray:
-        """Indices of the rays [3, n] that come near anything that moves: the only ones worth casting."""
+        """Indices of the rays [3, n] that come near anything that moves: those worth casting."""
         offset = data.geom_xpos[self._moving] - origin
         reach = np.sqrt(np.einsum("ij,ij->i", offset, offset))
         sine = np.minimum(self._model.geom_rbound[self._moving] / reach, 1.0)
@@ -132,14 +131,15 @@ class RayRenderer:
         (height, width), n = self._size, self._samples
         rays = image.reshape(height, n, width, n, 3)
         total = sum(rays[:, i, :, j] for i in range(n) for j in range(n))
-        return (np.minimum(total, n * n) * np.float32(255 / n**2) + np.float32(0.5)).astype(np.uint8)
+        bright = np.minimum(total, n * n) * np.float32(255 / n**2)
+        return (bright + np.float32(0.5)).astype(np.uint8)
 
     def close(self) -> None:
         """Holds nothing."""
 
 
 class GlRenderer:
-    """MuJoCo's OpenGL renderer (EGL or OSMesa): textures none, shadows by shadow map."""
+    """MuJoCo's OpenGL renderer (EGL or OSMesa)."""
 
     def __init__(self, model, image_size: tuple[int, int]) -> None:
         height, width = image_size
@@ -148,7 +148,9 @@ class GlRenderer:
         try:
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # each OpenGL platform fails in its own way
-            raise UserError(f"renderer=gl cannot start ({type(error).__name__}): {GL_HELP}") from error
+            raise UserError(
+                f"renderer=gl cannot start ({type(error).__name__}): {GL_HELP}"
+            ) from error
         self._option = mujoco.MjvOption()
         self._option.geomgroup[:] = [1, 1, 0, 0, 0, 0]
 

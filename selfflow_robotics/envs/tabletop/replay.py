@@ -34,9 +34,9 @@ def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:
 def replay(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Play a recording's actions from its first state.
 
-    Returns the tool's position error (m) and rotation error (rad) after each action, [T] each, in the
-    robot's base frame. Where the robot of the recording stands elsewhere, in another scene, nothing
-    can be touched.
+    Returns the tool's position error (m) and rotation error (rad) after each action, [T] each, in
+    the robot's base frame. Where the robot of the recording stands elsewhere, in another scene,
+    nothing can be touched; and never the robot's own body, on which SIMPLER's arm can lean.
     """
     flags = scene.load_model().opt
     here = np.allclose(recording["base_pose"][:3], robot.BASE_POSITION, atol=1e-3)
@@ -75,13 +75,13 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
 def main(path: str) -> None:
     """Print a line of errors per episode."""
     env = TabletopEnv(get_task("pick_coke_can"))
-    print(f"{'episode':28} steps   position mm: mean    max  final   rotation deg: mean   max  final")
+    print(f"{'episode':28} steps   mm: mean    max  final   deg: mean   max  final")
     for name, recording in load_recordings(path).items():
         position, rotation = replay(env, recording)
         mm, deg = position * 1e3, np.rad2deg(rotation)
         print(
-            f"{name:28} {len(mm):5d}   {mm.mean():17.2f} {mm.max():6.2f} {mm[-1]:6.2f}"
-            f"   {deg.mean():18.2f} {deg.max():5.2f} {deg[-1]:6.2f}"
+            f"{name:28} {len(mm):5d}   {mm.mean():8.2f} {mm.max():6.2f} {mm[-1]:6.2f}"
+            f"   {deg.mean():9.2f} {deg.max():5.2f} {deg[-1]:6.2f}"
         )
 
 

@@ -32,9 +32,9 @@ ARM_STIFFNESS = (1700.0, 1737.0471680861954, 979.975871856535, 930.0, 1212.15450
 ARM_DAMPING = (1059.9791902443303, 1010.4720585373592, 767.2803161582076, 680.0,
                674.9946964336588, 274.613381336198, 340.532560578637)  # N m s / rad  # fmt: skip
 ARM_FORCE_LIMIT = (300.0, 300.0, 100.0, 100.0, 100.0, 100.0, 100.0)  # N m
-# SIMPLER's fingers have 200, 8 and a limit of 60 N m, which here squeezes the 20 g can out from between
-# them (13 of 30 grasps hold; at 1 N m all do). A tenth of the gains keeps the same time constant below
-# that limit, and a trace of dry friction keeps closed fingers from swinging to one side together.
+# SIMPLER's fingers have 200, 8 and a limit of 60 N m, which here squeezes the 20 g can out from
+# between them (13 of 30 grasps hold; at 1 N m all do). A tenth of the gains keeps the time constant
+# below that limit, and a trace of dry friction keeps closed fingers from swinging aside together.
 FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT = 20.0, 0.8, 1.0
 FINGER_FRICTION = 0.01  # N m
 PAD_FRICTION = 2.0
@@ -54,8 +54,8 @@ HEAD_PAN_POSITION = (0.0, 0.0, 1.16902)
 HEAD_TILT_POSITION = (0.0718099999986988, 0.0, 0.11848)
 CAMERA_POSITION = (0.10488, 0.0, 0.0)  # in the head's frame, looking along its x
 
-# Which shapes can touch: see scene.py. Geom groups: 1 seen by the camera, 2 the robot's own head and
-# base, in which the camera sits, 3 invisible.
+# Which shapes can touch: see scene.py. The camera sees geom group 1, but not group 2, the head and
+# base around it.
 _TOUCH_ARM = 'contype="0" conaffinity="3"'
 _TOUCH_RIGHT = 'contype="0" conaffinity="11"'
 _TOUCH_LEFT = 'contype="8" conaffinity="3"'
@@ -77,15 +77,12 @@ class _Link:
 
 
 def _capsule(start: str, end: str, radius: float, material: str, touch: str = _NO_TOUCH) -> str:
-    return (
-        f'<geom type="capsule" fromto="{start} {end}" size="{radius}" material="{material}" {touch}/>'
-    )
+    ends = f'fromto="{start} {end}"'
+    return f'<geom type="capsule" {ends} size="{radius}" material="{material}" {touch}/>'
 
 
 def _box(position: str, half: str, material: str, touch: str = _NO_TOUCH, more: str = "") -> str:
-    return (
-        f'<geom type="box" pos="{position}" size="{half}" material="{material}" {touch} {more}/>'
-    )
+    return f'<geom type="box" pos="{position}" size="{half}" material="{material}" {touch} {more}/>'
 
 
 _LINKS = (
@@ -204,9 +201,9 @@ def robot_actuators(timestep: float) -> str:
 
     timestep: of the physics, s.
     """
-    # A joint this strongly damped creeps towards its target with the time constant damping / stiffness.
-    # MuJoCo's explicit spring makes that shorter by half a step, SAPIEN's implicit one longer by half of
-    # its 1/513 s; a little more damping makes up for both (tool error 0.95 -> 0.22 mm over the replays).
+    # A joint this strongly damped creeps to its target with the time constant damping / stiffness.
+    # Implicit springs make that longer by half a physics step, ours as SAPIEN's 1/513 s; a little
+    # less damping makes up for the difference (mean tool error 1.55 -> 0.22 mm over the replays).
     lag = 0.5 / 513 - timestep / 2
     drives = [
         *zip(ARM_JOINTS, ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT, strict=True),

@@ -2,7 +2,7 @@
 
 World frame = SIMPLER's: table top and footprint, can size, mass and friction as measured there
 (ManiSkill2_real2sim envs/custom_scenes/base_env.py, grasp_single_in_scene.py and
-data/custom/info_pick_custom_v0.json). Furniture below the table, walls and floor are for the eye only.
+data/custom/info_pick_custom_v0.json). Drawers, walls and floor are for the eye only.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ TABLE_X, TABLE_Y = (-0.61, 0.02), (-0.0975, 0.5175)  # footprint
 _TABLE_THICKNESS = 0.022
 
 CAN_RADIUS, CAN_LENGTH, CAN_MASS = 0.033, 0.1228, 0.01996
-# The can's frame is that of SIMPLER's mesh: y is the long axis, +y the lid, and the middle of the can
-# lies 7.6 mm below the origin.
+# The can's frame is that of SIMPLER's mesh: y is the long axis, +y the lid, and the middle of the
+# can lies 7.6 mm below the origin.
 CAN_MIDDLE_Y = -0.0076
 CAN_FRICTION = 0.5
 # How the can lies, as quaternion wxyz (simpler_env's lr_switch, laid_vertically, upright), and the
@@ -122,8 +122,8 @@ def _can() -> str:
 def scene_mjcf() -> str:
     """MJCF text of the whole scene.
 
-    The "discrete" integrator is what makes grasps hold: others solve contacts as if the drives' strong
-    damping were not there.
+    The "discrete" integrator is what makes grasps hold: others solve contacts as if the drives'
+    strong damping were not there.
     """
     materials = "".join(
         f'<material name="{name}" rgba="{rgb} 1" specular="0.1"/>'
@@ -149,8 +149,8 @@ body2="finger_left"/></contact>
 
 
 @lru_cache(maxsize=1)
-def load_model() -> "mujoco.MjModel":
-    """The compiled scene, shared by all environments: nobody may change its physics."""
+def load_model():
+    """The compiled scene (an MjModel), shared by all environments: nobody may change its physics."""
     return mujoco.MjModel.from_xml_string(scene_mjcf())
 
 

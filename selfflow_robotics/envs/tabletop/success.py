@@ -53,7 +53,7 @@ class PickRule:
     )
 
     def update(self, height: float, touch: Touch) -> dict:
-        """After a control step: the object's z (m) and its touches. Returns SIMPLER's info fields."""
+        """After a control step, from the object's z (m) and touches: SIMPLER's info fields."""
         grasped = is_grasped(touch)
         self.grasp_steps = self.grasp_steps + 1 if grasped else 0
         rise = height - self.settled_height
