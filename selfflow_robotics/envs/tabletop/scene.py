@@ -150,7 +150,7 @@ body2="finger_left"/></contact>
 
 @lru_cache(maxsize=1)
 def load_model():
-    """The compiled scene (an MjModel), shared by all environments: nobody may change its physics."""
+    """The compiled scene (MjModel), shared by all environments: nobody may change its physics."""
     return mujoco.MjModel.from_xml_string(scene_mjcf())
 
 
