@@ -89,7 +89,9 @@ def main(config: FinetuneConfig) -> None:
     precision = choose_precision(config.precision, device)
     run = open_run("finetune", Path(config.runs_dir) / config.name, config)
 
-    index = RldsIndex.open(Path(config.data) if config.data else ensure_demonstrations(config.collect))
+    index = RldsIndex.open(
+        Path(config.data) if config.data else ensure_demonstrations(config.collect)
+    )
     training, held_out = split_episodes(index.num_episodes, config)
     frames_ahead = config.model.later_frames
     reader, held_reader = (
@@ -116,7 +118,8 @@ def main(config: FinetuneConfig) -> None:
     )
 
     samplers = {
-        role: EpochSampler(len(reader), batch_size(role, config), config.seed) for role in config.roles
+        role: EpochSampler(len(reader), batch_size(role, config), config.seed)
+        for role in config.roles
     }
 
     def batch_at(step: int) -> tuple[str, WindowBatch]:
@@ -138,7 +141,9 @@ def main(config: FinetuneConfig) -> None:
     def show(step: int) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
         network = Network(state.teacher, normalizer, index.provenance, run, device)
-        write_imagined(run / "samples" / f"step_{step:07d}.png", network, held_reader, seed=config.seed)
+        write_imagined(
+            run / "samples" / f"step_{step:07d}.png", network, held_reader, seed=config.seed
+        )
 
     train(
         config.train,

@@ -70,7 +70,9 @@ def main(config: PretrainConfig) -> None:
     precision = choose_precision(config.precision, device)
     run = open_run("pretrain", Path(config.runs_dir) / config.name, config)
 
-    index = RldsIndex.open(Path(config.data) if config.data else ensure_demonstrations(config.collect))
+    index = RldsIndex.open(
+        Path(config.data) if config.data else ensure_demonstrations(config.collect)
+    )
     clip_later = config.clip_frames - 1
     reader = WindowReader(
         index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
@@ -95,7 +97,13 @@ def main(config: PretrainConfig) -> None:
         role, windows = batch
         sample = window_sample(windows, model.autoencoder, None, device)
         terms = role_loss(
-            model, state.teacher, sample, ROLES[role], config.objective, config.conditioning, generator
+            model,
+            state.teacher,
+            sample,
+            ROLES[role],
+            config.objective,
+            config.conditioning,
+            generator,
         )
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
         return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
@@ -104,7 +112,9 @@ def main(config: PretrainConfig) -> None:
         """Pictures that the moving average makes out of noise."""
         auto = model.autoencoder
         shape = (16, auto.tokens_per_frame, auto.token_channels)
-        noise = {"first_frame": torch.randn(shape, generator=torch_generator(config.seed)).to(device)}
+        noise = {
+            "first_frame": torch.randn(shape, generator=torch_generator(config.seed)).to(device)
+        }
         words = [index.instruction_of(0)] * len(noise["first_frame"])
         tokens = answer(state.teacher, {}, words, noise, num_steps=50)
         frames = auto.decode(tokens["first_frame"])[:, 0].cpu().numpy()

@@ -34,7 +34,9 @@ class TimestepConfig:
                 f"choose one of {', '.join(DISTRIBUTIONS)}"
             )
         if not (self.std > 0 and self.shift > 0):
-            raise UserError(f"timestep std and shift must be positive, got {self.std}, {self.shift}")
+            raise UserError(
+                f"timestep std and shift must be positive, got {self.std}, {self.shift}"
+            )
 
 
 def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Generator) -> Tensor:

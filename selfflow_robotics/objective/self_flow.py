@@ -106,14 +106,18 @@ def self_flow_loss(
     with torch.no_grad():
         t_teacher = tau.teacher[:, None]
         x_teacher = {
-            slot: path.interpolate(x, noise[slot], t_teacher[..., None]) for slot, x in noised.items()
+            slot: path.interpolate(x, noise[slot], t_teacher[..., None])
+            for slot, x in noised.items()
         }
         index = torch.zeros_like(tau.index)
         _, target = teacher(x_teacher, (t_teacher, index), config.teacher_layer)
     assert target is not None
     cosine = F.cosine_similarity(project(features).float(), target.float(), dim=-1)  # Eq. 6
     counted = torch.cat(
-        [valid.get(slot, torch.ones_like(loss, dtype=torch.bool)) for slot, loss in token_loss.items()],
+        [
+            valid.get(slot, torch.ones_like(loss, dtype=torch.bool))
+            for slot, loss in token_loss.items()
+        ],
         dim=1,
     )
     cosine = _masked_mean(cosine, counted)

@@ -89,7 +89,9 @@ class FlowPolicy:
         chunks = self.chunks(frames, [obs["instruction"] for obs in observations], noise)
         return list(environment_from_policy(chunks[:, : self.replan_steps]))
 
-    def chunks(self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor) -> np.ndarray:
+    def chunks(
+        self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor
+    ) -> np.ndarray:
         """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3]."""
         model, device = self.network.model, self.network.device
         first = model.autoencoder.encode(torch.from_numpy(frames)[:, None].to(device))

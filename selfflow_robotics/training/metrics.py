@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+
 class MetricsLog:
     """Appends to a run's metrics.jsonl; a resumed run first forgets what came after its checkpoint."""
 

@@ -11,7 +11,9 @@ from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig, constant_timestep
 from selfflow_robotics.models.text import text_bytes
 
-CONFIG = MultimodalConfig(SiTConfig(width=48, depth=3, heads=3), image_size=(32, 48), later_frames=2)
+CONFIG = MultimodalConfig(
+    SiTConfig(width=48, depth=3, heads=3), image_size=(32, 48), later_frames=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,9 @@ def test_values_and_index_equal_a_timestep_for_every_token(model, sample):
     each = (values.gather(1, index), torch.arange(6).expand(2, -1))
     six, _ = model({"actions": sample["actions"]}, each, context)
     torch.testing.assert_close(two["actions"], six["actions"], rtol=1e-5, atol=1e-6)
-    one, _ = model({"actions": sample["actions"]}, constant_timestep(0.2, sample["actions"]), context)
+    one, _ = model(
+        {"actions": sample["actions"]}, constant_timestep(0.2, sample["actions"]), context
+    )
     same = (torch.tensor([[0.2, 0.9]] * 2), torch.zeros(2, 6, dtype=torch.long))
     also, _ = model({"actions": sample["actions"]}, same, context)
     torch.testing.assert_close(one["actions"], also["actions"], rtol=1e-5, atol=1e-6)
@@ -56,7 +60,9 @@ def test_draws_that_share_a_context_equal_separate_passes(model, sample):
     clean = {"first_frame": sample["first_frame"]}
     context = model.encode_context(clean, ["a", "b"])
     together, _ = model(
-        {"actions": draws.flatten(0, 1)}, constant_timestep(t.flatten(), draws.flatten(0, 1)), context
+        {"actions": draws.flatten(0, 1)},
+        constant_timestep(t.flatten(), draws.flatten(0, 1)),
+        context,
     )
     for k in range(3):
         alone, _ = model({"actions": draws[:, k]}, constant_timestep(t[:, k], draws[:, k]), context)
@@ -68,7 +74,9 @@ def test_draws_that_share_a_context_equal_separate_passes(model, sample):
 def test_clean_tokens_cannot_see_noised_ones_but_are_seen(model, sample):
     clean = {"first_frame": sample["first_frame"].clone().requires_grad_()}
     context = model.encode_context(clean, ["a", "b"])
-    out, _ = model({"actions": sample["actions"]}, constant_timestep(0.5, sample["actions"]), context)
+    out, _ = model(
+        {"actions": sample["actions"]}, constant_timestep(0.5, sample["actions"]), context
+    )
     (gradient,) = torch.autograd.grad(out["actions"].sum(), clean["first_frame"])
     assert gradient.abs().sum() > 0
     # The keys and values were made before any noised token was known: that is the whole proof.

@@ -23,7 +23,9 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_every_token_has_marginal_p_of_t(config):
     """Sorting t and s, or masking by a rule that looks at them, would break this."""
     g = generator(1)
-    taus = np.array([draw_dual_timesteps(2, 3, 0.4, config, g).per_token[0, 1] for _ in range(3000)])
+    taus = np.array(
+        [draw_dual_timesteps(2, 3, 0.4, config, g).per_token[0, 1] for _ in range(3000)]
+    )
 
     def cdf(t):
         if config.distribution == "uniform":
@@ -32,7 +34,9 @@ def test_every_token_has_marginal_p_of_t(config):
 
     assert scipy.stats.kstest(taus, cdf).pvalue > 0.01
     # The same test does see a sorted pair: the tokens that take s would be too clean.
-    pairs = np.array([draw_dual_timesteps(2, 3, 0.4, config, g).values[0].numpy() for _ in range(3000)])
+    pairs = np.array(
+        [draw_dual_timesteps(2, 3, 0.4, config, g).values[0].numpy() for _ in range(3000)]
+    )
     assert scipy.stats.kstest(np.sort(pairs, axis=1)[:, 0], cdf).pvalue < 1e-6
 
 
@@ -69,7 +73,11 @@ def test_roles_are_drawn_by_weight_as_a_function_of_seed_and_step():
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [({"polcy": 1.0}, "did you mean policy"), ({"policy": -1.0}, ">= 0"), ({"policy": 0.0}, "no role")],
+    [
+        ({"polcy": 1.0}, "did you mean policy"),
+        ({"policy": -1.0}, ">= 0"),
+        ({"policy": 0.0}, "no role"),
+    ],
 )
 def test_impossible_role_weights_are_refused(weights, message):
     with pytest.raises(UserError, match=message):

@@ -54,7 +54,9 @@ def run_to(steps, folder, state, stop_at=None, poison=None):
 
 
 def losses(folder):
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_stopping_and_going_on_changes_no_bit(tmp_path):
