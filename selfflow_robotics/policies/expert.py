@@ -44,6 +44,7 @@ class ScriptedExpert:
 
     name = "expert"
     privileged = True
+    looks = False
 
     def __init__(self) -> None:
         self._grasps: dict[int, Grasp] = {}

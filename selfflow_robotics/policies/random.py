@@ -24,6 +24,7 @@ class RandomPolicy:
 
     name = "random"
     privileged = False
+    looks = False
 
     def __init__(self, seed: int = 0, smooth: bool = False, horizon: int = 1) -> None:
         self.seed = seed

@@ -18,6 +18,7 @@ class ReplayPolicy:
 
     name = "replay"
     privileged = False
+    looks = False
 
     def __init__(self, actions: Mapping[int, np.ndarray]) -> None:
         self.actions = actions

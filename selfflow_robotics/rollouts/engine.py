@@ -26,6 +26,8 @@ from selfflow_robotics.policies.base import Policy
 DEADLINE_S = 300.0
 RETRIES = 2
 
+Observe = Literal["all", "last", "none"]  # which steps are rendered
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -75,7 +77,9 @@ def roll_out(
     the episode repeated, `retries` times; then its result is an error. Raises UserError if the
     policy returns something that is no chunk of actions, or if no simulator ever starts.
     """
-    slots = [_Slot(number, client) for number, client in enumerate(clients)]
+    looks = getattr(policy, "looks", True)
+    render: Observe = "all" if record != "none" else "last" if looks else "none"
+    slots = [_Slot(number, client, render, deadline_s) for number, client in enumerate(clients)]
     waiting = enumerate(episodes)
     again: deque[_Episode] = deque()
     has_answered = False
@@ -97,7 +101,7 @@ def roll_out(
                 if episode is None:
                     break
                 try:
-                    slot.begin(episode, policy, deadline_s, max_steps)
+                    slot.begin(episode, policy, max_steps)
                 except SimulatorError as error:
                     if failed := fail(slot, error):
                         yield failed
@@ -111,7 +115,7 @@ def roll_out(
             try:
                 if not slot.has_reply():
                     continue
-                slot.take_reply(keep_all=record != "none")
+                slot.take_reply()
                 has_answered = True
             except SimulatorError as error:
                 if failed := fail(slot, error):
@@ -123,7 +127,7 @@ def roll_out(
                 ready.append(slot)
         for slot, chunk in zip(ready, _decide(policy, ready), strict=True):
             try:
-                slot.execute(chunk[:replan_steps], record != "none", stop_on_success, deadline_s)
+                slot.execute(chunk[:replan_steps], stop_on_success)
             except SimulatorError as error:
                 if failed := fail(slot, error):
                     yield failed
@@ -176,21 +180,22 @@ class _Episode:
 class _Slot:
     """A client and the episode it plays."""
 
-    def __init__(self, number: int, client: SimulatorClient) -> None:
+    def __init__(
+        self, number: int, client: SimulatorClient, render: Observe, deadline_s: float
+    ) -> None:
         self.number = number
         self.client = client
+        self.render = render
+        self.deadline_s = deadline_s
+        self.deadline = 0.0  # of the present request
         self.episode: _Episode | None = None
-        self.deadline = 0.0
-        self.deadline_s = 0.0
 
     @property
     def running(self) -> _Episode:
         assert self.episode is not None
         return self.episode
 
-    def begin(
-        self, episode: _Episode, policy: Policy, deadline_s: float, max_steps: int | None
-    ) -> None:
+    def begin(self, episode: _Episode, policy: Policy, max_steps: int | None) -> None:
         spec = episode.spec
         if spec.task != self.client.spec.task:
             raise ValueError(
@@ -202,20 +207,19 @@ class _Slot:
         self.episode = episode
         policy.begin(self.number, spec)
         options = {"variant": spec.variant, **spec.options}
-        self._submit(deadline_s, "reset", seed=spec.seed, options=options)
+        observe = self.render != "none"
+        self._submit("reset", seed=spec.seed, options=options, observe=observe)
 
-    def execute(
-        self, chunk: np.ndarray, render_all: bool, stop_on_success: int, deadline_s: float
-    ) -> None:
+    def execute(self, chunk: np.ndarray, stop_on_success: int) -> None:
         left = self.running.horizon - self.running.steps
+        chunk = chunk[:left]
         # Nobody looks at the picture after the last step.
-        observe = "all" if render_all else "last" if len(chunk) < left else "none"
-        self.running.actions.append(chunk[:left])
+        is_unseen = self.render == "last" and len(chunk) == left
+        self.running.actions.append(chunk)
         self._submit(
-            deadline_s,
             "run",
-            actions=chunk[:left],
-            observe=observe,
+            actions=chunk,
+            observe="none" if is_unseen else self.render,
             stop_after_success=stop_on_success,
         )
 
@@ -226,14 +230,14 @@ class _Slot:
             raise SimulatorError(f"no answer within {self.deadline_s:g} s")
         return False
 
-    def take_reply(self, keep_all: bool) -> None:
+    def take_reply(self) -> None:
         reply = self.client.result(deadline_s=0.0)
         if not self.running.infos:
-            observations, infos = [reply["observation"]], [reply["info"]]
+            observations, infos = [reply["observation"] or {}], [reply["info"]]
         else:
-            observations, infos = reply["observations"], reply["infos"]
+            observations, infos = reply["observations"] or [{}], reply["infos"]
         self.running.infos += infos
-        if keep_all:
+        if self.render == "all":
             self.running.observations += observations
         else:
             self.running.observations = observations
@@ -242,9 +246,8 @@ class _Slot:
         episode, self.episode = self.running, None
         return episode
 
-    def _submit(self, deadline_s: float, method: str, **arguments: Any) -> None:
-        self.deadline_s = deadline_s
-        self.deadline = time.monotonic() + deadline_s
+    def _submit(self, method: str, **arguments: Any) -> None:
+        self.deadline = time.monotonic() + self.deadline_s
         self.client.submit(method, **arguments)
 
 

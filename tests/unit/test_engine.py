@@ -89,6 +89,20 @@ def test_recording(clients):
     assert len(full.trajectory.observations) == 5
 
 
+def test_nothing_is_rendered_for_a_policy_that_does_not_look(clients):
+    class Blind(Scripted):
+        looks = False
+
+        def act(self, slots, observations, infos):
+            assert observations == [{}] * len(slots)
+            return super().act(slots, observations, infos)
+
+    policy = Blind(np.zeros((2, 7), np.float32))
+    assert [result.steps for result in play(clients, episodes(3), policy, max_steps=5)] == [5] * 3
+    (filmed,) = play(clients, episodes(1), Scripted(policy.chunk), max_steps=5, record="frames")
+    assert len(filmed.frames) == 6
+
+
 def test_replay_repeats_an_episode(clients):
     first = play(clients, episodes(3), max_steps=8, record="steps")
     replay = ReplayPolicy({result.spec.seed: result.trajectory.actions for result in first})
