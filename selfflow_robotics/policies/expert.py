@@ -14,14 +14,16 @@ import numpy as np
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.robot import rotations
 
-# Straight down is out of the wrist's reach over most of the table; this tilt, forward, never is.
-APPROACH_TILT_RAD = np.radians(30)
+# Straight down is out of the wrist's reach over most of the table, and from 40 degrees on a finger
+# meets the table before it passes a can that lies across.
+APPROACH_TILT_RAD = np.radians(32)
 # The funnel: this high above the object until it is straight below.
-HOVER_M = 0.12
+HOVER_M = 0.09
 FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
-LIFT_M = 0.20
-# The arm follows about a third of a command per step, so it is told more than the error.
-TRANSLATION_GAIN, TRANSLATION_MAX_M = 1.6, 0.16
+LIFT_M, LIFT_STEP_MAX_M = 0.12, 0.08
+# The arm follows about a third of a command per step, so it is told more than the error. Not much
+# more: near the end of its reach it does not move at all towards a point beyond.
+TRANSLATION_GAIN, TRANSLATION_MAX_M, OVERSHOOT_MAX_M = 1.6, 0.16, 0.03
 ROTATION_GAIN, ROTATION_MAX_RAD = 1.2, 0.6
 GRASP_WITHIN_M = 0.013
 LOST_BEYOND_M = 0.04
@@ -84,20 +86,20 @@ class ScriptedExpert:
                 grasp.lift_to_m = tool[2] + LIFT_M
             grasp.closing_steps += 1
             rise = grasp.lift_to_m - tool[2] if grasp.closing_steps > CLOSING_STEPS else 0.0
-            move, turn, gripper = np.array([0.0, 0.0, rise]), np.zeros(3), CLOSE
+            move = np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
+            turn, gripper = np.zeros(3), CLOSE
         else:
             lateral = np.linalg.norm(offset[:2])
             hover = np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0)
             if state["gripper"] > OPEN_BELOW:
                 hover = 1.0
-            move = offset + np.array([0.0, 0.0, HOVER_M * hover])
-            turn, gripper = _turn_to_grasp(tool[3:], state["object_pose"][3:]), OPEN
+            error = offset + np.array([0.0, 0.0, HOVER_M * hover])
+            most = min(TRANSLATION_MAX_M, float(np.linalg.norm(error)) + OVERSHOOT_MAX_M)
+            move = _limit(TRANSLATION_GAIN * error, most)
+            turn = _turn_to_grasp(tool[3:], state["object_pose"][3:])
+            turn, gripper = _limit(ROTATION_GAIN * turn, ROTATION_MAX_RAD), OPEN
         to_base = rotations.quaternion_to_matrix(base[3:]).T
-        arm = [
-            to_base @ _limit(TRANSLATION_GAIN * move, TRANSLATION_MAX_M),
-            to_base @ _limit(ROTATION_GAIN * turn, ROTATION_MAX_RAD),
-        ]
-        return np.concatenate([*arm, [gripper]]).astype(np.float32)
+        return np.concatenate([to_base @ move, to_base @ turn, [gripper]]).astype(np.float32)
 
 
 def _turn_to_grasp(tool: np.ndarray, target: np.ndarray) -> np.ndarray:

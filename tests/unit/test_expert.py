@@ -1,0 +1,74 @@
+"""The scripted expert on the tabletop, alone and disturbed."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.spec import SimulatorSpec
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.policies.demonstrator import Demonstrator, Player
+from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.rollouts.engine import roll_out
+
+TASK = get_task("pick_coke_can")
+
+
+@pytest.fixture(scope="module")
+def clients():
+    with SimulatorClient(SimulatorSpec(image_size=(16, 20))) as client:
+        yield [client]
+
+
+def specs(seeds, **options):
+    return [
+        EpisodeSpec(TASK.name, variant, seed, options)
+        for seed, variant in itertools.product(seeds, TASK.variants)
+    ]
+
+
+def test_expert_picks_every_variant(clients):
+    results = list(roll_out(clients, specs(range(3)), ScriptedExpert(), stop_on_success=3))
+    assert [result.success for result in results] == [True] * 9
+    assert max(result.steps for result in results) < 35
+
+
+@pytest.mark.parametrize("x", TASK.object_x_m)
+@pytest.mark.parametrize("y", TASK.object_y_m)
+def test_expert_reaches_the_corners(clients, x, y):
+    episodes = specs([0], object_xy=[x, y])
+    results = list(roll_out(clients, episodes, ScriptedExpert(), stop_on_success=3))
+    assert all(result.success for result in results)
+
+
+def test_success_lasts_to_the_end_of_the_episode(clients):
+    (result,) = roll_out(clients, specs([5])[:1], ScriptedExpert())
+    assert (result.steps, result.success) == (80, True)
+
+
+def test_disturbed_expert_recovers(clients):
+    policy = Demonstrator(recovery=1.0)
+    episodes = specs(range(1_000_000, 1_000_004))
+    results = list(roll_out(clients, episodes, policy, stop_on_success=3, record="steps"))
+    assert sum(result.success for result in results) >= 11
+    prefixes = []
+    for result in results:
+        labels = policy.tracks[result.spec.seed].labels
+        assert len(labels) == result.steps
+        prefix = sum(label is None for label in labels)
+        prefixes.append(prefix)
+        clean = np.stack(labels[prefix:])
+        difference = result.trajectory.actions[prefix:] - clean
+        assert 0.003 < difference[:, :3].std() < 0.015  # the label does not have the noise
+        assert not difference[:, 3:].any()
+    assert min(prefixes) == 0
+    assert max(prefixes) > 10  # a grasp that missed
+
+
+def test_player_moves_and_says_so(clients):
+    policy = Player()
+    (result,) = roll_out(clients, specs([1])[:1], policy, max_steps=30, record="steps")
+    np.testing.assert_array_equal(result.trajectory.actions, policy.tracks[1].labels)
+    assert np.abs(result.trajectory.actions[:, :3]).mean() > 0.01
