@@ -7,9 +7,9 @@ import numpy as np
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.rng import numpy_generator
 
-# What the scripted expert commands in SIMPLER: 5 cm and 0.1 rad of standard deviation an axis.
+# The standard deviation, an axis, of what the scripted expert commands (300 demonstrations).
 TRANSLATION_M = 0.05
-ROTATION_RAD = 0.1
+ROTATION_RAD = 0.15
 GRIPPER_CHANGE_PROBABILITY = 0.05
 # The correlation of one command with the next when smooth: a time constant of about three seconds.
 MEMORY = 0.9
