@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.simpler.tasks import ROBOT_VARIANTS
 from selfflow_robotics.envs.tasks import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
@@ -29,12 +30,6 @@ Protocol = Literal["auto", "random", "grid", "visual_matching"]
 NUM_SEEDS = 100_000
 NUM_RANDOM_EPISODES = 100
 GRID_POINTS = 5  # along each axis
-ROBOT_VARIANTS = (
-    "base",
-    "recolor_tabletop_visual_matching_1",
-    "recolor_tabletop_visual_matching_2",
-    "recolor_cabinet_visual_matching_1",
-)
 
 
 def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:

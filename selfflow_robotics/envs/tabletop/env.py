@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.base import RobotEnv, check_action
+from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.tabletop import robot, scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.control import ArmController, GripperController
@@ -21,7 +22,6 @@ from selfflow_robotics.errors import UserError
 
 _ARM, _FINGERS = slice(0, 7), slice(7, 9)  # in qpos, qvel and ctrl
 _OBJECT_Q, _OBJECT_V = slice(9, 16), slice(9, 15)  # free joint: xyz, quaternion wxyz
-_OPTIONS = ("variant", "object_xy")
 _SETTLE_STEPS, _SETTLE_MORE = 50, 150  # physics steps (0.5 s, then up to 1.5 s while it moves)
 _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
@@ -69,7 +69,7 @@ class TabletopEnv(RobotEnv):
         self._base_rotation = matrix.reshape(3, 3)
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-        episode = self._draw_episode(seed, options)
+        episode = draw_start(self.task, seed, options)
         data = self._data
         mujoco.mj_resetData(self._model, data)
         quaternion, height = scene.VARIANTS[episode["variant"]]
@@ -82,24 +82,6 @@ class TabletopEnv(RobotEnv):
         mujoco.mj_resetData(self._model, data)
         self.place(np.array((*robot.RESET_ARM, 0.0, 0.0)), settled)
         return {**self._info(), "success": False, "episode": episode}
-
-    def _draw_episode(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(set(options) - set(_OPTIONS)):
-            raise UserError(f"unknown episode option {unknown[0]!r}; known: {', '.join(_OPTIONS)}")
-        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
-        # Everything is drawn, used or not: an option given does not move the other draws.
-        variant = self.task.variants[int(draw.integers(len(self.task.variants)))]
-        drawn_xy = [draw.uniform(*self.task.object_x_m), draw.uniform(*self.task.object_y_m)]
-        variant = options.get("variant", variant)
-        if variant not in self.task.variants:
-            raise UserError(
-                f"unknown variant {variant!r} of {self.task.name}; "
-                f"known: {', '.join(self.task.variants)}"
-            )
-        xy = np.asarray(options.get("object_xy", drawn_xy), np.float64)
-        if xy.shape != (2,) or not np.isfinite(xy).all():
-            raise UserError(f"object_xy is two numbers (m, world), got {options['object_xy']!r}")
-        return {"seed": int(seed), "variant": variant, "object_xy": xy.tolist()}
 
     def _set_robot(self, arm, fingers) -> None:
         self._data.qpos[_ARM], self._data.qpos[_FINGERS] = arm, fingers
