@@ -112,7 +112,7 @@ class RldsWriter:
         if not self._shards:
             raise UserError(f"{self.path}: nothing was recorded, so there is no data set to finish")
         template = naming.ShardedFileTemplate(
-            data_dir=tfds.core.as_path(self.path),
+            data_dir=tfds.core.Path(self.path),
             dataset_name=self.name,
             split="train",
             filetype_suffix="tfrecord",
