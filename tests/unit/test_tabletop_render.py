@@ -65,8 +65,8 @@ def test_moving_things_throw_shadows_on_the_table():
 
 
 def test_gl_picture_resembles_the_ray_picture():
-    # In a process of its own: Mesa's OpenGL crashes where TensorFlow, which other tests import,
-    # is loaded (both bring an LLVM).
+    # In a process of its own: EGL on Mesa's CPU driver crashes where TensorFlow is loaded, and
+    # other tests load it.
     options = {"variant": "horizontal", "object_xy": [-0.25, 0.2]}
     with SimulatorClient(SimulatorSpec(renderer="gl")) as client:
         try:
