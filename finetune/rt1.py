@@ -29,7 +29,7 @@ from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, draw_role
+from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
@@ -71,8 +71,12 @@ class FinetuneConfig:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        if not 0 < self.validation < 1:
-            raise UserError(f"validation must be a fraction in (0, 1), got {self.validation}")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"validation must be a fraction in [0, 1), got {self.validation}")
+        check_weights(self.roles)
+        for name in ("policy_batch", "frame_batch", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @hydra_app(
@@ -102,7 +106,7 @@ def main(config: FinetuneConfig) -> None:
             image_size=config.model.image_size,
             episodes=episodes,
         )
-        for episodes in (training, held_out)
+        for episodes in (training, held_out or training)
     )
     stats = index.stats(training)
     normalizer = ActionNormalizer(stats)
@@ -171,7 +175,7 @@ def batch_size(role: str, config: FinetuneConfig) -> int:
 
 def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[int]]:
     """(training, held out): the last episodes are kept out, as in Open X-Embodiment's split."""
-    held = max(1, round(count * config.validation))
+    held = max(1, round(count * config.validation)) if config.validation else 0
     available = count - held
     wanted = available if config.num_episodes is None else config.num_episodes
     if not 1 <= wanted <= available:

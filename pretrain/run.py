@@ -22,11 +22,12 @@ from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.data.samples import window_sample
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, draw_role
+from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
@@ -57,6 +58,18 @@ class PretrainConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        check_weights(self.roles)
+        for role in self.roles:
+            if role not in ("image", "clip"):
+                raise UserError(f"pretraining plays the roles image and clip, not '{role}'")
+        for name in ("image_batch", "clip_batch", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        longest = 1 + self.model.later_frames
+        if not 2 <= self.clip_frames <= longest:
+            raise UserError(f"clip_frames must be 2 to {longest}, got {self.clip_frames}")
 
 
 @hydra_app(

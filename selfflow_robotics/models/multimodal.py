@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector
 from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
@@ -29,6 +30,13 @@ class MultimodalConfig:
     action_horizon: int = 6
     action_dim: int = 7
     text_tokens: int = 2
+
+    def __post_init__(self) -> None:
+        PixelAutoencoder(self.image_size, self.patch)  # refuses sizes that do not divide
+        if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
+            raise UserError(
+                "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
+            )
 
 
 @dataclass

@@ -55,17 +55,19 @@ def arrange(role: Role, sample: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
     return clean, noised
 
 
-def draw_role(weights: dict[str, float], seed: int, step: int) -> str:
-    """The row that a training step plays: a function of (seed, step), with the given weights.
-
-    Raises UserError for an unknown row, a negative weight, or no positive weight at all.
-    """
+def check_weights(weights: dict[str, float]) -> None:
+    """Raise UserError for an unknown row, a negative weight, or no positive weight at all."""
     for name, weight in weights.items():
         get_role(name)
         if not (np.isfinite(weight) and weight >= 0):
             raise UserError(f"the weight of role '{name}' must be finite and >= 0, got {weight}")
-    names = [name for name, weight in weights.items() if weight > 0]
-    if not names:
+    if not any(weights.values()):
         raise UserError("no role has a positive weight; set one, for example roles.policy=1")
+
+
+def draw_role(weights: dict[str, float], seed: int, step: int) -> str:
+    """The row that a training step plays: a function of (seed, step), with the given weights."""
+    check_weights(weights)
+    names = [name for name, weight in weights.items() if weight > 0]
     p = np.array([weights[name] for name in names])
     return names[numpy_generator(seed, step, 1).choice(len(names), p=p / p.sum())]
