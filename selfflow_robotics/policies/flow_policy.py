@@ -16,6 +16,9 @@ from selfflow_robotics.world.answer import answer
 from selfflow_robotics.world.network import Network, load_network
 
 NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
+# Matrix products round differently for one, two and three rows. Batches are filled up to a multiple
+# of this, so that what happens in one episode does not depend on which others run beside it.
+BATCH_MULTIPLE = 4
 
 
 class FlowPolicy:
@@ -84,9 +87,14 @@ class FlowPolicy:
         infos: list[dict[str, Any]] | None = None,
     ) -> list[np.ndarray]:
         """Chunks of `replan_steps` environment actions, float32 [replan_steps, 7] each."""
-        frames = np.stack([resize_image(obs["image"], self.image_size) for obs in observations])
-        noise = torch.stack([self._noise(slot) for slot in slots])
-        chunks = self.chunks(frames, [obs["instruction"] for obs in observations], noise)
+        padded = [*range(len(slots)), *[0] * (-len(slots) % BATCH_MULTIPLE)]
+        frames = [resize_image(obs["image"], self.image_size) for obs in observations]
+        noise = [self._noise(slot) for slot in slots]
+        chunks = self.chunks(
+            np.stack([frames[i] for i in padded]),
+            [observations[i]["instruction"] for i in padded],
+            torch.stack([noise[i] for i in padded]),
+        )[: len(slots)]
         return list(environment_from_policy(chunks[:, : self.replan_steps]))
 
     def chunks(
