@@ -40,6 +40,7 @@ TRIES = 20  # failed attempts at one episode before the expert is declared unfit
 MARGIN_M = 0.04
 HOLD_STEPS = 3  # success has held for so long when a demonstration ends
 PLAY_STEPS = 40
+MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to show
 VERSION = "0.1.0"
 
 
@@ -197,7 +198,8 @@ def _record(
     ) as bar:
         for result in results:
             number, labels = plan.number_of(result.spec), policy.tracks.pop(result.spec.seed).labels
-            if result.error or not (plays or result.success):
+            recorded = sum(label is not None for label in labels)
+            if result.error or recorded < MIN_STEPS or not (plays or result.success):
                 failures[result.error or result.spec.variant] += 1
                 bar.set_postfix(failed=failures.total())
                 plan.again(result)
