@@ -1,4 +1,4 @@
-"""Fine-tune the backbone on robot data in RT-1's format: one network, world model and policy in one.
+"""Fine-tune the backbone on robot data in RT-1's format: one network is world model and policy.
 
     python finetune/rt1.py                          # demonstrations of the embedded simulator
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
@@ -180,8 +180,8 @@ def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[
     wanted = available if config.num_episodes is None else config.num_episodes
     if not 1 <= wanted <= available:
         raise UserError(
-            f"num_episodes={wanted} does not fit: the data set has {count} episodes, {held} of them "
-            "held out; collect more or ask for fewer"
+            f"num_episodes={wanted} does not fit: the data set has {count} episodes, {held} of "
+            "them held out; collect more or ask for fewer"
         )
     return list(range(wanted)), list(range(available, count))
 

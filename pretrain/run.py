@@ -1,4 +1,4 @@
-"""Pretrain the Self-Flow backbone on pictures and clips: noise becomes what the robot's camera shows.
+"""Pretrain the Self-Flow backbone on pictures and clips: noise becomes what the camera shows.
 
     python pretrain/run.py                        # the embedded recipe: minutes on two cores
     python pretrain/run.py objective.gamma=0 objective.mask_ratio=0 name=vanilla

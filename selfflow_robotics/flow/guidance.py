@@ -4,7 +4,7 @@ from selfflow_robotics.flow.solvers import State, VelocityField
 
 
 def guide(conditional: VelocityField, unconditional: VelocityField, scale: float) -> VelocityField:
-    """The field v_uncond + scale (v_cond - v_uncond); scale = 1 never evaluates the unconditional."""
+    """The field v_uncond + scale (v_cond - v_uncond); with scale = 1 just the conditional one."""
     if scale == 1.0:
         return conditional
 

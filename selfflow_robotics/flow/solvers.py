@@ -5,6 +5,7 @@ along the same path together.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor
@@ -25,8 +26,7 @@ def solve_ode(field: VelocityField, noise: State, times: Tensor, method: Method 
     Euler's, since the second evaluation would be at t = 0.
     """
     x = noise
-    grid = times.tolist()
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(times.tolist()):
         v = field(x, t)
         x_next = _step(x, v, t_next - t)
         if method == "heun" and t_next > 0:

@@ -1,4 +1,4 @@
-"""Which timesteps a network is trained on, p(t), and which ones a sampler visits (t = 1 is noise)."""
+"""Which timesteps a network is trained on, p(t), and which a sampler visits (t = 1 is noise)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ DISTRIBUTIONS = ("uniform", "logit_normal")
 
 
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:
-    """Move t in [0, 1] towards noise: a t / (1 + (a - 1) t), the paper's Eq. 8. shift = 1 is identity."""
+    """Move t in [0, 1] towards noise, s t / (1 + (s - 1) t) (Eq. 8); shift 1 changes nothing."""
     return shift * t / (1 + (shift - 1) * t)
 
 

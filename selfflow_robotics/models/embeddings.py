@@ -1,6 +1,7 @@
 """Timesteps, positions and pixel patches as vectors of the network's width."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class TimestepEmbedder(nn.Module):
 
 
 def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions [height * columns, width], row-major (MAE, arXiv 2111.06377)."""
+    """Fixed 2-D sine-cosine positions [height * columns, width] by rows (MAE, arXiv 2111.06377)."""
     if width % 4:
         raise ValueError(f"2-D positions need a width divisible by 4, got {width}")
     omega = 1 / 10000 ** (np.arange(width // 4) / (width / 4))
@@ -53,7 +54,7 @@ class PatchStem(nn.Module):
             raise ValueError(f"the patch size must be a power of two, got {patch}")
         sizes = [channels, *(width // 2 ** (steps - 1 - i) for i in range(steps))]
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (before, after) in enumerate(pairwise(sizes)):
             layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
             if i + 1 < steps:
                 layers += [nn.GroupNorm(1, after), nn.GELU(approximate="tanh")]

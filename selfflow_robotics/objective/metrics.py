@@ -1,4 +1,4 @@
-"""What is worth watching of a loss: where on the path the network errs, and how close the teacher is."""
+"""What to watch of a loss: where on the path the network errs, and how close the teacher is."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
 
 
 def loss_by_timestep(loss: Tensor, timesteps: Tensor) -> Tensor:
-    """Mean of `loss` in ten equal bins of the timesteps in [0, 1]; empty bins are NaN. Shape [10]."""
+    """Means of `loss` [10] in ten equal bins of the timesteps in [0, 1]; NaN for empty bins."""
     bins = (timesteps * TIME_BINS).long().clamp(0, TIME_BINS - 1).flatten()
     total = torch.zeros(TIME_BINS, device=loss.device).index_add_(0, bins, loss.flatten())
     return total / torch.bincount(bins, minlength=TIME_BINS)

@@ -63,7 +63,7 @@ class FlowPolicy:
         guidance_scale: float | None = None,
         device: str = "auto",
     ) -> "FlowPolicy":
-        """The policy of a run folder or checkpoint folder. Raises UserError where it cannot be used."""
+        """The policy of a run or checkpoint folder. Raises UserError where it cannot be used."""
         network = load_network(Path(path), choose_device(device))
         return cls(network, replan_steps, num_steps, guidance_scale)
 

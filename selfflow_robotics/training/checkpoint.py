@@ -67,7 +67,10 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """A checkpoint folder from itself or from a run folder. Raises UserError where there is none."""
+    """The checkpoint folder `path`, or the last one of a run folder `path`.
+
+    Raises UserError where there is none.
+    """
     if (path / MANIFEST).is_file():
         return path
     latest = latest_checkpoint(path) if path.is_dir() else None

@@ -1,4 +1,4 @@
-"""One loop for pretraining and fine-tuning: any loss becomes a run that can be stopped and repeated.
+"""One loop for pretraining and fine-tuning: any loss becomes a run that can stop and go on.
 
 The loop knows neither images nor robots nor the objective. It is handed batches as a function of
 the step and a loss as a function of batch and generator, so the whole run is a function of its
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.training.teacher import ema_decay, update_teacher
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.training.checkpoint import latest_checkpoint, prune_checkpoints
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
 from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.teacher import ema_decay, update_teacher
 
 
 @dataclass(frozen=True)
@@ -96,43 +96,42 @@ def train(
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     started, tokens = time.perf_counter(), 0
     bar = tqdm(total=config.steps, initial=state.step, unit="step", dynamic_ncols=True)
-    with bar, _Prefetch(batch_at, state.step, config.steps) as batches:
-        with _StopRequest() as stop:
-            for batch, waited in batches:
-                generator = torch_generator(seed, state.step, device=device)
-                with autocast(device, precision):
-                    out = loss_fn(batch, generator)
-                out.loss.backward()
-                grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
-                logged = state.step % config.log_every == 0 or state.step + 1 == config.steps
-                # Reading the norm waits for the device, so it is looked at where it is logged too.
-                _check_finite(out.loss, grad_norm, state.step, run)
-                _update(state, config)
-                tokens += out.num_tokens
-                if logged:
-                    seconds = time.perf_counter() - started
-                    record = {
-                        "step": state.step,
-                        "loss": out.loss.detach(),
-                        **out.metrics,
-                        "grad_norm": grad_norm,
-                        "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
-                        "tokens_per_s": tokens / seconds,
-                        "data_wait_s": waited,
-                    }
-                    log.write(record)
-                    bar.set_postfix(loss=f"{out.loss.item():.3f}", refresh=False)
-                    started, tokens = time.perf_counter(), 0
-                state.step += 1
-                bar.update()
-                if state.step % config.save_every == 0 or state.step == config.steps:
-                    state.save(folder, extra)
-                    prune_checkpoints(folder, config.keep_checkpoints)
-                if on_sample and config.sample_every and state.step % config.sample_every == 0:
-                    on_sample(state.step)
-                if stop.requested and state.step < config.steps:
-                    state.save(folder, extra)
-                    raise KeyboardInterrupt
+    with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
+        for batch, waited in batches:
+            generator = torch_generator(seed, state.step, device=device)
+            with autocast(device, precision):
+                out = loss_fn(batch, generator)
+            out.loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+            logged = state.step % config.log_every == 0 or state.step + 1 == config.steps
+            # Reading the norm waits for the device, so it is looked at where it is logged too.
+            _check_finite(out.loss, grad_norm, state.step, run)
+            _update(state, config)
+            tokens += out.num_tokens
+            if logged:
+                seconds = time.perf_counter() - started
+                record = {
+                    "step": state.step,
+                    "loss": out.loss.detach(),
+                    **out.metrics,
+                    "grad_norm": grad_norm,
+                    "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
+                    "tokens_per_s": tokens / seconds,
+                    "data_wait_s": waited,
+                }
+                log.write(record)
+                bar.set_postfix(loss=f"{out.loss.item():.3f}", refresh=False)
+                started, tokens = time.perf_counter(), 0
+            state.step += 1
+            bar.update()
+            if state.step % config.save_every == 0 or state.step == config.steps:
+                state.save(folder, extra)
+                prune_checkpoints(folder, config.keep_checkpoints)
+            if on_sample and config.sample_every and state.step % config.sample_every == 0:
+                on_sample(state.step)
+            if stop.requested and state.step < config.steps:
+                state.save(folder, extra)
+                raise KeyboardInterrupt
     if on_sample:
         on_sample(state.step)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class MetricsLog:
-    """Appends to a run's metrics.jsonl; a resumed run first forgets what came after its checkpoint."""
+    """Appends to metrics.jsonl; a resumed run first forgets what came after its checkpoint."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         self.path = path

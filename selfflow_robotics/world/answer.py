@@ -1,4 +1,4 @@
-"""Asking the network: a row of the role table, its clean part, and noise in; denoised tokens out."""
+"""Asking the network: the clean part of a row of the role table and noise in, the answer out."""
 
 import torch
 from torch import Tensor

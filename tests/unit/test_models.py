@@ -37,7 +37,7 @@ def sample():
 
 
 def test_values_and_index_equal_a_timestep_for_every_token(model, sample):
-    """K distinct timesteps spread by index give what N separate ones give, for K = 1, 2 and more."""
+    """K distinct timesteps spread by index give what N separate ones give; K = 1, 2 and more."""
     index = torch.tensor([[0, 1, 1, 0, 1, 0], [1, 0, 0, 0, 1, 1]])
     values = torch.tensor([[0.2, 0.9], [0.7, 0.1]])
     context = model.encode_context({"first_frame": sample["first_frame"]}, ["pick", "place"])
