@@ -31,13 +31,8 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.preflight import (
-    INSTALL,
-    check_simpler,
-    default_path,
-    default_python,
-)
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec
+from selfflow_robotics.envs.simpler.preflight import INSTALL, check_simpler
+from selfflow_robotics.envs.spec import SimplerInstall, simulator_spec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import (
@@ -57,9 +52,6 @@ from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.training.checkpoint import MANIFEST
 
-# SIMPLER's frames come as RT-1's data sets store them; a policy reduces them as in training.
-SIMPLER_IMAGE_SIZE = (256, 320)
-TABLETOP_IMAGE_SIZE = (64, 80)
 START_S = 300.0  # SIMPLER compiles its shaders
 
 
@@ -114,7 +106,11 @@ def main(config: EvalConfig) -> int:
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
-        spec = simulator_spec(config, task, simulator, policy)
+        # SIMPLER's pictures come as RT-1's data sets store them; the policy reduces them.
+        image_size = None
+        if simulator == "tabletop" and isinstance(policy, FlowPolicy):
+            image_size = policy.image_size
+        spec = simulator_spec(simulator, task.name, config.simpler, image_size)
         count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = start(clients[0])
@@ -232,26 +228,13 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
 
 def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str, str]:
     """(simulator, why); where SIMPLER was asked for and is missing, says what to install."""
-    check = partial(check_simpler, *simpler_install(config))
+    install = config.simpler.resolved()
+    check = partial(check_simpler, install.path, install.python)
     try:
         return choose_simulator(config.sim, data, check)
     except UserError:
         print(INSTALL, file=sys.stderr)
         raise
-
-
-def simpler_install(config: EvalConfig) -> tuple[str | None, str | None]:
-    """(checkout, interpreter): from the configuration, else from the environment."""
-    return config.simpler.path or default_path(), config.simpler.python or default_python()
-
-
-def simulator_spec(config: EvalConfig, task: Task, simulator: str, policy: Policy) -> SimulatorSpec:
-    """How each simulator process is started."""
-    if simulator == "simpler":
-        path, python = simpler_install(config)
-        return SimulatorSpec("simpler", task.name, SIMPLER_IMAGE_SIZE, path=path, python=python)
-    image_size = policy.image_size if isinstance(policy, FlowPolicy) else TABLETOP_IMAGE_SIZE
-    return SimulatorSpec("tabletop", task.name, image_size)
 
 
 def output_folder(

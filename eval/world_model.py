@@ -20,8 +20,8 @@ from tqdm import tqdm
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
 from selfflow_robotics.envs.client import SimulatorClient
-from selfflow_robotics.envs.simpler.preflight import check_simpler, default_path, default_python
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec
+from selfflow_robotics.envs.simpler.preflight import check_simpler
+from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.protocol import random_episodes
@@ -67,7 +67,7 @@ def main(config: WorldModelConfig) -> None:
 
     task = get_task(config.task)
     episodes = random_episodes(task, config.num_episodes, config.seed)
-    with SimulatorClient(simulator_spec(config, network.provenance, size)) as client:
+    with SimulatorClient(home_spec(config, network.provenance, size)) as client:
         futures = [
             record_future(client, spec, config.num_frames, size)
             for spec in tqdm(episodes, unit="episode", desc="playing")
@@ -104,14 +104,16 @@ def main(config: WorldModelConfig) -> None:
     print(f"rows of {output / 'strip.png'}: simulator, imagined, both again for mirrored actions")
 
 
-def simulator_spec(config: WorldModelConfig, provenance: dict, size: tuple) -> SimulatorSpec:
-    """The simulator that the network's data came from."""
-    if provenance.get("simulator") == "simpler":
-        path = config.simpler.path or default_path()
-        python = config.simpler.python or default_python()
-        check_simpler(path, python)
-        return SimulatorSpec("simpler", config.task, (256, 320), path=path, python=python)
-    return SimulatorSpec("tabletop", config.task, size)
+def home_spec(config: WorldModelConfig, provenance: dict, size: tuple[int, int]) -> SimulatorSpec:
+    """The simulator that the network's data came from; the tabletop renders at its `size`.
+
+    Raises UserError where that is SIMPLER and it cannot run.
+    """
+    if provenance.get("simulator") != "simpler":
+        return simulator_spec("tabletop", config.task, config.simpler, size)
+    spec = simulator_spec("simpler", config.task, config.simpler)
+    check_simpler(spec.path, spec.python)
+    return spec
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Which simulator to run and how, as data, and the one function that starts it in this process."""
 
+import os
 import sys
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -8,6 +9,10 @@ from typing import Any
 from selfflow_robotics.envs.base import RobotEnv
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
+
+# (height, width) of the pictures that simulators render if nothing else is asked for.
+TABLETOP_IMAGE_SIZE = (64, 80)
+SIMPLER_IMAGE_SIZE = (256, 320)  # as RT-1's data sets store them
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class SimulatorSpec:
 
     simulator: str = "tabletop"
     task: str = "pick_coke_can"
-    image_size: tuple[int, int] = (64, 80)  # (height, width)
+    image_size: tuple[int, int] = TABLETOP_IMAGE_SIZE  # (height, width)
     renderer: str = "ray"  # of the tabletop
     python: str | None = None
     path: str | None = None
@@ -31,10 +36,44 @@ class SimulatorSpec:
 
 @dataclass(frozen=True)
 class SimplerInstall:
-    """Where the user's SIMPLER is; None: as the environment variables of `envs.simpler` say."""
+    """Where the user's SIMPLER is; None: as SIMPLER_ENV_PATH and SIMPLER_PYTHON say."""
 
     path: str | None = None  # SimplerEnv checkout
     python: str | None = None  # interpreter
+
+    def resolved(self) -> "SimplerInstall":
+        """With what the environment variables say filled in; None then means there is none, and
+        for the interpreter the one that runs us."""
+        return SimplerInstall(
+            self.path or os.environ.get("SIMPLER_ENV_PATH") or None,
+            self.python or os.environ.get("SIMPLER_PYTHON") or None,
+        )
+
+
+def simulator_spec(
+    simulator: str,
+    task: str,
+    install: SimplerInstall,
+    image_size: tuple[int, int] | None = None,
+    renderer: str = "ray",
+) -> SimulatorSpec:
+    """How `simulator` is started: SIMPLER as `install` says, the tabletop in this Python.
+
+    `image_size` None is the simulator's own. A simulator of one's own takes `install` as it is.
+    """
+    if simulator == "simpler":
+        install = install.resolved()
+    elif simulator == "tabletop":
+        install = SimplerInstall()
+    own_size = SIMPLER_IMAGE_SIZE if simulator == "simpler" else TABLETOP_IMAGE_SIZE
+    return SimulatorSpec(
+        simulator=simulator,
+        task=task,
+        image_size=image_size or own_size,
+        renderer=renderer,
+        python=install.python,
+        path=install.path,
+    )
 
 
 def make_env(spec: SimulatorSpec) -> RobotEnv:

@@ -19,12 +19,8 @@ from tqdm import tqdm
 from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.preflight import (
-    check_simpler,
-    default_path,
-    default_python,
-)
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec
+from selfflow_robotics.envs.simpler.preflight import check_simpler
+from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player
@@ -102,19 +98,7 @@ class CollectConfig:
     @property
     def spec(self) -> SimulatorSpec:
         """The simulators to run."""
-        path, python = self.simpler.path, self.simpler.python
-        image_size = (64, 80)
-        if self.sim == "simpler":
-            path, python = path or default_path(), python or default_python()
-            image_size = (256, 320)
-        return SimulatorSpec(
-            simulator=self.sim,
-            task=self.task,
-            image_size=self.image_size or image_size,
-            renderer=self.renderer,
-            python=python,
-            path=path,
-        )
+        return simulator_spec(self.sim, self.task, self.simpler, self.image_size, self.renderer)
 
 
 def _check_same(config: CollectConfig) -> None:

@@ -52,21 +52,11 @@ print("\\n" + json.dumps(found))
 """
 
 
-def default_path() -> str | None:
-    """The checkout named by SIMPLER_ENV_PATH."""
-    return os.environ.get("SIMPLER_ENV_PATH") or None
-
-
-def default_python() -> str | None:
-    """The interpreter named by SIMPLER_PYTHON; None is the one that runs us."""
-    return os.environ.get("SIMPLER_PYTHON") or None
-
-
 def check_simpler(path: str | None, python: str | None) -> None:
     """Raise UserError, in one line with the mend, if SIMPLER at `path` would not start.
 
     Looks, in the order one installs them, at the checkout, the interpreter `python` and its
-    packages, the scenes, and the Vulkan devices; starts no simulator.
+    packages, the scenes, and the Vulkan devices; starts no simulator. `python` None is this one.
     """
     checkout = _check_checkout(path)
     interpreter = python or sys.executable
