@@ -71,6 +71,13 @@ def _attend_short(q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None) -> 
     return rearrange(folded, "b h (k n) d -> (b k) h n d", n=q.shape[2]) + own @ v
 
 
+def zero(*modules: nn.Module) -> None:
+    """Set every parameter of `modules` to zero."""
+    for module in modules:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; tokens may also look at a context that cannot look back."""
 
@@ -142,6 +149,7 @@ class FinalLayer(nn.Module):
         self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.linear = nn.Linear(width, out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        zero(self.linear, self.adaLN_modulation)
 
     def forward(self, x: Tensor, mod: Modulation) -> Tensor:
         shift, scale = mod.per_token(self.adaLN_modulation(mod.cond)).chunk(2, dim=-1)

@@ -5,6 +5,7 @@ slots are context (clean) and which are denoised is not decided here (`objective
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,6 @@ from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector
 from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
 from selfflow_robotics.models.text import ByteTextEncoder, text_bytes
-
-SLOT_MODALITY = {"first_frame": "frames", "later_frames": "frames", "actions": "actions"}
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,16 @@ class MultimodalSiT(nn.Module):
     frame is clean, later frames are predicted as a change of it: most of a picture stays.
     """
 
-    prediction = {"first_frame": "data", "later_frames": "data", "actions": "velocity"}
+    grid_positions: Tensor  # [tokens of a frame, D]
 
     def __init__(self, config: MultimodalConfig) -> None:
         super().__init__()
         self.config = config
+        self.prediction: dict[str, Literal["velocity", "data"]] = {
+            "first_frame": "data",
+            "later_frames": "data",
+            "actions": "velocity",
+        }
         self.autoencoder = PixelAutoencoder(config.image_size, config.patch)
         width = config.sit.width
         pixels = self.autoencoder.token_channels
@@ -74,10 +78,6 @@ class MultimodalSiT(nn.Module):
         self.frame_out = FinalLayer(width, pixels)
         self.action_out = FinalLayer(width, config.action_dim)
         self.projector = Projector(width)
-        for final in (self.frame_out, self.action_out):
-            for layer in (final.linear, final.adaLN_modulation[1]):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
 
     def embed(self, slot: str, tokens: Tensor) -> Tensor:
         """Tokens of a slot [G, N, C] as hidden tokens with their positions [G, N, D]."""
@@ -139,8 +139,8 @@ class MultimodalSiT(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Outputs of every noised slot [G, N, C] and the features after `layer` blocks [G, N, D].
 
-        `timesteps` are `(values [G, V], index [G, N])` over the slots' tokens in their order; G is a
-        multiple of the context's batch. `features_only` stops after `layer` and returns no outputs.
+        `timesteps` are `(values [G, V], index [G, N])` over the slots' tokens in their order; G is
+        a multiple of the context's batch. `features_only` stops after `layer`, without outputs.
         """
         tokens = torch.cat([self.embed(slot, x) for slot, x in noised.items()], dim=1)
         hidden, mod, features = self.sit(

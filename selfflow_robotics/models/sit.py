@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import TimestepEmbedder
-from selfflow_robotics.models.layers import Block, KeyValue, Modulation
+from selfflow_robotics.models.layers import Block, KeyValue, Modulation, zero
 
 Timesteps = tuple[Tensor, Tensor]  # (values [G, V], index [G, N]): V distinct timesteps a sample
 
@@ -51,12 +51,13 @@ class SiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        for layer in self.t_embedder.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
         for block in self.blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)
-            nn.init.zeros_(block.adaLN_modulation[1].bias)
+            assert isinstance(block, Block)
+            zero(block.adaLN_modulation)
 
     def modulation(self, timesteps: Timesteps) -> Modulation:
         values, index = timesteps
@@ -69,7 +70,9 @@ class SiT(nn.Module):
         for block in self.blocks[:-1]:
             tokens, own = block(tokens, mod)
             kept.append(own)
-        kept.append(self.blocks[-1].key_value(tokens, mod))
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        kept.append(last.key_value(tokens, mod))
         return kept
 
     def forward(

@@ -5,6 +5,7 @@ ones: the expensive part (looking at the picture) is paid once, the cheap part (
 actions) is practised at many noise levels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,8 +40,10 @@ class ConditioningConfig:
 class ContextNetwork(Protocol):
     """What the loss needs of a network (`models.multimodal.MultimodalSiT`)."""
 
-    prediction: dict[str, path.Prediction]
     projector: Any
+
+    @property
+    def prediction(self) -> Mapping[str, path.Prediction]: ...
 
     def encode_context(
         self,

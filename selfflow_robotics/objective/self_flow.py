@@ -6,7 +6,7 @@ early features must predict the teacher's later ones. With mask_ratio = 0 and ga
 vanilla flow matching.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +62,7 @@ def self_flow_loss(
     project: Callable[[Tensor], Tensor],
     noised: dict[str, Tensor],
     valid: dict[str, Tensor],
-    prediction: dict[str, path.Prediction],
+    prediction: Mapping[str, path.Prediction],
     config: ObjectiveConfig,
     generator: torch.Generator,
 ) -> LossTerms:

@@ -31,3 +31,4 @@ class Policy(Protocol):
 
         Actions are in the environment's meaning (`envs.base`).
         """
+        ...

@@ -2,23 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.training import checkpoint as ckpt
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @dataclass
-class TrainState:
+class TrainState(Generic[Model]):
     """The student, its moving average, the optimisers and the number of steps taken.
 
     There is no random state: every draw of a step is a function of (seed, step).
     """
 
-    model: nn.Module
-    teacher: nn.Module
+    model: Model
+    teacher: Model
     optimizers: list[torch.optim.Optimizer]
     step: int = 0
 

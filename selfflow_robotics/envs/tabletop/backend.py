@@ -8,6 +8,7 @@ and "disable" when there is neither (the ray renderer needs no OpenGL at all).
 import ctypes
 import os
 import sys
+from typing import Any
 
 from selfflow_robotics.errors import UserError
 
@@ -40,7 +41,7 @@ def choose_gl() -> str:
     return "osmesa" if _loadable(*_OSMESA) else "disable"
 
 
-def _import_mujoco():
+def _import_mujoco() -> Any:  # its names come from extension modules that have no stubs
     if "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = choose_gl()
     try:
