@@ -7,12 +7,12 @@ environment than the one that holds torch.
 
 Observation (`observation_space`):
 
-| key         | type               | meaning                                                             |
-|-------------|--------------------|---------------------------------------------------------------------|
-| image       | uint8 [H, W, 3]    | the robot's overhead camera, RGB                                     |
-| instruction | str                | the task in words                                                   |
-| proprio     | float32 [8]        | RT-1's base_pose_tool_reached (xyz m, quaternion xyzw, base frame), |
-|             |                    | then gripper_closed in [0, 1]                                       |
+| key         | type            | meaning                                                       |
+|-------------|-----------------|---------------------------------------------------------------|
+| image       | uint8 [H, W, 3] | the robot's overhead camera, RGB                              |
+| instruction | str             | the task in words                                             |
+| proprio     | float32 [8]     | RT-1's base_pose_tool_reached (xyz m, quaternion xyzw, in the |
+|             |                 | base frame), then gripper_closed in [0, 1]                    |
 
 Action (`action_space`, float32 [7], SIMPLER's meaning, 3 Hz): translation in metres and rotation
 vector in radians, both in the robot's base frame and relative to the measured tool pose (the
@@ -41,8 +41,7 @@ import gymnasium as gym
 import numpy as np
 
 from selfflow_robotics.envs.tasks import Task
-
-ACTION_DIM = 7
+from selfflow_robotics.robot.actions import ACTION_DIM
 
 
 class RobotEnv(gym.Env):
@@ -67,14 +66,14 @@ class RobotEnv(gym.Env):
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         """Start an episode; returns `info`. Equal seeds and options give equal episodes.
 
-        Options (all optional, JSON-able): `variant` (one of `task.variants`), `object_xy` (m, world),
-        and what a simulator adds of its own (SIMPLER: `robot_variant`). What is not given is drawn
-        from the seed.
+        Options (all optional, JSON-able): `variant` (one of `task.variants`), `object_xy` (m,
+        world), and what a simulator adds of its own (SIMPLER: `robot_variant`). What is not given
+        is drawn from the seed.
         """
 
     @abstractmethod
     def advance(self, action: np.ndarray) -> dict[str, Any]:
-        """One control step (1/3 s) without rendering; returns `info`. Refuses NaN with ValueError."""
+        """One control step (1/3 s) without rendering; returns `info`. Raises ValueError for NaN."""
 
     @abstractmethod
     def observe(self) -> dict[str, Any]:
@@ -82,7 +81,7 @@ class RobotEnv(gym.Env):
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """Simulator, versions, renderer, physics fingerprint: JSON-able, stored with every data set."""
+        """Simulator, versions, renderer, physics fingerprint; JSON-able, stored with data sets."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
@@ -99,7 +98,7 @@ class RobotEnv(gym.Env):
 
 
 def check_action(action: np.ndarray) -> np.ndarray:
-    """The action as float32 [7]. Raises ValueError for another shape or a value that is not finite."""
+    """The action as float32 [7]. Raises ValueError for another shape or a value not finite."""
     action = np.asarray(action, np.float32)
     if action.shape != (ACTION_DIM,):
         raise ValueError(f"an action has shape ({ACTION_DIM},), got {action.shape}")

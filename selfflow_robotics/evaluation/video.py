@@ -1,4 +1,4 @@
-"""Episodes to look at: MP4 files and strips of frames."""
+"""Episodes to look at: MP4 files and grids of frames."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -38,16 +38,6 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
             )
             container.mux(stream.encode(image))
         container.mux(stream.encode())
-
-
-def write_strip(path: Path, frames: np.ndarray, num_frames: int = 8) -> None:
-    """Write up to `num_frames` evenly spaced frames side by side, as PNG."""
-    if len(frames) == 0:
-        raise ValueError("a strip needs at least one frame")
-    shown = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int)
-    strip = np.concatenate(list(enlarge(np.asarray(frames, np.uint8)[shown])), axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(strip).save(path)
 
 
 def write_grid(path: Path, frames: np.ndarray, columns: int) -> None:

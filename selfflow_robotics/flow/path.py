@@ -32,11 +32,6 @@ def velocity(x: Tensor, noise: Tensor) -> Tensor:
     return noise - x
 
 
-def data_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The data that a velocity at x_t points back to: x = x_t - t v."""
-    return x_t - t * v
-
-
 def as_velocity(output: Tensor, prediction: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
     """A network's output at x_t as a velocity: itself, or (x_t - x_pred) / max(t, T_MIN)."""
     if prediction == "velocity":

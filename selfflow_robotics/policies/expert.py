@@ -69,10 +69,6 @@ class ScriptedExpert:
             for slot, info in zip(slots, infos, strict=True)
         ]
 
-    def is_approaching(self, slot: int) -> bool:
-        """Whether the last action in `slot` was on the way to the object."""
-        return self._grasps[slot].closing_steps == 0
-
     def decide(self, grasp: Grasp, state: dict[str, Any]) -> np.ndarray:
         """The action float32 [7] for a state; updates `grasp`."""
         tool, base = state["tool_pose"], state["base_pose"]

@@ -82,38 +82,19 @@ class ActionNormalizer:
         self.half_range[arm] = np.maximum((stats.q99[arm] - stats.q01[arm]) / 2, _HALF_RANGE_FLOOR)
         self.limit = np.array([1.0] * 6 + [np.inf])
 
-    def normalize(self, actions):
+    def normalize(self, actions: Any) -> Any:
         """Policy vectors [..., 7], floating, to arm in [-1, 1] (clipped), gripper as it is."""
         limit = _like(actions, self.limit)
         scaled = (actions - _like(actions, self.centre)) / _like(actions, self.half_range)
         return scaled.clip(-limit, limit)
 
-    def unnormalize(self, actions):
+    def unnormalize(self, actions: Any) -> Any:
         """The inverse (but for the clipping): network scale [..., 7] to metres and radians."""
         return actions * _like(actions, self.half_range) + _like(actions, self.centre)
 
 
-def _like(actions, constant: np.ndarray):
+def _like(actions: Any, constant: np.ndarray) -> Any:
     """The constant in the kind, precision and device of `actions`, without importing torch."""
     if isinstance(actions, np.ndarray):
         return constant.astype(actions.dtype)
     return actions.new_tensor(constant.tolist())
-
-
-# RT-1's data set fractal20220817_data, the numbers released with OpenVLA.
-# fmt: off
-FRACTAL_STATS = NormStats(
-    q01=np.array([-0.22453527510166169, -0.14820013284683228, -0.231589707583189,
-                  -0.3517994859814644, -0.4193011274933815, -0.43643461108207704, 0.0]),
-    q99=np.array([0.17824687153100965, 0.14938379630446405, 0.21842354819178575,
-                  0.5892666035890578, 0.35272657424211445, 0.44796681255102094, 1.0]),
-    mean=np.array([0.006987582892179489, 0.006265917327255011, -0.01262515690177679,
-                   0.04333311319351196, -0.005756212864071131, 0.0009130256366916001,
-                   0.5354204773902893]),
-    std=np.array([0.0692116990685463, 0.05970962345600128, 0.07353084534406662,
-                  0.15610496699810028, 0.13164450228214264, 0.14593800902366638,
-                  0.497110515832901]),
-    num_transitions=3786400,
-    num_episodes=87212,
-)
-# fmt: on

@@ -4,8 +4,6 @@ import numpy as np
 
 from selfflow_robotics.robot.rotations import pose_inverse, pose_multiply, wxyz_to_xyzw
 
-PROPRIO_DIM = 8
-
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale one picture uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.

@@ -152,11 +152,6 @@ def wxyz_to_xyzw(quaternion: np.ndarray) -> np.ndarray:
     return np.asarray(quaternion)[..., [1, 2, 3, 0]]
 
 
-def xyzw_to_wxyz(quaternion: np.ndarray) -> np.ndarray:
-    """Reorder [..., 4]."""
-    return np.asarray(quaternion)[..., [3, 0, 1, 2]]
-
-
 def pose_multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Poses [..., 7]: `right`, given in the frame of `left`, in the frame that `left` is in."""
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from selfflow_robotics.envs.base import ACTION_DIM
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.robot.actions import ACTION_DIM
 
 # A first answer includes starting the simulator and compiling its shaders.
 DEADLINE_S = 300.0

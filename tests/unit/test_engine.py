@@ -11,7 +11,6 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.random import RandomPolicy
-from selfflow_robotics.policies.replay import ReplayPolicy
 from selfflow_robotics.rollouts.engine import roll_out
 
 ROOT = Path(__file__).parents[2]
@@ -103,9 +102,31 @@ def test_nothing_is_rendered_for_a_policy_that_does_not_look(clients):
     assert len(filmed.frames) == 6
 
 
-def test_replay_repeats_an_episode(clients):
+class Replay:
+    """Plays `recorded[seed]`, float32 [T, 7], one action at a time, then holds still."""
+
+    name = "replay"
+    privileged = False
+    looks = False
+
+    def __init__(self, recorded):
+        self.recorded = recorded
+        self.rest = {}
+
+    def begin(self, slot, episode):
+        self.rest[slot] = [*self.recorded[episode.seed]]
+
+    def act(self, slots, observations, infos):
+        chunks = []
+        for slot in slots:
+            action = self.rest[slot].pop(0) if self.rest[slot] else np.zeros(7, np.float32)
+            chunks.append(action[None])
+        return chunks
+
+
+def test_recorded_actions_repeat_an_episode(clients):
     first = play(clients, episodes(3), max_steps=8, record="steps")
-    replay = ReplayPolicy({result.spec.seed: result.trajectory.actions for result in first})
+    replay = Replay({result.spec.seed: result.trajectory.actions for result in first})
     for one, two in zip(
         first, play(clients, episodes(3), replay, max_steps=9, record="steps"), strict=True
     ):

@@ -14,7 +14,7 @@ from selfflow_robotics.evaluation.protocol import (
     resolve_protocol,
 )
 from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
-from selfflow_robotics.evaluation.video import write_strip, write_video
+from selfflow_robotics.evaluation.video import write_grid, write_video
 
 TASK = get_task("pick_coke_can")
 
@@ -147,7 +147,7 @@ def test_videos_and_strips_show_every_frame(tmp_path):
     assert decoded[0].shape == (252, 324, 3)
     left = [frame[100, 50].mean() for frame in decoded]
     np.testing.assert_allclose(left, np.arange(7) * 30, atol=8)
-    write_strip(tmp_path / "a.png", frames, num_frames=3)
-    assert Image.open(tmp_path / "a.png").size == (3 * 324, 252)
+    write_grid(tmp_path / "a.png", frames[:6], columns=3)
+    assert Image.open(tmp_path / "a.png").size == (3 * 3 * 81, 2 * 3 * 63)
     with pytest.raises(ValueError, match="at least one frame"):
         write_video(tmp_path / "b.mp4", frames[:0], fps=3)

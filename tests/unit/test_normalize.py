@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.robot.normalize import FRACTAL_STATS, ActionNormalizer, NormStats
+from selfflow_robotics.robot.normalize import ActionNormalizer, NormStats
+from tests.fractal import FRACTAL_STATS
 
 
 def random_actions(rows: int = 500) -> np.ndarray:

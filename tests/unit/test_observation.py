@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
-from selfflow_robotics.robot.rotations import pose_multiply, xyzw_to_wxyz
+from selfflow_robotics.robot.rotations import pose_multiply
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_proprio_is_the_tool_in_the_base_frame():
     proprio = proprio_vector(pose_multiply(base, tool_in_base), base, 0.25)
     assert proprio.dtype == np.float32
     np.testing.assert_allclose(proprio[:3], tool_in_base[:3], atol=1e-6)
-    np.testing.assert_allclose(xyzw_to_wxyz(proprio[3:7]), [0.5, -0.5, 0.5, -0.5], atol=1e-6)
+    np.testing.assert_allclose(proprio[3:7], [-0.5, 0.5, -0.5, 0.5], atol=1e-6)
     assert proprio[7] == 0.25
 
 

@@ -65,6 +65,5 @@ def test_pose_inverse_and_product():
     np.testing.assert_allclose(identity, np.tile([0, 0, 0, 1, 0, 0, 0], (200, 1)), atol=1e-12)
 
 
-def test_quaternion_orders():
+def test_quaternion_order():
     np.testing.assert_array_equal(rotations.wxyz_to_xyzw([1, 2, 3, 4]), [2, 3, 4, 1])
-    np.testing.assert_array_equal(rotations.xyzw_to_wxyz([2, 3, 4, 1]), [1, 2, 3, 4])
