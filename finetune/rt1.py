@@ -20,9 +20,9 @@ import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run, runs_of_kind
+from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
-from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.data.samples import window_sample
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
@@ -55,6 +55,9 @@ class FinetuneConfig:
     seed: int = 0
     data: str | None = None
     collect: CollectConfig = field(default_factory=CollectConfig)
+    play_data: str | None = None
+    play: CollectConfig = field(default_factory=CollectConfig)
+    play_share: float = 0.5
     num_episodes: int | None = None  # the first so many of the training episodes; null: all
     validation: float = 0.05  # fraction of the episodes, the last ones, that training never sees
     init: str = "auto"
@@ -73,6 +76,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
             raise UserError(f"validation must be a fraction in [0, 1), got {self.validation}")
+        if not 0 <= self.play_share < 1:
+            raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_weights(self.roles)
         for name in ("policy_batch", "frame_batch", "threads"):
             if getattr(self, name) < 1:
@@ -98,16 +103,14 @@ def main(config: FinetuneConfig) -> None:
     )
     training, held_out = split_episodes(index.num_episodes, config)
     frames_ahead = config.model.later_frames
-    reader, held_reader = (
-        WindowReader(
-            index,
-            horizon=config.model.action_horizon,
-            future_frames=frames_ahead,
-            image_size=config.model.image_size,
-            episodes=episodes,
+
+    def windows(source: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
+        model = config.model
+        return WindowReader(
+            source, model.action_horizon, frames_ahead, 1, model.image_size, episodes
         )
-        for episodes in (training, held_out or training)
-    )
+
+    reader, held_reader = windows(index, training), windows(index, held_out or training)
     stats = index.stats(training)
     normalizer = ActionNormalizer(stats)
 
@@ -121,16 +124,19 @@ def main(config: FinetuneConfig) -> None:
         f"{len(held_out)} held out; {device} {precision}, run {run}"
     )
 
-    samplers = {
-        role: EpochSampler(len(reader), batch_size(role, config), config.seed)
+    play = play_index(config)
+    everything = [reader] if play is None else [reader, windows(play)]
+    shares = [1.0] if play is None else [1 - config.play_share, config.play_share]
+    mixtures = {
+        role: Mixture(everything, shares, config.frame_batch, config.seed)
+        if has_frames(role)
+        else Mixture([reader], [1.0], config.policy_batch, config.seed)
         for role in config.roles
     }
 
     def batch_at(step: int) -> tuple[str, WindowBatch]:
         role = draw_role(config.roles, config.seed, step)
-        needs_frames = ROLES[role].later_frames != "absent"
-        later = frames_ahead if needs_frames else 0
-        return role, reader.read(samplers[role].batch(step), future_frames=later)
+        return role, mixtures[role].batch(step, frames_ahead if has_frames(role) else 0)
 
     def loss_fn(batch: tuple[str, WindowBatch], generator: torch.Generator) -> StepLoss:
         role, windows = batch
@@ -168,9 +174,22 @@ def denoises_frames(role: str) -> bool:
     return "noised" in (ROLES[role].first_frame, ROLES[role].later_frames)
 
 
-def batch_size(role: str, config: FinetuneConfig) -> int:
-    """Frames cost twenty tokens each, so rows with later frames take fewer samples a step."""
-    return config.policy_batch if ROLES[role].later_frames == "absent" else config.frame_batch
+def has_frames(role: str) -> bool:
+    """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
+    return ROLES[role].later_frames != "absent"
+
+
+def play_index(config: FinetuneConfig) -> RldsIndex | None:
+    """Data for rows with later frames, beside the demonstrations: actions of every kind.
+
+    An expert does the expected, which the picture tells already; only play makes a world model look
+    at the actions.
+    """
+    if config.play_share == 0 or not any(w > 0 and has_frames(r) for r, w in config.roles.items()):
+        return None
+    if config.play_data:
+        return RldsIndex.open(Path(config.play_data))
+    return None if config.data else RldsIndex.open(ensure_demonstrations(config.play))
 
 
 def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[int]]:

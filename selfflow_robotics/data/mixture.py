@@ -1,0 +1,40 @@
+"""Batches drawn from several data sets at once, in fixed shares."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
+from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.errors import UserError
+
+
+class Mixture:
+    """Every batch holds a share of each data set, rounded to whole windows; shuffled per data set.
+
+    `batch(step)` is a pure function of (seed, step). Readers must agree on horizon and frames.
+    """
+
+    def __init__(
+        self, readers: Sequence[WindowReader], shares: Sequence[float], batch_size: int, seed: int
+    ) -> None:
+        if min(shares) < 0 or sum(shares) <= 0:
+            raise UserError(f"shares of data sets must be >= 0 and not all 0, got {list(shares)}")
+        edges = np.round(np.cumsum([0, *shares]) / sum(shares) * batch_size).astype(int)
+        self._parts = [
+            (reader, EpochSampler(len(reader), int(count), seed))
+            for reader, count in zip(readers, np.diff(edges), strict=True)
+            if count > 0
+        ]
+
+    def batch(self, step: int, future_frames: int | None = None) -> WindowBatch:
+        """The windows of a step; `future_frames` as in `WindowReader.read`."""
+        parts = [reader.read(sampler.batch(step), future_frames) for reader, sampler in self._parts]
+        joined = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(WindowBatch)
+            if field.name != "instruction"
+        }
+        words = [text for part in parts for text in part.instruction]
+        return WindowBatch(**joined, instruction=words)

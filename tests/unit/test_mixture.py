@@ -1,0 +1,53 @@
+"""Batches drawn from several data sets."""
+
+import numpy as np
+import pytest
+
+from selfflow_robotics.data.mixture import Mixture
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.windows import WindowReader
+from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.errors import UserError
+from tests.rlds_sets import IMAGE_SIZE, make_set
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    sets = [make_set(root, lengths, name=name) for name, lengths in (("a", [9, 8]), ("b", [7]))]
+    return [
+        WindowReader(RldsIndex.open(one), horizon=3, future_frames=2, image_size=IMAGE_SIZE)
+        for one in sets
+    ]
+
+
+def test_a_batch_holds_its_shares_and_depends_on_the_step_alone(readers):
+    mixture = Mixture(readers, [0.75, 0.25], batch_size=8, seed=0)
+    batch = mixture.batch(3)
+    assert batch.frames.shape == (8, 3, *IMAGE_SIZE, 3)
+    assert len(batch.instruction) == 8
+    again = Mixture(readers, [0.75, 0.25], batch_size=8, seed=0).batch(3)
+    assert np.array_equal(batch.frames, again.frames)
+    for reader, part in ((readers[0], slice(0, 6)), (readers[1], slice(6, 8))):
+        count = part.stop - part.start
+        alone = reader.read(EpochSampler(len(reader), count, seed=0).batch(3))
+        assert np.array_equal(batch.actions[part], alone.actions)
+
+
+def test_fewer_frames_can_be_read(readers):
+    assert Mixture(readers, [1, 1], 4, seed=0).batch(0, future_frames=0).frames.shape[1] == 1
+
+
+def test_a_share_of_zero_leaves_a_data_set_out(readers):
+    batch = Mixture(readers, [0, 1], 7, seed=0).batch(0)
+    assert sorted(batch.step.tolist()) == list(range(7))  # the whole second set
+    with pytest.raises(UserError, match="not all 0"):
+        Mixture(readers, [0, 0], 5, seed=0)
+
+
+def test_every_window_is_seen_once_an_epoch(readers):
+    mixture = Mixture([readers[0]], [1.0], batch_size=17, seed=0)
+    batch = mixture.batch(0)
+    assert sorted(zip(batch.episode.tolist(), batch.step.tolist(), strict=True)) == [
+        (episode, step) for episode, length in enumerate((9, 8)) for step in range(length)
+    ]
