@@ -13,7 +13,7 @@ and 99 % quantiles; the statistics travel in the checkpoint. The run lies in run
 the command continues an interrupted one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
 from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
-from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.checkpoint import (
@@ -59,7 +60,7 @@ class FinetuneConfig:
     play: CollectConfig = field(default_factory=CollectConfig)
     play_share: float = 0.5
     num_episodes: int | None = None  # the first so many of the training episodes; null: all
-    validation: float = 0.05  # fraction of the episodes, the last ones, that training never sees
+    validation: float = 0.02  # fraction of the episodes, the last ones, that training never sees
     init: str = "auto"
     model: MultimodalConfig = field(default_factory=MultimodalConfig)
     policy_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -79,6 +80,14 @@ class FinetuneConfig:
         if not 0 <= self.play_share < 1:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_weights(self.roles)
+        for key in ("policy_objective", "frame_objective"):
+            check_layers(getattr(self, key), self.model.sit.depth, key)
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}")
+        if self.model.action_dim != ACTION_DIM:
+            raise UserError(
+                f"RT-1's actions have {ACTION_DIM} numbers: model.action_dim={ACTION_DIM}"
+            )
         for name in ("policy_batch", "frame_batch", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -98,45 +107,15 @@ def main(config: FinetuneConfig) -> None:
     precision = choose_precision(config.precision, device)
     run = open_run("finetune", Path(config.runs_dir) / config.name, config)
 
-    index = RldsIndex.open(
-        Path(config.data) if config.data else ensure_demonstrations(config.collect)
-    )
-    training, held_out = split_episodes(index.num_episodes, config)
-    frames_ahead = config.model.later_frames
-
-    def windows(source: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
-        model = config.model
-        return WindowReader(
-            source, model.action_horizon, frames_ahead, 1, model.image_size, episodes
-        )
-
-    reader, held_reader = windows(index, training), windows(index, held_out or training)
-    stats = index.stats(training)
-    normalizer = ActionNormalizer(stats)
+    data = RobotData(config)
+    normalizer = ActionNormalizer(data.stats)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
     model = MultimodalSiT(config.model).to(device)
     start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
     state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(
-        f"{size:.1f} M parameters from {start}; {len(training)} episodes, {len(reader)} steps, "
-        f"{len(held_out)} held out; {device} {precision}, run {run}"
-    )
-
-    play = play_index(config)
-    everything = [reader] if play is None else [reader, windows(play)]
-    shares = [1.0] if play is None else [1 - config.play_share, config.play_share]
-    mixtures = {
-        role: Mixture(everything, shares, config.frame_batch, config.seed)
-        if has_frames(role)
-        else Mixture([reader], [1.0], config.policy_batch, config.seed)
-        for role in config.roles
-    }
-
-    def batch_at(step: int) -> tuple[str, WindowBatch]:
-        role = draw_role(config.roles, config.seed, step)
-        return role, mixtures[role].batch(step, frames_ahead if has_frames(role) else 0)
+    print(f"{size:.1f} M parameters from {start}; {data}; {device} {precision}, run {run}")
 
     def loss_fn(batch: tuple[str, WindowBatch], generator: torch.Generator) -> StepLoss:
         role, windows = batch
@@ -150,24 +129,95 @@ def main(config: FinetuneConfig) -> None:
 
     def show(step: int) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
-        network = Network(state.teacher, normalizer, index.provenance, run, device)
-        write_imagined(
-            run / "samples" / f"step_{step:07d}.png", network, held_reader, seed=config.seed
-        )
+        network = Network(state.teacher, normalizer, {}, ("world_model",), run, device)
+        path = run / "samples" / f"step_{step:07d}.png"
+        write_imagined(path, network, data.held_out, seed=config.seed)
 
     train(
         config.train,
         state,
-        batch_at,
+        data.batch_at,
         loss_fn,
         run,
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(config.model, stats, index.provenance),
-        on_sample=show if any(denoises_frames(role) for role in config.roles) else None,
+        extra=checkpoint_record(config.model, data.stats, data.provenance, config.roles),
+        on_sample=show if config.roles.get("world_model", 0) > 0 else None,
     )
     print(f"done: {run}; next: python eval/simpler.py --task pick_coke_can")
+
+
+class RobotData:
+    """Which windows each row of the role table learns from, as a function of the step.
+
+    Rows without later frames read the demonstrations. Rows with later frames read undisturbed ones
+    only: in a disturbed one the recorded action is not what moved the arm. The two rows that ask
+    what actions do also read play: an expert does the expected, which the picture tells already, so
+    only play makes a world model look at the actions.
+    """
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.config = config
+        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
+        self._index = RldsIndex.open(given)
+        self.provenance = self._index.provenance
+        training, held_out = split_episodes(self._index.num_episodes, config)
+        self.stats = self._index.stats(training)
+        self.held_out = self._windows(self._index, held_out or training)
+        every = self._windows(self._index, training)
+        plain = [episode for episode in training if not self._index.disturbed[episode]]
+        undisturbed = every if len(plain) == len(training) else self._windows(self._index, plain)
+        play = self._play()
+        self._mixtures = {}
+        for role, weight in config.roles.items():
+            if weight == 0:
+                continue
+            if not has_frames(role):
+                readers, shares, batch = [every], [1.0], config.policy_batch
+            elif play is None or role not in ("world_model", "inverse_dynamics"):
+                readers, shares, batch = [undisturbed], [1.0], config.frame_batch
+            else:
+                readers, batch = [undisturbed, play], config.frame_batch
+                shares = [1 - config.play_share, config.play_share]
+            self._mixtures[role] = Mixture(readers, shares, batch, config.seed)
+        self._words = (
+            f"{len(training)} episodes, {len(every)} steps, {len(held_out)} held out, "
+            f"{0 if play is None else len(play)} steps of play"
+        )
+
+    def __str__(self) -> str:
+        return self._words
+
+    def batch_at(self, step: int) -> tuple[str, WindowBatch]:
+        """The row that a step plays, and its windows."""
+        role = draw_role(self.config.roles, self.config.seed, step)
+        later = self.config.model.later_frames if has_frames(role) else 0
+        return role, self._mixtures[role].batch(step, later)
+
+    def _windows(self, index: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
+        model = self.config.model
+        return WindowReader(
+            index,
+            horizon=model.action_horizon,
+            future_frames=model.later_frames,
+            image_size=model.image_size,
+            episodes=episodes,
+        )
+
+    def _play(self) -> WindowReader | None:
+        config = self.config
+        asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
+        if config.play_share == 0 or asked == 0 or (config.data and not config.play_data):
+            return None
+        if config.play_data:
+            return self._windows(RldsIndex.open(Path(config.play_data)))
+        same = {name: getattr(config.collect, name) for name in SAME_WORLD}
+        return self._windows(RldsIndex.open(ensure_demonstrations(replace(config.play, **same))))
+
+
+# Play is recorded where the demonstrations are.
+SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")
 
 
 def denoises_frames(role: str) -> bool:
@@ -177,19 +227,6 @@ def denoises_frames(role: str) -> bool:
 def has_frames(role: str) -> bool:
     """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
     return ROLES[role].later_frames != "absent"
-
-
-def play_index(config: FinetuneConfig) -> RldsIndex | None:
-    """Data for rows with later frames, beside the demonstrations: actions of every kind.
-
-    An expert does the expected, which the picture tells already; only play makes a world model look
-    at the actions.
-    """
-    if config.play_share == 0 or not any(w > 0 and has_frames(r) for r, w in config.roles.items()):
-        return None
-    if config.play_data:
-        return RldsIndex.open(Path(config.play_data))
-    return None if config.data else RldsIndex.open(ensure_demonstrations(config.play))
 
 
 def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[int]]:
@@ -222,6 +259,7 @@ def initialize(model: MultimodalSiT, config: FinetuneConfig) -> str:
             return "scratch (no pretraining run of this size; python pretrain/run.py makes one)"
         checkpoint = fitting[0]
     load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
+    model.forget_frames()
     return str(checkpoint)
 
 

@@ -28,7 +28,7 @@ from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
 from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
-from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.device import choose_device, choose_precision
@@ -61,6 +61,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_weights(self.roles)
+        check_layers(self.objective, self.model.sit.depth, "objective")
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}")
         for role in self.roles:
             if role not in ("image", "clip"):
                 raise UserError(f"pretraining plays the roles image and clip, not '{role}'")
@@ -142,7 +145,7 @@ def main(config: PretrainConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(config.model, None, index.provenance),
+        extra=checkpoint_record(config.model, None, index.provenance, config.roles),
         on_sample=show,
     )
     print(f"done: {run} (samples in {run / 'samples'}); next: python finetune/rt1.py")

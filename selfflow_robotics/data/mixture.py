@@ -21,6 +21,8 @@ class Mixture:
     ) -> None:
         if min(shares) < 0 or sum(shares) <= 0:
             raise UserError(f"shares of data sets must be >= 0 and not all 0, got {list(shares)}")
+        if batch_size < sum(share > 0 for share in shares):
+            raise UserError(f"a batch of {batch_size} is too small to hold every data set")
         edges = np.round(np.cumsum([0, *shares]) / sum(shares) * batch_size).astype(int)
         self._parts = [
             (reader, EpochSampler(len(reader), int(count), seed))

@@ -32,8 +32,19 @@ def velocity(x: Tensor, noise: Tensor) -> Tensor:
     return noise - x
 
 
-def as_velocity(output: Tensor, prediction: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
-    """A network's output at x_t as a velocity: itself, or (x_t - x_pred) / max(t, T_MIN)."""
+def as_velocity(
+    output: Tensor, prediction: Prediction, x_t: Tensor, t: Tensor, t_min: float = T_MIN
+) -> Tensor:
+    """A network's output at x_t as a velocity: itself, or (x_t - x_pred) / max(t, t_min)."""
     if prediction == "velocity":
         return output
-    return (x_t - output) / t.clamp(min=T_MIN)
+    return (x_t - output) / t.clamp(min=t_min)
+
+
+def velocity_target(
+    x: Tensor, noise: Tensor, prediction: Prediction, x_t: Tensor, t: Tensor
+) -> Tensor:
+    """What `as_velocity` gives for a perfect output: the velocity, capped alike near t = 0."""
+    if prediction == "velocity":
+        return velocity(x, noise)
+    return as_velocity(x, prediction, x_t, t)

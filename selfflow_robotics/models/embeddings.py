@@ -40,14 +40,16 @@ def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:
 
 
 class PatchStem(nn.Module):
-    """A small convolution network that turns each pixel patch into one token.
+    """A small convolution network that turns pixel patches into tokens.
 
-    It sees one patch at a time. Convolutions that run over the whole picture would mix neighbouring
-    patches, and under the dual schedule neighbours stand at different noise levels.
+    A clean frame is read as a whole: convolutions see across the borders of patches, which is worth
+    more to a policy than anything else here (docs/log.md). A noised frame is read patch by patch:
+    under the dual schedule neighbouring patches stand at different noise levels.
     """
 
-    def __init__(self, patch: int, channels: int, width: int) -> None:
+    def __init__(self, patch: int, channels: int, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.grid = grid
         self.patch, self.channels = patch, channels
         steps = int(math.log2(patch))
         if 2**steps != patch:
@@ -60,9 +62,16 @@ class PatchStem(nn.Module):
                 layers += [nn.GroupNorm(1, after), nn.GELU(approximate="tanh")]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Pixel patches [G, N, patch * patch * channels] -> [G, N, D]."""
+    def forward(self, tokens: Tensor, whole_frames: bool) -> Tensor:
+        """Pixel patches [G, N, patch * patch * channels] of one or more frames -> [G, N, D]."""
+        height, width = self.grid if whole_frames else (1, 1)
         pixels = rearrange(
-            tokens, "g n (p q c) -> (g n) c p q", p=self.patch, q=self.patch, c=self.channels
+            tokens,
+            "g (t h w) (p q c) -> (g t) c (h p) (w q)",
+            h=height,
+            w=width,
+            p=self.patch,
+            q=self.patch,
+            c=self.channels,
         )
-        return rearrange(self.layers(pixels), "(g n) d 1 1 -> g n d", g=tokens.shape[0])
+        return rearrange(self.layers(pixels), "(g t) d h w -> g (t h w) d", g=tokens.shape[0])

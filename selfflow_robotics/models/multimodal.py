@@ -32,6 +32,10 @@ class MultimodalConfig:
 
     def __post_init__(self) -> None:
         PixelAutoencoder(self.image_size, self.patch)  # refuses sizes that do not divide
+        if self.patch & (self.patch - 1):
+            raise UserError(f"model.patch must be a power of two, got {self.patch}")
+        if self.sit.width % 4:  # two sine-cosine pairs an axis of the positions
+            raise UserError(f"model.sit.width must be divisible by 4, got {self.sit.width}")
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
@@ -66,7 +70,8 @@ class MultimodalSiT(nn.Module):
         self.autoencoder = PixelAutoencoder(config.image_size, config.patch)
         width = config.sit.width
         pixels = self.autoencoder.token_channels
-        self.frame_in = PatchStem(config.patch, self.autoencoder.channels, width)
+        auto = self.autoencoder
+        self.frame_in = PatchStem(auto.patch, auto.channels, width, auto.grid)
         self.action_in = nn.Linear(config.action_dim, width)
         self.text_in = ByteTextEncoder(width, config.sit.heads, config.text_tokens)
         self.register_buffer(
@@ -79,7 +84,12 @@ class MultimodalSiT(nn.Module):
         self.action_out = FinalLayer(width, config.action_dim)
         self.projector = Projector(width)
 
-    def embed(self, slot: str, tokens: Tensor) -> Tensor:
+    def forget_frames(self) -> None:
+        """Zero the output of frames: pretraining predicts whole pictures with it, fine-tuning a
+        change of the clean first frame, which starts at none."""
+        zero(self.frame_out.linear)
+
+    def embed(self, slot: str, tokens: Tensor, clean: bool) -> Tensor:
         """Tokens of a slot [G, N, C] as hidden tokens with their positions [G, N, D]."""
         if slot == "actions":
             return self.action_in(tokens) + self.action_times[: tokens.shape[1]]
@@ -87,13 +97,15 @@ class MultimodalSiT(nn.Module):
         start = 0 if slot == "first_frame" else 1
         times = self.frame_times[start : start + tokens.shape[1] // per_frame]
         positions = (times[:, None] + self.grid_positions).flatten(0, 1)
-        return self.frame_in(tokens) + positions
+        return self.frame_in(tokens, whole_frames=clean) + positions
 
     def encode_text(self, instructions: list[str]) -> Tensor:
         """Text tokens [B, text_tokens, D]; equal instructions are encoded once."""
         unique = sorted(set(instructions))
         tokens = self.text_in(text_bytes(unique, self.frame_times.device))
-        return tokens[[unique.index(text) for text in instructions]]
+        rows = [unique.index(text) for text in instructions]
+        # Its backward adds in a fixed order; that of advanced indexing may not.
+        return tokens.index_select(0, torch.tensor(rows, device=tokens.device))
 
     def encode_context(
         self,
@@ -114,7 +126,7 @@ class MultimodalSiT(nn.Module):
             parts.append(self.encode_text(instructions))
             levels.append(parts[0].new_zeros(len(instructions)).float())
         for slot, tokens in clean.items():
-            parts.append(self.embed(slot, tokens))
+            parts.append(self.embed(slot, tokens, clean=True))
             zero = torch.zeros(len(tokens), device=tokens.device)
             levels.append(zero if timesteps is None else timesteps.get(slot, zero))
         if not parts:
@@ -142,7 +154,7 @@ class MultimodalSiT(nn.Module):
         `timesteps` are `(values [G, V], index [G, N])` over the slots' tokens in their order; G is
         a multiple of the context's batch. `features_only` stops after `layer`, without outputs.
         """
-        tokens = torch.cat([self.embed(slot, x) for slot, x in noised.items()], dim=1)
+        tokens = torch.cat([self.embed(slot, x, clean=False) for slot, x in noised.items()], dim=1)
         hidden, mod, features = self.sit(
             tokens, timesteps, context.key_values, layer, stop_at_layer=features_only
         )

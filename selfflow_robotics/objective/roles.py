@@ -6,13 +6,12 @@ and which are left out. Training draws rows by configured weights; inference nam
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.rng import numpy_generator
 
 Part = Literal["clean", "noised", "absent"]
@@ -40,14 +39,6 @@ ROLES = {
 }  # fmt: skip
 
 
-def get_role(name: str) -> Role:
-    """The row called `name`. Raises UserError naming the nearest ones."""
-    if name not in ROLES:
-        near = get_close_matches(name, ROLES, n=2) or sorted(ROLES)
-        raise UserError(f"unknown role '{name}'; did you mean {' or '.join(near)}?")
-    return ROLES[name]
-
-
 def arrange(role: Role, sample: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Split a sample's slots (tokens [B, N, D] each) into (clean, noised), dropping the absent."""
     clean = {slot: sample[slot] for slot in SLOTS if getattr(role, slot) == "clean"}
@@ -58,7 +49,8 @@ def arrange(role: Role, sample: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
 def check_weights(weights: dict[str, float]) -> None:
     """Raise UserError for an unknown row, a negative weight, or no positive weight at all."""
     for name, weight in weights.items():
-        get_role(name)
+        if name not in ROLES:
+            raise unknown("role", name, ROLES)
         if not (np.isfinite(weight) and weight >= 0):
             raise UserError(f"the weight of role '{name}' must be finite and >= 0, got {weight}")
     if not any(weights.values()):

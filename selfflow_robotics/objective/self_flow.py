@@ -45,6 +45,15 @@ class ObjectiveConfig:
             )
 
 
+def check_layers(config: ObjectiveConfig, depth: int, key: str) -> None:
+    """Raise UserError where a network of `depth` blocks has no such layers."""
+    if config.teacher_layer > depth:
+        raise UserError(
+            f"{key}.teacher_layer is {config.teacher_layer}, the network has {depth} blocks; "
+            "0.3 and 0.7 of the depth are the paper's student and teacher layers"
+        )
+
+
 @dataclass
 class LossTerms:
     """One evaluation of the loss and what is worth watching of it (tensors, not yet read back)."""
@@ -95,7 +104,8 @@ def self_flow_loss(
     token_loss, flow_losses = {}, []
     for slot, x in noised.items():
         v_pred = path.as_velocity(outputs[slot].float(), prediction[slot], x_t[slot], t[slot])
-        token_loss[slot] = (v_pred - path.velocity(x, noise[slot])).square().mean(dim=-1)
+        v_target = path.velocity_target(x, noise[slot], prediction[slot], x_t[slot], t[slot])
+        token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
         flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
     flow_loss = torch.stack(flow_losses).mean()
     if config.gamma == 0:

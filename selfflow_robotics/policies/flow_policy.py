@@ -41,16 +41,11 @@ class FlowPolicy:
         horizon = network.model.config.action_horizon
         if not 1 <= replan_steps <= horizon:
             raise UserError(f"replan_steps must be 1 to {horizon} (the chunk), got {replan_steps}")
-        if network.normalizer is None:
-            raise UserError(
-                f"{network.checkpoint} is a backbone without actions; fine-tune it first "
-                "(python finetune/rt1.py)"
-            )
         self.network = network
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
-        self._normalizer = network.normalizer
+        self._normalizer = network.require("policy")
         self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, looks so far)
 
     @classmethod

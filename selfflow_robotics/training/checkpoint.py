@@ -46,7 +46,13 @@ def save_checkpoint(
             save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
             _sync(path)
             files[path.name] = {"bytes": path.stat().st_size, "crc32c": _crc32c(path)}
-        manifest = {"format": FORMAT, "step": step, "files": files, "extra": extra}
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "files": files,
+            "extra": extra,
+            "extra_crc32c": _crc32c_of(extra),
+        }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         _sync(temporary / MANIFEST)
         shutil.rmtree(final, ignore_errors=True)
@@ -90,6 +96,8 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} has format {manifest['format']}, this version reads format {FORMAT}"
             )
+        if manifest["extra_crc32c"] != _crc32c_of(manifest["extra"]):
+            raise UserError(f"{path} was altered: its record does not match its checksum")
         return manifest
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {checkpoint}: {MANIFEST} is missing") from error
@@ -144,6 +152,11 @@ def _crc32c(path: Path) -> str:
         while block := file.read(1 << 22):
             checksum.update(block)
     return checksum.hexdigest().decode()
+
+
+def _crc32c_of(record: Any) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return google_crc32c.Checksum(text.encode()).hexdigest().decode()
 
 
 def _sync(path: Path) -> None:

@@ -21,7 +21,11 @@ from tqdm import tqdm
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.training.checkpoint import latest_checkpoint, prune_checkpoints
+from selfflow_robotics.training.checkpoint import (
+    latest_checkpoint,
+    prune_checkpoints,
+    read_manifest,
+)
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
@@ -42,9 +46,10 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        least = dict(steps=1, log_every=1, save_every=1, keep_checkpoints=1, sample_every=0)
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UserError(f"train.{name} must be at least {value}, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
 
@@ -87,11 +92,15 @@ def train(
     checkpoint, as KeyboardInterrupt.
     """
     folder = run / "checkpoints"
+    extra = {**extra, "precision": precision}
     newest = latest_checkpoint(run)
     if newest is not None:
         state.load(newest)
-        if state.step < config.steps:
-            print(f"resuming {run} at step {state.step} of {config.steps}")
+        _check_precision(read_manifest(newest)["extra"], precision, run)
+        if state.step >= config.steps:
+            print(f"{run} is finished already: {state.step} steps")
+            return
+        print(f"resuming {run} at step {state.step} of {config.steps}")
     log = MetricsLog(run / "metrics.jsonl", state.step)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     started, tokens = time.perf_counter(), 0
@@ -104,7 +113,6 @@ def train(
             out.loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
             logged = state.step % config.log_every == 0 or state.step + 1 == config.steps
-            # Reading the norm waits for the device, so it is looked at where it is logged too.
             _check_finite(out.loss, grad_norm, state.step, run)
             _update(state, config)
             tokens += out.num_tokens
@@ -124,14 +132,14 @@ def train(
                 started, tokens = time.perf_counter(), 0
             state.step += 1
             bar.update()
-            if state.step % config.save_every == 0 or state.step == config.steps:
+            finished = state.step == config.steps
+            if state.step % config.save_every == 0 or finished or stop.requested:
                 state.save(folder, extra)
                 prune_checkpoints(folder, config.keep_checkpoints)
+            if stop.requested and not finished:
+                raise KeyboardInterrupt
             if on_sample and config.sample_every and state.step % config.sample_every == 0:
                 on_sample(state.step)
-            if stop.requested and state.step < config.steps:
-                state.save(folder, extra)
-                raise KeyboardInterrupt
     if on_sample:
         on_sample(state.step)
 
@@ -150,9 +158,16 @@ def _check_finite(loss: Tensor, grad_norm: Tensor, step: int, run: Path) -> None
     if not (math.isfinite(loss.item()) and math.isfinite(grad_norm.item())):
         raise UserError(
             f"the loss or its gradient is not finite at step {step} of {run} (loss {loss.item()}, "
-            f"gradient norm {grad_norm.item()}); weights are unchanged since the last checkpoint: "
-            "lower the learning rate and repeat"
+            f"gradient norm {grad_norm.item()}); its checkpoints are untouched: start again with a "
+            "lower learning rate under another name"
         )
+
+
+def _check_precision(extra: dict[str, Any], precision: str, run: Path) -> None:
+    """precision=auto may mean another thing on another machine; a run keeps to one."""
+    before = extra.get("precision", precision)
+    if before != precision:
+        raise UserError(f"{run} was begun in {before}; go on with precision={before}")
 
 
 class _StopRequest:

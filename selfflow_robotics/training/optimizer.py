@@ -29,6 +29,8 @@ class OptimizerConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"optimizer.{name} must be a positive number, got {value}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UserError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
         if self.warmup_steps < 0 or not 0 <= self.constant_until <= 1:
             raise UserError(
                 "optimizer.warmup_steps must be >= 0 and optimizer.constant_until in [0, 1], got "

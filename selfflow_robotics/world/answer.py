@@ -5,7 +5,7 @@ from torch import Tensor
 
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.guidance import guide
-from selfflow_robotics.flow.solvers import Method, State, VelocityField, solve_ode
+from selfflow_robotics.flow.solvers import State, VelocityField, solve_ode
 from selfflow_robotics.flow.timesteps import sampling_times
 from selfflow_robotics.models.multimodal import MultimodalSiT
 from selfflow_robotics.models.sit import constant_timestep
@@ -20,8 +20,6 @@ def answer(
     *,
     num_steps: int,
     guidance_scale: float = 1.0,
-    shift: float = 1.0,
-    method: Method = "euler",
 ) -> dict[str, Tensor]:
     """Denoise the slots of `noise` [B, N, C] given the clean ones.
 
@@ -35,9 +33,9 @@ def answer(
         def field(x_t: State, t: float) -> State:
             joined = torch.cat([x[..., :1] for x in x_t.values()], dim=1)
             outputs, _ = model(x_t, constant_timestep(t, joined), context)
-            at = torch.tensor(t, device=joined.device)
+            at = torch.tensor(t, device=joined.device)  # never 0, so the last step may land
             return {
-                slot: path.as_velocity(outputs[slot].float(), model.prediction[slot], x, at)
+                slot: path.as_velocity(outputs[slot].float(), model.prediction[slot], x, at, 0.0)
                 for slot, x in x_t.items()
             }
 
@@ -46,4 +44,4 @@ def answer(
     field = field_given(instructions)
     if guidance_scale != 1.0 and instructions is not None:
         field = guide(field, field_given([""] * len(instructions)), guidance_scale)
-    return solve_ode(field, noise, sampling_times(num_steps, shift), method)
+    return solve_ode(field, noise, sampling_times(num_steps))

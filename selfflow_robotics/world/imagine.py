@@ -30,8 +30,7 @@ def imagine(
     Returns uint8 [B, F, H, W, 3].
     """
     model, device = network.model, network.device
-    if network.normalizer is None:
-        raise UserError(f"{network.checkpoint} has seen no actions; fine-tune it first")
+    normalizer = network.require("world_model")
     num_frames = actions.shape[1]
     longest = min(model.config.later_frames, model.config.action_horizon)
     if not 1 <= num_frames <= longest:
@@ -39,7 +38,7 @@ def imagine(
     autoencoder = model.autoencoder
     first = autoencoder.encode(torch.from_numpy(frames)[:, None].to(device))
     vectors = torch.from_numpy(np.asarray(actions, np.float32))
-    clean = {"first_frame": first, "actions": network.normalizer.normalize(vectors).to(device)}
+    clean = {"first_frame": first, "actions": normalizer.normalize(vectors).to(device)}
     shape = (len(frames), num_frames * autoencoder.tokens_per_frame, autoencoder.token_channels)
     noise = torch.randn(shape, generator=torch_generator(seed)).to(device)
     tokens = answer(model, clean, instructions, {"later_frames": noise}, num_steps=num_steps)

@@ -25,18 +25,37 @@ class Network:
     model: MultimodalSiT
     normalizer: ActionNormalizer | None  # None for a backbone that has seen no actions
     provenance: dict[str, Any]  # what its training data came from
+    roles: tuple[str, ...]  # rows of the role table that it was trained on
     checkpoint: Path
     device: torch.device
 
+    def require(self, role: str) -> ActionNormalizer:
+        """The action scale, if the network was trained on this row; else UserError."""
+        if self.normalizer is None:
+            raise UserError(
+                f"{self.checkpoint} is a backbone that has seen no actions; fine-tune it first "
+                "(python finetune/rt1.py)"
+            )
+        if role not in self.roles:
+            raise UserError(
+                f"{self.checkpoint} was trained on {', '.join(self.roles)}, never as {role}; "
+                f"fine-tune with roles.{role} above 0"
+            )
+        return self.normalizer
+
 
 def checkpoint_record(
-    model: MultimodalConfig, stats: NormStats | None, provenance: dict[str, Any]
+    model: MultimodalConfig,
+    stats: NormStats | None,
+    provenance: dict[str, Any],
+    weights: dict[str, float],
 ) -> dict[str, Any]:
     """The `extra` of a checkpoint's manifest: all that `load_network` reads back."""
     return {
         "model": asdict(model),
         "norm_stats": None if stats is None else stats.to_json(),
         "provenance": provenance,
+        "roles": sorted(role for role, weight in weights.items() if weight > 0),
     }
 
 
@@ -59,10 +78,11 @@ def load_network(path: Path, device: torch.device) -> Network:
         model = MultimodalSiT(model_config(record))
         stats = record["norm_stats"]
         provenance = record["provenance"]
+        roles = tuple(record["roles"])
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"
         ) from error
     load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
     normalizer = None if stats is None else ActionNormalizer(NormStats.from_json(stats))
-    return Network(model.to(device).eval(), normalizer, provenance, checkpoint, device)
+    return Network(model.to(device).eval(), normalizer, provenance, roles, checkpoint, device)

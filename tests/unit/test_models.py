@@ -106,12 +106,21 @@ def test_features_stop_early_and_agree(model, sample):
 
 
 def test_a_frame_at_two_noise_levels_keeps_them_apart(model, sample):
-    """One patch's pixels reach its own token only: the stem sees one patch at a time."""
-    x = sample["first_frame"].clone().requires_grad_()
-    model.embed("first_frame", x)[0, 3].sum().backward()
-    touched = x.grad.abs().sum(dim=-1)
-    assert touched[0, 3] > 0
-    assert touched.sum() == touched[0, 3]
+    """A noised patch's pixels reach its own token only; a clean frame is read as a whole."""
+    for clean in (False, True):
+        x = sample["first_frame"].clone().requires_grad_()
+        model.embed("first_frame", x, clean)[0, 3].sum().backward()
+        touched = x.grad.abs().sum(dim=-1)
+        assert touched[0, 3] > 0
+        assert touched[1].sum() == 0
+        assert (touched.sum() == touched[0, 3]) == (not clean)
+
+
+def test_clean_frames_of_a_clip_do_not_mix(model, sample):
+    both = model.embed("later_frames", sample["later_frames"], clean=True)
+    swapped = sample["later_frames"].clone()
+    swapped[:, 6:] = 0
+    torch.testing.assert_close(model.embed("later_frames", swapped, clean=True)[:, :6], both[:, :6])
 
 
 def test_an_unconditional_sample_needs_no_context(model, sample):
