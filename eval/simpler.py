@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
-from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
+from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import INSTALL, check_simpler
 from selfflow_robotics.envs.spec import SimplerInstall, simulator_spec
@@ -113,7 +113,7 @@ def main(config: EvalConfig) -> int:
         spec = simulator_spec(simulator, task.name, config.simpler, image_size)
         count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
-        provenance = start(clients[0])
+        provenance = clients[0].provenance()
         fingerprint = {
             "policy": policy.name,
             # The manifest has the checksums of the weights.
@@ -169,15 +169,6 @@ def remarks(task: Task, simulator: str, provenance: dict[str, Any]) -> tuple[str
     if line := published_line(task.name):
         lines.append(line)
     return tuple(lines)
-
-
-def start(client: SimulatorClient) -> dict[str, Any]:
-    """The simulator's provenance; that it answers shows that it runs."""
-    try:
-        return client.call("provenance", deadline_s=START_S)
-    except SimulatorError as error:
-        cause = " ".join(str(error).split())
-        raise UserError(f"the {client.spec.simulator} simulator does not start: {cause}") from None
 
 
 def play(

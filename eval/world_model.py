@@ -63,11 +63,21 @@ def main(config: WorldModelConfig) -> None:
     network = load_network(checkpoint, choose_device(config.device))
     size = network.model.config.image_size
     output = Path(config.output) if config.output else run_of(checkpoint) / "eval" / "world_model"
-    output.mkdir(parents=True, exist_ok=True)
+    network.require("world_model")
+    longest = network.model.config.later_frames
+    if config.num_frames > longest:
+        raise UserError(f"num_frames must be at most {longest} for this network")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {output} ({error.strerror}); choose output=..."
+        ) from error
 
     task = get_task(config.task)
     episodes = random_episodes(task, config.num_episodes, config.seed)
     with SimulatorClient(home_spec(config, network.provenance, size)) as client:
+        client.provenance()  # refuses a simulator that does not start
         futures = [
             record_future(client, spec, config.num_frames, size)
             for spec in tqdm(episodes, unit="episode", desc="playing")

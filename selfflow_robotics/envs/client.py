@@ -23,6 +23,7 @@ from selfflow_robotics.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 # One simulator is one thread: several of them share the machine. LP: Mesa's software rasteriser.
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "LP")}
+START_S = 300.0  # SIMPLER's first start compiles shaders
 CLOSE_S = 2.0
 LOG_TAIL_CHARS = 600
 
@@ -105,6 +106,19 @@ class SimulatorClient:
         """`submit` and `result` in one."""
         self.submit(method, **arguments)
         return self.result(deadline_s)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the simulator says of itself; that it answers shows that it runs.
+
+        Raises UserError where it does not.
+        """
+        try:
+            return self.call("provenance", START_S)
+        except SimulatorError as error:
+            cause = " ".join(str(error).split())
+            raise UserError(
+                f"the {self.spec.simulator} simulator does not start: {cause}"
+            ) from None
 
     def restart(self) -> None:
         """A new process in place of this one, whatever state it is in."""

@@ -35,6 +35,11 @@ class Track:
     grasp: Grasp = field(default_factory=Grasp)
     labels: list[np.ndarray | None] = field(default_factory=list)
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else than the recorded actions was executed."""
+        return False
+
 
 @dataclass
 class _Disturbed(Track):
@@ -42,6 +47,10 @@ class _Disturbed(Track):
     walk: RandomWalk | None = None
     miss: np.ndarray | None = None  # where the object is not: its false offset (m)
     unrecorded_steps: int = 0  # still to come
+
+    @property
+    def disturbed(self) -> bool:
+        return self.noise_m > 0
 
 
 class Demonstrator:

@@ -23,7 +23,7 @@ from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.policies.demonstrator import Demonstrator, Player
+from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.actions import policy_arm_from_environment, rt1_from_policy
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
@@ -78,11 +78,16 @@ class CollectConfig:
     @property
     def dataset_name(self) -> str:
         """`name`, or the one made of what is recorded."""
-        play = "_play" if self.mode == "play" else ""
-        return (
-            self.name
-            or f"{self.sim.rpartition(':')[2].lower()}_{self.task}{play}_{self.num_episodes}"
-        )
+        if self.name:
+            return self.name
+        parts = [self.sim.rpartition(":")[2].lower(), self.task]
+        if self.mode == "play":
+            parts.append("play")
+        elif self.recovery:
+            parts.append(f"recovery{round(100 * self.recovery)}")
+        if self.renderer != "ray":
+            parts.append(self.renderer)
+        return "_".join([*parts, str(self.num_episodes)])
 
     @property
     def directory(self) -> Path:
@@ -105,8 +110,19 @@ def _check_same(config: CollectConfig) -> None:
     """Compare without starting a simulator (`collect` compares its version and physics too)."""
     found = json.loads((config.directory / "metadata.json").read_text())
     provenance = found.get("provenance", {})
-    wanted = config.recording | {"image_size": list(config.spec.image_size)}
-    was = provenance.get("recording", {}) | {"image_size": found.get("image_size")}
+    wanted = config.recording | {
+        "image_size": list(config.spec.image_size),
+        "num_episodes": config.num_episodes,
+    }
+    was = provenance.get("recording", {}) | {
+        "image_size": found.get("image_size"),
+        "num_episodes": len(found.get("episodes", [])),
+    }
+    if config.sim in ("tabletop", "simpler"):
+        wanted |= {"simulator": config.sim, "task": config.task}
+        was |= {key: provenance.get(key) for key in ("simulator", "task")}
+    if config.sim == "tabletop":
+        wanted["renderer"], was["renderer"] = config.renderer, provenance.get("renderer")
     for key, value in wanted.items():
         if was.get(key) != value:
             raise UserError(
@@ -145,7 +161,7 @@ def collect(config: CollectConfig) -> Path:
             for _ in range(min(count, config.num_episodes))
         ]
         provenance = {
-            **clients[0].call("provenance"),
+            **clients[0].provenance(),
             "recording": config.recording,
         }
         writer = stack.enter_context(
@@ -181,14 +197,14 @@ def _record(
         total=config.num_episodes, initial=writer.episodes_done, unit="episode", desc="recording"
     ) as bar:
         for result in results:
-            number, labels = plan.number_of(result.spec), policy.tracks.pop(result.spec.seed).labels
-            recorded = sum(label is not None for label in labels)
+            number, track = plan.number_of(result.spec), policy.tracks.pop(result.spec.seed)
+            recorded = sum(label is not None for label in track.labels)
             if result.error or recorded < MIN_STEPS or not (plays or result.success):
                 failures[result.error or result.spec.variant] += 1
                 bar.set_postfix(failed=failures.total())
                 plan.again(result)
                 continue
-            finished[number] = (_steps(result, labels), _metadata(result, labels))
+            finished[number] = (_steps(result, track.labels), _metadata(result, track))
             while writer.episodes_done in finished:
                 writer.write_episode(*finished.pop(writer.episodes_done))
                 bar.update()
@@ -267,11 +283,12 @@ def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[
     ]
 
 
-def _metadata(result: EpisodeResult, labels: list[np.ndarray | None]) -> dict[str, Any]:
+def _metadata(result: EpisodeResult, track: Track) -> dict[str, Any]:
     return {
         "success": result.success,
         "seed": result.spec.seed,
         "variant": result.spec.variant,
-        "unrecorded_steps": sum(label is None for label in labels),
+        "disturbed": track.disturbed,
+        "unrecorded_steps": sum(label is None for label in track.labels),
         "drawn": result.drawn,
     }

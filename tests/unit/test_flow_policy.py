@@ -24,7 +24,9 @@ def checkpoint(tmp_path_factory):
     model = MultimodalSiT(CONFIG)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    record = checkpoint_record(CONFIG, FRACTAL_STATS, {"simulator": "tabletop"}, {"policy": 1.0, "world_model": 1.0})
+    record = checkpoint_record(
+        CONFIG, FRACTAL_STATS, {"simulator": "tabletop"}, {"policy": 1.0, "world_model": 1.0}
+    )
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     return save_checkpoint(folder, 1, {"teacher": model.state_dict()}, record)
 

@@ -203,7 +203,7 @@ def test_nothing_but_degenerate_episodes(tmp_path):
         0,
         lambda f: f["steps/action/world_vector"].float_list.value.__setitem__(0, np.inf),
     )
-    refuses(toy, "no episode of two or more steps")
+    refuses(toy, "1 hold numbers that are not finite")
 
 
 def test_damaged_picture(toy):

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 # Smaller data sets are indexed in about two seconds, so only larger ones leave a file in the cache.
 CACHE_FROM_BYTES = 2**28
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 
 class RldsIndex:
@@ -41,15 +41,20 @@ class RldsIndex:
     | actions        | float32 [N, 7]  | policy vectors (`robot.actions`), metres and radians |
     | proprio        | float32 [N, 8]  | tool xyz (m), quaternion xyzw, gripper_closed        |
     | image_size     | (int, int)      | height, width of the stored pictures                 |
+    | disturbed      | bool [E]        | the recorded actions are not all that moved the arm  |
     | provenance     | dict            | how the data were made, {} if not told               |
     | left_out       | dict[str, int]  | episodes that are not in the index, counted by cause |
     """
 
     def __init__(
-        self, shards: list[Path], tables: dict[str, np.ndarray], provenance: dict[str, Any]
+        self, shards: list[Path], tables: dict[str, np.ndarray], metadata: dict[str, Any]
     ) -> None:
         self.shards = shards
-        self.provenance = provenance
+        self.provenance = metadata.get("provenance", {})
+        told = metadata.get("episodes", [])
+        self.disturbed = np.array(
+            [r < len(told) and bool(told[r].get("disturbed")) for r in tables["record"]], bool
+        )
         self.episode_start = tables["episode_start"]
         self.episode_length = tables["episode_length"]
         self.success = tables["success"]
@@ -79,7 +84,7 @@ class RldsIndex:
         Raises UserError for a data set that is unfinished, incomplete or damaged.
         """
         directory = Path(directory).expanduser()
-        shards, lengths, provenance = read_info(directory, split)
+        shards, lengths, metadata = read_info(directory, split)
         total = sum(path.stat().st_size for path in shards)
         cached = (
             _cache_path(directory, shards, verify) if cache and total >= CACHE_FROM_BYTES else None
@@ -89,7 +94,7 @@ class RldsIndex:
             tables = scan_shards(shards, lengths, total, verify == "full")
             if cached:
                 _save(cached, tables)
-        index = cls(shards, tables, provenance)
+        index = cls(shards, tables, metadata)
         for cause, count in index.left_out.items():
             if count:
                 _log.warning("%s: %d episodes left out: %s", directory, count, cause)

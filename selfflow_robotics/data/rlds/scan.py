@@ -18,7 +18,7 @@ JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG"
 
 
 def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[str, Any]]:
-    """The split's shard files, records in each, and the provenance."""
+    """The split's shard files, records in each, and the metadata ({} if it has none)."""
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
             f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
@@ -41,7 +41,7 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
             f"{directory}: {len(missing)} of {len(shards)} shards missing, first {missing[0]}; "
             "copy them again"
         )
-    return shards, info.splits[split].shard_lengths, metadata.get("provenance", {})
+    return shards, info.splits[split].shard_lengths, metadata
 
 
 def scan_shards(
@@ -51,6 +51,7 @@ def scan_shards(
     episodes: list[dict[str, Any]] = []
     vocabulary: dict[str, int] = {}
     left_out = [0, 0]
+    records = 0
     with tqdm(total=total_bytes, desc="index", unit="B", unit_scale=True, delay=2) as progress:
         for number, (path, length) in enumerate(zip(shards, lengths, strict=True)):
             count = 0
@@ -63,6 +64,7 @@ def scan_shards(
                     left_out[1] += 1
                 else:
                     episode["offset"] += offset
+                    episode["record"] = records
                     episode["shard"] = np.full(len(values), number, np.uint16)
                     episode["instruction"] = np.array(
                         [vocabulary.setdefault(text, len(vocabulary)) for text in episode["texts"]],
@@ -71,6 +73,7 @@ def scan_shards(
                     del episode["texts"]
                     episodes.append(episode)
                 count += 1
+                records += 1
                 progress.update(len(record))
             if count != length:
                 raise UserError(
@@ -78,7 +81,10 @@ def scan_shards(
                     "copy the file again"
                 )
     if not episodes:
-        raise UserError(f"{shards[0].parent}: no episode of two or more steps")
+        raise UserError(
+            f"{shards[0].parent}: no usable episode; {left_out[0]} have fewer than two steps, "
+            f"{left_out[1]} hold numbers that are not finite"
+        )
 
     per_step = ("actions", "proprio", "instruction", "offset", "size", "shard")
     tables = {key: np.concatenate([episode[key] for episode in episodes]) for key in per_step}
@@ -86,6 +92,7 @@ def scan_shards(
     tables["episode_length"] = np.array([len(episode["size"]) for episode in episodes], np.int64)
     tables["episode_start"] = np.cumsum(tables["episode_length"]) - tables["episode_length"]
     tables["success"] = np.array([episode["success"] for episode in episodes], bool)
+    tables["record"] = np.array([episode["record"] for episode in episodes], np.int64)
     tables["left_out"] = np.array(left_out)
     return tables
 

@@ -61,7 +61,12 @@ class RldsWriter:
         self._shards: list[dict[str, Any]] = []  # {"num_bytes", "episodes"} of each finished shard
         self._file: BinaryIO | None = None
         self._open_shard: dict[str, Any] = {}
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror}); choose another root"
+            ) from error
         self._folder = os.open(self.path, os.O_RDONLY)
         try:
             self._lock()
