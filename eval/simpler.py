@@ -25,6 +25,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
@@ -51,8 +52,6 @@ from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.training.checkpoint import MANIFEST
-
-START_S = 300.0  # SIMPLER compiles its shaders
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,9 @@ def test_reuse_and_other_settings(recorded, capsys):
     assert time.perf_counter() - start < 0.1  # starts no simulator
     assert f"using {config.directory}" in capsys.readouterr().out
     with pytest.raises(UserError, match="was recorded with recovery"):
-        ensure_demonstrations(replace(config, recovery=0.1))
+        ensure_demonstrations(replace(config, name=config.dataset_name, recovery=0.1))
+    with pytest.raises(UserError, match="was recorded with num_episodes"):
+        ensure_demonstrations(replace(config, name=config.dataset_name, num_episodes=2))
 
 
 def test_an_unfit_expert_is_said_to_be(tmp_path, monkeypatch):
