@@ -16,10 +16,9 @@ import sys
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.envs.simpler.preflight import INSTALL
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.rollouts.demonstrations import (
     CollectConfig,
-    check_simulator,
+    SimulatorMissing,
     ensure_demonstrations,
 )
 
@@ -29,11 +28,11 @@ from selfflow_robotics.rollouts.demonstrations import (
 )
 def main(config: CollectConfig) -> None:
     try:
-        check_simulator(config)
-    except UserError:
+        directory = ensure_demonstrations(config)
+    except SimulatorMissing:
         print(INSTALL, file=sys.stderr)
         raise
-    print(f"data set: {ensure_demonstrations(config)}")
+    print(f"data set: {directory}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.rng import numpy_generator
-from selfflow_robotics.robot.actions import policy_arm_from_environment
+from selfflow_robotics.robot.actions import policy_from_environment
 from selfflow_robotics.robot.observation import resize_image
 from selfflow_robotics.world.imagine import imagine, psnr
 from selfflow_robotics.world.network import Network
@@ -86,16 +86,10 @@ def imagine_futures(network: Network, futures: list[Future], num_steps: int, see
     words = [future.instruction for future in futures]
     actions = np.stack([future.actions for future in futures])
     both = [
-        imagine(network, first, _policy_vectors(a), words, num_steps=num_steps, seed=seed)
+        imagine(network, first, policy_from_environment(a), words, num_steps=num_steps, seed=seed)
         for a in (actions, actions * MIRROR)
     ]
     return Imagined(*both)
-
-
-def _policy_vectors(actions: np.ndarray) -> np.ndarray:
-    """Environment actions [..., 7] as policy vectors: the gripper is closed once told to close."""
-    is_open = (actions[..., 6:] < 0).astype(np.float32)
-    return np.concatenate([*policy_arm_from_environment(actions), is_open], axis=-1)
 
 
 def score(futures: list[Future], imagined: Imagined) -> dict:

@@ -62,11 +62,20 @@ def environment_from_policy(vectors: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-def policy_arm_from_environment(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Environment actions [..., 7] as world_vector and rotation_delta (rpy), float32 [..., 3]."""
+def policy_from_environment(actions: np.ndarray) -> np.ndarray:
+    """Whole episodes' environment actions [..., T, 7] as policy vectors float32 [..., T, 7].
+
+    The inverse of `environment_from_policy`. The gripper starts open; a positive command closes it,
+    a negative one opens it and 0 keeps it as it is.
+    """
     actions = np.asarray(actions)
-    rpy = rotvec_to_rpy(actions[..., 3:6])
-    return actions[..., 0:3].astype(np.float32), rpy.astype(np.float32)
+    command = actions[..., GRIPPER]
+    # The index of the last step that gave a command, -1 before the first.
+    steps = np.where(command != 0, np.arange(command.shape[-1]), -1)
+    last = np.maximum.accumulate(steps, axis=-1)
+    is_open = (last < 0) | (np.take_along_axis(command, np.maximum(last, 0), -1) < 0)
+    parts = [actions[..., 0:3], rotvec_to_rpy(actions[..., 3:6]), is_open[..., None]]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 def _open_from_relative(command: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
-from selfflow_robotics.robot.actions import policy_arm_from_environment, rt1_from_policy
+from selfflow_robotics.robot.actions import policy_from_environment, rt1_from_policy
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
 
 FIRST_SEED = 1_000_000  # evaluations use those below (`evaluation.protocol`)
@@ -85,7 +85,7 @@ class CollectConfig:
             parts.append("play")
         elif self.recovery:
             parts.append(f"recovery{round(100 * self.recovery)}")
-        if self.renderer != "ray":
+        if self.sim == "tabletop" and self.renderer != "ray":
             parts.append(self.renderer)
         return "_".join([*parts, str(self.num_episodes)])
 
@@ -131,16 +131,23 @@ def _check_same(config: CollectConfig) -> None:
             )
 
 
-def check_simulator(config: CollectConfig) -> None:
-    """Raise UserError, saying what is missing, if the simulator of `config` cannot run here."""
+class SimulatorMissing(UserError):
+    """SIMPLER is not installed here, or not whole; the message says what is missing."""
+
+
+def _check_simulator(config: CollectConfig) -> None:
     if config.sim == "simpler":
-        check_simpler(config.spec.path, config.spec.python)
+        try:
+            check_simpler(config.spec.path, config.spec.python)
+        except UserError as error:
+            raise SimulatorMissing(str(error)) from error
 
 
 def ensure_demonstrations(config: CollectConfig) -> Path:
     """The data set of `config`, recorded now if it is not there. Says in one line which.
 
-    Raises UserError for a data set of that name that was recorded with other settings.
+    Raises SimulatorMissing, and UserError for a data set of that name that was recorded with other
+    settings.
     """
     if (config.directory / "dataset_info.json").exists():
         _check_same(config)
@@ -154,7 +161,7 @@ def collect(config: CollectConfig) -> Path:
     """Record the data set of `config` and return its folder. Repeating the call goes on where an
     interrupted one was; a finished data set is left as it is."""
     count = config.processes or len(os.sched_getaffinity(0))
-    check_simulator(config)
+    _check_simulator(config)
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))
@@ -266,9 +273,7 @@ def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[
     assert result.trajectory is not None
     kept = [(t, label) for t, label in enumerate(labels) if label is not None]
     actions = np.stack([label for _, label in kept])
-    arm = policy_arm_from_environment(actions)
-    is_open = (actions[:, 6:] < 0).astype(np.float32)
-    world_vector, rotation_delta, gripper = rt1_from_policy(np.concatenate([*arm, is_open], 1))
+    world_vector, rotation_delta, gripper = rt1_from_policy(policy_from_environment(actions))
     observations = result.trajectory.observations
     return [
         {

@@ -5,7 +5,7 @@ import pytest
 
 from selfflow_robotics.robot.actions import (
     environment_from_policy,
-    policy_arm_from_environment,
+    policy_from_environment,
     policy_from_rt1,
     rt1_from_policy,
 )
@@ -74,6 +74,28 @@ def test_environment_action_turns_the_same_way():
         rotvec_to_matrix(actions[..., 3:6]), rpy_to_matrix(vectors[..., 3:6]), atol=1e-6
     )
     np.testing.assert_array_equal(actions[..., 6], np.where(vectors[..., 6] > 0.5, -1, 1))
-    world_vector, rpy = policy_arm_from_environment(actions)
-    np.testing.assert_array_equal(world_vector, vectors[..., :3])
-    np.testing.assert_allclose(rpy, vectors[..., 3:6], atol=1e-5)
+
+
+def test_environment_round_trip():
+    generator = np.random.Generator(np.random.PCG64(3))
+    vectors = generator.uniform(-1, 1, size=(4, 5, 7)).astype(np.float32)
+    vectors[..., 6] = generator.integers(0, 2, size=(4, 5))
+    back = policy_from_environment(environment_from_policy(vectors))
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back[..., [0, 1, 2, 6]], vectors[..., [0, 1, 2, 6]])
+    np.testing.assert_allclose(back[..., 3:6], vectors[..., 3:6], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "is_open"),
+    [
+        ([0, 0], [1, 1]),  # an episode starts open
+        ([0, 1, 0, 0], [1, 0, 0, 0]),  # "go on" keeps it closed
+        ([1, 0, -1, 0, 1], [0, 0, 1, 1, 0]),
+        ([-1, 0.3], [1, 0]),
+    ],
+)
+def test_sticky_gripper_becomes_a_state(command, is_open):
+    actions = np.zeros((len(command), 7))
+    actions[:, 6] = command
+    assert policy_from_environment(actions)[:, 6].tolist() == is_open
