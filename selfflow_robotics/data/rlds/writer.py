@@ -165,8 +165,8 @@ class RldsWriter:
         for key, value in identity.items():
             if found.get(key) != value:
                 raise UserError(
-                    f"{self.path} was recorded with another {key.replace('_', ' ')}; "
-                    "choose another version, or remove the folder"
+                    f"{self.path} was recorded with another {_what_differs(key, found, identity)}; "
+                    "choose another name or version, or remove the folder"
                 )
         if self.finished:
             self.episodes = found["episodes"]
@@ -250,3 +250,12 @@ class RldsWriter:
             for path in self.path.glob(pattern):
                 path.unlink()
         shutil.rmtree(self.path / "info.unfinished", ignore_errors=True)
+
+
+def _what_differs(key: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """In words; of a table, its first entry that differs."""
+    one, other = found.get(key), wanted[key]
+    if isinstance(one, dict) and isinstance(other, dict):
+        name = min(name for name in {*one, *other} if one.get(name) != other.get(name))
+        return f"{key} ({name} {one.get(name)}, now {other.get(name)})"
+    return f"{key.replace('_', ' ')} ({one}, now {other})"
