@@ -1,9 +1,8 @@
 """The tasks, as data. A new task of the same kind is a new row."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,5 @@ TASKS = {
 def get_task(name: str) -> Task:
     """The task called `name`. Raises UserError that names the nearest ones."""
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=3, cutoff=0.4) or sorted(TASKS)
-        raise UserError(f"unknown task '{name}'; did you mean {' or '.join(near)}?")
+        raise unknown("task", name, TASKS)
     return TASKS[name]

@@ -11,31 +11,26 @@ from selfflow_robotics.rng import numpy_generator
 TRANSLATION_M = 0.05
 ROTATION_RAD = 0.15
 GRIPPER_CHANGE_PROBABILITY = 0.05
-# The correlation of one command with the next when smooth: a time constant of about three seconds.
-MEMORY = 0.9
 
 
 class RandomPolicy:
     """Random actions in the demonstrations' range, a function of the episode's seed alone.
 
-    `smooth` draws a slowly wandering command (an Ornstein-Uhlenbeck process of the same spread),
-    otherwise every step is drawn afresh. The gripper opens and closes now and then.
+    Every step is drawn afresh; the gripper opens and closes now and then.
     """
 
     name = "random"
     privileged = False
     looks = False
 
-    def __init__(self, seed: int = 0, smooth: bool = False, horizon: int = 1) -> None:
+    def __init__(self, seed: int = 0, horizon: int = 1) -> None:
         self.seed = seed
-        self.smooth = smooth
         self.horizon = horizon
         self._walks: dict[int, RandomWalk] = {}
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Start the walk of this episode."""
-        memory = MEMORY if self.smooth else 0.0
-        self._walks[slot] = RandomWalk(numpy_generator(self.seed, episode.seed), memory)
+        self._walks[slot] = RandomWalk(numpy_generator(self.seed, episode.seed), memory=0.0)
 
     def act(
         self,
@@ -48,7 +43,10 @@ class RandomPolicy:
 
 
 class RandomWalk:
-    """A stream of random actions."""
+    """A stream of random actions (an Ornstein-Uhlenbeck process).
+
+    `memory` is the correlation of one command with the next, 0 to 1.
+    """
 
     def __init__(self, generator: np.random.Generator, memory: float) -> None:
         self.generator = generator

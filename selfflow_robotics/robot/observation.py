@@ -8,9 +8,9 @@ from selfflow_robotics.robot.rotations import pose_inverse, pose_multiply, wxyz_
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale one picture uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.
 
-    Whole-number reductions are exact block means, rounded half up; training data and live pictures
-    go through this one function, so a policy sees the same pixels in both. Other sizes use Pillow's
-    box filter.
+    Whole-number reductions are exact block means, rounded half up; other sizes use Pillow's box
+    filter. Training data and live pictures go through this one function, so they differ only by
+    what storing a training picture as JPEG changed before.
     """
     (height, width), (h, w) = image.shape[:2], size
     if (height, width) == (h, w):

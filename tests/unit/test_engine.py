@@ -49,7 +49,7 @@ def episodes(count, **options):
 
 
 def play(clients, specs, policy=None, **arguments):
-    policy = policy or RandomPolicy(smooth=True, horizon=3)
+    policy = policy or RandomPolicy(horizon=3)
     return sorted(roll_out(clients, specs, policy, **arguments), key=lambda result: result.index)
 
 
@@ -193,10 +193,9 @@ def test_an_endless_sequence_can_be_left(clients):
     assert [result.steps for result in play(clients, episodes(3), max_steps=2)] == [2] * 3
 
 
-@pytest.mark.parametrize("smooth", [True, False])
-def test_random_policy_is_a_function_of_the_seed(smooth):
+def test_random_policy_is_a_function_of_the_seed():
     def actions(slot, seed):
-        policy = RandomPolicy(seed=5, smooth=smooth, horizon=40)
+        policy = RandomPolicy(seed=5, horizon=40)
         policy.begin(slot, EpisodeSpec("pick_coke_can", "standing", seed))
         return policy.act([slot], [{}], None)[0]
 

@@ -50,10 +50,10 @@ def test_actions_end_with_the_episode(index):
 
 
 def test_frames_to_come(index):
-    reader = WindowReader(index, future_frames=2, future_stride=2, image_size=IMAGE_SIZE)
-    batch = reader.read([7, 9, 11])  # steps 0, 2 and 4 of the third episode, which has five
+    reader = WindowReader(index, future_frames=2, image_size=IMAGE_SIZE)
+    batch = reader.read([7, 10, 11])  # steps 0, 3 and 4 of the third episode, which has five
     assert batch.frames_valid.tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
-    for row, frames in enumerate([[7, 9, 11], [9, 11, 11], [11, 11, 11]]):
+    for row, frames in enumerate([[7, 8, 9], [10, 11, 11], [11, 11, 11]]):
         for position, frame in enumerate(frames):
             np.testing.assert_array_equal(batch.frames[row, position], index.frame(frame))
 
@@ -77,7 +77,7 @@ def test_chosen_episodes_in_the_given_order(index):
 
 
 def test_memory_or_not_gives_the_same(index):
-    options = {"future_frames": 3, "future_stride": 1, "image_size": (8, 12)}
+    options = {"future_frames": 3, "image_size": (8, 12)}
     kept = WindowReader(index, **options)
     fresh = WindowReader(index, cache_bytes=0, **options)
     windows = [5, 0, 5, 19, 12, 2]

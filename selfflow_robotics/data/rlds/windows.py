@@ -34,7 +34,6 @@ class WindowReader:
     """All windows of the chosen episodes, one starting at every step, in the index's order.
 
     Decoded, scaled pictures are kept in memory if all of them fit into `cache_bytes`.
-    `future_stride` counts steps between neighbouring frames of a window.
     """
 
     def __init__(
@@ -42,7 +41,6 @@ class WindowReader:
         index: RldsIndex,
         horizon: int = 6,
         future_frames: int = 0,
-        future_stride: int = 1,
         image_size: tuple[int, int] = (64, 80),
         episodes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
@@ -50,7 +48,7 @@ class WindowReader:
         self.index = index
         self.image_size = image_size
         self._ahead = np.arange(horizon)
-        self._frames_ahead = np.arange(1 + future_frames) * future_stride
+        self._frames_ahead = np.arange(1 + future_frames)
         chosen = (
             np.arange(index.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         )
