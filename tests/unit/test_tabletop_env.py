@@ -177,3 +177,15 @@ def test_provenance_is_complete(env):
     assert provenance["image_size"] == [64, 80]
     assert provenance["mujoco"] == mujoco.__version__
     assert len(provenance["physics_sha256"]) == 64
+
+
+@pytest.mark.parametrize("name", ["control.py", "kinematics.py", "success.py", "render.py"])
+def test_fingerprint_changes_with_the_code(name, tmp_path, monkeypatch):
+    before = scene.physics_fingerprint()
+    for path in Path(scene.__file__).parent.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(scene, "__file__", str(tmp_path / "scene.py"))
+    assert scene.physics_fingerprint() == before
+    with (tmp_path / name).open("a") as file:
+        file.write("LIMIT = 1\n")
+    assert scene.physics_fingerprint() != before

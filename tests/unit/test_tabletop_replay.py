@@ -9,6 +9,7 @@ from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tabletop.replay import load_recordings, main, replay
 from selfflow_robotics.envs.tasks import get_task
 
+TASK = get_task("pick_coke_can")
 PATH = Path(__file__).parents[1] / "golden" / "simpler_rollouts.npz"
 RECORDINGS = load_recordings(str(PATH))
 # From these steps on SIMPLER's arm leans on the robot's own body, which nothing here can touch.
@@ -20,7 +21,7 @@ SLIPS = "pick_horizontal_1"
 
 @pytest.fixture(scope="module")
 def env():
-    return TabletopEnv(get_task("pick_coke_can"))
+    return TabletopEnv(TASK)
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
@@ -68,7 +69,42 @@ def test_wandering_never_succeeds(env):
 
 
 def test_command_prints_a_line_per_episode(capsys):
-    main(str(PATH))
+    main([str(PATH)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(RECORDINGS)
     assert lines[1].startswith("pick_upright_0")
+
+
+def test_command_prints_the_steps_of_one_episode(env, capsys):
+    main([str(PATH), "--steps", "pick_upright_0"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    position, rotation = replay(env, RECORDINGS["pick_upright_0"])
+    printed = np.array([line.split() for line in lines], float)
+    np.testing.assert_array_equal(printed[:, 0], np.arange(1, len(position) + 1))
+    np.testing.assert_allclose(printed[:, 1], position * 1e3, atol=6e-4)
+    np.testing.assert_allclose(printed[:, 2], np.rad2deg(rotation), atol=6e-4)
+
+
+def test_a_replay_does_not_depend_on_what_was_played_before(env):
+    recording = RECORDINGS["pick_upright_0"]
+    for one, other in zip(
+        replay(env, recording), replay(TabletopEnv(TASK), recording), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([str(PATH), "--steps", "pick_uprigth_0"], "did you mean pick_upright_0"),
+        (["nowhere.npz"], "no npz file of recordings"),
+        ([__file__], "no npz file of recordings"),
+    ],
+)
+def test_command_refuses_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1

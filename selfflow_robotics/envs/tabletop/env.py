@@ -6,6 +6,7 @@ Numbers measured here are never SIMPLER's.
 """
 
 import platform
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from selfflow_robotics.envs.tabletop.render import make_renderer
 from selfflow_robotics.envs.tabletop.success import MIN_IMPULSE, PickRule, Touch
 from selfflow_robotics.envs.tasks import Task
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.robot.observation import proprio_vector
 
 _ARM, _FINGERS = slice(0, 7), slice(7, 9)  # in qpos, qvel and ctrl
 _OBJECT_Q, _OBJECT_V = slice(9, 16), slice(9, 15)  # free joint: xyz, quaternion wxyz
@@ -63,10 +65,6 @@ class TabletopEnv(RobotEnv):
         self._sides = tuple(
             tuple(model.body(name + part).id for part in ("", "_tip")) for name in robot.FINGERS
         )
-        self._base_position = np.array(robot.BASE_POSITION)
-        matrix = np.empty(9)
-        mujoco.mju_quat2Mat(matrix, np.array(robot.BASE_QUATERNION))
-        self._base_rotation = matrix.reshape(3, 3)
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         episode = draw_start(self.task, seed, options)
@@ -78,8 +76,6 @@ class TabletopEnv(RobotEnv):
         data.qpos[_OBJECT_Q] = (*position, *quaternion)
         self._settle()
         settled = data.qpos[_OBJECT_Q].copy()
-        # Start from the settled object alone, so that nothing of the settling is left in the state.
-        mujoco.mj_resetData(self._model, data)
         self.place(np.array((*robot.RESET_ARM, 0.0, 0.0)), settled)
         return {**self._info(), "success": False, "episode": episode}
 
@@ -103,9 +99,10 @@ class TabletopEnv(RobotEnv):
         Height counts from this object pose in the success rule.
         """
         data = self._data
+        # Nothing of what was before is left in the state: the solver starts from its last forces.
+        mujoco.mj_resetData(self._model, data)
         self._set_robot(qpos[_ARM], qpos[_FINGERS])
         data.qpos[_OBJECT_Q] = object_pose
-        data.qvel[:] = 0.0
         mujoco.mj_forward(self._model, data)
         self._arm.reset()
         self._gripper.reset(data.qpos[_FINGERS])
@@ -129,36 +126,27 @@ class TabletopEnv(RobotEnv):
         return {**self._info(), **self._rule.update(height, self._touch())}
 
     def observe(self) -> dict[str, Any]:
+        state = self._state()
         return {
             "image": self._renderer.render(self._data),
             "instruction": self.task.instruction,
-            "proprio": self._proprio(),
+            "proprio": proprio_vector(state["tool_pose"], state["base_pose"], state["gripper"]),
         }
 
-    def _tool_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        data = self._data
-        return data.site_xpos[self._tool], data.site_xmat[self._tool].reshape(3, 3)
-
-    def _closedness(self) -> float:
-        return float(max(np.mean(self._data.qpos[_FINGERS]) / robot.FINGER_CLOSED, 0.0))
-
-    def _proprio(self) -> np.ndarray:
-        position, rotation = self._tool_pose()
-        position = self._base_rotation.T @ (position - self._base_position)
-        w, x, y, z = _quaternion(self._base_rotation.T @ rotation)
-        return np.array([*position, x, y, z, w, min(self._closedness(), 1.0)], np.float32)
-
     def _info(self) -> dict[str, Any]:
-        position, rotation = self._tool_pose()
-        qpos = self._data.qpos
-        state = {
-            "tool_pose": np.concatenate([position, _quaternion(rotation)]),
+        return {"elapsed_steps": self._elapsed, "state": self._state()}
+
+    def _state(self) -> dict[str, Any]:
+        data, qpos = self._data, self._data.qpos
+        rotation = data.site_xmat[self._tool].reshape(3, 3)
+        closedness = float(np.mean(qpos[_FINGERS]) / robot.FINGER_CLOSED)
+        return {
+            "tool_pose": np.concatenate([data.site_xpos[self._tool], _quaternion(rotation)]),
             "object_pose": qpos[_OBJECT_Q].copy(),
             "base_pose": np.array((*robot.BASE_POSITION, *robot.BASE_QUATERNION)),
             "qpos": np.concatenate([qpos[_ARM], qpos[_FINGERS], robot.HEAD]),
-            "gripper": min(self._closedness(), 1.0),
+            "gripper": min(max(closedness, 0.0), 1.0),
         }
-        return {"elapsed_steps": self._elapsed, "state": state}
 
     def _touch(self) -> Touch:
         """The object's contacts in the last physics step, as impulses."""
@@ -189,6 +177,7 @@ class TabletopEnv(RobotEnv):
             "simulator": self.simulator,
             "task": self.task.name,
             "mujoco": mujoco.__version__,
+            "ruckig": version("ruckig"),
             "machine": platform.machine(),
             "renderer": self._renderer_name,
             "image_size": list(self.image_size),

@@ -1,12 +1,16 @@
 """Replays recorded actions of the real SIMPLER and tells how far this simulator's tool strays.
 
     python -m selfflow_robotics.envs.tabletop.replay tests/golden/simpler_rollouts.npz
+    python -m selfflow_robotics.envs.tabletop.replay RECORDINGS.npz --steps pick_upright_0
 
 A recording holds one episode's arrays: `action` [T, 7], `qpos` [T+1, 11], `tcp` [T+1, 7] and
 `base_pose` [7] (world, xyz and wxyz), and `obj` [T+1, 7] where the scene is the can on the table.
 """
 
+import argparse
 import sys
+import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,19 +19,23 @@ from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tabletop.kinematics import rotation_vector
 from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError, unknown
 
 _NO_CONTACT = mujoco.mjtDisableBit.mjDSBL_CONTACT
 _AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + scene.CAN_RADIUS, 0.0, 0.0, 0.0, 1.0])
 
 
 def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:
-    """Episodes of an npz file with keys `episode/array`, by name."""
+    """Episodes of an npz file with keys `episode/array`, by name. Raises UserError for others."""
     episodes: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path) as arrays:
-        for key in arrays.files:
-            name, _, array = key.partition("/")
-            if array:
-                episodes.setdefault(name, {})[array] = arrays[key]
+    try:
+        with np.load(path) as arrays:
+            for key in arrays.files:
+                name, _, array = key.partition("/")
+                if array:
+                    episodes.setdefault(name, {})[array] = arrays[key]
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no npz file of recordings ({error})") from error
     return episodes
 
 
@@ -72,11 +80,38 @@ def _matrix(quaternion: np.ndarray) -> np.ndarray:
     return matrix.reshape(3, 3)
 
 
-def main(path: str) -> None:
-    """Print a line of errors per episode."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line of errors per episode, or with --steps per step of one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m selfflow_robotics.envs.tabletop.replay",
+        description="Replay recorded actions of SIMPLER and print how far the tool strays.",
+    )
+    parser.add_argument("recordings", metavar="RECORDINGS.npz")
+    parser.add_argument("--steps", metavar="EPISODE", help="print every step of this episode")
+    options = parser.parse_args(arguments)
+    try:
+        episodes = load_recordings(options.recordings)
+        if options.steps and options.steps not in episodes:
+            raise unknown("episode", options.steps, episodes)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     env = TabletopEnv(get_task("pick_coke_can"))
+    if options.steps:
+        _print_steps(env, episodes[options.steps])
+    else:
+        _print_episodes(env, episodes)
+
+
+def _print_steps(env: TabletopEnv, recording: dict[str, np.ndarray]) -> None:
+    print("step  position (mm)  rotation (deg)")
+    for step, (metres, radians) in enumerate(zip(*replay(env, recording), strict=True), start=1):
+        print(f"{step:4d}  {metres * 1e3:13.3f}  {np.rad2deg(radians):14.3f}")
+
+
+def _print_episodes(env: TabletopEnv, episodes: dict[str, dict[str, np.ndarray]]) -> None:
     print(f"{'episode':28} steps   mm: mean    max  final   deg: mean   max  final")
-    for name, recording in load_recordings(path).items():
+    for name, recording in episodes.items():
         position, rotation = replay(env, recording)
         mm, deg = position * 1e3, np.rad2deg(rotation)
         print(
@@ -86,6 +121,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m selfflow_robotics.envs.tabletop.replay RECORDINGS.npz")
-    main(sys.argv[1])
+    main()

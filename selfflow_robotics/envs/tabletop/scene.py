@@ -12,6 +12,7 @@ from pathlib import Path
 from selfflow_robotics.envs.tabletop import robot
 from selfflow_robotics.envs.tabletop.backend import mujoco
 
+# What `physics_fingerprint` covers.
 _DECISIVE = (
     "scene.py",
     "robot.py",
