@@ -40,6 +40,7 @@ from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
     choose_simulator,
+    is_real,
     out_of_domain,
 )
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
@@ -93,6 +94,7 @@ class EvalConfig:
     ),
 )
 def main(config: EvalConfig) -> int:
+    torch.set_num_threads(1)  # the simulators use the other cores
     task = get_task(config.task)
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
@@ -139,7 +141,7 @@ def main(config: EvalConfig) -> int:
         variants=task.variants,
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
-        remarks=remarks(task, simulator, provenance),
+        remarks=remarks(task, simulator, protocol, provenance, data),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
@@ -155,17 +157,24 @@ def main(config: EvalConfig) -> int:
     return 1 if errors else 0
 
 
-def remarks(task: Task, simulator: str, provenance: dict[str, Any]) -> tuple[str, ...]:
-    """What a reader of SIMPLER's rates should know beside them."""
-    if simulator != "simpler":
-        return ()
+def remarks(
+    task: Task,
+    simulator: str,
+    protocol: str,
+    provenance: dict[str, Any],
+    data: dict[str, Any] | None,
+) -> tuple[str, ...]:
+    """What a reader of the rates should know beside them."""
     lines = []
+    if data is not None and data.get("simulator") == simulator:
+        lines.append(f"Trained on demonstrations made in {TITLES[simulator]} itself.")
     if provenance.get("stage_is_stand_in"):
         lines.append(
             f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own: same height and "
             "place, and hidden in the pictures by SIMPLER's photograph."
         )
-    if line := published_line(task.name):
+    comparable = data is not None and is_real(data) and simulator == "simpler"
+    if comparable and protocol == "visual_matching" and (line := published_line(task.name)):
         lines.append(line)
     return tuple(lines)
 

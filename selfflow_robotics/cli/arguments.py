@@ -42,10 +42,12 @@ def quoted(value: str) -> str:
 def to_overrides(argv: Sequence[str], flags: Sequence[Flag], config_name: str) -> list[str]:
     """`argv` with flags rewritten and `experiment=X` pointed at the command's own experiments.
 
+    Hydra's own options come first: its parser takes all overrides in one run of words.
+
     Raises UserError for an option that neither the script nor hydra has, or one without a value.
     """
     by_name = {flag.name: flag for flag in flags}
-    words, overrides = list(argv), []
+    words, options, overrides = list(argv), [], []
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
@@ -56,13 +58,15 @@ def to_overrides(argv: Sequence[str], flags: Sequence[Flag], config_name: str) -
                 value = words.pop(0)
             overrides.append(by_name[name].override(value))
         elif name in HYDRA_OPTIONS:
-            overrides += [word] if equals or not words else [word, words.pop(0)]
+            options += [word] if equals or not words else [word, words.pop(0)]
         elif word.startswith("-") and name not in HYDRA_SWITCHES:
             raise unknown("option", name, [*by_name, "--help", "--cfg", "--multirun"])
+        elif word.startswith("-"):
+            options.append(word)
         elif name.lstrip("+") == "experiment":
             overrides.append(f"experiment/{config_name}@_global_={value}")
-        elif not word.startswith("-") and not equals and not word.startswith("~"):
+        elif not equals and not word.startswith("~"):
             raise UserError(f"'{word}' is neither an option nor key=value; --help shows both")
         else:
             overrides.append(word)
-    return overrides
+    return options + overrides

@@ -7,6 +7,9 @@ from selfflow_robotics.errors import UserError
 
 Simulator = Literal["auto", "tabletop", "simpler"]
 
+# The data set of the real robot that SIMPLER stands in for (RT-1's).
+REAL_ROBOT_DATA = "fractal20220817_data"
+
 TITLES = {"tabletop": "the MuJoCo tabletop", "simpler": "SIMPLER"}
 
 
@@ -28,7 +31,7 @@ def choose_simulator(
     origin = data.get("simulator")
     if origin == "tabletop":
         return "tabletop", "the policy's training data come from it"
-    whose = "come from it" if origin == "simpler" else "are of the real robot"
+    whose = "come from it" if origin == "simpler" else f"are {_origin(data)}"
     try:
         check_simpler()
     except UserError as error:
@@ -41,7 +44,17 @@ def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
     if data is None:
         return None
     origin = data.get("simulator")
-    if origin == simulator or (origin is None and simulator == "simpler"):
+    if origin == simulator or (is_real(data) and simulator == "simpler"):
         return None
-    source = TITLES.get(origin, origin) if origin else "the real robot"
-    return f"trained on data of {source}, measured on {TITLES[simulator]}"
+    return f"the training data are {_origin(data)}, measured on {TITLES[simulator]}"
+
+
+def is_real(data: dict[str, Any]) -> bool:
+    """Whether data are recordings of the real robot."""
+    return "simulator" not in data and data.get("dataset") == REAL_ROBOT_DATA
+
+
+def _origin(data: dict[str, Any]) -> str:
+    if origin := data.get("simulator"):
+        return f"of {TITLES.get(origin, origin)}"
+    return "of the real robot" if is_real(data) else "of unknown origin"

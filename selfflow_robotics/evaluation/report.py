@@ -134,25 +134,25 @@ class Report:
         }
 
     def table(self) -> list[list[str]]:
-        """Header and one row for each policy, as text."""
-        header = ["policy", *self.variants, "all", "95 % interval", "at any step", "n", "errors"]
-        rows = [header]
+        """Header and, for each policy, a row for each variant and one for all, as text."""
+        rows = [["policy", "variant", "success", "95 % interval", "n", "at any step", "errors"]]
         for policy in self.episodes:
-            rate = self.rate(policy)
-            low, high = rate.interval
             mark = " (out of domain)" if policy == self.policy and self.out_of_domain else ""
-            at_any_step = _percent(rate.successes_at_any_step / rate.count) if rate.count else "-"
-            rows.append(
-                [
-                    policy + mark,
-                    *(self.rate(policy, variant).text() for variant in self.variants),
-                    rate.text(),
-                    f"{100 * low:.0f}-{_percent(high)}",
-                    at_any_step,
-                    str(rate.count),
-                    str(rate.errors),
-                ]
-            )
+            for variant in (*self.variants, None):
+                rate = self.rate(policy, variant)
+                low, high = rate.interval
+                any_step = _percent(rate.successes_at_any_step / rate.count) if rate.count else "-"
+                rows.append(
+                    [
+                        policy + mark if variant == self.variants[0] else "",
+                        variant or "all",
+                        rate.text(),
+                        f"{100 * low:.0f}-{_percent(high)}",
+                        str(rate.count),
+                        any_step,
+                        str(rate.errors),
+                    ]
+                )
         return rows
 
     def notes(self) -> list[str]:

@@ -131,9 +131,10 @@ def test_simpler_is_asked_for_but_missing():
 def test_a_stranger_is_marked():
     assert out_of_domain("tabletop", None) is None
     assert out_of_domain("tabletop", {"simulator": "tabletop"}) is None
-    assert out_of_domain("simpler", {"robot": "google robot"}) is None
+    assert out_of_domain("simpler", {"dataset": "fractal20220817_data"}) is None
+    assert "unknown origin" in out_of_domain("simpler", {"dataset": "mine"})
     assert "SIMPLER" in out_of_domain("tabletop", {"simulator": "simpler"})
-    assert "real robot" in out_of_domain("tabletop", {"robot": "google robot"})
+    assert "real robot" in out_of_domain("tabletop", {"dataset": "fractal20220817_data"})
 
 
 def test_videos_and_strips_show_every_frame(tmp_path):

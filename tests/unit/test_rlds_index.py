@@ -37,7 +37,7 @@ def test_reads_what_tensorflow_datasets_wrote():
     index = RldsIndex.open(GOLDEN_SET)
     assert index.num_episodes == 1
     assert index.image_size == (256, 320)
-    assert index.provenance == {}
+    assert index.provenance == {"dataset": "simpler_pick_coke_can"}
     assert index.success.tolist() == [True]
     assert index.instruction_of(0) == expected["instruction"]
     arm = np.concatenate([expected["world_vector"], expected["rotation_delta"]], 1)
@@ -53,7 +53,7 @@ def test_what_was_written_is_read(toy):
     assert index.episode_length.tolist() == [4, 3, 5, 2, 6]
     assert index.episode_start.tolist() == [0, 4, 7, 12, 14]
     assert index.success.tolist() == [True, False, True, False, True]
-    assert index.provenance == {"simulator": "none"}
+    assert index.provenance["simulator"] == "none"
     assert index.episode_of(np.array([0, 3, 4, 19])).tolist() == [0, 0, 1, 4]
     for episode, start in enumerate(index.episode_start):
         for t, step in enumerate(make_steps(episode, index.episode_length[episode])):

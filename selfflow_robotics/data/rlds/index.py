@@ -42,7 +42,7 @@ class RldsIndex:
     | proprio        | float32 [N, 8]  | tool xyz (m), quaternion xyzw, gripper_closed        |
     | image_size     | (int, int)      | height, width of the stored pictures                 |
     | disturbed      | bool [E]        | the recorded actions are not all that moved the arm  |
-    | provenance     | dict            | how the data were made, {} if not told               |
+    | provenance     | dict            | the data set's name, and how it was made if told     |
     | left_out       | dict[str, int]  | episodes that are not in the index, counted by cause |
     """
 
@@ -50,7 +50,7 @@ class RldsIndex:
         self, shards: list[Path], tables: dict[str, np.ndarray], metadata: dict[str, Any]
     ) -> None:
         self.shards = shards
-        self.provenance = metadata.get("provenance", {})
+        self.provenance = metadata["provenance"]
         told = metadata.get("episodes", [])
         self.disturbed = np.array(
             [r < len(told) and bool(told[r].get("disturbed")) for r in tables["record"]], bool

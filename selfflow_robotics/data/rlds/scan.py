@@ -18,7 +18,10 @@ JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG"
 
 
 def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[str, Any]]:
-    """The split's shard files, records in each, and the metadata ({} if it has none)."""
+    """The split's shard files, records in each, and the metadata.
+
+    Its "provenance" always names the data set.
+    """
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
             f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
@@ -41,7 +44,8 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
             f"{directory}: {len(missing)} of {len(shards)} shards missing, first {missing[0]}; "
             "copy them again"
         )
-    return shards, info.splits[split].shard_lengths, metadata
+    provenance = {"dataset": info.name, **metadata.get("provenance", {})}
+    return shards, info.splits[split].shard_lengths, {**metadata, "provenance": provenance}
 
 
 def scan_shards(
