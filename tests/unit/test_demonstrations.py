@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from selfflow_robotics.rollouts.demonstrations import (
     FIRST_SEED,
     PLAY_STEPS,
     CollectConfig,
+    SimulatorMissing,
     collect,
     ensure_demonstrations,
 )
 from tests.fakes import FakeEnv
+from tests.rlds_sets import edit_record, shard
 
 ROOT = Path(__file__).parents[2]
 FAKE = CollectConfig(
@@ -59,6 +62,32 @@ def test_what_is_recorded(recorded):
     assert min(episode["seed"] for episode in episodes) >= FIRST_SEED
     assert {episode["unrecorded_steps"] > 0 for episode in episodes} == {True, False}
     assert index.instruction_of(0) == "pick coke can"
+
+
+def test_disturbed_episodes_are_told_apart_also_beside_damaged_ones(recorded, tmp_path):
+    config, index = recorded
+    told = [episode["disturbed"] for episode in metadata(config.directory)["episodes"]]
+    assert set(told) == {True, False}
+    assert index.disturbed.tolist() == told
+    damaged = tmp_path / "damaged" / "0.1.0"
+    shutil.copytree(config.directory, damaged)
+    edit_record(shard(damaged), 2, spoil)
+    assert RldsIndex.open(damaged).disturbed.tolist() == [*told[:2], *told[3:]]
+
+
+def spoil(features):
+    features["steps/action/world_vector"].float_list.value[0] = np.nan
+
+
+def test_a_data_set_that_does_not_say_counts_as_undisturbed(recorded, tmp_path):
+    config, _ = recorded
+    older = tmp_path / "older" / "0.1.0"
+    shutil.copytree(config.directory, older)
+    found = metadata(older)
+    for episode in found["episodes"]:
+        del episode["disturbed"]
+    (older / "metadata.json").write_text(json.dumps(found))
+    assert not RldsIndex.open(older).disturbed.any()
 
 
 def test_labels_are_the_experts_answer_to_what_is_seen(recorded):
@@ -148,6 +177,61 @@ def test_reuse_and_other_settings(recorded, capsys):
         ensure_demonstrations(replace(config, name=config.dataset_name, recovery=0.1))
     with pytest.raises(UserError, match="was recorded with num_episodes"):
         ensure_demonstrations(replace(config, name=config.dataset_name, num_episodes=2))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "what"),
+    [
+        ({}, {"sim": "simpler", "image_size": (64, 80)}, "simulator=tabletop, not simpler"),
+        ({}, {"renderer": "gl"}, "renderer=ray, not gl"),
+        ({"mode": "play"}, {}, "mode=play, not demonstrations"),
+    ],
+)
+def test_what_else_is_compared(tmp_path, was, now, what):
+    """A finished tabletop set, as its metadata tells."""
+    config = CollectConfig(root=str(tmp_path), name="mine", num_episodes=1, **was)
+    config.directory.mkdir(parents=True)
+    (config.directory / "dataset_info.json").write_text("{}")
+    provenance = {"simulator": "tabletop", "task": config.task, "renderer": "ray"}
+    found = {
+        "provenance": {**provenance, "recording": config.recording},
+        "image_size": [64, 80],
+        "episodes": [{}],
+    }
+    (config.directory / "metadata.json").write_text(json.dumps(found))
+    assert ensure_demonstrations(config) == config.directory
+    with pytest.raises(UserError, match=what):
+        ensure_demonstrations(CollectConfig(root=str(tmp_path), name="mine", num_episodes=1, **now))
+
+
+def test_names_tell_settings_apart():
+    names = [
+        CollectConfig(**changes).dataset_name
+        for changes in (
+            {"recovery": 0.0},
+            {"recovery": 0.5},
+            {"renderer": "gl"},
+            {"mode": "play"},
+            {"sim": "simpler", "num_episodes": 600},
+        )
+    ]
+    assert names == [
+        "tabletop_pick_coke_can_300",
+        "tabletop_pick_coke_can_recovery50_300",
+        "tabletop_pick_coke_can_recovery50_gl_300",
+        "tabletop_pick_coke_can_play_300",
+        "simpler_pick_coke_can_recovery50_600",
+    ]
+
+
+def test_where_nothing_can_be_recorded(tmp_path):
+    with pytest.raises(UserError, match="cannot write to"):
+        collect(replace(FAKE, root="/proc/x"))
+    with pytest.raises(UserError, match="does not start"):
+        collect(replace(FAKE, root=str(tmp_path), sim="tests.nowhere:Env"))
+    with pytest.raises(SimulatorMissing):
+        nowhere = SimplerInstall(path=str(tmp_path))
+        collect(replace(FAKE, root=str(tmp_path), sim="simpler", simpler=nowhere))
 
 
 def test_an_unfit_expert_is_said_to_be(tmp_path, monkeypatch):

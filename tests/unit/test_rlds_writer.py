@@ -143,7 +143,7 @@ def test_a_finished_set_is_recognised_and_closed(tmp_path):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"provenance": {"simulator": "other"}}, "provenance"),
+        ({"provenance": {"simulator": "other"}}, r"provenance \(simulator \w+, now other\)"),
         ({"image_size": (32, 24)}, "image size"),
         ({"jpeg_quality": 50}, "jpeg quality"),
     ],
