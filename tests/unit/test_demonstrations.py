@@ -229,8 +229,8 @@ def test_where_nothing_can_be_recorded(tmp_path):
         collect(replace(FAKE, root="/proc/x"))
     with pytest.raises(UserError, match="does not start"):
         collect(replace(FAKE, root=str(tmp_path), sim="tests.nowhere:Env"))
+    nowhere = SimplerInstall(path=str(tmp_path))
     with pytest.raises(SimulatorMissing):
-        nowhere = SimplerInstall(path=str(tmp_path))
         collect(replace(FAKE, root=str(tmp_path), sim="simpler", simpler=nowhere))
 
 
