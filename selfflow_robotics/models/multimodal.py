@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
-from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector
+from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector, zero
 from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
 from selfflow_robotics.models.text import ByteTextEncoder, text_bytes
 
