@@ -72,7 +72,7 @@ class FinetuneConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
     precision: str = "auto"
-    threads: int = 2
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:

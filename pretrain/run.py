@@ -57,7 +57,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
     precision: str = "auto"
-    threads: int = 2
+    threads: int = 1
 
     def __post_init__(self) -> None:
         check_weights(self.roles)
