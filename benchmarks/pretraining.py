@@ -6,7 +6,8 @@
 Three starts (Self-Flow pretraining, vanilla flow-matching pretraining, none), three numbers of
 demonstrations, three training seeds, the same budget and the same evaluation episodes for all.
 Every part is one of the project's own commands in runs/study; what is finished is not repeated.
-Ends in runs/study/table.md and plot.png: success over all seeds with Wilson 95 % intervals.
+Ends in runs/study/table.md and plot.png: mean success, every seed's rate, and 95 % intervals by a
+bootstrap over training seeds and, within them, episodes. Needs `pip install -e '.[benchmarks]'`.
 """
 
 import argparse
@@ -22,8 +23,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
-from selfflow_robotics.evaluation.statistics import wilson_interval
+from selfflow_robotics.rng import numpy_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = Path("runs/study")
@@ -74,24 +76,41 @@ def successes(folder: Path) -> list[bool]:
     return [record["success"] for record in map(json.loads, lines) if record["error"] is None]
 
 
-def report(outcomes: dict[tuple[str, int], list[bool]], options: argparse.Namespace) -> str:
-    rows = ["| start | " + " | ".join(f"{n} demonstrations" for n in options.demonstrations) + " |"]
-    rows.append("|---" * (1 + len(options.demonstrations)) + "|")
+def interval(runs: list[list[bool]]) -> tuple[float, float]:
+    """95 % interval of the mean rate: training seeds drawn anew, then episodes within each."""
+    rng = numpy_generator(0)
+    means = []
+    for _ in range(4000):
+        drawn = [runs[i] for i in rng.integers(len(runs), size=len(runs))]
+        means.append(np.mean([rng.choice(won, len(won)).mean() for won in map(np.array, drawn)]))
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def report(outcomes: dict[tuple[str, int], list[list[bool]]], counts: list[int]) -> str:
+    """The table, and the plot beside it. `outcomes` holds one list of episodes a training seed."""
+    rows = ["| start | " + " | ".join(f"{n} demonstrations" for n in counts) + " |"]
+    rows.append("|---" * (1 + len(counts)) + "|")
     plt.figure(figsize=(5, 3.5))
     for start in STARTS:
-        cells, rates, lows, highs = [], [], [], []
-        for count in options.demonstrations:
-            won = outcomes[start, count]
-            low, high = wilson_interval(sum(won), len(won))
-            rate = sum(won) / len(won)
-            cells.append(f"{rate:.0%} [{low:.0%}, {high:.0%}] ({sum(won)}/{len(won)})")
-            rates.append(rate), lows.append(rate - low), highs.append(high - rate)
+        cells, rates, bars = [], [], []
+        for count in counts:
+            runs = outcomes[start, count]
+            low, high = interval(runs)
+            each = [np.mean(won) for won in runs]
+            rate = float(np.mean(each))
+            seeds = ", ".join(f"{one:.0%}" for one in each)
+            cells.append(f"{rate:.0%} [{low:.0%}, {high:.0%}] ({seeds})")
+            rates.append(rate)
+            bars.append((rate - low, high - rate))
         rows.append(f"| {start} | " + " | ".join(cells) + " |")
-        plt.errorbar(options.demonstrations, rates, [lows, highs], label=start, capsize=3)
+        plt.errorbar(counts, rates, np.array(bars).T, label=start, capsize=3)
     plt.xscale("log")
-    plt.xticks(options.demonstrations, [str(n) for n in options.demonstrations])
-    plt.xlabel("demonstrations"), plt.ylabel("success on the MuJoCo tabletop")
-    plt.ylim(0, 1), plt.legend(), plt.tight_layout()
+    plt.xticks(counts, [str(n) for n in counts])
+    plt.xlabel("demonstrations")
+    plt.ylabel("success on the MuJoCo tabletop")
+    plt.ylim(0, 1)
+    plt.legend()
+    plt.tight_layout()
     plt.savefig(STUDY / "plot.png", dpi=120)
     return "\n".join(rows) + "\n"
 
@@ -128,8 +147,8 @@ def main() -> None:
         folders = list(pool.map(lambda cell: one_policy(*cell, options), grid))
     outcomes = defaultdict(list)
     for (start, count, _), folder in zip(grid, folders, strict=True):
-        outcomes[start, count] += successes(folder)
-    table = report(outcomes, options)
+        outcomes[start, count].append(successes(folder))
+    table = report(outcomes, options.demonstrations)
     (STUDY / "table.md").write_text(table)
     print(table)
 

@@ -9,7 +9,10 @@ class UserError(Exception):
 
     The message is one line: what is wrong, where, and how to mend it. Commands print it to stderr
     and exit with status 2 (`cli.app`); library callers catch it like any other exception.
+    `advice`, where a kind of mistake has some, is printed above that line.
     """
+
+    advice: str | None = None
 
 
 def unknown(kind: str, word: str, options: Iterable[str]) -> UserError:

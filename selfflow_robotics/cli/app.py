@@ -18,7 +18,7 @@
     defaults:
       - simpler_schema              # the dataclass, registered by hydra_app
       - _self_
-      - experiment/simpler@_global_: null
+      - experiment/simpler@_global_: default
 
 On the command line `--task V` and `--task=V` are spellings of `task=V`; `experiment=debug` chooses
 `configs/experiment/simpler/debug.yaml` (a fragment of the same config, whose first comment line is
@@ -86,6 +86,8 @@ def hydra_app(
                     return
                 codes = [main(config) for config in compose(config_name, schema, overrides)]
             except UserError as error:
+                if error.advice:
+                    print(error.advice, file=sys.stderr)
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)
             except KeyboardInterrupt:

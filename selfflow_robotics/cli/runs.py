@@ -1,6 +1,7 @@
 """Run folders: `runs/<name>/` with config.yaml, run.json, metrics.jsonl and checkpoints/."""
 
 import json
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any, Literal
 import yaml
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint
+
+# Settings that may differ when a run goes on: they change how fast it goes, not where.
+ANY_VALUE = re.compile(r"threads|(collect|play)\.(processes|simpler\..+)")
 
 
 def runs_of_kind(kind: Literal["pretrain", "finetune"], root: Path = Path("runs")) -> list[Path]:
@@ -53,15 +58,19 @@ def run_of(checkpoint: Path) -> Path:
 def open_run(kind: Literal["pretrain", "finetune"], folder: Path, config: Any) -> Path:
     """Make or continue a run folder for a dataclass `config`.
 
-    Raises UserError when the folder holds a run of another configuration, or cannot be written.
+    A run without any checkpoint has nothing to lose and takes the new configuration. Raises
+    UserError when the folder holds a run of another configuration, another process works in it, or
+    it cannot be written.
     """
     settings = json.loads(json.dumps(asdict(config), default=str))
     record = folder / "config.yaml"
     try:
-        if record.exists():
-            _refuse_other(folder, yaml.safe_load(record.read_text()), settings)
-            return folder
         folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)
+        if latest_checkpoint(folder):
+            before = yaml.safe_load(record.read_text()) if record.exists() else {}
+            _refuse_other(folder, before, settings)
+            return folder
         created = datetime.now(UTC).isoformat(timespec="seconds")
         (folder / "run.json").write_text(json.dumps({"kind": kind, "created": created}) + "\n")
         record.write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -75,7 +84,11 @@ def open_run(kind: Literal["pretrain", "finetune"], folder: Path, config: Any) -
 def _refuse_other(folder: Path, before: Any, now: dict[str, Any]) -> None:
     """Say which setting of an existing run differs from the one asked for."""
     old, new = _flat(before if isinstance(before, dict) else {}), _flat(now)
-    changed = [key for key in new | old if old.get(key) != new.get(key)]
+    changed = [
+        key
+        for key in new | old
+        if old.get(key) != new.get(key) and not ANY_VALUE.fullmatch(key)
+    ]
     if changed:
         key = changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

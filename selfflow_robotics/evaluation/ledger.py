@@ -14,6 +14,7 @@ from typing import Any
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.locks import hold
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,13 @@ class Ledger:
         """Start a ledger in `folder`, or go on with the one there.
 
         `fingerprint` (JSON-able) names everything that the results depend on. Raises UserError if
-        the folder's differs or if the folder cannot be written.
+        the folder's differs, if another process works in it, or if it cannot be written.
         """
         fingerprint = json.loads(json.dumps(fingerprint))
         path = folder / "evaluation.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            hold(folder)
             if path.exists():
                 _check_same(path, fingerprint)
             else:

@@ -52,34 +52,44 @@ print("\\n" + json.dumps(found))
 """
 
 
+class SimplerMissing(UserError):
+    """SIMPLER is not installed here, or not whole."""
+
+    advice = INSTALL
+
+
 def check_simpler(path: str | None, python: str | None) -> None:
-    """Raise UserError, in one line with the mend, if SIMPLER at `path` would not start.
+    """Raise SimplerMissing, in one line with the mend, if SIMPLER at `path` would not start.
 
     Looks, in the order one installs them, at the checkout, the interpreter `python` and its
-    packages, the scenes, and the Vulkan devices; starts no simulator. `python` None is this one.
+    packages, the scenes, and the Vulkan devices; starts no simulator. `path` None is what is
+    installed in the interpreter, `python` None is this one.
     """
-    checkout = _check_checkout(path)
     interpreter = python or sys.executable
-    assets = _check_python(checkout, interpreter)
-    _check_scenes(assets)
-    _check_vulkan(interpreter)
+    try:
+        folders = _check_checkout(path) if path else []
+        assets = _check_python(folders, interpreter)
+        _check_scenes(assets)
+        _check_vulkan(interpreter)
+    except UserError as error:
+        raise SimplerMissing(str(error)) from error
 
 
-def _check_checkout(path: str | None) -> Path:
-    if not path:
-        raise UserError("SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path=")
+def _check_checkout(path: str) -> list[str]:
+    """The folders that Python must look in for SIMPLER."""
     if not (Path(path) / "ManiSkill2_real2sim" / "mani_skill2_real2sim").is_dir():
         raise UserError(
             f"{path} is no SimplerEnv checkout with its submodule ManiSkill2_real2sim "
             "(git submodule update --init)"
         )
-    return Path(path)
+    return [path, str(Path(path) / "ManiSkill2_real2sim")]
 
 
-def _check_python(checkout: Path, python: str) -> Path:
+def _check_python(folders: list[str], python: str) -> Path:
     """The folder of SIMPLER's assets."""
-    folders = json.dumps([str(checkout), str(checkout / "ManiSkill2_real2sim")])
-    found = _ask(python, "-c", PROBE, folders)
+    found = _ask(python, "-c", PROBE, json.dumps(folders))
+    if not folders and "mani_skill2_real2sim" in found["missing"]:
+        raise UserError("SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path=")
     own = "give it one of its own (SIMPLER_PYTHON or simpler.python=)"
     if found["python"] != PYTHON_VERSION:
         version = ".".join(map(str, found["python"]))
