@@ -32,8 +32,8 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.preflight import INSTALL, check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall, simulator_spec
+from selfflow_robotics.envs.simpler.preflight import check_simpler
+from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import (
@@ -43,6 +43,7 @@ from selfflow_robotics.evaluation.domain import (
     is_real,
     out_of_domain,
 )
+from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes, resolve_protocol
 from selfflow_robotics.evaluation.published import published_line
@@ -61,6 +62,7 @@ class EvalConfig:
     policy: Literal["network", "random", "expert"] = "network"
     checkpoint: str | None = None
     sim: Simulator = "auto"
+    renderer: Literal["ray", "gl"] | None = None
     protocol: Protocol = "auto"
     num_episodes: int | None = None
     seed: int = 0
@@ -107,11 +109,8 @@ def main(config: EvalConfig) -> int:
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
-        # SIMPLER's pictures come as RT-1's data sets store them; the policy reduces them.
-        image_size = None
-        if simulator == "tabletop" and isinstance(policy, FlowPolicy):
-            image_size = policy.image_size
-        spec = simulator_spec(simulator, task.name, config.simpler, image_size)
+        image_size = policy.image_size if isinstance(policy, FlowPolicy) else None
+        spec = home_spec(simulator, task.name, config.simpler, data, image_size, config.renderer)
         count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = clients[0].provenance()
@@ -188,6 +187,9 @@ def play(
 ) -> None:
     """Play what is missing, with a progress bar."""
     done = [record for record in ledger.of(policy.name, episodes) if record.error is None]
+    if len(done) == len(episodes):
+        print(f"{policy.name}: all {len(episodes)} episodes were played before")
+        return
     with tqdm(total=len(episodes), initial=len(done), desc=policy.name, unit="episode") as bar:
 
         def show(record: EpisodeRecord) -> None:
@@ -226,14 +228,9 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
 
 
 def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str, str]:
-    """(simulator, why); where SIMPLER was asked for and is missing, says what to install."""
+    """(simulator, why)."""
     install = config.simpler.resolved()
-    check = partial(check_simpler, install.path, install.python)
-    try:
-        return choose_simulator(config.sim, data, check)
-    except UserError:
-        print(INSTALL, file=sys.stderr)
-        raise
+    return choose_simulator(config.sim, data, partial(check_simpler, install.path, install.python))
 
 
 def output_folder(

@@ -9,9 +9,11 @@ frame; the mirrored actions show whether the network follows the actions or gues
 Results lie in RUN/eval/world_model: strip.png, imagined.mp4, report.json.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,18 +21,28 @@ from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
-from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.protocol import random_episodes
 from selfflow_robotics.evaluation.video import write_grid, write_video
-from selfflow_robotics.evaluation.world_model import imagine_futures, record_future, score
+from selfflow_robotics.evaluation.world_model import (
+    Future,
+    Imagined,
+    imagine_futures,
+    record_future,
+    score,
+)
+from selfflow_robotics.locks import hold
+from selfflow_robotics.training.checkpoint import MANIFEST
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.network import load_network
 
 SHOWN = 3  # episodes in the strip
+SETTINGS = ("task", "num_episodes", "num_frames", "num_steps", "seed")  # what decides the numbers
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class WorldModelConfig:
     num_steps: int = 10
     seed: int = 1
     device: str = "auto"
+    renderer: Literal["ray", "gl"] | None = None
     output: str | None = None
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
@@ -61,31 +74,68 @@ def main(config: WorldModelConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
     network = load_network(checkpoint, choose_device(config.device))
-    size = network.model.config.image_size
-    output = Path(config.output) if config.output else run_of(checkpoint) / "eval" / "world_model"
     network.require("world_model")
-    longest = network.model.config.later_frames
+    size, longest = network.model.config.image_size, network.model.config.later_frames
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
+    task = get_task(config.task)
+    output = Path(config.output) if config.output else run_of(checkpoint) / "eval" / "world_model"
     try:
         output.mkdir(parents=True, exist_ok=True)
+        hold(output)
     except OSError as error:
         raise UserError(
             f"cannot write to {output} ({error.strerror}); choose output=..."
         ) from error
 
-    task = get_task(config.task)
-    episodes = random_episodes(task, config.num_episodes, config.seed)
-    with SimulatorClient(home_spec(config, network.provenance, size)) as client:
-        client.provenance()  # refuses a simulator that does not start
-        futures = [
-            record_future(client, spec, config.num_frames, size)
-            for spec in tqdm(episodes, unit="episode", desc="playing")
-        ]
-    imagined = imagine_futures(network, futures, config.num_steps, config.seed)
-    result = score(futures, imagined)
-    (output / "report.json").write_text(json.dumps(result, indent=1) + "\n")
+    data = network.provenance
+    simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
+    spec = home_spec(simulator, task.name, config.simpler, data, size, config.renderer)
+    if simulator == "simpler":
+        check_simpler(spec.path, spec.python)
+    with SimulatorClient(spec) as client:
+        settings = {
+            # The manifest has the checksums of the weights.
+            "checkpoint": hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest(),
+            "simulator": client.provenance(),
+            **{name: getattr(config, name) for name in SETTINGS},
+        }
+        result = known_result(output / "report.json", settings)
+        if result is not None:
+            print(f"already measured: {output / 'report.json'}")
+        else:
+            try:
+                futures = [
+                    record_future(client, episode, config.num_frames, size)
+                    for episode in tqdm(
+                        random_episodes(task, config.num_episodes, config.seed),
+                        unit="episode",
+                        desc="playing",
+                    )
+                ]
+            except SimulatorError as error:
+                cause = " ".join(str(error).split())
+                raise UserError(f"the {simulator} simulator failed: {cause}") from error
+            imagined = imagine_futures(network, futures, config.num_steps, config.seed)
+            result = score(futures, imagined)
+            draw(output, task, futures, imagined)
+            report = json.dumps({**result, "settings": settings}, indent=1)
+            (output / "report.json").write_text(report + "\n")
+    print_table(result)
+    print(f"rows of {output / 'strip.png'}: simulator, imagined, both again for mirrored actions")
 
+
+def known_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The report at `path` if it is of the same network, simulator and settings."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return report if report.get("settings") == json.loads(json.dumps(settings)) else None
+
+
+def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) -> None:
+    """strip.png of the first episodes and imagined.mp4 of all."""
     rows = []
     for future, frames, mirrored in zip(
         futures, imagined.frames, imagined.mirrored_frames, strict=True
@@ -94,11 +144,14 @@ def main(config: WorldModelConfig) -> None:
             rows.append(np.concatenate([future.first[None], later]))
     shown = np.stack(rows[: 4 * SHOWN])
     write_grid(output / "strip.png", shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1])
+    height, width = shown.shape[2:4]
     film = np.stack(rows).reshape(-1, 4, *shown.shape[1:]).transpose(0, 2, 3, 1, 4, 5)
-    film = film.reshape(-1, size[0], 4 * size[1], 3)
-    write_video(output / "imagined.mp4", film, task.control_hz)
+    write_video(output / "imagined.mp4", film.reshape(-1, height, 4 * width, 3), task.control_hz)
 
-    print("frame            " + "".join(f"{i + 1:>7}" for i in range(config.num_frames)))
+
+def print_table(result: dict[str, Any]) -> None:
+    """PSNR by frame beside the baseline's, and whether the actions are followed."""
+    print("frame            " + "".join(f"{i + 1:>7}" for i in range(len(result["psnr_db"]))))
     for key, label in (
         ("psnr_db", "imagined"),
         ("copy_psnr_db", "copy"),
@@ -108,22 +161,9 @@ def main(config: WorldModelConfig) -> None:
         print(f"{label:<17}" + "".join(f"{value:7.2f}" for value in result[key]) + "  dB")
     print(
         f"mirrored actions move the imagined arm to the mirrored side in "
-        f"{result['follows_actions']:.0%} of {len(futures)} episodes "
+        f"{result['follows_actions']:.0%} of {result['episodes']} episodes "
         f"({result['margin_db']:+.1f} dB nearer to that future)"
     )
-    print(f"rows of {output / 'strip.png'}: simulator, imagined, both again for mirrored actions")
-
-
-def home_spec(config: WorldModelConfig, provenance: dict, size: tuple[int, int]) -> SimulatorSpec:
-    """The simulator that the network's data came from; the tabletop renders at its `size`.
-
-    Raises UserError where that is SIMPLER and it cannot run.
-    """
-    if provenance.get("simulator") != "simpler":
-        return simulator_spec("tabletop", config.task, config.simpler, size)
-    spec = simulator_spec("simpler", config.task, config.simpler)
-    check_simpler(spec.path, spec.python)
-    return spec
 
 
 if __name__ == "__main__":

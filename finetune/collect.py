@@ -12,27 +12,15 @@ features of fractal20220817_data: every reader of Open X-Embodiment data takes i
 depend on the seed alone, not on the number of processes.
 """
 
-import sys
-
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.envs.simpler.preflight import INSTALL
-from selfflow_robotics.rollouts.demonstrations import (
-    CollectConfig,
-    SimulatorMissing,
-    ensure_demonstrations,
-)
+from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 
 
 @hydra_app(
     "collect", CollectConfig, flags=(Flag("--task", help="what to demonstrate; pick_coke_can"),)
 )
 def main(config: CollectConfig) -> None:
-    try:
-        directory = ensure_demonstrations(config)
-    except SimulatorMissing:
-        print(INSTALL, file=sys.stderr)
-        raise
-    print(f"data set: {directory}")
+    print(f"data set: {ensure_demonstrations(config)}")
 
 
 if __name__ == "__main__":

@@ -85,9 +85,7 @@ def _refuse_other(folder: Path, before: Any, now: dict[str, Any]) -> None:
     """Say which setting of an existing run differs from the one asked for."""
     old, new = _flat(before if isinstance(before, dict) else {}), _flat(now)
     changed = [
-        key
-        for key in new | old
-        if old.get(key) != new.get(key) and not ANY_VALUE.fullmatch(key)
+        key for key in new | old if old.get(key) != new.get(key) and not ANY_VALUE.fullmatch(key)
     ]
     if changed:
         key = changed[0]

@@ -131,22 +131,10 @@ def _check_same(config: CollectConfig) -> None:
             )
 
 
-class SimulatorMissing(UserError):
-    """SIMPLER is not installed here, or not whole; the message says what is missing."""
-
-
-def _check_simulator(config: CollectConfig) -> None:
-    if config.sim == "simpler":
-        try:
-            check_simpler(config.spec.path, config.spec.python)
-        except UserError as error:
-            raise SimulatorMissing(str(error)) from error
-
-
 def ensure_demonstrations(config: CollectConfig) -> Path:
     """The data set of `config`, recorded now if it is not there. Says in one line which.
 
-    Raises SimulatorMissing, and UserError for a data set of that name that was recorded with other
+    Raises SimplerMissing, and UserError for a data set of that name that was recorded with other
     settings.
     """
     if (config.directory / "dataset_info.json").exists():
@@ -161,7 +149,8 @@ def collect(config: CollectConfig) -> Path:
     """Record the data set of `config` and return its folder. Repeating the call goes on where an
     interrupted one was; a finished data set is left as it is."""
     count = config.processes or len(os.sched_getaffinity(0))
-    _check_simulator(config)
+    if config.sim == "simpler":
+        check_simpler(config.spec.path, config.spec.python)
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))

@@ -98,6 +98,12 @@ def test_world_model_writes_its_pictures(folder):
     assert len(report["psnr_db"]) == 6
     assert (run_folder / "eval/world_model/strip.png").exists()
     assert (run_folder / "eval/world_model/imagined.mp4").exists()
+    arguments = ["experiment=debug", "--checkpoint", str(run_folder)]
+    again = run(folder, "eval/world_model.py", *arguments)
+    assert "already measured" in again.stdout
+    assert again.stdout.splitlines()[-6:] == done.stdout.splitlines()[-6:]
+    refused = run(folder, "eval/world_model.py", *arguments, "num_frames=7", ok=False)
+    assert refused.stderr == "error: num_frames must be at most 6 for this network\n"
 
 
 def test_killed_and_repeated_is_straight_through_to_the_last_bit(folder):

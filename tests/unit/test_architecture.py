@@ -23,8 +23,8 @@ FLOORS = [
     {"policies"},
     {"world", "data"},
     {"objective", "models", "training", "envs"},
-    {"autoencoders", "flow", "robot"},
-    {"errors", "locks", "rng"},
+    {"autoencoders", "flow", "locks", "robot"},
+    {"errors", "rng"},
 ]
 LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}
 

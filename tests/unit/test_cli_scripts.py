@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from selfflow_robotics.cli import launch
 from selfflow_robotics.cli.app import compose, config_dir
 from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.cli.help import experiment_headers
-from selfflow_robotics.cli.runs import find_checkpoint, run_of, runs_of_kind
+from selfflow_robotics.cli.runs import find_checkpoint, open_run, run_of, runs_of_kind
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.checkpoint import save_checkpoint
 
@@ -85,3 +86,27 @@ def test_a_checkpoint_is_found_from_a_run_a_path_or_nothing(tmp_path):
     for given in (None, str(run), str(last)):
         assert find_checkpoint(given, "finetune", tmp_path) == last
     assert run_of(last) == run
+
+
+@dataclass(frozen=True)
+class _Collect:
+    processes: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Config:
+    lr: float = 0.1
+    threads: int = 1
+    collect: _Collect = field(default_factory=_Collect)
+
+
+def test_a_run_with_a_checkpoint_keeps_its_configuration(tmp_path):
+    run = open_run("finetune", tmp_path / "a", _Config())
+    assert open_run("finetune", run, _Config(lr=0.2)) == run  # nothing to lose yet
+    _write_checkpoint(run, 1)
+    open_run("finetune", run, _Config(lr=0.2, threads=2, collect=_Collect(processes=8)))
+    with pytest.raises(UserError, match=r"holds a run with lr=0\.2, not 0\.1"):
+        open_run("finetune", run, _Config())
+    with pytest.raises(UserError, match=r"collect\.seed=0, not 1"):
+        open_run("finetune", run, _Config(lr=0.2, collect=_Collect(seed=1)))

@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.simpler.preflight import SimplerMissing
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
@@ -25,7 +26,6 @@ from selfflow_robotics.rollouts.demonstrations import (
     FIRST_SEED,
     PLAY_STEPS,
     CollectConfig,
-    SimulatorMissing,
     collect,
     ensure_demonstrations,
 )
@@ -230,7 +230,7 @@ def test_where_nothing_can_be_recorded(tmp_path):
     with pytest.raises(UserError, match="does not start"):
         collect(replace(FAKE, root=str(tmp_path), sim="tests.nowhere:Env"))
     nowhere = SimplerInstall(path=str(tmp_path))
-    with pytest.raises(SimulatorMissing):
+    with pytest.raises(SimplerMissing):
         collect(replace(FAKE, root=str(tmp_path), sim="simpler", simpler=nowhere))
 
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import choose_simulator, out_of_domain
+from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.protocol import (
     ROBOT_VARIANTS,
     evaluation_episodes,
@@ -135,6 +137,21 @@ def test_a_stranger_is_marked():
     assert "unknown origin" in out_of_domain("simpler", {"dataset": "mine"})
     assert "SIMPLER" in out_of_domain("tabletop", {"simulator": "simpler"})
     assert "real robot" in out_of_domain("tabletop", {"dataset": "fractal20220817_data"})
+
+
+def test_the_tabletop_renders_as_it_did_for_the_training_data():
+    data = {"simulator": "tabletop", "renderer": "gl", "image_size": [128, 160]}
+
+    def rendering(simulator, data, size, renderer=None):
+        spec = home_spec(simulator, TASK.name, SimplerInstall(), data, size, renderer)
+        return spec.image_size, spec.renderer
+
+    assert rendering("tabletop", data, (64, 80)) == ((128, 160), "gl")
+    assert rendering("tabletop", data, (64, 80), "ray") == ((128, 160), "ray")
+    stranger = {"simulator": "simpler", "image_size": [256, 320]}
+    assert rendering("tabletop", stranger, (32, 40)) == ((32, 40), "ray")
+    assert rendering("tabletop", None, None) == ((64, 80), "ray")
+    assert rendering("simpler", data, (64, 80))[0] == (256, 320)
 
 
 def test_videos_and_strips_show_every_frame(tmp_path):

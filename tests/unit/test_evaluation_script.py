@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfflow_robotics.envs.simpler.preflight import INSTALL
+from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +67,8 @@ def test_it_measures_writes_down_and_repeats_nothing(run, tmp_path):
     assert (
         json.loads((folder / "report.json").read_text())["policies"]["random"]["all"]["count"] == 2
     )
+    done = run(*arguments, "num_episodes=2", "processes=1")
+    assert "expert: all 2 episodes were played before" in done.stdout
 
 
 def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
@@ -112,6 +116,24 @@ def test_a_mistake_is_one_line(main, capsys, arguments, line):
     assert stop.value.code == 2
     assert error.startswith(f"error: {line}")
     assert error.count("\n") == 1
+
+
+def test_actions_that_are_not_numbers_are_one_line(main, capsys, monkeypatch):
+    chunk = np.full((6, 7), np.nan, np.float32)
+    monkeypatch.setattr(RandomPolicy, "act", lambda self, slots, *_: [chunk for _ in slots])
+    with pytest.raises(SystemExit) as stop:
+        main(["policy=random", "baselines=[]", "videos=0", "num_episodes=1", "processes=1"])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "error: policy 'random' returned an action that is not finite"
+
+
+def test_hydras_options_go_with_flags(main, capsys):
+    main(["--task", "pick_coke_can", "--cfg", "job"])
+    assert "task: pick_coke_can" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--task", "pick_coke_can", "--checkpoint", "nowhere", "-m", "seed=0,1"])
+    assert "no checkpoint at nowhere" in capsys.readouterr().err
 
 
 def test_without_simpler_it_says_what_to_install(main, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from selfflow_robotics.envs.simpler.preflight import check_simpler
+from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.tasks import SIMPLER_TASKS
 from selfflow_robotics.envs.simpler.vulkan import VulkanDevice, missing_device
@@ -45,6 +45,14 @@ def interpreter(checkout, found, devices=(MESA,)):
 @pytest.mark.parametrize("devices", [[MESA], [GPU], [GPU, MESA]])
 def test_a_complete_installation_passes(checkout, devices):
     check_simpler(str(checkout), interpreter(checkout, GOOD, devices))
+
+
+def test_without_a_checkout_the_interpreter_may_have_it_installed(checkout):
+    check_simpler(None, interpreter(checkout, GOOD))
+    lacking = interpreter(checkout, GOOD | {"missing": ["mani_skill2_real2sim"]})
+    with pytest.raises(SimplerMissing, match="checkout is not known") as caught:
+        check_simpler(None, lacking)
+    assert "git clone" in caught.value.advice
 
 
 @pytest.mark.parametrize(

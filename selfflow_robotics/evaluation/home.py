@@ -1,0 +1,34 @@
+"""The simulator as a policy's training data knew it."""
+
+from typing import Any
+
+from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
+
+
+def home_spec(
+    simulator: str,
+    task: str,
+    install: SimplerInstall,
+    data: dict[str, Any] | None,
+    network_image_size: tuple[int, int] | None,
+    renderer: str | None = None,
+) -> SimulatorSpec:
+    """How to start `simulator` for a policy whose training data have the provenance `data`.
+
+    Data of the tabletop say at what size and with which renderer their pictures were made, and the
+    tabletop makes them so again; otherwise it renders at the network's own (height, width) and with
+    `ray`. SIMPLER's pictures come as RT-1's data sets store them. The policy averages pictures down
+    to what it takes. `renderer` overrides the data's; None as `network_image_size` means that there
+    is no network.
+    """
+    if simulator != "tabletop":
+        return simulator_spec(simulator, task, install)
+    origin = data if data and data.get("simulator") == "tabletop" else {}
+    size = origin.get("image_size") or network_image_size
+    return simulator_spec(
+        simulator,
+        task,
+        install,
+        (size[0], size[1]) if size else None,
+        renderer or origin.get("renderer") or "ray",
+    )

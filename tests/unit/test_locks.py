@@ -1,0 +1,33 @@
+"""One process in a folder of results."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.locks import hold
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, pathlib
+from selfflow_robotics.locks import hold
+hold(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_is_refused_while_another_process_holds_it(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is using"):
+            hold(tmp_path)
+        other.kill()
+    hold(tmp_path)
+    hold(tmp_path)
