@@ -42,8 +42,8 @@ def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:
 class PatchStem(nn.Module):
     """A small convolution network that turns pixel patches into tokens.
 
-    A clean frame is read as a whole: convolutions see across the borders of patches, which is worth
-    more to a policy than anything else here (docs/log.md). A noised frame is read patch by patch:
+    A clean frame is read as a whole: convolutions see across the borders of patches, and a policy
+    learns much sooner (docs/log.md). A noised frame is read patch by patch:
     under the dual schedule neighbouring patches stand at different noise levels.
     """
 
