@@ -9,9 +9,9 @@
 It starts from the newest pretraining run of the same network size (init=auto), or from `init=PATH`.
 Every step plays one row of the role table (selfflow_robotics/objective/roles.py), drawn by weight:
 which tokens are clean, which are denoised, which are left out. Rows that ask what actions do also
-read play: aimless motion, recorded where the demonstrations are. Actions are normalised by their 1 %
-and 99 % quantiles; the statistics travel in the checkpoint. The run lies in runs/NAME; repeating
-the command continues an interrupted one.
+read play: aimless motion, recorded where the demonstrations are. Actions are normalised by their
+1 % and 99 % quantiles; the statistics travel in the checkpoint. The run lies in runs/NAME;
+repeating the command continues an interrupted one.
 """
 
 from dataclasses import dataclass, field, replace
