@@ -21,6 +21,7 @@ import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run, runs_of_kind
+from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
@@ -70,6 +71,7 @@ class FinetuneConfig:
     roles: dict[str, float] = field(default_factory=lambda: {"policy": 1.0})
     policy_batch: int = 32
     frame_batch: int = 16
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
     precision: str = "auto"
@@ -120,7 +122,9 @@ def main(config: FinetuneConfig) -> None:
 
     def loss_fn(batch: tuple[str, WindowBatch], generator: torch.Generator) -> StepLoss:
         role, windows = batch
-        sample = window_sample(windows, model.autoencoder, normalizer, device)
+        sample = window_sample(
+            windows, model.autoencoder, normalizer, device, config.augment, generator
+        )
         objective = config.frame_objective if denoises_frames(role) else config.policy_objective
         terms = role_loss(
             model, state.teacher, sample, ROLES[role], objective, config.conditioning, generator

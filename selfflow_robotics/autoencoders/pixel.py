@@ -38,7 +38,8 @@ class PixelAutoencoder:
         return self.patch * self.patch * self.channels
 
     def encode(self, frames: Tensor) -> Tensor:
-        """uint8 [B, T, H, W, 3] -> tokens float32 [B, T * N, patch * patch * 3] in [-1, 1]."""
+        """Frames [B, T, H, W, 3], uint8 or float of 0 to 255, as tokens float32
+        [B, T * N, patch * patch * 3] in [-1, 1]."""
         if tuple(frames.shape[2:]) != (*self.image_size, self.channels):
             raise UserError(
                 f"frames are {tuple(frames.shape[2:])}, the model was made for "

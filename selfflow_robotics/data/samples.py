@@ -5,6 +5,7 @@ from einops import repeat
 from torch import Tensor
 
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.data.augment import AugmentConfig, augment
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.objective.role_loss import Sample
 from selfflow_robotics.robot.normalize import ActionNormalizer
@@ -15,12 +16,18 @@ def window_sample(
     autoencoder: PixelAutoencoder,
     normalizer: ActionNormalizer | None,
     device: torch.device,
+    changes: AugmentConfig | None = None,
+    generator: torch.Generator | None = None,
 ) -> Sample:
     """Tokens of a batch of windows; slots as in `objective.roles`.
 
-    `normalizer` None leaves the actions out (pretraining sees pictures only).
+    `normalizer` None leaves the actions out (pretraining sees pictures only). `changes` are made to
+    the pictures, drawn from `generator`.
     """
     frames = torch.from_numpy(batch.frames).to(device)
+    if changes is not None and changes.active:
+        assert generator is not None
+        frames = augment(frames, changes, generator)
     per_frame = autoencoder.tokens_per_frame
     pixels = autoencoder.encode(frames)
     later_valid = torch.from_numpy(batch.frames_valid[:, 1:]).to(device)

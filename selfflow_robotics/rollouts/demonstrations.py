@@ -31,10 +31,12 @@ from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
 FIRST_SEED = 1_000_000  # evaluations use those below (`evaluation.protocol`)
 MAX_SEED = 2**31
 TRIES = 20  # failed attempts at one episode before the expert is declared unfit
-# Trained policies missed at the border of the demonstrations' positions, so these go further than
-# the task's. The far edge (-x) does not: a raised arm does not reach beyond it.
+# Trained policies miss at the border of the demonstrations' positions, so these go further than the
+# task's.
 MARGIN_M = 0.04
-HOLD_STEPS = 3  # success has held for so long when a demonstration ends
+# Success has held for so long when a demonstration ends: the lift is over by then, and its last
+# steps show how to hold still. Policies from demonstrations that end at 3 let go again.
+HOLD_STEPS = 8
 PLAY_STEPS = 40
 MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to show
 VERSION = "0.1.0"
@@ -97,8 +99,14 @@ class CollectConfig:
     @property
     def recording(self) -> dict[str, Any]:
         """What decides the episodes besides the simulator; stored with the data set."""
-        recovery = self.recovery if self.mode == "demonstrations" else None
-        return {"mode": self.mode, "seed": self.seed, "recovery": recovery}
+        plays = self.mode == "play"
+        return {
+            "mode": self.mode,
+            "seed": self.seed,
+            "recovery": None if plays else self.recovery,
+            "margin_m": MARGIN_M,
+            "hold_steps": None if plays else HOLD_STEPS,
+        }
 
     @property
     def spec(self) -> SimulatorSpec:
@@ -252,7 +260,7 @@ def _object_xy(task: Task, seed: int) -> list[float]:
     (x_far, x_near), (y_low, y_high) = task.object_x_m, task.object_y_m
     rng = numpy_generator(seed, 0)
     return [
-        float(rng.uniform(x_far, x_near + MARGIN_M)),
+        float(rng.uniform(x_far - MARGIN_M, x_near + MARGIN_M)),
         float(rng.uniform(y_low - MARGIN_M, y_high + MARGIN_M)),
     ]
 
