@@ -1,4 +1,8 @@
-"""What to watch of a loss: where on the path the network errs, and how close the teacher is."""
+"""What to watch of a loss: where the network errs, how close the teacher is, signs of collapse.
+
+Everything is computed on the device from what the loss has at hand already, and read back by
+whoever logs it: no further forward pass, no waiting for the device.
+"""
 
 from typing import Any
 
@@ -11,19 +15,81 @@ TIME_BINS = 10
 
 
 def loss_metrics(terms: LossTerms) -> dict[str, Any]:
-    """Scalars and, for each slot, the loss in ten bins of the timestep, ready to be logged."""
-    metrics: dict[str, Any] = {"flow_loss": terms.flow_loss.detach()}
-    if terms.cosine is not None:
-        metrics["teacher_student_cosine"] = terms.cosine.detach()
-    sizes = [loss.shape[1] for loss in terms.token_loss.values()]
-    timesteps = terms.timesteps.per_token.split(sizes, dim=1)
-    for (slot, loss), t in zip(terms.token_loss.items(), timesteps, strict=True):
-        metrics[f"loss_by_t/{slot}"] = loss_by_timestep(loss.detach(), t)
+    """Tensors ready to be logged: scalars, and lists by ten equal bins of a timestep in [0, 1].
+
+    | key                    | meaning                                                        |
+    |------------------------|----------------------------------------------------------------|
+    | flow_loss              | L_gen                                                          |
+    | effective_mask_ratio   | share of the tokens that took the second timestep s            |
+    | loss_by_t/SLOT         | [10] loss of the tokens by their own timestep                  |
+    | loss_by_group/SLOT     | [2] loss of the tokens that took t, and of those that took s   |
+    | teacher_student_cosine | -L_rep                                                         |
+    | cosine_by_t            | [10] the same by the teacher's timestep                        |
+    | student/..., teacher/...| `feature_metrics` of the features that the cosine compares    |
+
+    The last three need gamma > 0. Tokens that do not count are left out; an empty bin is NaN.
+    """
+    timesteps, counted = terms.timesteps.per_token, terms.counted
+    group = terms.timesteps.index
+    metrics: dict[str, Any] = {
+        "flow_loss": terms.flow_loss.detach(),
+        "effective_mask_ratio": (group * counted).sum() / counted.sum(),
+    }
+    start = 0
+    for slot, loss in terms.token_loss.items():
+        part = (slice(None), slice(start, start + loss.shape[1]))
+        start += loss.shape[1]
+        loss = loss.detach()
+        metrics[f"loss_by_t/{slot}"] = mean_by_timestep(loss, timesteps[part], counted[part])
+        metrics[f"loss_by_group/{slot}"] = mean_by(loss, group[part], 2, counted[part])
+    if terms.cosine is None or terms.token_cosine is None or terms.features is None:
+        return metrics
+    metrics["teacher_student_cosine"] = terms.cosine.detach()
+    teacher_timestep = terms.timesteps.teacher[:, None].expand_as(terms.token_cosine)
+    metrics["cosine_by_t"] = mean_by_timestep(terms.token_cosine, teacher_timestep, counted)
+    for name, features in zip(("student", "teacher"), terms.features, strict=True):
+        metrics |= {f"{name}/{key}": value for key, value in feature_metrics(features).items()}
     return metrics
 
 
-def loss_by_timestep(loss: Tensor, timesteps: Tensor) -> Tensor:
-    """Means of `loss` [10] in ten equal bins of the timesteps in [0, 1]; NaN for empty bins."""
-    bins = (timesteps * TIME_BINS).long().clamp(0, TIME_BINS - 1).flatten()
-    total = torch.zeros(TIME_BINS, device=loss.device).index_add_(0, bins, loss.flatten())
-    return total / torch.bincount(bins, minlength=TIME_BINS)
+def feature_metrics(features: Tensor) -> dict[str, Tensor]:
+    """Size and variety of features [G, N, D], as scalars; variety that vanishes is a collapse.
+
+    `norm`: mean length of a token's features. `std_batch`: root mean square deviation of a channel
+    from its mean over the samples at the same place; `std_tokens`: over the places of the same
+    sample. `rank`: participation ratio (sum e)^2 / sum e^2 of the eigenvalues e of the channels'
+    covariance, between 1 (all features on a line) and D; it needs no decomposition.
+    """
+    x = features.float()
+    deviation = x - x.mean(dim=(0, 1))
+    total = deviation.square().mean()
+    flat = deviation.flatten(0, 1)
+    covariance = flat.mT @ flat
+
+    def within(dim: int) -> Tensor:
+        """Total variance is that within and that between; much cheaper than `var` on a CPU."""
+        return (total - deviation.mean(dim=dim).square().mean()).clamp(min=0).sqrt()
+
+    return {
+        "norm": x.norm(dim=-1).mean(),
+        "std_batch": within(0),
+        "std_tokens": within(1),
+        "rank": covariance.trace().square() / covariance.square().sum(),
+    }
+
+
+def mean_by_timestep(values: Tensor, timesteps: Tensor, counted: Tensor) -> Tensor:
+    """Means of `values` [10] in ten equal bins of the timesteps in [0, 1]; see `mean_by`."""
+    bins = (timesteps * TIME_BINS).long().clamp(0, TIME_BINS - 1)
+    return mean_by(values, bins, TIME_BINS, counted)
+
+
+def mean_by(values: Tensor, group: Tensor, num_groups: int, counted: Tensor) -> Tensor:
+    """Means of `values` in each group of 0 .. num_groups - 1; NaN for a group without any.
+
+    values, group (int64) and counted (bool) have one shape; what is not counted is left out.
+    """
+    # Not bincount, which makes the host wait for the device.
+    groups = torch.arange(num_groups, device=values.device)
+    member = (group.flatten()[:, None] == groups) & counted.flatten()[:, None]
+    return (values.flatten()[:, None] * member).sum(dim=0) / member.sum(dim=0)

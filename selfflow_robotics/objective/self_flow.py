@@ -63,6 +63,9 @@ class LossTerms:
     cosine: Tensor | None  # scalar: teacher-student cosine, None when gamma = 0
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
     timesteps: DualTimesteps
+    counted: Tensor  # bool [G, N of all slots]: the tokens that count, in the timesteps' order
+    token_cosine: Tensor | None = None  # [G, N of all slots]; None, as the next, when gamma = 0
+    features: tuple[Tensor, Tensor] | None = None  # raw, student's and teacher's [G, N, D]
 
 
 def self_flow_loss(
@@ -108,8 +111,15 @@ def self_flow_loss(
         token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
         flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
     flow_loss = torch.stack(flow_losses).mean()
+    counted = torch.cat(
+        [
+            valid.get(slot, torch.ones_like(loss, dtype=torch.bool))
+            for slot, loss in token_loss.items()
+        ],
+        dim=1,
+    )
     if config.gamma == 0:
-        return LossTerms(flow_loss, flow_loss, None, token_loss, tau)
+        return LossTerms(flow_loss, flow_loss, None, token_loss, tau, counted)
 
     assert teacher is not None
     assert features is not None
@@ -122,16 +132,18 @@ def self_flow_loss(
         index = torch.zeros_like(tau.index)
         _, target = teacher(x_teacher, (t_teacher, index), config.teacher_layer)
     assert target is not None
-    cosine = F.cosine_similarity(project(features).float(), target.float(), dim=-1)  # Eq. 6
-    counted = torch.cat(
-        [
-            valid.get(slot, torch.ones_like(loss, dtype=torch.bool))
-            for slot, loss in token_loss.items()
-        ],
-        dim=1,
+    token_cosine = F.cosine_similarity(project(features).float(), target.float(), dim=-1)  # Eq. 6
+    cosine = _masked_mean(token_cosine, counted)
+    return LossTerms(
+        loss=flow_loss - config.gamma * cosine,
+        flow_loss=flow_loss,
+        cosine=cosine,
+        token_loss=token_loss,
+        timesteps=tau,
+        counted=counted,
+        token_cosine=token_cosine.detach(),
+        features=(features.detach(), target),
     )
-    cosine = _masked_mean(cosine, counted)
-    return LossTerms(flow_loss - config.gamma * cosine, flow_loss, cosine, token_loss, tau)
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.timesteps import TimestepConfig
 from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps
-from selfflow_robotics.objective.metrics import loss_by_timestep
 from selfflow_robotics.objective.roles import ROLES, arrange, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, self_flow_loss
 
@@ -155,11 +154,3 @@ def test_tokens_that_do_not_count_change_nothing():
 def test_impossible_objectives_are_refused(config):
     with pytest.raises(UserError):
         ObjectiveConfig(**config)
-
-
-def test_loss_by_timestep_averages_each_bin():
-    loss, t = torch.tensor([[1.0, 3.0, 5.0]]), torch.tensor([[0.05, 0.0, 1.0]])
-    bins = loss_by_timestep(loss, t)
-    assert bins[0] == 2.0
-    assert bins[9] == 5.0
-    assert bins[1:9].isnan().all()
