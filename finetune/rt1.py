@@ -14,9 +14,11 @@ read play: aimless motion, recorded where the demonstrations are. Actions are no
 repeating the command continues an interrupted one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
@@ -33,6 +35,7 @@ from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
 from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
@@ -43,7 +46,7 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resolve_checkpoint,
 )
-from selfflow_robotics.training.device import choose_device, choose_precision
+from selfflow_robotics.training.device import autocast, choose_device, choose_precision
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -132,6 +135,23 @@ def main(config: FinetuneConfig) -> None:
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
         return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
 
+    def held_out() -> dict[str, float]:
+        """The policy's loss on episodes that training never sees, of the weights that act."""
+        with torch.no_grad(), autocast(device, precision):
+            losses = [
+                role_loss(
+                    state.teacher,
+                    state.teacher,
+                    window_sample(windows, model.autoencoder, normalizer, device),
+                    ROLES["policy"],
+                    config.policy_objective,
+                    replace(config.conditioning, text_dropout=0.0),
+                    torch_generator(config.seed, number, 4, device=device),
+                ).flow_loss.item()
+                for number, windows in enumerate(data.held_out_batches())
+            ]
+        return {"held_out_policy_loss": sum(losses) / len(losses)}
+
     def show(step: int) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
         network = Network(state.teacher, normalizer, {}, ("world_model",), run, device)
@@ -148,6 +168,7 @@ def main(config: FinetuneConfig) -> None:
         device=device,
         precision=precision,
         extra=checkpoint_record(config.model, data.stats, data.provenance, config.roles),
+        held_out=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
     )
     print(f"done: {run}; next: python eval/simpler.py --task pick_coke_can")
@@ -200,6 +221,13 @@ class RobotData:
         later = self.config.model.later_frames if has_frames(role) else 0
         return role, self._mixtures[role].batch(step, later)
 
+    def held_out_batches(self) -> Iterator[WindowBatch]:
+        """Windows of the held-out episodes, evenly spread."""
+        size, count = self.config.policy_batch, len(self.held_out)
+        chosen = np.linspace(0, count - 1, min(count, HELD_OUT_BATCHES * size)).astype(int)
+        for start in range(0, len(chosen), size):
+            yield self.held_out.read(chosen[start : start + size], 0)
+
     def _windows(self, index: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
         model = self.config.model
         return WindowReader(
@@ -220,6 +248,8 @@ class RobotData:
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
         return self._windows(RldsIndex.open(ensure_demonstrations(replace(config.play, **same))))
 
+
+HELD_OUT_BATCHES = 8  # looked at with each checkpoint
 
 # Play is recorded where the demonstrations are.
 SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")

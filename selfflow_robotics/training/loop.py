@@ -77,6 +77,7 @@ def train(
     device: torch.device,
     precision: str,
     extra: dict[str, Any],
+    held_out: Callable[[], dict[str, Any]] | None = None,
     on_sample: Callable[[int], None] | None = None,
 ) -> None:
     """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
@@ -85,6 +86,7 @@ def train(
         batch_at: the batch of a step (a pure function; called from a background thread).
         loss_fn: (batch, generator) -> StepLoss; it holds the model and the teacher itself.
         extra: stored in every checkpoint's manifest.
+        held_out: what to log of data that training never sees, asked for with each checkpoint.
         on_sample: called with the step every `sample_every` steps and at the end.
 
     Raises UserError when a loss or gradient is not finite (before the weights change) or a
@@ -112,7 +114,10 @@ def train(
                 out = loss_fn(batch, generator)
             out.loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
-            logged = state.step % config.log_every == 0 or state.step + 1 == config.steps
+            done = state.step + 1
+            stopping = stop.requested and done < config.steps
+            saved = done % config.save_every == 0 or done == config.steps or stopping
+            logged = state.step % config.log_every == 0 or saved
             _check_finite(out.loss, grad_norm, state.step, run)
             _update(state, config)
             tokens += out.num_tokens
@@ -127,16 +132,17 @@ def train(
                     "tokens_per_s": tokens / seconds,
                     "data_wait_s": waited,
                 }
+                if held_out is not None and saved:
+                    record |= held_out()
                 log.write(record)
                 bar.set_postfix(loss=f"{out.loss.item():.3f}", refresh=False)
                 started, tokens = time.perf_counter(), 0
-            state.step += 1
+            state.step = done
             bar.update()
-            finished = state.step == config.steps
-            if state.step % config.save_every == 0 or finished or stop.requested:
+            if saved:
                 state.save(folder, extra)
                 prune_checkpoints(folder, config.keep_checkpoints)
-            if stop.requested and not finished:
+            if stopping:
                 raise KeyboardInterrupt
             if on_sample and config.sample_every and state.step % config.sample_every == 0:
                 on_sample(state.step)

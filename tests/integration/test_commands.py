@@ -58,6 +58,17 @@ def test_pretraining_leaves_a_run_that_can_be_read(folder):
     assert (made / "config.yaml").exists()
 
 
+def test_finetuning_measures_its_policy_on_held_out_episodes(folder):
+    lines = (folder / "runs/debug-rt1/metrics.jsonl").read_text().splitlines()
+    measured = {
+        line["step"]: line["held_out_policy_loss"]
+        for line in map(json.loads, lines)
+        if "held_out_policy_loss" in line
+    }
+    assert 11 in measured
+    assert all(0 < loss < 10 for loss in measured.values())
+
+
 def test_finetuning_starts_from_the_pretraining_run_and_says_so(folder):
     again = run(folder, "finetune/rt1.py", "experiment=debug", "threads=1", "name=other")
     assert "from runs/debug-pretrain/checkpoints/step_0000012" in again.stdout
