@@ -55,16 +55,18 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
 def feature_metrics(features: Tensor) -> dict[str, Tensor]:
     """Size and variety of features [G, N, D], as scalars; variety that vanishes is a collapse.
 
-    `norm`: mean length of a token's features. `std_batch`: root mean square deviation of a channel
-    from its mean over the samples at the same place; `std_tokens`: over the places of the same
-    sample. `rank`: participation ratio (sum e)^2 / sum e^2 of the eigenvalues e of the channels'
-    covariance, between 1 (all features on a line) and D; it needs no decomposition.
+    `norm`: mean length of a token's features. `spread_batch`: standard deviation over the samples
+    at the same place; `spread_tokens`: over the places of the same sample; both as shares, 0 to 1,
+    of the features' root mean square. `rank`: participation ratio (sum e)^2 / sum e^2 of the
+    eigenvalues e of the channels' covariance, 1 (all features on a line) to D; it needs no
+    decomposition.
     """
     x = features.float()
     deviation = x - x.mean(dim=(0, 1))
     total = deviation.square().mean()
     flat = deviation.flatten(0, 1)
     covariance = flat.mT @ flat
+    size = x.square().mean().sqrt()
 
     def within(dim: int) -> Tensor:
         """Total variance is that within and that between; much cheaper than `var` on a CPU."""
@@ -72,8 +74,8 @@ def feature_metrics(features: Tensor) -> dict[str, Tensor]:
 
     return {
         "norm": x.norm(dim=-1).mean(),
-        "std_batch": within(0),
-        "std_tokens": within(1),
+        "spread_batch": within(0) / size,
+        "spread_tokens": within(1) / size,
         "rank": covariance.trace().square() / covariance.square().sum(),
     }
 

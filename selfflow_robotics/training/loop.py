@@ -105,7 +105,7 @@ def train(
         print(f"resuming {run} at step {state.step} of {config.steps}")
     log = MetricsLog(run / "metrics.jsonl", state.step)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    started, tokens = time.perf_counter(), 0
+    started, tokens, waits = time.perf_counter(), 0, []
     bar = tqdm(total=config.steps, initial=state.step, unit="step", dynamic_ncols=True)
     with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
         for batch, waited in batches:
@@ -121,6 +121,7 @@ def train(
             _check_finite(out.loss, grad_norm, state.step, run)
             _update(state, config)
             tokens += out.num_tokens
+            waits.append(waited)
             if logged:
                 seconds = time.perf_counter() - started
                 record = {
@@ -130,13 +131,14 @@ def train(
                     "grad_norm": grad_norm,
                     "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
                     "tokens_per_s": tokens / seconds,
-                    "data_wait_s": waited,
+                    "step_s": seconds / len(waits),
+                    "data_wait_s": sum(waits) / len(waits),
                 }
                 if held_out is not None and saved:
                     record |= held_out()
                 log.write(record)
                 bar.set_postfix(loss=f"{out.loss.item():.3f}", refresh=False)
-                started, tokens = time.perf_counter(), 0
+                started, tokens, waits = time.perf_counter(), 0, []
             state.step = done
             bar.update()
             if saved:

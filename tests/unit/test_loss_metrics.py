@@ -60,6 +60,8 @@ def test_every_metric_is_a_tensor_of_its_own_numbers():
         torch.testing.assert_close(logged[key], centres, atol=0.03, rtol=0)
     assert logged["loss_by_group/actions"].shape == (2,)
     assert logged["teacher/norm"].item() == pytest.approx(2 * logged["student/norm"].item())
+    for key in ("spread_batch", "spread_tokens"):
+        assert logged[f"teacher/{key}"].item() == pytest.approx(logged[f"student/{key}"].item())
     assert logged["teacher/rank"].item() == pytest.approx(logged["student/rank"].item())
 
 
@@ -83,16 +85,16 @@ def test_feature_metrics_measure_size_and_variety():
     x = torch.randn(4096, 5, 8, generator=generator(2))
     measured = {key: value.item() for key, value in feature_metrics(x).items()}
     assert measured["rank"] == pytest.approx(8, rel=0.01)
-    assert measured["std_batch"] == pytest.approx(1, rel=0.01)
-    assert measured["std_tokens"] == pytest.approx((4 / 5) ** 0.5, rel=0.01)
+    assert measured["spread_batch"] == pytest.approx(1, rel=0.01)
+    assert measured["spread_tokens"] == pytest.approx((4 / 5) ** 0.5, rel=0.01)
     assert measured["norm"] == pytest.approx(2.74, rel=0.01)  # of the chi distribution with 8
 
 
 def test_feature_metrics_see_three_kinds_of_collapse():
     rows = torch.randn(256, 1, 8, generator=generator(3))
     same_places = feature_metrics(rows.expand(256, 5, 8))
-    assert same_places["std_tokens"] < 1e-3 < same_places["std_batch"]
+    assert same_places["spread_tokens"] < 1e-3 < same_places["spread_batch"]
     same_samples = feature_metrics(rows[:5, 0].expand(256, 5, 8))
-    assert same_samples["std_batch"] < 1e-3 < same_samples["std_tokens"]
+    assert same_samples["spread_batch"] < 1e-3 < same_samples["spread_tokens"]
     on_a_line = feature_metrics(rows[:, :, :1] * torch.ones(256, 5, 8))
     assert on_a_line["rank"].item() == pytest.approx(1, abs=1e-4)
