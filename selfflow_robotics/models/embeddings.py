@@ -10,19 +10,24 @@ from torch import Tensor, nn
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoids of a timestep in [0, 1] through a two-layer MLP (256 frequencies, as in DiT)."""
+    """Sinusoids of a timestep in [0, 1] through a two-layer MLP (256 frequencies, as in DiT).
 
-    def __init__(self, width: int, frequencies: int = 256) -> None:
+    The angles are scale * (t - origin) * frequency. DiT embeds timesteps of 0..1000; the default
+    scale keeps its frequencies meaningful on [0, 1].
+    """
+
+    def __init__(
+        self, width: int, frequencies: int = 256, scale: float = 1000.0, origin: float = 0.0
+    ) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.scale, self.origin = frequencies, scale, origin
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         """t of any shape [...] in [0, 1] -> [..., D]."""
         half = self.frequencies // 2
-        # DiT embeds timesteps of 0..1000; the factor keeps its frequencies meaningful on [0, 1].
         freqs = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
-        angles = 1000 * t.unsqueeze(-1).float() * freqs
+        angles = self.scale * (t.unsqueeze(-1).float() - self.origin) * freqs
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 

@@ -151,9 +151,13 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         zero(self.linear, self.adaLN_modulation)
 
-    def forward(self, x: Tensor, mod: Modulation) -> Tensor:
+    def forward(self, x: Tensor, mod: Modulation, channels: int | None = None) -> Tensor:
+        """Hidden tokens [G, N, D] -> their channels, or only the first `channels` of them."""
         shift, scale = mod.per_token(self.adaLN_modulation(mod.cond)).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        x = modulate(self.norm_final(x), shift, scale)
+        if channels is None:
+            return self.linear(x)
+        return F.linear(x, self.linear.weight[:channels], self.linear.bias[:channels])
 
 
 class Projector(nn.Module):

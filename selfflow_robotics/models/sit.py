@@ -35,11 +35,11 @@ class SiTConfig:
 
 
 class SiT(nn.Module):
-    """Blocks of a SiT between modality adapters (`models.multimodal`)."""
+    """Blocks of a SiT between modality adapters (`models.multimodal`, `models.image_sit`)."""
 
-    def __init__(self, config: SiTConfig) -> None:
+    def __init__(self, config: SiTConfig, t_embedder: TimestepEmbedder | None = None) -> None:
         super().__init__()
-        self.t_embedder = TimestepEmbedder(config.width)
+        self.t_embedder = t_embedder or TimestepEmbedder(config.width)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
@@ -59,9 +59,13 @@ class SiT(nn.Module):
             assert isinstance(block, Block)
             zero(block.adaLN_modulation)
 
-    def modulation(self, timesteps: Timesteps) -> Modulation:
+    def modulation(self, timesteps: Timesteps, condition: Tensor | None = None) -> Modulation:
+        """Conditioning of each distinct timestep; `condition` [G, D] (a label) is added to all."""
         values, index = timesteps
-        return Modulation(self.t_embedder(values), index)
+        cond = self.t_embedder(values)
+        if condition is not None:
+            cond = cond + condition.unsqueeze(1)
+        return Modulation(cond, index)
 
     def encode_context(self, tokens: Tensor, timesteps: Timesteps) -> list[KeyValue]:
         """Keys and values of clean tokens [B, M, D] at every block."""
@@ -82,14 +86,15 @@ class SiT(nn.Module):
         context: list[KeyValue] | None = None,
         layer: int | None = None,
         stop_at_layer: bool = False,
+        condition: Tensor | None = None,
     ) -> tuple[Tensor, Modulation, Tensor | None]:
-        """Hidden tokens [G, N, D] through the blocks.
+        """Hidden tokens [G, N, D] through the blocks, modulated by timestep and `condition` [G, D].
 
         Returns the last hidden tokens, the modulation (output layers use it too), and the raw
         features after `layer` blocks (None when no layer was asked for). With `stop_at_layer`
         nothing after that block is computed: a teacher needs no more.
         """
-        mod = self.modulation(timesteps)
+        mod = self.modulation(timesteps, condition)
         features = None
         for i, block in enumerate(self.blocks):
             tokens, _ = block(tokens, mod, None if context is None else context[i])

@@ -1,0 +1,222 @@
+"""The paper's released class-conditional weights as an `ImageSiT`, and back.
+
+The release (github.com/black-forest-labs/Self-Flow, weights `selfflow_imagenet256.pt`) differs in
+three conventions. They end here; the network and everything above it know only `flow/path.py`'s.
+
+* It embeds 1 - t, ours t - 1: the cosines agree, the sines change their sign, so the columns of the
+  timestep MLP's first weight that meet sines are negated.
+* Its last layer predicts data - noise: the velocity's rows are negated (the variance's are not).
+* The rows of its last layer stand in (p q c) order, ours in (c p q).
+
+Its positions are fixed; they are checked against ours when read and written out again.
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.embeddings import sincos_positions_2d
+from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.sit import SiTConfig
+
+StateDict = dict[str, Tensor]
+
+# The release's names and ours, by how they begin.
+_PREFIXES = {
+    "x_embedder.proj.": "x_embedder.",
+    "y_embedder.embedding_table.": "label_table.",
+    "t_embedder.": "sit.t_embedder.",
+    "blocks.": "sit.blocks.",
+    "final_layer.": "final_layer.",
+    "projector.": "projector.",
+}
+_POSITIONS = "pos_embed"
+_POSITIONS_TOLERANCE = 1e-2  # a half-precision copy passes, another formula does not
+_TIME_IN = "sit.t_embedder.mlp.0.weight"
+_LAST = ("final_layer.linear.weight", "final_layer.linear.bias")
+# What torch and safetensors raise for a file that is cut, foreign or wants to run code.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+
+
+def from_released(
+    state: dict, heads: int | None = None, patch: int = 2
+) -> tuple[ImageSiTConfig, StateDict]:
+    """The configuration and state dict of an `ImageSiT` equal to the released model.
+
+    Args:
+        state: a state dict of the release, also inside {"model": ...} or {"state_dict": ...} and
+            with names that begin with "module." or "model.".
+        heads: attention heads; the tensors do not tell. None takes those of the size in `SIZES`
+            with this width and depth.
+        patch: side of a patch of latents, which the tensors do not tell either.
+
+    Raises UserError where a tensor is missing, unknown or of another shape than the others imply.
+    """
+    released = _unwrap(state)
+    config = _infer_config(released, heads, patch)
+    _check(released, config)
+    ours = {_our_name(name): v for name, v in released.items() if name != _POSITIONS}
+    ours[_TIME_IN] = _flip_sines(ours[_TIME_IN])
+    for name in _LAST:
+        rows = rearrange(ours[name], "(pq c) ... -> (c pq) ...", pq=patch**2)
+        ours[name] = _flip_velocity(rows, config)
+    return config, ours
+
+
+def to_released(state: StateDict, config: ImageSiTConfig) -> StateDict:
+    """The state dict of an `ImageSiT` under the release's names and conventions."""
+    ours = dict(state)
+    ours[_TIME_IN] = _flip_sines(ours[_TIME_IN])
+    for name in _LAST:
+        rows = _flip_velocity(ours[name], config)
+        ours[name] = rearrange(rows, "(c pq) ... -> (pq c) ...", pq=config.patch**2)
+    released = {_their_name(name): tensor for name, tensor in ours.items()}
+    released[_POSITIONS] = sincos_positions_2d(config.sit.width, config.grid, config.grid)[None]
+    return released
+
+
+def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> ImageSiT:
+    """The released model from a .pt or .safetensors file, in float32; see `from_released`.
+
+    Nothing in the file is executed. Raises UserError where it cannot be read or does not fit.
+    """
+    path = Path(path)
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise UserError(f"{path} is neither .pt nor .safetensors; give a released weights file")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}; give a released weights file") from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path} is truncated or holds no plain tensors ({reason}); download it again"
+        ) from error
+    try:
+        config, ours = from_released(state, heads, patch)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    with torch.device("meta"):  # no time for weights that are replaced at once
+        model = ImageSiT(config)
+    model.load_state_dict({name: v.float() for name, v in ours.items()}, assign=True)
+    return model
+
+
+def _unwrap(state: object) -> StateDict:
+    """The tensors of a released file by their plain names."""
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state:
+        raise UserError("the weights are no state dict; give the release's own")
+    odd = [str(name) for name, v in state.items() if not isinstance(v, Tensor)]
+    if odd:
+        raise UserError(f"the state dict holds things that are no tensors: {_few(odd)}")
+    for prefix in ("module.", "model."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): v for name, v in state.items()}
+    return state
+
+
+def _infer_config(released: StateDict, heads: int | None, patch: int) -> ImageSiTConfig:
+    shapes = {name: tensor.shape for name, tensor in released.items()}
+    blocks = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
+    depth = 1 + max((int(number) for number in blocks if number.isdecimal()), default=-1)
+    try:
+        width, token_channels = shapes["x_embedder.proj.weight"]
+        hidden, _ = shapes["blocks.0.mlp.fc1.weight"]
+        rows, _ = shapes["y_embedder.embedding_table.weight"]
+        outputs, _ = shapes["final_layer.linear.weight"]
+        _, num_tokens, _ = shapes[_POSITIONS]
+    except KeyError as error:
+        raise UserError(
+            f"the state dict has no {error.args[0]}; give a released Self-Flow image model"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            "the state dict's tensors have the wrong number of dimensions; give a released "
+            "Self-Flow image model"
+        ) from error
+    known = [s.heads for s in SIZES.values() if (s.width, s.depth) == (width, depth)]
+    if heads is None and not known:
+        raise UserError(
+            f"width {width} and depth {depth} are no known size, and tensors do not tell the "
+            "number of attention heads; pass heads"
+        )
+    return ImageSiTConfig(
+        sit=SiTConfig(width, depth, known[0] if heads is None else heads, hidden / width),
+        latent_size=round(num_tokens**0.5) * patch,
+        channels=token_channels // patch**2,
+        patch=patch,
+        num_classes=rows - 1,
+        learn_sigma=outputs != token_channels,
+    )
+
+
+def _check(released: StateDict, config: ImageSiTConfig) -> None:
+    """Raise UserError unless the tensors are exactly those of a released model of `config`."""
+    with torch.device("meta"):
+        expected = to_released(ImageSiT(config).state_dict(), config)
+    missing = sorted(expected.keys() - released.keys())
+    if missing:
+        raise UserError(f"the state dict lacks {len(missing)} tensors: {_few(missing)}")
+    unexpected = sorted(released.keys() - expected.keys())
+    if unexpected:
+        raise UserError(f"the state dict has {len(unexpected)} unknown: {_few(unexpected)}")
+    wrong = [
+        f"{name} is {tuple(released[name].shape)}, should be {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if released[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise UserError(f"the state dict has {len(wrong)} wrong shapes: {_few(wrong)}")
+    away = (released[_POSITIONS].cpu().float() - expected[_POSITIONS]).abs().max().item()
+    if not away < _POSITIONS_TOLERANCE:
+        raise UserError(
+            f"{_POSITIONS} is not the fixed sine-cosine grid (off by {away:.3g}); "
+            "positions that were trained cannot be used"
+        )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return "; ".join(names[:3]) + more
+
+
+def _our_name(name: str) -> str:
+    prefix = next(p for p in _PREFIXES if name.startswith(p))
+    return _PREFIXES[prefix] + name.removeprefix(prefix)
+
+
+def _their_name(name: str) -> str:
+    theirs, ours = next(pair for pair in _PREFIXES.items() if name.startswith(pair[1]))
+    return theirs + name.removeprefix(ours)
+
+
+def _flip_sines(weight: Tensor) -> Tensor:
+    """The timestep MLP's first weight [D, cosines + sines] with its sine columns negated."""
+    cosines, sines = weight.chunk(2, dim=1)
+    return torch.cat([cosines, -sines], dim=1)
+
+
+def _flip_velocity(rows: Tensor, config: ImageSiTConfig) -> Tensor:
+    """The last layer's weight or bias in (c p q) order with the velocity's rows negated."""
+    velocity, variance = rows[: config.token_channels], rows[config.token_channels :]
+    return torch.cat([-velocity, variance])

@@ -1,0 +1,214 @@
+"""The released model: same weights, same velocities, features and samples, recorded from itself.
+
+`golden/official_tiny.safetensors` holds a small copy of the release's architecture with random
+weights, and what the release's own code made of them.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.convert import from_released, load_released, to_released
+from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig, patchify
+from selfflow_robotics.world.generate import sample_images
+
+PATH = Path(__file__).parents[1] / "golden" / "official_tiny.safetensors"
+HEADS = 4
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(PATH)
+
+
+@pytest.fixture
+def released(golden):
+    """The release's state dict, by its plain names."""
+    return {k.removeprefix("model."): v for k, v in golden.items() if k.startswith("model.")}
+
+
+@pytest.fixture(scope="module")
+def recorded(golden):
+    return {k.removeprefix("io."): v for k, v in golden.items() if k.startswith("io.")}
+
+
+@pytest.fixture
+def model(released):
+    config, state = from_released(released, HEADS)
+    model = ImageSiT(config)
+    model.load_state_dict(state)
+    return model
+
+
+def per_token(t):
+    """Recorded timesteps, [B] or [B, N], with a value for every token or one for all."""
+    if t.ndim == 1:
+        return t[:, None], torch.zeros(len(t), 16, dtype=torch.long)
+    return t, torch.arange(16).expand(len(t), -1)
+
+
+@pytest.mark.parametrize("case", ["dual", "random", "scalar"])
+def test_velocities_and_features_equal_the_release(model, recorded, case):
+    timesteps = per_token(recorded[f"t_{case}"])
+    with torch.no_grad():
+        velocity, raw = model(recorded["x"], timesteps, recorded["labels"], layer=3)
+        _, first = model(recorded["x"], timesteps, recorded["labels"], 1, features_only=True)
+        projected = model.projector(first)
+    close = {"rtol": 0, "atol": 1e-6}  # values reach 1.6
+    torch.testing.assert_close(velocity, recorded[f"v_{case}"], **close)
+    torch.testing.assert_close(raw, recorded[f"raw3_{case}"], **close)
+    torch.testing.assert_close(projected, recorded[f"proj1_{case}"], **close)
+
+
+def test_two_values_and_their_mask_equal_the_release(model, recorded):
+    t, mask = recorded["t_dual"], recorded["dual_mask"].long()
+    values = torch.stack([torch.stack([t[i][mask[i] == j][0] for j in (0, 1)]) for i in range(3)])
+    with torch.no_grad():
+        velocity, _ = model(recorded["x"], (values, mask), recorded["labels"])
+    torch.testing.assert_close(velocity, recorded["v_dual"], rtol=0, atol=1e-6)
+
+
+def replay(*draws):
+    left = iter(draws)
+    return lambda _shape: next(left)
+
+
+def test_stochastic_samples_equal_the_release(model, recorded):
+    latents = sample_images(
+        model,
+        recorded["labels"],
+        replay(recorded["sde_init"], *recorded["sde_draws"]),
+        num_steps=12,
+    )
+    torch.testing.assert_close(patchify(latents, 2), recorded["sde_out"], rtol=0, atol=1e-5)
+
+
+def test_guided_samples_equal_the_release(model, recorded):
+    """The release carries an unconditional half along; what it makes of it is thrown away."""
+    latents = sample_images(
+        model,
+        recorded["labels"],
+        replay(recorded["sde_init"], *recorded["cfg_draws"][:, 3:]),
+        num_steps=12,
+        guidance_scale=2.5,
+        guidance_interval=(0.0, 0.7),
+    )
+    expected = recorded["cfg_out_uncond_then_cond"][3:]
+    torch.testing.assert_close(patchify(latents, 2), expected, rtol=0, atol=1e-5)
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_there_and_back_changes_no_bit(model, released):
+    back = to_released(model.state_dict(), model.config)
+    assert_same(back, released)
+    assert_same(from_released(back, HEADS)[1], model.state_dict())
+
+
+def test_the_configuration_is_read_off_the_tensors(model):
+    sit = model.config.sit
+    assert (sit.width, sit.depth, sit.heads, sit.mlp_ratio) == (48, 4, 4, 4.0)
+    rest = (model.config.latent_size, model.config.channels, model.config.num_classes)
+    assert rest == (8, 4, 10)
+    assert model.config.learn_sigma
+
+
+def test_a_network_without_variance_goes_there_and_back():
+    config = ImageSiTConfig(latent_size=8, num_classes=2, learn_sigma=False)
+    state = ImageSiT(config).state_dict()
+    again, back = from_released(to_released(state, config), heads=config.sit.heads)
+    assert again == config
+    assert_same(back, state)
+
+
+def test_xl_has_the_names_of_the_release_and_is_recognised():
+    config = ImageSiTConfig(SIZES["XL"])
+    with torch.device("meta"):
+        state = to_released(ImageSiT(config).state_dict(), config)
+    layers = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear"]
+    layers += ["final_layer.adaLN_modulation.1", "projector.linear1", "projector.linear2"]
+    inside = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1"]
+    layers += [f"blocks.{i}.{name}" for i in range(28) for name in inside]
+    names = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    assert state.keys() == names | {"pos_embed", "y_embedder.embedding_table.weight"}
+    assert state["pos_embed"].shape == (1, 256, 1152)
+    assert state["y_embedder.embedding_table.weight"].shape == (1001, 1152)
+    assert from_released(state)[0] == config
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
+def test_wrappers_and_prefixes_are_taken_off(released, model, wrapper, prefix):
+    wrapped = {wrapper: {prefix + name: v for name, v in released.items()}}
+    assert_same(from_released(wrapped, HEADS)[1], model.state_dict())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_are_read_from_a_file(released, model, recorded, tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save({"model": released}, path)
+    else:
+        save_file(released, path)
+    loaded = load_released(path, HEADS)
+    assert_same(loaded.state_dict(), model.state_dict())
+    assert torch.equal(loaded.positions, model.positions)
+    assert all(p.requires_grad for p in loaded.parameters())
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(UserError, match=r"truncated .*download it again") as error:
+        load_released(path, HEADS)
+    assert "\n" not in str(error.value)
+
+
+class Foreign:
+    """Something that only running code could restore."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not weights", "truncated or holds no plain tensors"),
+        ({"model": Foreign()}, "truncated or holds no plain tensors"),
+        ([1, 2], "no state dict"),
+        ({"model": {"epoch": 3}}, "no tensors: epoch"),
+        ({"fc.weight": torch.zeros(2)}, r"has no x_embedder.proj.weight"),
+        (None, "there is no file"),
+    ],
+)
+def test_foreign_files_are_one_clear_line(tmp_path, content, message):
+    path = tmp_path / "weights.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message) as error:
+        load_released(path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_endings_are_refused():
+    with pytest.raises(UserError, match=r"neither \.pt nor \.safetensors"):
+        load_released("weights.bin")
+
+
+def test_missing_unknown_and_misshapen_tensors_are_named(released):
+    def converted(**changes):
+        from_released({k: v for k, v in {**released, **changes}.items() if v is not None}, HEADS)
+
+    with pytest.raises(UserError, match=r"lacks 1 tensors: blocks\.2\.attn\.qkv\.bias"):
+        converted(**{"blocks.2.attn.qkv.bias": None})
+    with pytest.raises(UserError, match=r"has 5 unknown: a; b; c and 2 more"):
+        converted(**dict.fromkeys("abcde", torch.zeros(1)))
+    with pytest.raises(UserError, match=r"blocks\.1\.mlp\.fc1\.bias is \(5,\), should be \(192,\)"):
+        converted(**{"blocks.1.mlp.fc1.bias": torch.zeros(5)})
+    with pytest.raises(UserError, match="not the fixed sine-cosine grid"):
+        converted(pos_embed=released["pos_embed"].roll(1, dims=1))
+    with pytest.raises(UserError, match="pass heads"):
+        from_released(released)
