@@ -1,0 +1,129 @@
+"""Probe a network's features: what of a picture can a linear map read off them?
+
+    python eval/probe.py                                  # the newest pretraining run
+    python eval/probe.py --checkpoint runs/rt1 layers=[2,4] timesteps=[0.5]
+    python eval/probe.py experiment=debug                 # seconds
+
+Episodes that training never saw are played aimlessly, so that for each picture the position and
+axis of the object, the gripper and the tool point are known. Ridge regression reads them off the
+features after each block, with the picture noised to each timestep; the baselines are the mean and
+the same regression on the pixels. Results lie in RUN/eval/probe: probe.json, table.md.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import find_checkpoint, run_of
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.simpler.preflight import check_simpler
+from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.home import home_spec
+from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
+from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
+from selfflow_robotics.evaluation.probes import MIN_EPISODES, probe
+from selfflow_robotics.locks import hold
+from selfflow_robotics.training.checkpoint import MANIFEST
+from selfflow_robotics.training.device import choose_device
+from selfflow_robotics.world.network import load_network
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    task: str = "pick_coke_can"
+    checkpoint: str | None = None
+    layers: list[int] | None = None
+    timesteps: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75])
+    num_episodes: int = 240
+    seed: int = 0
+    device: str = "auto"
+    renderer: Literal["ray", "gl"] | None = None
+    output: str | None = None
+    simpler: SimplerInstall = field(default_factory=SimplerInstall)
+
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        if self.num_episodes < MIN_EPISODES:
+            raise UserError(
+                f"num_episodes must be at least {MIN_EPISODES}, got {self.num_episodes}"
+            )
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}")
+        if not self.timesteps or not all(0 <= t <= 1 for t in self.timesteps):
+            raise UserError(f"timesteps must be numbers in [0, 1], got {self.timesteps}")
+
+
+@hydra_app(
+    "probe",
+    ProbeConfig,
+    flags=(Flag("--task"), Flag("--checkpoint", literal=True, help="a run folder or checkpoint")),
+)
+def main(config: ProbeConfig) -> None:
+    torch.set_num_threads(1)
+    checkpoint = find_checkpoint(config.checkpoint, "pretrain")
+    network = load_network(checkpoint, choose_device(config.device))
+    depth, size = network.model.config.sit.depth, network.model.config.image_size
+    layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
+    if not layers or layers[0] < 0 or layers[-1] > depth:
+        raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
+    timesteps = sorted(set(config.timesteps))
+    output = Path(config.output) if config.output else run_of(checkpoint) / "eval" / "probe"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        hold(output)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {output} ({error.strerror}); choose output=..."
+        ) from error
+
+    data = network.provenance
+    simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
+    spec = home_spec(simulator, config.task, config.simpler, data, size, config.renderer)
+    if simulator == "simpler":
+        check_simpler(spec.path, spec.python)
+    with SimulatorClient(spec) as client:
+        settings = {
+            # The manifest has the checksums of the weights.
+            "checkpoint": hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest(),
+            "simulator": client.provenance(),
+            "task": config.task,
+            "layers": layers,
+            "timesteps": timesteps,
+            "num_episodes": config.num_episodes,
+            "seed": config.seed,
+        }
+        rows = known_rows(output / "probe.json", settings)
+        if rows is not None:
+            print(f"already measured: {output / 'probe.json'}")
+        else:
+            episodes = probe_episodes(get_task(config.task), config.num_episodes, config.seed)
+            with tqdm(total=len(episodes), unit="episode", desc="playing") as bar:
+                frames = play_frames([client], episodes, size, bar.update)
+            with tqdm(total=len(timesteps) * (len(layers) + 1), desc="probing") as bar:
+                rows = probe(network, frames, layers, timesteps, config.seed, bar.update)
+            report = {"frames": len(frames.images), "rows": rows, "settings": settings}
+            (output / "table.md").write_text(to_markdown(rows, f"Linear probes of {checkpoint}"))
+            (output / "probe.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(to_text(rows))
+    print(f"written to {output}")
+
+
+def known_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of the report at `path` if it is of the same network, simulator and settings."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return report["rows"] if report.get("settings") == json.loads(json.dumps(settings)) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Look into a training run: one HTML page of its curves, pictures, settings and warnings.
+
+    python eval/run_page.py                       # of the newest run
+    python eval/run_page.py --run runs/pretrain
+
+The page is RUN/page.html, one file that needs nothing else. It holds the loss by step, timestep and
+noise group, the teacher-student cosine, size and variety of the features, speed, samples and
+configuration, and says first what looks wrong. A run can be looked at while it goes on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import runs_of_kind
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.run_page import read_run, write_page
+from selfflow_robotics.evaluation.run_page_warnings import run_warnings
+
+
+@dataclass(frozen=True)
+class RunPageConfig:
+    run: str | None = None
+    runs_dir: str = "runs"
+    output: str | None = None
+
+
+@hydra_app(
+    "run_page",
+    RunPageConfig,
+    flags=(Flag("--run", literal=True, help="a run folder"),),
+)
+def main(config: RunPageConfig) -> None:
+    folder = Path(config.run) if config.run else newest_run(Path(config.runs_dir))
+    run = read_run(folder)
+    path = Path(config.output) if config.output else folder / "page.html"
+    write_page(run, path)
+    for warning in run_warnings(run.records):
+        print(f"warning: {warning}")
+    print(f"{len(run.records)} records, {len(run.samples)} pictures: {path}")
+
+
+def newest_run(root: Path) -> Path:
+    """The run of either kind that has logged something last. Raises UserError if none has."""
+    logs = [
+        log
+        for run in (*runs_of_kind("pretrain", root), *runs_of_kind("finetune", root))
+        if (log := run / "metrics.jsonl").exists()
+    ]
+    if not logs:
+        raise UserError(f"no run in {root}/ has logged anything; train one or give --run RUN")
+    return max(logs, key=lambda log: log.stat().st_mtime).parent
+
+
+if __name__ == "__main__":
+    main()

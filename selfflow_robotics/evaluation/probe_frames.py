@@ -1,0 +1,140 @@
+"""Pictures whose content is known: what the simulator knows of each frame of aimless play.
+
+The episodes' seeds lie in [500000, 600000): evaluations draw theirs below that
+(`evaluation.protocol`) and recordings above it (`rollouts.demonstrations`), so no network was ever
+trained on them. Object positions change little within an episode, so many short episodes say more
+than few long ones, and whoever splits frames must split them by episode.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.policies.demonstrator import Player
+from selfflow_robotics.rng import numpy_generator
+from selfflow_robotics.robot.observation import resize_image
+from selfflow_robotics.robot.rotations import quaternion_rotate
+from selfflow_robotics.rollouts.engine import roll_out
+
+FIRST_SEED, NUM_SEEDS = 500_000, 100_000
+EPISODE_STEPS = 40
+FRAME_STRIDE = 4  # control steps between two frames that are kept
+FALLEN_M = 0.05  # an object so far below its start lies on the floor, where no picture shows it
+LONG_AXIS = np.array([0.0, 1.0, 0.0])  # of the can, in its own frame
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quantity to read off a picture."""
+
+    unit: str
+    meaning: str
+    error: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (predicted, true) [n, k] -> [n] in unit
+
+
+def distance(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Euclidean distance of [n, k] and [n, k]."""
+    return np.linalg.norm(predicted - true, axis=-1)
+
+
+def axis_angle(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Degrees in [0, 90] between the axes of two symmetric tensors [n, 9], see `axis_tensor`."""
+
+    def axis(tensor: np.ndarray) -> np.ndarray:
+        matrix = tensor.reshape(-1, 3, 3)
+        return np.linalg.eigh((matrix + matrix.mT) / 2).eigenvectors[..., -1]
+
+    cosine = np.abs(np.sum(axis(predicted) * axis(true), axis=-1))
+    return np.degrees(np.arccos(np.clip(cosine, 0, 1)))
+
+
+def axis_tensor(direction: np.ndarray) -> np.ndarray:
+    """a a^T of unit vectors [..., 3], flattened to [..., 9].
+
+    An axis has no front: the can looks the same from both ends, and a and -a give one tensor, so a
+    regression on it is well defined. Its axis is the eigenvector of the largest eigenvalue.
+    """
+    return (direction[..., :, None] * direction[..., None, :]).reshape(*direction.shape[:-1], 9)
+
+
+TARGETS = {
+    "object_position": Target("cm", "object, x and y in the world's table plane", distance),
+    "object_axis": Target("deg", "direction of the object's long axis in the world", axis_angle),
+    "gripper": Target("closedness", "gripper, 0 open to 1 closed", distance),
+    "tool_position": Target("cm", "tool point, x, y and z in the world", distance),
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures of E episodes and their content."""
+
+    images: np.ndarray  # uint8 [n, h, w, 3]
+    instructions: list[str]  # n
+    episode: np.ndarray  # int64 [n] in [0, E)
+    truth: dict[str, np.ndarray]  # of each target float64 [n, k]
+
+
+def probe_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec]:
+    """The episodes to play, variants in turn; a longer list begins with the shorter one."""
+    if not 0 < num_episodes <= NUM_SEEDS:
+        raise UserError(f"num_episodes must be in [1, {NUM_SEEDS}], got {num_episodes}")
+    seeds = FIRST_SEED + numpy_generator(seed, 6).permutation(NUM_SEEDS)[:num_episodes]
+    variants = task.variants
+    return [
+        EpisodeSpec(task.name, variants[i % len(variants)], number)
+        for i, number in enumerate(seeds.tolist())
+    ]
+
+
+def play_frames(
+    clients: Sequence[SimulatorClient],
+    episodes: Sequence[EpisodeSpec],
+    size: tuple[int, int],
+    on_episode: Callable[[], object] = lambda: None,
+) -> Frames:
+    """Play `episodes` aimlessly and keep every fourth frame at `size` (height, width), but none
+    whose object has fallen off the table.
+
+    `on_episode` hears when one ends. Raises UserError if an episode cannot be played.
+    """
+    played = {}
+    for result in roll_out(clients, episodes, Player(), max_steps=EPISODE_STEPS, record="steps"):
+        if result.error or result.trajectory is None:
+            raise UserError(f"the simulator failed: {' '.join((result.error or '').split())}")
+        seen, infos = result.trajectory.observations, result.trajectory.infos
+        floor = infos[0]["state"]["object_pose"][2] - FALLEN_M
+        played[result.index] = [
+            (
+                resize_image(seen[step]["image"], size),
+                seen[step]["instruction"],
+                contents(infos[step]["state"]),
+            )
+            for step in range(0, len(seen), FRAME_STRIDE)
+            if infos[step]["state"]["object_pose"][2] > floor
+        ]
+        on_episode()
+    rows = [(index, *frame) for index in sorted(played) for frame in played[index]]
+    episode, images, instructions, truth = zip(*rows, strict=True)
+    return Frames(
+        np.stack(images),
+        list(instructions),
+        np.array(episode),
+        {name: np.stack([content[name] for content in truth]) for name in TARGETS},
+    )
+
+
+def contents(state: dict) -> dict[str, np.ndarray]:
+    """The value [k] of each target from `info["state"]` (`envs.base`)."""
+    object_pose, tool_pose = np.asarray(state["object_pose"]), np.asarray(state["tool_pose"])
+    return {
+        "object_position": 100 * object_pose[:2],
+        "object_axis": axis_tensor(quaternion_rotate(object_pose[3:], LONG_AXIS)),
+        "gripper": np.array([float(state["gripper"])]),
+        "tool_position": 100 * tool_pose[:3],
+    }

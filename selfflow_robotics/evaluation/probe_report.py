@@ -1,0 +1,66 @@
+"""The table of linear probes, as text and as Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfflow_robotics.evaluation.probe_frames import TARGETS
+
+Rows = Sequence[dict[str, Any]]
+
+NOTES = (
+    "A cell: median error on test episodes, then R^2 against predicting the training mean with its "
+    "95 % bootstrap interval over episodes.",
+    "t = 1 is noise. Layer 0 is the embedded picture, layer k the hidden tokens after k blocks; "
+    "pixels are those that the network was given, noised alike.",
+)
+
+
+def target_tables(rows: Rows) -> list[tuple[str, list[list[str]]]]:
+    """(title, header and lines) for each target: a line for each source, a column for each t."""
+    tables = []
+    for name, target in TARGETS.items():
+        own = [row for row in rows if row["target"] == name]
+        times = sorted({row["t"] for row in own if row["t"] is not None})
+        lines = [["", *(f"t = {t:g}" for t in times)]]
+        lines += [[_label(r), *[_cell(r)] * len(times)] for r in own if r["source"] == "mean"]
+        sources = dict.fromkeys(_label(row) for row in own if row["t"] is not None)
+        for label in sources:
+            by_time = {row["t"]: _cell(row) for row in own if _label(row) == label}
+            lines.append([label, *(by_time.get(t, "") for t in times)])
+        tables.append((f"{name} ({target.unit}): {target.meaning}", lines))
+    return tables
+
+
+def to_text(rows: Rows) -> str:
+    """For the terminal."""
+    blocks = []
+    for title, lines in target_tables(rows):
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        ]
+        blocks.append("\n".join([title, *text]))
+    return "\n\n".join([*blocks, "\n".join(NOTES)])
+
+
+def to_markdown(rows: Rows, title: str) -> str:
+    """For a page."""
+    blocks = [f"# {title}"]
+    for name, (header, *lines) in target_tables(rows):
+        table = [_markdown(header), "|---" * len(header) + "|", *map(_markdown, lines)]
+        blocks.append("\n".join([f"## {name}", "", *table]))
+    return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in NOTES)]) + "\n"
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"layer {row['layer']}" if row["source"] == "features" else row["source"]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    low, high = row["r2_interval"]
+    return f"{row['median_error']:.2f}  {row['r2']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _markdown(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
