@@ -104,13 +104,13 @@ def main(config: PretrainConfig) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
 
-    def batch_at(step: int) -> tuple[str, WindowBatch]:
+    def batch_at(step: int) -> tuple[int, str, WindowBatch]:
         role = draw_role(config.roles, config.seed, step)
         later = 0 if role == "image" else clip_later
-        return role, reader.read(samplers[role].batch(step), future_frames=later)
+        return step, role, reader.read(samplers[role].batch(step), future_frames=later)
 
-    def loss_fn(batch: tuple[str, WindowBatch], generator: torch.Generator) -> StepLoss:
-        role, windows = batch
+    def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
+        step, role, windows = batch
         sample = window_sample(windows, model.autoencoder, None, device)
         terms = role_loss(
             model,
@@ -120,6 +120,7 @@ def main(config: PretrainConfig) -> None:
             config.objective,
             config.conditioning,
             generator,
+            step=step,
         )
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
         return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})

@@ -1,13 +1,16 @@
 """Which timesteps a network is trained on, p(t), and which a sampler visits (t = 1 is noise)."""
 
+import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, unknown
 
-DISTRIBUTIONS = ("uniform", "logit_normal")
+DISTRIBUTIONS = ("uniform", "logit_normal", "plateau_logit_normal")
+LOW_SNR = (0.95, 1.0)  # where the paper's low-SNR mix for video draws its share from
 
 
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:
@@ -19,24 +22,53 @@ def shift_timesteps(t: Tensor, shift: float) -> Tensor:
 class TimestepConfig:
     """p(t), the distribution of training timesteps.
 
-    `uniform` on [0, 1], or `logit_normal`: sigmoid(mean + std z) (Eq. 10); then shifted by `shift`.
+    `uniform` on [0, 1]; `logit_normal`: sigmoid(mean + std z) (Eq. 10); `plateau_logit_normal`: the
+    logit-normal density held constant from its mode to t = 1. `shift` moves the first two by Eq. 8,
+    which for the logit-normal adds log(shift) to `mean`; the plateau is laid on the shifted
+    density, so that it stays flat. A share `low_snr` of the draws comes from U[0.95, 1] instead.
     """
 
     distribution: str = "uniform"
     mean: float = 0.0
     std: float = 1.0
     shift: float = 1.0
+    low_snr: float = 0.0
 
     def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
-            raise UserError(
-                f"timestep distribution '{self.distribution}' is unknown; "
-                f"choose one of {', '.join(DISTRIBUTIONS)}"
-            )
+            raise unknown("timestep distribution", self.distribution, DISTRIBUTIONS)
         if not (self.std > 0 and self.shift > 0):
             raise UserError(
                 f"timestep std and shift must be positive, got {self.std}, {self.shift}"
             )
+        if not 0 <= self.low_snr < 1:
+            raise UserError(f"timestep low_snr is a share in [0, 1), got {self.low_snr}")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The timestep below which a share u in [0, 1] of p(t) lies, without the low-SNR mix."""
+        if self.distribution == "uniform":
+            return shift_timesteps(u, self.shift)
+        eps = 1e-6  # keeps the quantile function finite at the ends
+        u = u.double().clamp(eps, 1 - eps)
+        if self.distribution == "plateau_logit_normal":
+            grid, mass = _plateau(self.mean + float(np.log(self.shift)), self.std)
+            return torch.from_numpy(np.interp(u.cpu().numpy(), mass, grid)).to(u.device).float()
+        z = torch.special.ndtri(u)
+        return shift_timesteps(torch.sigmoid(self.mean + self.std * z).float(), self.shift)
+
+
+@functools.cache
+def _plateau(mean: float, std: float) -> tuple[np.ndarray, np.ndarray]:
+    """(t, share of the mass below t) of the logit-normal density held constant after its mode."""
+    t = np.linspace(0, 1, 100_001)
+    inner = t[1:-1]
+    z = (np.log(inner / (1 - inner)) - mean) / std
+    density = np.zeros_like(t)
+    density[1:-1] = np.exp(-0.5 * z**2) / (inner * (1 - inner))
+    mode = int(density.argmax())
+    density[mode:] = density[mode]
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return t, mass / mass[-1]
 
 
 def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Generator) -> Tensor:
@@ -50,11 +82,12 @@ def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Genera
     u = torch.rand(count, generator=generator, device=device)
     strata = torch.randperm(count, generator=generator, device=device)
     u = (strata + u) / count
-    if config.distribution == "logit_normal":
-        eps = 1e-6  # keeps the quantile function finite at the ends
-        z = torch.special.ndtri(u.double().clamp(eps, 1 - eps))
-        u = torch.sigmoid(config.mean + config.std * z).float()
-    return shift_timesteps(u, config.shift)
+    if config.low_snr == 0:
+        return config.quantile(u)
+    low, high = LOW_SNR
+    from_noise = low + (high - low) * u / config.low_snr
+    rest = config.quantile(((u - config.low_snr) / (1 - config.low_snr)).clamp(min=0))
+    return torch.where(u < config.low_snr, from_noise, rest)
 
 
 def sampling_times(num_steps: int, shift: float = 1.0) -> Tensor:

@@ -4,6 +4,7 @@ The network of Self-Flow's ImageNet experiment (arXiv 2603.06507): latents of an
 patches, one label a picture, velocity out. `models.convert` reads the paper's released weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from einops import rearrange
@@ -104,24 +105,27 @@ class ImageSiT(nn.Module):
         tokens: Tensor,
         timesteps: Timesteps,
         labels: Tensor,
-        layer: int | None = None,
+        layers: Sequence[int] = (),
         features_only: bool = False,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Velocities [B, N, C] and the raw features after `layer` blocks [B, N, D].
+        separate_attention: bool = False,
+    ) -> tuple[Tensor | None, dict[int, Tensor]]:
+        """Velocities [B, N, C] and the raw features [B, N, D] after so many blocks of `layers`.
 
         Args:
             tokens: noised tokens x_t [B, N, C] as `patchify` makes them.
             timesteps: `(values [B, V], index [B, N])`, t in [0, 1]; see `sit.constant_timestep`.
             labels: int64 [B], in [0, num_classes]; `config.null_label` hides the class.
-            layer: which features to return, 1 to depth; None for none.
-            features_only: stop after `layer`; the velocity is then None.
+            layers: which features to return, 1 to depth.
+            features_only: stop after the last of them; the velocity is then None.
+            separate_attention: tokens see only those at their own timestep.
         """
         hidden = self.x_embedder(tokens) + self.positions
         hidden, mod, features = self.sit(
             hidden,
             timesteps,
-            layer=layer,
-            stop_at_layer=features_only,
+            layers=layers,
+            features_only=features_only,
+            separate_attention=separate_attention,
             condition=self.label_table(labels),
         )
         if features_only:

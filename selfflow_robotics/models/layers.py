@@ -35,30 +35,39 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, visible: Tensor | None = None
+) -> Tensor:
     """Softmax attention of q, k, v [G, h, N, d] over their own tokens and a shared context.
 
-    The context [B, h, M, d] is shared by the G / B draws of each sample.
+    The context [B, h, M, d] is shared by the G / B draws of each sample and seen by all tokens;
+    `visible` bool [G, 1, N, N] says which of their own they see (None: all).
     """
     if q.device.type == "cpu" and k.shape[2] <= SHORT:
-        return _attend_short(q, k, v, context)
+        return _attend_short(q, k, v, context, visible)
     if context is not None:
         draws = q.shape[0] // context[0].shape[0]
         k, v = (
             torch.cat([shared.repeat_interleave(draws, dim=0), own], dim=2)
             for shared, own in zip(context, (k, v), strict=True)
         )
-    return F.scaled_dot_product_attention(q, k, v)
+        if visible is not None:
+            visible = F.pad(visible, (context[0].shape[2], 0), value=True)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
 
 
 # Up to this many tokens plain products beat the CPU's fused attention, whose backward is slow.
 SHORT = 256
 
 
-def _attend_short(q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None) -> Tensor:
+def _attend_short(
+    q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, visible: Tensor | None
+) -> Tensor:
     """The same, written out; all draws of a sample meet their context in one product."""
     q = q * q.shape[-1] ** -0.5
     own = q @ k.mT
+    if visible is not None:
+        own = own.masked_fill(~visible, -torch.inf)
     if context is None:
         return own.softmax(dim=-1) @ v
     shared_k, shared_v = context
@@ -87,13 +96,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+    def forward(
+        self, x: Tensor, context: KeyValue | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, KeyValue]:
         """Attention over x [G, N, D] and, where given, the context's keys and values [B, h, M, d].
 
-        G is a multiple of B: G / B noise draws share one context.
+        G is a multiple of B: G / B noise draws share one context. `visible` as in `attend`.
         """
         q, k, v = rearrange(self.qkv(x), "g n (three h d) -> three g h n d", three=3, h=self.heads)
-        out = attend(q, k, v, context)
+        out = attend(q, k, v, context, visible)
         return self.proj(rearrange(out, "g h n d -> g n (h d)")), (k, v)
 
     def key_value(self, x: Tensor) -> KeyValue:
@@ -126,11 +137,16 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(
-        self, x: Tensor, mod: Modulation, context: KeyValue | None = None
+        self,
+        x: Tensor,
+        mod: Modulation,
+        context: KeyValue | None = None,
+        visible: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
+        """Hidden tokens [G, N, D] -> the next ones, and the block's own keys and values."""
         table = self.adaLN_modulation(mod.cond)
         shift1, scale1, gate1, shift2, scale2, gate2 = mod.per_token(table).chunk(6, dim=-1)
-        attended, own = self.attn(modulate(self.norm1(x), shift1, scale1), context)
+        attended, own = self.attn(modulate(self.norm1(x), shift1, scale1), context, visible)
         x = torch.addcmul(x, gate1, attended)
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2))), own
 

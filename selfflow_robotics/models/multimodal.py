@@ -4,6 +4,7 @@ Every slot of a sample has its own way in and out of the transformer, all else i
 slots are context (clean) and which are denoised is not decided here (`objective.roles`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -146,17 +147,19 @@ class MultimodalSiT(nn.Module):
         noised: dict[str, Tensor],
         timesteps: Timesteps,
         context: Context,
-        layer: int | None = None,
+        layers: Sequence[int] = (),
         features_only: bool = False,
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Outputs of every noised slot [G, N, C] and the features after `layer` blocks [G, N, D].
+        separate_attention: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        """Outputs of every noised slot [G, N, C], and features [G, N, D] after `layers` blocks.
 
         `timesteps` are `(values [G, V], index [G, N])` over the slots' tokens in their order; G is
-        a multiple of the context's batch. `features_only` stops after `layer`, without outputs.
+        a multiple of the context's batch. `features_only` stops after the last of `layers`, without
+        outputs. `separate_attention` as in `SiT`.
         """
         tokens = torch.cat([self.embed(slot, x, clean=False) for slot, x in noised.items()], dim=1)
         hidden, mod, features = self.sit(
-            tokens, timesteps, context.key_values, layer, stop_at_layer=features_only
+            tokens, timesteps, context.key_values, layers, features_only, separate_attention
         )
         if features_only:
             return {}, features

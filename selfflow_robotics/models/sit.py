@@ -5,6 +5,7 @@ context: they are encoded once, cannot see the noised tokens, and any number of 
 training) or solver steps (in sampling) look at the keys and values kept from that one pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,23 +85,28 @@ class SiT(nn.Module):
         tokens: Tensor,
         timesteps: Timesteps,
         context: list[KeyValue] | None = None,
-        layer: int | None = None,
-        stop_at_layer: bool = False,
+        layers: Sequence[int] = (),
+        features_only: bool = False,
+        separate_attention: bool = False,
         condition: Tensor | None = None,
-    ) -> tuple[Tensor, Modulation, Tensor | None]:
+    ) -> tuple[Tensor, Modulation, dict[int, Tensor]]:
         """Hidden tokens [G, N, D] through the blocks, modulated by timestep and `condition` [G, D].
 
         Returns the last hidden tokens, the modulation (output layers use it too), and the raw
-        features after `layer` blocks (None when no layer was asked for). With `stop_at_layer`
-        nothing after that block is computed: a teacher needs no more.
+        features after so many blocks of `layers`. With `features_only` nothing after the last of
+        these is computed: a teacher needs no more. With `separate_attention` tokens see only those
+        at their own timestep, and the context.
         """
         mod = self.modulation(timesteps, condition)
-        features = None
+        visible = None
+        if separate_attention:
+            visible = mod.index[:, None, :, None] == mod.index[:, None, None, :]
+        features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            tokens, _ = block(tokens, mod, None if context is None else context[i])
-            if i + 1 == layer:
-                features = tokens
-                if stop_at_layer:
+            tokens, _ = block(tokens, mod, None if context is None else context[i], visible)
+            if i + 1 in layers:
+                features[i + 1] = tokens
+                if features_only and i + 1 == max(layers):
                     break
         return tokens, mod, features
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from selfflow_robotics.flow.timesteps import TimestepConfig, sample_timesteps
 
 
-class DualTimesteps(NamedTuple):
+class TokenTimesteps(NamedTuple):
     """Timesteps of a batch as `(values, index)`: few distinct values, and which token has which."""
 
-    values: Tensor  # [B, 2] the pair (t, s) of each sample; [B, 1] where no token is masked
-    index: Tensor  # [B, N] int64: 1 where the token takes s (the mask M), else 0
+    values: Tensor  # [B, V]; here the pair (t, s) of each sample, [B, 1] where no token is masked
+    index: Tensor  # [B, N] int64 in [0, V): 1 where the token takes s (the mask M), else 0
 
     @property
     def per_token(self) -> Tensor:
@@ -26,8 +26,8 @@ class DualTimesteps(NamedTuple):
         return self.values.gather(1, self.index)
 
     @property
-    def teacher(self) -> Tensor:
-        """min(t, s), shape [B]."""
+    def cleanest(self) -> Tensor:
+        """min(t, s), shape [B]: where the teacher stands."""
         return self.values.amin(dim=1)
 
 
@@ -37,15 +37,34 @@ def draw_dual_timesteps(
     mask_ratio: float,
     distribution: TimestepConfig,
     generator: torch.Generator,
-) -> DualTimesteps:
-    """Draw the two timesteps and the mask of every sample.
+    places: Tensor | None = None,
+) -> TokenTimesteps:
+    """Draw the two timesteps and the mask of every sample; `places` as in `draw_mask`.
 
     `mask_ratio` = 0 is plain flow matching: one timestep a sample and the same draws of t.
     """
     t = sample_timesteps(distribution, batch, generator)
     if mask_ratio == 0:
         index = torch.zeros(batch, num_tokens, dtype=torch.long, device=t.device)
-        return DualTimesteps(t[:, None], index)
+        return TokenTimesteps(t[:, None], index)
     s = sample_timesteps(distribution, batch, generator)
-    u = torch.rand(batch, num_tokens, generator=generator, device=t.device)
-    return DualTimesteps(torch.stack([t, s], dim=1), (u < mask_ratio).long())
+    mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
+    return TokenTimesteps(torch.stack([t, s], dim=1), mask)
+
+
+def draw_mask(
+    batch: int,
+    num_tokens: int,
+    mask_ratio: float,
+    generator: torch.Generator,
+    places: Tensor | None = None,
+) -> Tensor:
+    """M of Eq. 4 as int64 [B, N], every token for itself.
+
+    `places` [N] int64, where given, makes tokens of one place share their draw: a place of the
+    picture is masked in all frames of a clip or in none (a tube).
+    """
+    drawn = num_tokens if places is None else int(places.max()) + 1
+    u = torch.rand(batch, drawn, generator=generator, device=generator.device)
+    mask = (u < mask_ratio).long()
+    return mask if places is None else mask[:, places]

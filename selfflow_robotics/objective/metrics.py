@@ -45,7 +45,7 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
     if terms.cosine is None or terms.token_cosine is None or terms.features is None:
         return metrics
     metrics["teacher_student_cosine"] = terms.cosine.detach()
-    teacher_timestep = terms.timesteps.teacher[:, None].expand_as(terms.token_cosine)
+    teacher_timestep = terms.timesteps.cleanest[:, None].expand_as(terms.token_cosine)
     metrics["cosine_by_t"] = mean_by_timestep(terms.token_cosine, teacher_timestep, counted)
     for name, features in zip(("student", "teacher"), terms.features, strict=True):
         metrics |= {f"{name}/{key}": value for key, value in feature_metrics(features).items()}

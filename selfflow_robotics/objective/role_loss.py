@@ -15,7 +15,12 @@ from torch import Tensor
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow import path
 from selfflow_robotics.objective.roles import Role, arrange
-from selfflow_robotics.objective.self_flow import LossTerms, ObjectiveConfig, self_flow_loss
+from selfflow_robotics.objective.self_flow import (
+    Encoder,
+    LossTerms,
+    ObjectiveConfig,
+    self_flow_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,14 @@ def role_loss(
     objective: ObjectiveConfig,
     conditioning: ConditioningConfig,
     generator: torch.Generator,
+    *,
+    step: int | None = None,
+    encoder: Encoder | None = None,
 ) -> LossTerms:
-    """The Self-Flow loss of one batch that plays `role`; G = B x draws."""
+    """The loss of one batch that plays `role`; G = B x draws.
+
+    `step` is for objectives that warm up (None: no warm-up), `encoder` for those with a frozen one.
+    """
     clean, noised = arrange(role, sample.tokens)
     only_actions = set(noised) == {"actions"}
     draws = conditioning.draws if only_actions else conditioning.frame_draws
@@ -88,13 +99,14 @@ def role_loss(
 
     context = model.encode_context(clean, instructions, levels)
     teacher_context = None
-    if objective.gamma > 0:
+    if objective.has_teacher:
         with torch.no_grad():
             teacher_context = teacher.encode_context(clean, instructions, levels)
+    separate = {"separate_attention": objective.separate_attention}
     return self_flow_loss(
-        student=lambda x_t, tau, layer: model(x_t, tau, context, layer),
-        teacher=lambda x_t, tau, layer: teacher(
-            x_t, tau, teacher_context, layer, features_only=True
+        student=lambda x_t, tau, layers: model(x_t, tau, context, layers, **separate),
+        teacher=lambda x_t, tau, layers: teacher(
+            x_t, tau, teacher_context, layers, features_only=True, **separate
         ),
         project=model.projector,
         noised=noised,
@@ -102,7 +114,24 @@ def role_loss(
         prediction=model.prediction,
         config=objective,
         generator=generator,
+        gamma=None if step is None else objective.gamma_at(step),
+        encoder=encoder,
+        places=_places(noised, sample) if objective.mask_shape == "tube" else None,
     )
+
+
+def _places(noised: dict[str, Tensor], sample: Sample) -> Tensor:
+    """A number for every noised token [N]: tokens at one place of their frames share it."""
+    per_frame = sample.tokens["first_frame"].shape[1]
+    places, beyond = [], per_frame
+    for slot, x in noised.items():
+        count = x.shape[1]
+        if slot == "actions":
+            places.append(torch.arange(beyond, beyond + count, device=x.device))
+            beyond += count
+        else:
+            places.append(torch.arange(count, device=x.device) % per_frame)
+    return torch.cat(places)
 
 
 def _hide_some(texts: list[str], rate: float, generator: torch.Generator) -> list[str]:

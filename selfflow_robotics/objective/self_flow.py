@@ -1,48 +1,87 @@
-"""The loss of Self-Flow (arXiv 2603.06507): L = L_gen + gamma L_rep.
+"""The loss of Self-Flow (arXiv 2603.06507), L = L_gen + gamma L_rep, and of what it is compared to.
 
 The student denoises tokens that stand at two noise levels (`dual_timestep`); the teacher, its
 moving average, sees the same sample with the same noise at the cleaner of the two. The student's
 early features must predict the teacher's later ones. With mask_ratio = 0 and gamma = 0 this is
-vanilla flow matching.
+vanilla flow matching. Every other objective is a row of settings (configs/objective/): which
+timesteps the tokens get, whose features are the target, from which layers, at which distance.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.timesteps import TimestepConfig
-from selfflow_robotics.objective.dual_timestep import DualTimesteps, draw_dual_timesteps
+from selfflow_robotics.objective.dual_timestep import TokenTimesteps
+from selfflow_robotics.objective.schedules import SCHEDULES
 
-# network(x_t, (values, index), layer) -> (outputs, features). `layer` asks for the raw features
-# after that many blocks; the teacher is asked for features alone and may stop there.
-Network = Callable[..., tuple[dict[str, Tensor], Tensor | None]]
+# network(x_t, (values, index), layers) -> (outputs, {layer: features}), with the raw features after
+# so many blocks. The teacher is asked for features alone and may stop after them.
+Network = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
+# encoder(x) -> features [G, N, D] of the clean tokens, one for each.
+Encoder = Callable[[dict[str, Tensor]], Tensor]
+
+Target = Literal["teacher", "student", "encoder"]
+TeacherView = Literal["cleanest", "cleaner", "same"]
+Distance = Literal["cosine", "l1"]
+CLEANER_BY = 0.2  # SRA's teacher is cleaner by U(0, 0.2) (arXiv 2505.02831)
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Self-Flow's own settings; `gamma=0 mask_ratio=0` is vanilla flow matching."""
+    """One objective; the defaults are Self-Flow's, `gamma=0 mask_ratio=0` is vanilla flow matching.
+
+    `target` says whose features the student's must predict: the moving average's ("teacher"), its
+    own deeper ones ("student"), or a frozen encoder's of the clean picture ("encoder"). The teacher
+    sees every token at min(t, s) ("cleanest"), each a little cleaner than the student ("cleaner"),
+    or just what the student sees ("same").
+    """
 
     gamma: float = 0.8  # weight of L_rep (Eq. 7)
+    gamma_warmup_steps: int = 0  # gamma grows linearly from 0 over so many steps
     mask_ratio: float = 0.25  # R_M: 0.25 image, 0.1 video, 0.5 audio in the paper
+    mask_shape: Literal["token", "tube"] = "token"  # tube: a place in all frames of a clip alike
+    schedule: str = "dual"  # a key of `objective.schedules`
+    target: Target = "teacher"
+    teacher_view: TeacherView = "cleanest"
+    head: bool = True  # the student's features go through the train-only head h first
+    distance: Distance = "cosine"
+    separate_attention: bool = False  # the two noise groups cannot see each other (2607.02508)
     student_layer: int = 1  # features after this many blocks: l = 0.3 depth
     teacher_layer: int = 3  # k = 0.7 depth
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
 
     def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise unknown("objective.schedule", self.schedule, SCHEDULES)
         if not 0 <= self.mask_ratio <= 0.5:
             raise UserError(f"objective.mask_ratio must be in [0, 0.5], got {self.mask_ratio}")
         if not self.gamma >= 0:
             raise UserError(f"objective.gamma must be >= 0, got {self.gamma}")
+        if self.gamma_warmup_steps < 0:
+            raise UserError(
+                f"objective.gamma_warmup_steps must be >= 0, got {self.gamma_warmup_steps}"
+            )
         if not 1 <= self.student_layer < self.teacher_layer:
             raise UserError(
                 "objective.student_layer must be at least 1 and below objective.teacher_layer, got "
                 f"{self.student_layer} and {self.teacher_layer}"
             )
+
+    def gamma_at(self, step: int) -> float:
+        """gamma of a training step."""
+        return self.gamma * min(1.0, (step + 1) / max(1, self.gamma_warmup_steps))
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the moving average is asked at all."""
+        return self.gamma > 0 and self.target == "teacher"
 
 
 def check_layers(config: ObjectiveConfig, depth: int, key: str) -> None:
@@ -60,12 +99,12 @@ class LossTerms:
 
     loss: Tensor  # scalar, differentiable
     flow_loss: Tensor  # scalar
-    cosine: Tensor | None  # scalar: teacher-student cosine, None when gamma = 0
+    cosine: Tensor | None  # scalar: cosine to the target features, None when gamma = 0
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
-    timesteps: DualTimesteps
+    timesteps: TokenTimesteps
     counted: Tensor  # bool [G, N of all slots]: the tokens that count, in the timesteps' order
     token_cosine: Tensor | None = None  # [G, N of all slots]; None, as the next, when gamma = 0
-    features: tuple[Tensor, Tensor] | None = None  # raw, student's and teacher's [G, N, D]
+    features: tuple[Tensor, Tensor] | None = None  # raw: student's [G, N, D] and the target's
 
 
 def self_flow_loss(
@@ -77,32 +116,41 @@ def self_flow_loss(
     prediction: Mapping[str, path.Prediction],
     config: ObjectiveConfig,
     generator: torch.Generator,
+    *,
+    gamma: float | None = None,
+    encoder: Encoder | None = None,
+    places: Tensor | None = None,
 ) -> LossTerms:
     """L = L_gen + gamma L_rep over the noised tokens of a sample (Eq. 7).
 
     Args:
-        student, teacher: the network and its moving average; `teacher` may be None when gamma = 0.
-            Whatever is clean in the sample they hold already.
+        student, teacher: the network and its moving average; `teacher` may be None when the
+            objective has none. Whatever is clean in the sample they hold already.
         project: the train-only head h, applied to the student's features alone.
         noised: clean tokens x of each slot to denoise, [G, N_slot, D_slot].
         valid: which of them count, bool [G, N_slot]; a slot that is missing counts whole.
         prediction: what the network's output of each slot stands for.
         generator: the only source of randomness.
+        gamma: weight of L_rep at this step; None: the config's.
+        encoder: for target = "encoder".
+        places: int64 [N], for tubes: tokens of one place share their draw of the mask.
     """
     first = next(iter(noised.values()))
     sizes = [x.shape[1] for x in noised.values()]
-    tau = draw_dual_timesteps(
-        first.shape[0], sum(sizes), config.mask_ratio, config.timesteps, generator
+    tau = SCHEDULES[config.schedule](
+        first.shape[0], sum(sizes), config.mask_ratio, config.timesteps, generator, places
     )
     noise = {
         slot: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         for slot, x in noised.items()
     }
-    t = dict(zip(noised, tau.per_token.unsqueeze(-1).split(sizes, dim=1), strict=True))
-    x_t = {slot: path.interpolate(x, noise[slot], t[slot]) for slot, x in noised.items()}  # Eq. 5
+    x_t, t = _at(tau, noised, noise)
 
-    layer = config.student_layer if config.gamma > 0 else None
-    outputs, features = student(x_t, (tau.values, tau.index), layer)
+    layers: tuple[int, ...] = ()
+    if config.gamma > 0:
+        deeper = (config.teacher_layer,) if config.target == "student" else ()
+        layers = (config.student_layer, *deeper)
+    outputs, features = student(x_t, (tau.values, tau.index), layers)
 
     token_loss, flow_losses = {}, []
     for slot, x in noised.items():
@@ -121,29 +169,57 @@ def self_flow_loss(
     if config.gamma == 0:
         return LossTerms(flow_loss, flow_loss, None, token_loss, tau, counted)
 
-    assert teacher is not None
-    assert features is not None
     with torch.no_grad():
-        t_teacher = tau.teacher[:, None]
-        x_teacher = {
-            slot: path.interpolate(x, noise[slot], t_teacher[..., None])
-            for slot, x in noised.items()
-        }
-        index = torch.zeros_like(tau.index)
-        _, target = teacher(x_teacher, (t_teacher, index), config.teacher_layer)
-    assert target is not None
-    token_cosine = F.cosine_similarity(project(features).float(), target.float(), dim=-1)  # Eq. 6
+        if config.target == "encoder":
+            assert encoder is not None
+            target = encoder(noised)
+        elif config.target == "student":
+            target = features[config.teacher_layer].detach()
+        else:
+            assert teacher is not None
+            seen = _teacher_timesteps(tau, config.teacher_view, generator)
+            x_teacher, _ = _at(seen, noised, noise)
+            layer = config.teacher_layer
+            target = teacher(x_teacher, (seen.values, seen.index), (layer,))[1][layer]
+    raw = features[config.student_layer]
+    predicted = (project(raw) if config.head else raw).float()
+    token_cosine = F.cosine_similarity(predicted, target.float(), dim=-1)
     cosine = _masked_mean(token_cosine, counted)
+    if config.distance == "cosine":
+        rep_loss = -cosine  # Eq. 6
+    else:
+        rep_loss = _masked_mean((predicted - target.float()).abs().mean(dim=-1), counted)
     return LossTerms(
-        loss=flow_loss - config.gamma * cosine,
+        loss=flow_loss + (config.gamma if gamma is None else gamma) * rep_loss,
         flow_loss=flow_loss,
         cosine=cosine,
         token_loss=token_loss,
         timesteps=tau,
         counted=counted,
         token_cosine=token_cosine.detach(),
-        features=(features.detach(), target),
+        features=(raw.detach(), target),
     )
+
+
+def _at(
+    tau: TokenTimesteps, x: dict[str, Tensor], noise: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The sample at its tokens' timesteps (Eq. 5), and these by slot [G, N, 1]."""
+    sizes = [tokens.shape[1] for tokens in x.values()]
+    t = dict(zip(x, tau.per_token.unsqueeze(-1).split(sizes, dim=1), strict=True))
+    return {slot: path.interpolate(x[slot], noise[slot], t[slot]) for slot in x}, t
+
+
+def _teacher_timesteps(
+    tau: TokenTimesteps, view: TeacherView, generator: torch.Generator
+) -> TokenTimesteps:
+    """Where the teacher sees the tokens that the student sees at `tau`."""
+    if view == "same":
+        return tau
+    if view == "cleaner":
+        u = torch.rand(tau.values.shape, generator=generator, device=tau.values.device)
+        return tau._replace(values=(tau.values - CLEANER_BY * u).clamp(min=0))
+    return TokenTimesteps(tau.cleanest[:, None], torch.zeros_like(tau.index))
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 import torch
 
@@ -39,6 +40,15 @@ def test_data_and_velocity_predictions_are_two_names_of_one_thing():
     torch.testing.assert_close(x_t - t * v, x)
 
 
+def plateau(t, mean, std=0.9):
+    """CDF of the logit-normal density that stays at its highest value from the mode on."""
+    grid = np.linspace(1e-9, 1 - 1e-9, 20_001)
+    density = scipy.stats.norm.pdf((np.log(grid / (1 - grid)) - mean) / std) / (grid * (1 - grid))
+    density[density.argmax() :] = density.max()
+    mass = scipy.integrate.cumulative_trapezoid(density, grid, initial=0)
+    return np.interp(t, grid, mass / mass[-1])
+
+
 @pytest.mark.parametrize(
     ("config", "cdf"),
     [
@@ -53,6 +63,16 @@ def test_data_and_velocity_predictions_are_two_names_of_one_thing():
         (
             TimestepConfig("logit_normal", mean=0.0, std=1.0, shift=4.63),
             lambda t: scipy.stats.norm.cdf(np.log(t / (1 - t)) - np.log(4.63)),
+        ),
+        (TimestepConfig("plateau_logit_normal", mean=-0.5, std=0.9), lambda t: plateau(t, -0.5)),
+        (
+            TimestepConfig("plateau_logit_normal", mean=-0.5 - np.log(3.0), std=0.9, shift=3.0),
+            lambda t: plateau(t, -0.5),
+        ),
+        # A share of 30 % from U[0.95, 1].
+        (
+            TimestepConfig(low_snr=0.3),
+            lambda t: 0.7 * t + 0.3 * scipy.stats.uniform.cdf(t, 0.95, 0.05),
         ),
     ],
 )
@@ -180,7 +200,9 @@ def test_stochastic_times_keep_their_last_step_under_a_shift():
         sde_times(1)
 
 
-@pytest.mark.parametrize("config", [{"distribution": "cosine"}, {"std": 0.0}, {"shift": -1.0}])
+@pytest.mark.parametrize(
+    "config", [{"distribution": "cosine"}, {"std": 0.0}, {"shift": -1.0}, {"low_snr": 1.0}]
+)
 def test_impossible_timestep_settings_are_refused(config):
     with pytest.raises(UserError):
         TimestepConfig(**config)

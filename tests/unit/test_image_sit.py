@@ -48,7 +48,7 @@ def test_a_new_network_predicts_nothing_and_its_label_table_has_a_null_row():
     x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(1))
     velocity, features = model(x, constant_timestep(0.5, x), torch.tensor([CONFIG.null_label]))
     assert torch.equal(velocity, torch.zeros_like(x))
-    assert features is None
+    assert features == {}
     assert "positions" not in model.state_dict()
 
 
@@ -83,17 +83,17 @@ def test_modulation_is_computed_for_distinct_timesteps_only(model, tokens):
 
 def test_features_are_those_of_the_layer_and_nothing_after_it_is_computed(model, tokens):
     timesteps = constant_timestep(0.3, tokens)
-    _, whole = model(tokens, timesteps, LABELS, layer=2)
+    _, whole = model(tokens, timesteps, LABELS, layers=(2,))
     ran = []
     hooks = [
         module.register_forward_hook(lambda module, _args, _out: ran.append(module))
         for module in (*model.sit.blocks, model.final_layer)
     ]
-    velocity, alone = model(tokens, timesteps, LABELS, layer=2, features_only=True)
+    velocity, alone = model(tokens, timesteps, LABELS, layers=(2,), features_only=True)
     for hook in hooks:
         hook.remove()
     assert velocity is None
-    assert torch.equal(whole, alone)
+    assert torch.equal(whole[2], alone[2])
     assert ran == list(model.sit.blocks[:2])
 
 

@@ -28,7 +28,7 @@ def terms(mask_ratio: float = 0.25, gamma: bool = True) -> LossTerms:
     mean = tau.per_token.mean()
     if not gamma:
         return LossTerms(mean, mean, None, loss, tau, counted)
-    cosine = tau.teacher[:, None].expand(512, 10)
+    cosine = tau.cleanest[:, None].expand(512, 10)
     features = torch.randn(512, 10, 8, generator=generator(1))
     return LossTerms(
         mean, mean, cosine.mean(), loss, tau, counted, cosine, (features, 2 * features)

@@ -99,10 +99,10 @@ def test_features_stop_early_and_agree(model, sample):
     context = model.encode_context({}, ["a", "b"])
     x = {"first_frame": sample["first_frame"]}
     t = constant_timestep(0.5, x["first_frame"])
-    _, features = model(x, t, context, layer=2)
-    outputs, stopped = model(x, t, context, layer=2, features_only=True)
+    _, features = model(x, t, context, layers=(2,))
+    outputs, stopped = model(x, t, context, layers=(2,), features_only=True)
     assert outputs == {}
-    assert torch.equal(features, stopped)
+    assert torch.equal(features[2], stopped[2])
 
 
 def test_a_frame_at_two_noise_levels_keeps_them_apart(model, sample):

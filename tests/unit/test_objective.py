@@ -41,9 +41,9 @@ def test_every_token_has_marginal_p_of_t(config):
 
 def test_teacher_sees_the_cleaner_of_the_two():
     tau = draw_dual_timesteps(4096, 5, 0.25, TimestepConfig(), generator())
-    assert torch.equal(tau.teacher, torch.minimum(tau.values[:, 0], tau.values[:, 1]))
-    assert tau.teacher.mean().item() == pytest.approx(1 / 3, abs=0.01)  # E[min] under uniform p
-    assert (tau.per_token >= tau.teacher[:, None]).all()
+    assert torch.equal(tau.cleanest, torch.minimum(tau.values[:, 0], tau.values[:, 1]))
+    assert tau.cleanest.mean().item() == pytest.approx(1 / 3, abs=0.01)  # E[min] under uniform p
+    assert (tau.per_token >= tau.cleanest[:, None]).all()
 
 
 def test_mask_is_bernoulli_with_its_ratio():
@@ -90,11 +90,12 @@ class Linear:
         self.w = torch.tensor(w, requires_grad=True)
         self.seen = []
 
-    def __call__(self, x_t, timesteps, layer):
+    def __call__(self, x_t, timesteps, layers):
         values, index = timesteps
         tau = values.gather(1, index).unsqueeze(-1)
-        self.seen.append((x_t, timesteps, layer))
-        return {k: self.w * x * (1 + tau) for k, x in x_t.items()}, self.w * x_t["a"] * (1 + tau)
+        self.seen.append((x_t, timesteps, layers))
+        outputs = {k: self.w * x * (1 + tau) for k, x in x_t.items()}
+        return outputs, {layer: layer * outputs["a"] for layer in layers}
 
 
 def loss_of(student, teacher=None, valid=None, seed=0, **config):
@@ -111,12 +112,12 @@ def test_no_gradient_reaches_the_teacher_which_stands_at_the_minimum():
     terms.loss.backward()
     assert student.w.grad is not None
     assert teacher.w.grad is None
-    _, (values, index), layer = teacher.seen[0]
-    assert torch.equal(values[:, 0], terms.timesteps.teacher)
+    _, (values, index), layers = teacher.seen[0]
+    assert torch.equal(values[:, 0], terms.timesteps.cleanest)
     assert index.eq(0).all()
-    assert layer == 3
+    assert layers == (3,)
     # Same noise for both: where a token's own timestep is the minimum, both see the same.
-    same = terms.timesteps.per_token == terms.timesteps.teacher[:, None]
+    same = terms.timesteps.per_token == terms.timesteps.cleanest[:, None]
     assert torch.equal(student.seen[0][0]["a"][same], teacher.seen[0][0]["a"][same])
 
 

@@ -1,0 +1,209 @@
+"""Every row of configs/objective: the timesteps it gives, the features it compares, one step of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import yaml
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.flow.timesteps import TimestepConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.objective.metrics import loss_metrics
+from selfflow_robotics.objective.role_loss import ConditioningConfig, Sample, role_loss
+from selfflow_robotics.objective.roles import ROLES
+from selfflow_robotics.objective.schedules import SCHEDULES
+from selfflow_robotics.objective.self_flow import ObjectiveConfig, self_flow_loss
+from selfflow_robotics.training.teacher import make_teacher
+
+ROWS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted((Path(__file__).parents[2] / "configs/objective").glob("*.yaml"))
+}
+WIDTH, PER_FRAME = 32, 4
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    sit = SiTConfig(width=WIDTH, depth=4, heads=2)
+    model = MultimodalSiT(MultimodalConfig(sit, image_size=(32, 32), later_frames=2))
+    for parameter in model.parameters():  # nothing starts at zero, so that all gradients flow
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def encoder(x):
+    return torch.cat(list(x.values()), dim=1)[..., :WIDTH]
+
+
+def loss_of(model, row, role="clip", seed=0, **changes):
+    sample = Sample(
+        {
+            "first_frame": torch.randn(3, PER_FRAME, 768, generator=generator(1)),
+            "later_frames": torch.randn(3, 2 * PER_FRAME, 768, generator=generator(2)),
+        },
+        {},
+        ["a", "b", "c"],
+    )
+    config = ObjectiveConfig(**{**ROWS[row], **changes})
+    teacher = make_teacher(model)
+    terms = role_loss(
+        model, teacher, sample, ROLES[role], config, ConditioningConfig(), generator(seed),
+        step=0, encoder=encoder,
+    )  # fmt: skip
+    return terms, teacher
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_objective_trains_the_student_and_never_the_teacher(model, row):
+    terms, teacher = loss_of(model, row)
+    model.zero_grad()
+    terms.loss.backward()
+    assert torch.isfinite(terms.loss)
+    assert model.sit.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    trains_head = ROWS[row]["gamma"] > 0 and ROWS[row].get("head", True)
+    assert (model.projector.linear1.weight.grad is not None) == trains_head
+    assert all(
+        torch.isfinite(value[~value.isnan()]).all() for value in loss_metrics(terms).values()
+    )
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_token_marginals(row):
+    """Every token stands at p(t); under full masking, those of the mask stand at pure noise."""
+    config = ObjectiveConfig(**ROWS[row])
+    draw, g = SCHEDULES[config.schedule], generator(1)
+    drawn = [draw(2, 3, config.mask_ratio, TimestepConfig(), g) for _ in range(3000)]
+    taus = np.array([tau.per_token[0, 1] for tau in drawn])
+    if config.schedule == "full_mask":
+        masked = np.array([tau.index[0, 1] for tau in drawn]).astype(bool)
+        assert masked.mean() == pytest.approx(config.mask_ratio, abs=0.03)
+        assert (taus[masked] == 1).all()
+        taus = taus[~masked]
+    assert scipy.stats.kstest(taus, scipy.stats.uniform.cdf).pvalue > 0.01
+
+
+def test_diffusion_forcing_gives_every_token_its_own_timestep():
+    tau = SCHEDULES["per_token"](5, 7, 0.0, TimestepConfig(), generator())
+    assert tau.values.unique().numel() == 35
+    assert torch.equal(tau.per_token, tau.values)
+
+
+def test_a_tube_masks_a_place_in_all_frames_or_in_none():
+    places = torch.tensor([0, 1, 2, 3] * 3 + [4, 5])
+    index = SCHEDULES["dual"](512, 14, 0.3, TimestepConfig(), generator(), places).index
+    frames = index[:, :12].view(512, 3, 4)
+    assert (frames == frames[:, :1]).all()
+    assert index.float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert (index[:, 12] != index[:, 13]).any()
+
+
+class Recorder:
+    """A network that remembers its inputs; features are layer times what it sees."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, x_t, timesteps, layers):
+        self.seen.append((x_t["a"], timesteps))
+        return {"a": torch.zeros_like(x_t["a"])}, {layer: layer * x_t["a"] for layer in layers}
+
+
+def simple_loss(row, project=lambda x: x, **options):
+    student, teacher = Recorder(), Recorder()
+    x = {"a": torch.randn(64, 5, 3, generator=generator(9))}
+    changes = options.pop("changes", {})
+    config = ObjectiveConfig(**{**ROWS[row], **changes})
+    terms = self_flow_loss(
+        student, teacher, project, x, {}, {"a": "velocity"}, config, generator(), **options
+    )
+    return terms, student, teacher
+
+
+def test_sra_shows_its_teacher_a_slightly_cleaner_view_with_the_same_noise():
+    _, student, teacher = simple_loss("sra")
+    (x_s, (t_s, _)), (x_t, (t_t, _)) = student.seen[0], teacher.seen[0]
+    difference = t_s - t_t
+    assert t_s.shape == (64, 1)
+    assert (difference >= 0).all()
+    assert difference.max() < 0.2 + 1e-6
+    far = t_s > 0.2  # nearer to the data the teacher stands at 0 at most
+    assert difference[far].mean().item() == pytest.approx(0.1, abs=0.025)
+    x = torch.randn(64, 5, 3, generator=generator(9))
+    noise = (x_s - (1 - t_s[..., None]) * x) / t_s[..., None]
+    torch.testing.assert_close(
+        x_t, (1 - t_t[..., None]) * x + t_t[..., None] * noise, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_layersync_follows_its_own_later_layer_without_teacher_head_or_gradient_into_it():
+    def project(_):
+        raise AssertionError("there is no head")
+
+    terms, _, teacher = simple_loss("layersync", project)
+    assert not teacher.seen
+    torch.testing.assert_close(terms.cosine, torch.tensor(1.0))  # layer * x: the same direction
+
+
+def test_repa_compares_with_the_encoder_of_clean_tokens():
+    seen = []
+
+    def encoder(x):
+        seen.append(x["a"])
+        return x["a"]
+
+    terms, student, teacher = simple_loss("repa", encoder=encoder)
+    assert not teacher.seen
+    assert torch.equal(seen[0], torch.randn(64, 5, 3, generator=generator(9)))
+    expected = torch.nn.functional.cosine_similarity(student.seen[0][0], seen[0], dim=-1).mean()
+    torch.testing.assert_close(terms.cosine, expected)
+
+
+def test_l1_measures_the_distance_itself():
+    terms, student, teacher = simple_loss("self_flow", changes={"distance": "l1"})
+    target = 3 * teacher.seen[0][0]
+    expected = terms.flow_loss + 0.8 * (student.seen[0][0] - target).abs().mean()
+    torch.testing.assert_close(terms.loss, expected)
+
+
+def test_gamma_warms_up():
+    config = ObjectiveConfig(gamma=0.8, gamma_warmup_steps=4)
+    assert [config.gamma_at(step) for step in (0, 1, 3, 9)] == pytest.approx([0.2, 0.4, 0.8, 0.8])
+    terms, *_ = simple_loss("self_flow", gamma=0.1)
+    torch.testing.assert_close(terms.loss, terms.flow_loss - 0.1 * terms.cosine)
+
+
+def test_separated_groups_cannot_see_each_other(model):
+    """Changing a token moves those of its own noise group only, in either attention."""
+    context = model.encode_context({}, ["a"])
+    index = torch.tensor([[0, 1, 0, 1]])
+    timesteps = (torch.tensor([[0.3, 0.7]]), index)
+    x = torch.randn(1, PER_FRAME, 768, generator=generator(3))
+    other = x.clone()
+    other[:, 0] += 1
+
+    def outputs(tokens, separate):
+        out, _ = model({"first_frame": tokens}, timesteps, context, separate_attention=separate)
+        return out["first_frame"]
+
+    for separate in (True, False):
+        moved = (outputs(x, separate) - outputs(other, separate)).abs().amax(dim=-1)[0] > 1e-6
+        assert moved.tolist() == [True, not separate, True, not separate]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"schedule": "duel"}, "did you mean dual"), ({"gamma_warmup_steps": -1}, "warmup")],
+)
+def test_impossible_objectives_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        ObjectiveConfig(**settings)
