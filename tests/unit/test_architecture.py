@@ -50,6 +50,8 @@ WRAPPERS = {
     "av": ("evaluation/", "data/"),
     "scipy": ("evaluation/",),
     "matplotlib": ("evaluation/",),
+    "diffusers": ("autoencoders/",),
+    "huggingface_hub": ("autoencoders/",),
     "tensorflow": (),
 }
 

@@ -1,0 +1,114 @@
+"""Encode pictures into latents, once, for training that never runs the autoencoder again.
+
+    python pretrain/encode.py --data imagenet/train download=true     # SD-VAE, 256 px
+    python pretrain/encode.py --data 'shards/*.tar' processes=8 output=latents/web
+    python pretrain/encode.py experiment=debug                        # seconds, nothing downloaded
+
+DATA is a folder with one subfolder for each class, a flat folder (label 0), or tar shards in
+WebDataset's layout (KEY.jpg beside KEY.cls). Pictures are cropped as ADM does. What cannot be used
+is counted by cause; more than max_skipped of it stops the command. The latents' mean and standard
+deviation are stored in float16, with a checksum for each shard. Interrupted, the same command goes
+on where it was; the result depends on the pictures alone, not on the number of processes.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.data.images import list_images
+from selfflow_robotics.data.latents_encode import Encoding, Workers
+from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
+from selfflow_robotics.data.shapes import ensure_shapes
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.device import choose_device
+
+MOST_PROCESSES = 8  # beside each other by default: each holds an autoencoder
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    data: str | None = None
+    output: str | None = None
+    autoencoder: Literal["sd_vae", "pixel"] = "sd_vae"
+    weights: str = "stabilityai/sd-vae-ft-ema"
+    download: bool = False
+    image_size: int = 256
+    mirror: bool = False
+    max_skipped: float = 0.001
+    batch_size: int = 16
+    shard_size: int = 1024
+    processes: int | None = None
+    threads: int = 1
+    device: str = "auto"
+    root: str = "datasets"
+    num_shapes: int = 4000
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "shard_size", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"processes must be at least 1, got {self.processes}")
+        if not 0 <= self.max_skipped < 1:
+            raise UserError(f"max_skipped must be in [0, 1), got {self.max_skipped}")
+
+
+@hydra_app(
+    "encode",
+    EncodeConfig,
+    flags=(
+        Flag("--data", literal=True, help="a folder of pictures, or tar shards ('*.tar')"),
+        Flag("--output", literal=True, help="the folder of latents to make"),
+    ),
+)
+def main(config: EncodeConfig) -> None:
+    began = time.monotonic()
+    torch.set_num_threads(config.threads)
+    kind = AutoencoderConfig(config.autoencoder, config.weights, config.download)
+    device = choose_device(config.device)
+    autoencoder = load_autoencoder(kind, device)
+    root = Path(config.root)
+    source = config.data or ensure_shapes(root, config.num_shapes, config.image_size)
+    images = list_images(source)
+    print(f"{len(images.items)} pictures of {images.num_classes} classes in {images.root}")
+    output = Path(config.output) if config.output else root / _name(config, images.root)
+    summary = write_latents(
+        images,
+        output,
+        autoencoder,
+        Workers(kind, config.processes or default_processes(), str(device), config.threads),
+        Encoding(config.image_size, config.batch_size, config.mirror),
+        max_skipped=config.max_skipped,
+        shard_size=config.shard_size,
+    )
+    print(_line(summary, output, time.monotonic() - began))
+
+
+def default_processes() -> int:
+    """One for each core, within reason."""
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
+
+
+def _name(config: EncodeConfig, source: Path) -> str:
+    """The default folder's name: everything that tells one cache from another at a glance."""
+    mirrored = "_mirror" if config.mirror else ""
+    return f"{source.resolve().name}_{config.autoencoder}_{config.image_size}{mirrored}"
+
+
+def _line(summary: CacheSummary, output: Path, seconds: float) -> str:
+    skipped = f" ({summary.skips.text()})" if summary.skips.total else ""
+    rate = f", {summary.num_new / seconds:.1f} pictures/s" if summary.num_new else ", nothing new"
+    return (
+        f"latents of {summary.num_pictures} pictures in {output}: {summary.skips.total} skipped"
+        f"{skipped}, {summary.num_bytes / 1e6:.1f} MB, {seconds:.1f} s{rate}"
+    )
+
+
+if __name__ == "__main__":
+    main()

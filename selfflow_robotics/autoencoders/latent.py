@@ -1,0 +1,68 @@
+"""What an autoencoder of pictures is to the rest of the code, and the one that needs no weights."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+class LatentAutoencoder(Protocol):
+    """Pictures <-> latents of about unit variance, which is what a network sees.
+
+    The factor between an autoencoder's own latents and unit variance (0.18215 for SD-VAE) is
+    applied in here and nowhere else: what `encode` returns is scaled, what `decode` takes is
+    scaled, and caches and networks hold nothing else.
+    """
+
+    @property
+    def channels(self) -> int:
+        """C of the latents."""
+        ...
+
+    @property
+    def downsample(self) -> int:
+        """Pixels along a side of a latent; pictures' sides are multiples of it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for equal configuration and weights, and for nothing else."""
+        ...
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior, float32 [B, C, H / d, W / d], of pictures
+        uint8 [B, H, W, 3]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures uint8 [B, H, W, 3] of latents [B, C, H / d, W / d]."""
+        ...
+
+
+def to_planes(frames: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    return rearrange(frames.to(torch.float32), "b h w c -> b c h w") / 127.5 - 1
+
+
+def to_frames(planes: Tensor) -> Tensor:
+    """The inverse of `to_planes`, rounded; values beyond [-1, 1] are clipped."""
+    levels = ((planes.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return rearrange(levels, "b c h w -> b h w c")
+
+
+@dataclass(frozen=True)
+class PixelLatents:
+    """Pixels as latents: three planes in [-1, 1] at full size, and no spread (std = 0)."""
+
+    channels: int = 3
+    downsample: int = 1
+    fingerprint: str = "pixel"
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        planes = to_planes(frames)
+        return planes, torch.zeros_like(planes)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return to_frames(latents)

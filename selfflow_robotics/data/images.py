@@ -1,0 +1,147 @@
+"""Where pictures with labels lie: a folder for each class, a flat folder, or tar shards.
+
+    FOLDER/CLASS/**/*.jpg     one folder for each class; the label is the class's place among the
+                              sorted names, those of empty folders among them
+    FOLDER/*.jpg              label 0
+    FOLDER/*.tar, ONE.tar or 'some/*.tar'
+                              WebDataset's layout: KEY.jpg beside KEY.cls, which holds the label
+
+Pictures are *.jpg, *.jpeg, *.png and *.webp; other files are passed over, hidden ones too. Tars are
+plain (not compressed); their headers are read once, from front to back, and pictures by their
+place.
+"""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from selfflow_robotics.data.images_tar import tar_items
+from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.errors import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Item(NamedTuple):
+    """A picture: so many bytes of a file (below the list's root), and its label."""
+
+    file: str
+    member: str  # name within a tar; "" for a file of its own
+    offset: int
+    num_bytes: int
+    label: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}/{self.member}" if self.member else self.file
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Pictures in an order that depends on their names alone, and what had to be left out."""
+
+    root: Path
+    kind: str  # "folders", "flat" or "tars"
+    items: list[Item]
+    num_classes: int
+    class_names: list[str] | None = None  # of "folders"
+    skips: Skips = field(default_factory=Skips)
+
+    @property
+    def num_found(self) -> int:
+        """Pictures listed and pictures left out."""
+        return len(self.items) + self.skips.total
+
+    def fingerprint(self) -> str:
+        """A hash of names, sizes and labels; the same wherever a copy of the pictures lies."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
+        for item in self.items:
+            digest.update(json.dumps(item).encode())
+        return digest.hexdigest()
+
+
+def read_item(root: Path, item: Item) -> bytes:
+    """The bytes of a picture's file. Raises OSError."""
+    with (root / item.file).open("rb") as file:
+        file.seek(item.offset)
+        return file.read(item.num_bytes)
+
+
+def list_images(source: str | Path) -> ImageList:
+    """The pictures at `source`; see the module's docstring.
+
+    Raises UserError where there are none, where the layout is ambiguous, and for a damaged tar.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _list_folder(path)
+    if path.is_file():
+        if path.suffix != ".tar":
+            raise UserError(f"{path} is neither a folder nor a .tar file; give one of these")
+        return _list_tars([path])
+    tars = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".tar"))
+    if not tars:
+        raise UserError(f"no pictures at {path}: there is no such folder, and no .tar file")
+    return _list_tars(tars)
+
+
+def _list_folder(root: Path) -> ImageList:
+    try:
+        entries = sorted(entry.name for entry in root.iterdir() if entry.name[0] != ".")
+    except OSError as error:
+        raise UserError(f"cannot read {root} ({error.strerror}); check its permissions") from error
+    classes = [name for name in entries if (root / name).is_dir()]
+    tars = [root / name for name in entries if name.endswith(".tar")]
+    loose = [name for name in entries if _is_picture(name) and (root / name).is_file()]
+    below = [
+        _file_item(root, file, label)
+        for label, name in enumerate(classes)
+        for file in sorted(_pictures_below(root, name))
+    ]
+    found = {"tars": tars, "loose pictures": loose, "folders of pictures": below}
+    kinds = [name for name, things in found.items() if things]
+    if len(kinds) > 1:
+        raise UserError(f"{root} holds {' and '.join(kinds)}; keep one of these in there")
+    if tars:
+        return _list_tars(tars)
+    if loose:
+        return ImageList(root, "flat", [_file_item(root, name, 0) for name in loose], 1)
+    if not below:
+        raise UserError(f"no pictures in {root}; it needs *.jpg, *.png, *.webp or *.tar files")
+    return ImageList(root, "folders", below, len(classes), classes)
+
+
+def _file_item(root: Path, file: str, label: int) -> Item:
+    try:
+        num_bytes = (root / file).stat().st_size
+    except OSError:  # a dangling link: reading it will say so, and it will be counted
+        num_bytes = 0
+    return Item(file, "", 0, num_bytes, label)
+
+
+def _pictures_below(root: Path, folder: str) -> Iterator[str]:
+    """Names relative to `root`, in no order; links to folders are followed at the first level."""
+    for where, folders, files in os.walk(root / folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        below = os.path.relpath(where, root)
+        yield from (f"{below}/{name}" for name in files if name[0] != "." and _is_picture(name))
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURES)
+
+
+def _list_tars(tars: list[Path]) -> ImageList:
+    root = Path(os.path.commonpath([tar.parent for tar in tars]))
+    items, skips = [], Skips()
+    for tar in tars:
+        file = os.path.relpath(tar, root)
+        items += [Item(file, *found) for found in tar_items(tar, PICTURES, skips)]
+    if not items and not skips.total:
+        raise UserError(f"no pictures in the tar files at {root}; they need KEY.jpg and KEY.cls")
+    return ImageList(root, "tars", items, 1 + max((i.label for i in items), default=0), None, skips)

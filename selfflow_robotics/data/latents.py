@@ -1,0 +1,178 @@
+"""A folder of pictures as latents: what an autoencoder made of them, encoded once, read many times.
+
+    cache.json          the autoencoder, the source, and each shard's rows and sha256; written last,
+                        so its presence vouches for the rest
+    shard-00000.npy     rows of `row_dtype`: mean, std, label; one picture is one stretch of bytes
+
+Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled to
+what a network sees (`autoencoders.latent`): training draws new latents from them in every epoch.
+With `mirror`, rows 2i and 2i + 1 are a picture and its mirror image, since latents cannot be
+flipped. `data.latents_writer` makes such folders.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfflow_robotics.autoencoders.latent import LatentAutoencoder
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.errors import UserError
+
+FORMAT = 1
+RECORD = "cache.json"
+OPEN_SHARDS = 256  # a mapped file holds a descriptor, and a process has about a thousand
+
+
+class LatentBatch(NamedTuple):
+    """B rows, numpy."""
+
+    mean: np.ndarray  # float16 [B, C, h, w]
+    std: np.ndarray  # float16 [B, C, h, w], >= 0
+    labels: np.ndarray  # int64 [B], 0 to num_classes - 1
+
+
+def row_dtype(channels: int, latent_size: int) -> np.dtype:
+    """One row of a shard."""
+    shape = (channels, latent_size, latent_size)
+    return np.dtype([("mean", "<f2", shape), ("std", "<f2", shape), ("label", "<i4")])
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.npy"
+
+
+def sample_posterior(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """Latents float32 [B, C, h, w] drawn from N(mean, std^2), on the tensors' device, which must be
+    the generator's."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return mean.float() + std.float() * noise
+
+
+class LatentReader:
+    """Rows of a finished cache, by number. A shard's checksum is compared before its first use.
+
+    Raises UserError where there is no finished cache, and for a damaged or missing part of it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        self.record = read_record(self.folder)
+        latents = self.record["latents"]
+        self.channels: int = latents["channels"]
+        self.latent_size: int = latents["size"]
+        self.image_size: int = self.record["image_size"]
+        self.num_classes: int = self.record["source"]["num_classes"]
+        self.class_names: list[str] | None = self.record["source"]["class_names"]
+        self._shards: list[dict[str, Any]] = self.record["shards"]
+        self._ends = np.cumsum([shard["rows"] for shard in self._shards])
+        self._dtype = row_dtype(self.channels, self.latent_size)
+        self._checked = np.zeros(len(self._shards), bool)
+        self._rows = lru_cache(OPEN_SHARDS)(self._open)
+        for number, shard in enumerate(self._shards):
+            check_size(shard_path(self.folder, number), shard["bytes"])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def autoencoder(self) -> AutoencoderConfig:
+        """The autoencoder that made the latents, as it was named then (never downloaded)."""
+        made_by = self.record["autoencoder"]
+        return AutoencoderConfig(made_by["kind"], made_by["weights"] or "")
+
+    def check_autoencoder(self, autoencoder: LatentAutoencoder) -> None:
+        """Raises UserError where another autoencoder made these latents."""
+        if autoencoder.fingerprint != self.record["autoencoder"]["fingerprint"]:
+            maker = self.autoencoder.weights or self.autoencoder.kind
+            raise UserError(
+                f"{self.folder} holds latents of another autoencoder ({maker}); use that one, or "
+                "encode the pictures again"
+            )
+
+    def sampler(self, batch_size: int, seed: int) -> EpochSampler:
+        """The shuffled order of the rows, a function of (seed, step)."""
+        return EpochSampler(len(self), batch_size, seed)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> LatentBatch:
+        """The rows of these numbers, each 0 to len - 1.
+
+        Raises UserError for a damaged shard, IndexError for numbers out of range.
+        """
+        wanted = np.asarray(indices, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
+        shard = np.searchsorted(self._ends, wanted, side="right")
+        rows = np.empty(len(wanted), self._dtype)
+        for number in np.unique(shard):
+            mine = shard == number
+            first = self._ends[number] - self._shards[number]["rows"]
+            rows[mine] = self._rows(int(number))[wanted[mine] - first]
+        return LatentBatch(
+            np.ascontiguousarray(rows["mean"]),
+            np.ascontiguousarray(rows["std"]),
+            rows["label"].astype(np.int64),
+        )
+
+    def _open(self, number: int) -> np.ndarray:
+        path = shard_path(self.folder, number)
+        if not self._checked[number]:
+            check_shard(path, self._shards[number])
+            self._checked[number] = True
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if rows.dtype != self._dtype or len(rows) != self._shards[number]["rows"]:
+            raise UserError(f"{path} holds other rows than {RECORD} says; encode again")
+        return rows
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """cache.json of a finished cache. Raises UserError where it is missing, damaged or newer."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {record['format']}, this version reads format {FORMAT}"
+            )
+        known = {"autoencoder", "image_size", "latents", "mirror", "source", "skipped", "shards"}
+        if missing := known - record.keys():
+            raise KeyError(min(missing))
+        return record
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"no finished latents at {folder}: {RECORD} is missing; pretrain/encode.py makes them"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); remove it and encode the pictures again"
+        ) from error
+
+
+def check_size(path: Path, num_bytes: int) -> None:
+    """Raises UserError for a shard that is missing or of another size."""
+    size = path.stat().st_size if path.is_file() else None
+    if size != num_bytes:
+        state = "is missing" if size is None else f"has {size} bytes, not {num_bytes}: it is cut"
+        raise UserError(f"{path} {state}; remove it, and repeat pretrain/encode.py to mend it")
+
+
+def check_shard(path: Path, shard: dict[str, Any]) -> None:
+    """Raises UserError for a shard that is not, bit for bit, what was written."""
+    check_size(path, shard["bytes"])
+    if sha256_of(path) != shard["sha256"]:
+        raise UserError(
+            f"{path} is damaged: its sha256 is not the recorded one; remove it, and repeat "
+            "pretrain/encode.py to mend it"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,233 @@
+"""Pictures in, shards of a latent cache out: one at a time, or side by side in processes."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from selfflow_robotics.autoencoders.latent import LatentAutoencoder
+from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.data.images import Item, read_item
+from selfflow_robotics.data.images_decode import BadPicture, decode_picture
+from selfflow_robotics.data.latents import row_dtype, sha256_of
+from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.errors import UserError
+
+POLL_S = 0.5  # how often the progress of other processes is looked at
+
+Tick = Callable[[int], object]  # told how many more pictures have been looked at
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How pictures become rows. `mirror` adds a mirrored copy of each."""
+
+    image_size: int  # px, both sides
+    batch_size: int = 16
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def copies(self) -> int:
+        """Rows of a picture."""
+        return 1 + self.mirror
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that encode, and what each of them loads."""
+
+    autoencoder: AutoencoderConfig
+    processes: int = 1
+    device: str = "cpu"
+    threads: int = 1  # of torch, in each process
+
+
+class ShardJob(NamedTuple):
+    """A shard to make: its number, its file, its pictures."""
+
+    number: int
+    path: Path
+    root: Path
+    items: Sequence[Item]
+
+
+class Shard(NamedTuple):
+    """A finished shard: `entry` is its record {"rows", "bytes", "sha256", "skipped"}."""
+
+    number: int
+    entry: dict[str, Any]
+
+
+def encode_shard(
+    job: ShardJob, autoencoder: LatentAutoencoder, encoding: Encoding, tick: Tick
+) -> Shard:
+    """Make one shard. Raises UserError for latents that float16 cannot hold, and where the device's
+    memory is too small; OSError where the file cannot be written."""
+    side = encoding.image_size // autoencoder.downsample
+    rows = np.empty(len(job.items) * encoding.copies, row_dtype(autoencoder.channels, side))
+    filled, skips = 0, Skips()
+    for frames, labels in _batches(job, encoding, skips, tick):
+        mean, std = _encode(frames, autoencoder, encoding)
+        stop = filled + len(mean)
+        rows["mean"][filled:stop], rows["std"][filled:stop] = mean, std
+        rows["label"][filled:stop] = np.repeat(labels, encoding.copies)
+        filled = stop
+    if not (np.isfinite(rows["mean"][:filled]).all() and np.isfinite(rows["std"][:filled]).all()):
+        raise UserError(
+            f"the autoencoder makes latents that are not finite in float16 of pictures from "
+            f"{job.items[0].name} on; its weights are unfit"
+        )
+    num_bytes = _save(rows[:filled], job.path)
+    entry = {
+        "rows": filled,
+        "bytes": num_bytes,
+        "sha256": sha256_of(job.path),
+        "skipped": skips.record(),
+    }
+    return Shard(job.number, entry)
+
+
+def _batches(
+    job: ShardJob, encoding: Encoding, skips: Skips, tick: Tick
+) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Pictures uint8 [B, S, S, 3] and their labels; what cannot be used goes into `skips`."""
+    frames, labels, looked_at = [], [], 0
+    for item in job.items:
+        looked_at += 1
+        try:
+            frames.append(decode_picture(read_item(job.root, item), encoding.image_size))
+            labels.append(item.label)
+        except BadPicture as bad:
+            skips.add(str(bad), item.name)
+        except OSError:
+            skips.add("unreadable file", item.name)
+        if len(frames) == encoding.batch_size:
+            yield np.stack(frames), labels
+            tick(looked_at)
+            frames, labels, looked_at = [], [], 0
+    if frames:
+        yield np.stack(frames), labels
+    tick(looked_at)
+
+
+def _encode(
+    frames: np.ndarray, autoencoder: LatentAutoencoder, encoding: Encoding
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and deviations float16 [B * copies, C, h, w]."""
+    seen = torch.from_numpy(frames)
+    copies = [seen, seen.flip(2)] if encoding.mirror else [seen]
+    try:
+        encoded = [autoencoder.encode(copy) for copy in copies]
+    except torch.OutOfMemoryError as error:
+        raise UserError("the device's memory is full; lower batch_size or processes") from error
+    means, stds = zip(*encoded, strict=True)
+    mean, std = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (means, stds))
+    return mean.half().cpu().numpy(), std.half().cpu().numpy()
+
+
+def _save(rows: np.ndarray, path: Path) -> int:
+    """Write `path` whole and to the disk, or not at all; returns its size in bytes."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def encode_jobs(
+    jobs: Sequence[ShardJob],
+    autoencoder: LatentAutoencoder,
+    workers: Workers,
+    encoding: Encoding,
+    tick: Tick,
+) -> Generator[Shard, None, None]:
+    """The shards of all jobs as they get finished: by this process, with `autoencoder`, or by
+    others, which load their own. Close the generator to stop early."""
+    processes = min(workers.processes, len(jobs))
+    if processes <= 1:
+        yield from (encode_shard(job, autoencoder, encoding, tick) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    looked_at, stop = context.Value("q", 0), context.Event()
+    seen = 0
+    with ProcessPoolExecutor(processes, context, _start_worker, (workers, looked_at, stop)) as pool:
+        try:
+            waiting = {pool.submit(_work, job, encoding) for job in jobs}
+            while waiting:
+                done, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
+                now = looked_at.value
+                if now > seen:
+                    tick(now - seen)
+                seen = now
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "an encoding process was killed, perhaps for want of memory; lower processes or "
+                "batch_size and repeat the command to go on"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Stopped(Exception):
+    """The process that hands out the work wants no more of it."""
+
+
+class _Worker:
+    """What a worker process knows. Its autoencoder is loaded with the first job, so that a failure
+    to do so travels back like any other."""
+
+    workers: Workers
+    autoencoder: LatentAutoencoder | None = None
+    looked_at: Any
+    stop: Any
+
+
+def _start_worker(workers: Workers, looked_at: Any, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
+    _Worker.workers, _Worker.looked_at, _Worker.stop = workers, looked_at, stop
+    torch.set_num_threads(workers.threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent says nothing: without this its workers would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(job: ShardJob, encoding: Encoding) -> Shard:
+    if _Worker.autoencoder is None:
+        config = replace(_Worker.workers.autoencoder, download=False)  # fetched by the parent
+        _Worker.autoencoder = load_autoencoder(config, _Worker.workers.device)
+    return encode_shard(job, _Worker.autoencoder, encoding, _tick)
+
+
+def _tick(count: int) -> None:
+    with _Worker.looked_at.get_lock():
+        _Worker.looked_at.value += count
+    if _Worker.stop.is_set():
+        raise _Stopped

@@ -1,0 +1,134 @@
+"""The record of a latent cache while it is made: a line for each finished shard.
+
+    encoding.jsonl      first line: what is being made; then {"shard", "rows", "bytes", "sha256",
+                        "skipped"} of each finished shard, in the order in which they got finished
+
+It becomes cache.json (`data.latents`) when all shards are there.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from selfflow_robotics.data.latents import RECORD, check_shard, read_record, shard_path
+from selfflow_robotics.data.latents_encode import Shard
+from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.errors import UserError
+
+JOURNAL = "encoding.jsonl"
+OURS = ("shard-*.npy", "*.tmp", ".lock", JOURNAL, RECORD)
+
+
+class Journal:
+    """What a cache in the making is, and its finished shards: `entries`, by number.
+
+    Raises UserError where the folder holds something else, or a shard that is damaged.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self._folder, self._identity = folder, identity
+        self._path = folder / JOURNAL
+        self._finished: dict[str, Any] | None = None  # cache.json where nothing is missing
+        self.entries: dict[int, dict[str, Any]] = {}
+        for stale in folder.glob("*.tmp"):
+            stale.unlink()
+        if (folder / RECORD).exists():
+            found = read_record(folder)
+            self._accept(found, dict(enumerate(found["shards"])))
+            if len(self.entries) == len(found["shards"]):
+                self._finished = found
+                self._path.unlink(missing_ok=True)
+                return
+        elif self._path.exists():
+            self._accept(*_read_journal(self._path))
+        else:
+            strangers = {path.name for path in folder.iterdir()}
+            strangers -= {path.name for pattern in OURS for path in folder.glob(pattern)}
+            if strangers:
+                raise UserError(
+                    f"{folder} holds other files ({min(strangers)}); choose another output"
+                )
+        # From here on the folder is unfinished, and only the journal says what is in it.
+        lines = [identity, *({"shard": n, **self.entries[n]} for n in sorted(self.entries))]
+        self._write(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        (folder / RECORD).unlink(missing_ok=True)
+
+    def add(self, shard: Shard) -> None:
+        """Note a finished shard."""
+        self.entries[shard.number] = shard.entry
+        with self._path.open("a") as file:
+            file.write(json.dumps({"shard": shard.number, **shard.entry}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, skips: Skips) -> dict[str, Any]:
+        """Write cache.json, with all that was skipped: `skips` in listing, and by each shard."""
+        if self._finished:
+            return self._finished
+        everything = Skips()
+        everything.merge(skips)
+        shards = [self.entries[number] for number in sorted(self.entries)]
+        for entry in shards:
+            everything.merge(Skips.from_record(entry["skipped"]))
+        record = {**self._identity, "skipped": everything.record(), "shards": shards}
+        self._write(self._folder / RECORD, json.dumps(record, indent=1) + "\n")
+        self._path.unlink()
+        return record
+
+    def _accept(self, found: dict[str, Any], entries: dict[int, dict[str, Any]]) -> None:
+        """Take over the shards of an earlier call whose files are still there."""
+        _refuse_other(self._folder, found, self._identity)
+        for number in tqdm(sorted(entries), desc="checking", unit="shard", leave=False):
+            path = shard_path(self._folder, number)
+            if path.exists():
+                check_shard(path, entries[number])
+                self.entries[number] = entries[number]
+
+    def _write(self, path: Path, text: str) -> None:
+        """Replace a file as a whole, on the disk before it has its name."""
+        unfinished = path.with_suffix(".tmp")
+        with unfinished.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read_journal(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """What is being made, and the finished shards; a last line without its end does not count."""
+    try:
+        first, *rest = path.read_text().split("\n")[:-1]
+        lines = [json.loads(line) for line in rest]
+        return json.loads(first), {line.pop("shard"): line for line in lines}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; remove its folder and encode again") from error
+
+
+def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise UserError naming what differs from the cache that the folder holds."""
+    differences = {
+        "autoencoder": ("autoencoder", "fingerprint"),
+        "image_size": ("image_size",),
+        "mirror": ("mirror",),
+        "shard_size": ("shard_size",),
+        "list of pictures": ("source", "fingerprint"),
+        "format": ("format",),
+    }
+    for name, keys in differences.items():
+        old, new = found, wanted
+        for key in keys:
+            old, new = old.get(key, {}), new[key]
+        if old != new:
+            values = "" if len(keys) > 1 else f" ({old}, now {new})"
+            raise UserError(
+                f"{folder} holds latents of another {name}{values}; choose another output or "
+                "remove the folder"
+            )

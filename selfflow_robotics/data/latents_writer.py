@@ -1,0 +1,144 @@
+"""Makes a latent cache (`data.latents`) of a list of pictures; resumable, by several processes.
+
+The k-th shard is made of the k-th `shard_size` pictures of the list and of nothing else, so the
+number of processes, interruptions and repetitions change no bit. A shard gets its name when it is
+whole and on disk. The same command on a finished cache makes again what is missing.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from selfflow_robotics.autoencoders.latent import LatentAutoencoder
+from selfflow_robotics.data.images import ImageList
+from selfflow_robotics.data.latents import FORMAT, shard_path
+from selfflow_robotics.data.latents_encode import Encoding, ShardJob, Workers, encode_jobs
+from selfflow_robotics.data.latents_journal import Journal
+from selfflow_robotics.data.skips import Skips, check_budget
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.locks import hold
+
+
+@dataclass(frozen=True)
+class CacheSummary:
+    """What `write_latents` left behind."""
+
+    num_pictures: int
+    num_new: int  # looked at by this call
+    num_bytes: int  # of all shards
+    skips: Skips
+
+
+def write_latents(
+    images: ImageList,
+    folder: Path,
+    autoencoder: LatentAutoencoder,
+    workers: Workers,
+    encoding: Encoding,
+    *,
+    max_skipped: float = 0.001,
+    shard_size: int = 1024,
+) -> CacheSummary:
+    """Encode `images` into `folder`, or go on with it.
+
+    Args:
+        autoencoder: what `workers.autoencoder` describes, loaded.
+        max_skipped: share of the pictures that may be unusable; see `check_budget`.
+        shard_size: pictures of the list in a shard.
+
+    Raises UserError where the folder holds something else (also latents of another autoencoder,
+    size or source), is in use or cannot be written, for a damaged shard, and for more unusable
+    pictures than allowed.
+    """
+    if encoding.image_size % autoencoder.downsample:
+        raise UserError(
+            f"image_size must be a multiple of {autoencoder.downsample} for this autoencoder, got "
+            f"{encoding.image_size}"
+        )
+    if images.kind == "folders" and images.root.resolve() in folder.resolve().parents:
+        raise UserError(f"{folder} lies among the classes of {images.root}; choose another output")
+    check_budget(images.skips, images.num_found, max_skipped)
+    identity = _identity(images, autoencoder, workers, encoding, shard_size)
+    jobs = [
+        ShardJob(
+            number,
+            shard_path(folder, number),
+            images.root,
+            images.items[first : first + shard_size],
+        )
+        for number, first in enumerate(range(0, len(images.items), shard_size))
+    ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)
+        journal = Journal(folder, identity)
+        missing = [job for job in jobs if job.number not in journal.entries]
+        num_new = sum(len(job.items) for job in missing)
+        skips = Skips()
+        skips.merge(images.skips)
+        for entry in journal.entries.values():
+            skips.merge(Skips.from_record(entry["skipped"]))
+        check_budget(skips, images.num_found, max_skipped)
+        with (
+            tqdm(
+                total=len(images.items),
+                initial=len(images.items) - num_new,
+                unit="picture",
+                desc="encoding",
+                disable=not missing,
+            ) as bar,
+            closing(encode_jobs(missing, autoencoder, workers, encoding, bar.update)) as shards,
+        ):
+            for shard in shards:
+                journal.add(shard)
+                skips.merge(Skips.from_record(shard.entry["skipped"]))
+                check_budget(skips, images.num_found, max_skipped)
+        record = journal.finish(images.skips)
+    except OSError as error:
+        raise UserError(
+            f"cannot write latents to {folder} ({error.strerror or error}); free space or choose "
+            "another output, then repeat the command"
+        ) from error
+    return CacheSummary(
+        num_pictures=sum(entry["rows"] for entry in record["shards"]) // encoding.copies,
+        num_new=num_new,
+        num_bytes=sum(entry["bytes"] for entry in record["shards"]),
+        skips=Skips.from_record(record["skipped"]),
+    )
+
+
+def _identity(
+    images: ImageList,
+    autoencoder: LatentAutoencoder,
+    workers: Workers,
+    encoding: Encoding,
+    shard_size: int,
+) -> dict[str, Any]:
+    """cache.json without what is known at the end only."""
+    weights = workers.autoencoder.weights if workers.autoencoder.kind == "sd_vae" else None
+    return {
+        "format": FORMAT,
+        "autoencoder": {
+            "kind": workers.autoencoder.kind,
+            "weights": weights,
+            "fingerprint": autoencoder.fingerprint,
+        },
+        "image_size": encoding.image_size,
+        "latents": {
+            "channels": autoencoder.channels,
+            "size": encoding.image_size // autoencoder.downsample,
+        },
+        "mirror": encoding.mirror,
+        "shard_size": shard_size,
+        "source": {
+            "path": str(images.root),
+            "kind": images.kind,
+            "num_pictures": len(images.items),
+            "num_classes": images.num_classes,
+            "class_names": images.class_names,
+            "fingerprint": images.fingerprint(),
+        },
+    }

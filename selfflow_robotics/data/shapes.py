@@ -1,0 +1,69 @@
+"""Pictures to try things with: coloured shapes, the class is the shape. Drawn, not downloaded."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.rng import numpy_generator
+
+SHAPES = ("circle", "cross", "square", "triangle")
+SMOOTH = 4  # drawn so many times larger and averaged, so that edges are soft
+
+
+def draw_shape(shape: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 [size, size, 3]: a bright `shape` of `SHAPES` on a dark ground; colours, place and size
+    are drawn from `rng`."""
+    side = size * SMOOTH
+    ground, colour = rng.integers(0, 90, 3), rng.integers(120, 256, 3)
+    radius = side * rng.uniform(0.18, 0.32)
+    x, y = rng.uniform(radius, side - radius, 2)
+    left, top, right, bottom = x - radius, y - radius, x + radius, y + radius
+    picture = Image.new("RGB", (side, side), tuple(ground.tolist()))
+    draw, fill = ImageDraw.Draw(picture), tuple(colour.tolist())
+    if shape == "circle":
+        draw.ellipse((left, top, right, bottom), fill)
+    elif shape == "cross":
+        arm = radius / 3
+        draw.rectangle((left, y - arm, right, y + arm), fill)
+        draw.rectangle((x - arm, top, x + arm, bottom), fill)
+    elif shape == "square":
+        draw.rectangle((left, top, right, bottom), fill)
+    elif shape == "triangle":
+        draw.polygon(((x, top), (right, bottom), (left, bottom)), fill)
+    else:
+        raise ValueError(f"no shape '{shape}'; there are {', '.join(SHAPES)}")
+    return np.asarray(picture.resize((size, size), Image.Resampling.BOX))
+
+
+def ensure_shapes(root: Path, num_pictures: int, size: int, seed: int = 0) -> Path:
+    """The folder `root/shapes_NUM_SIZEpx_SEED` of PNG files, one subfolder for each of `SHAPES`;
+    drawn on first use.
+
+    The k-th picture is a function of (seed, k) and shows shape k mod 4. Raises UserError for fewer
+    pictures than shapes, and where the folder cannot be written.
+    """
+    if num_pictures < len(SHAPES) or size < 8:
+        raise UserError(
+            f"shapes need at least {len(SHAPES)} pictures of at least 8 px, got {num_pictures} of "
+            f"{size} px"
+        )
+    folder = root / f"shapes_{num_pictures}_{size}px_{seed}"
+    if folder.is_dir():
+        return folder
+    unfinished = root / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        for shape in SHAPES:
+            (unfinished / shape).mkdir(parents=True)
+        for number in range(num_pictures):
+            shape = SHAPES[number % len(SHAPES)]
+            pixels = draw_shape(shape, size, numpy_generator(seed, number))
+            Image.fromarray(pixels).save(unfinished / shape / f"{number:06d}.png")
+        unfinished.rename(folder)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(f"cannot write {folder} ({error.strerror}); choose another root") from error
+    return folder

@@ -1,0 +1,64 @@
+"""What could not be used, counted by cause, and how much of that is too much."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfflow_robotics.errors import UserError
+
+
+@dataclass
+class Skips:
+    """How many items were skipped for each cause, and the first of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
+
+    def add(self, cause: str, name: str) -> None:
+        self.counts[cause] += 1
+        self.examples.setdefault(cause, name)
+
+    def merge(self, other: "Skips") -> None:
+        self.counts.update(other.counts)
+        self.examples = other.examples | self.examples
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able: {cause: {"count", "example"}}."""
+        return {
+            cause: {"count": count, "example": self.examples[cause]}
+            for cause, count in sorted(self.counts.items())
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Skips":
+        return cls(
+            Counter({cause: entry["count"] for cause, entry in record.items()}),
+            {cause: entry["example"] for cause, entry in record.items()},
+        )
+
+    def text(self) -> str:
+        """The counts in words: "2 not an image, 1 too large"."""
+        return ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items()))
+
+
+def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:
+    """Raise UserError where more than `max_skipped` (a share) of all items cannot be used.
+
+    One bad item is always allowed, however few there are, unless the share is 0; but something
+    must be left.
+    """
+    allowed = max(1, int(max_skipped * num_items)) if max_skipped > 0 else 0
+    if skips.total <= min(allowed, num_items - 1):
+        return
+    causes = "; ".join(
+        f"{count} {cause} (e.g. {skips.examples[cause]})"
+        for cause, count in sorted(skips.counts.items())
+    )
+    raise UserError(
+        f"{skips.total} of {num_items} pictures cannot be used, max_skipped={max_skipped:g} allows "
+        f"{min(allowed, num_items - 1)}: {causes}; mend or remove them, or raise max_skipped"
+    )

@@ -1,0 +1,185 @@
+"""Pictures with labels in folders and tar shards: what is listed, and every mistake."""
+
+import tarfile
+
+import pytest
+
+from selfflow_robotics.data.images import list_images, read_item
+from selfflow_robotics.data.shapes import SHAPES, draw_shape, ensure_shapes
+from selfflow_robotics.data.skips import Skips, check_budget
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.rng import numpy_generator
+from tests.pictures import picture_bytes, samples, write_folder, write_tar
+
+
+def test_a_folder_of_classes(tmp_path):
+    root = write_folder(tmp_path / "set", {"b": 2, "a": 1, "empty": 0})
+    (root / "b" / "deep").mkdir()
+    (root / "b" / "deep" / "x.JPEG").write_bytes(picture_bytes(7, "jpg"))
+    (root / "b" / "readme.txt").write_text("not listed")
+    (root / ".hidden").mkdir()
+    images = list_images(root)
+    assert images.class_names == ["a", "b", "empty"]
+    assert images.num_classes == 3
+    named = [(item.name, item.label) for item in images.items]
+    assert named == [("a/002.png", 0), ("b/000.png", 1), ("b/001.png", 1), ("b/deep/x.JPEG", 1)]
+    assert read_item(root, images.items[0]) == picture_bytes(2)
+
+
+def test_links_are_followed(tmp_path):
+    root = write_folder(tmp_path / "elsewhere", {"a": 1})
+    (tmp_path / "set" / "b").mkdir(parents=True)
+    (tmp_path / "set" / "a").symlink_to(root / "a")
+    (tmp_path / "set" / "b" / "linked.png").symlink_to(root / "a" / "000.png")
+    (tmp_path / "set" / "b" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    images = list_images(tmp_path / "set")
+    assert [item.name for item in images.items] == ["a/000.png", "b/dangling.png", "b/linked.png"]
+    assert read_item(images.root, images.items[2]) == picture_bytes(0)
+    with pytest.raises(OSError, match="No such file"):
+        read_item(images.root, images.items[1])
+
+
+def test_a_flat_folder_has_label_zero(tmp_path):
+    for number in (1, 0):
+        (tmp_path / f"{number}.png").write_bytes(picture_bytes(number))
+    (tmp_path / "notes").mkdir()
+    images = list_images(tmp_path)
+    assert [(item.name, item.label) for item in images.items] == [("0.png", 0), ("1.png", 0)]
+    assert (images.kind, images.num_classes) == ("flat", 1)
+
+
+def test_tar_shards_by_folder_pattern_and_name(tmp_path):
+    write_tar(tmp_path / "s-1.tar", samples(range(4, 6)))
+    one = write_tar(tmp_path / "s-0.tar", samples(range(4)))
+    images = list_images(tmp_path)
+    assert [item.label for item in images.items] == [0, 1, 2, 0, 1, 2]
+    assert images.items[0].name == "s-0.tar/0000.jpg"
+    assert [read_item(images.root, item) for item in images.items] == [
+        picture_bytes(number, "jpg") for number in range(6)
+    ]
+    assert list_images(f"{tmp_path}/s-*.tar").items == images.items
+    assert list_images(one).items == images.items[:4]
+    assert images.num_classes == 3
+
+
+def test_keys_have_folders_and_end_at_the_first_dot(tmp_path):
+    files = {
+        "./x/a.b.txt": b"other", "./x/a.cls": b"1", "./x/a.PNG": picture_bytes(0),
+        "./y/a.cls": b" 2 ", "./y/a.seg.png": picture_bytes(1), "./y/a.jpeg": picture_bytes(2),
+        "README": b"not a sample", "long/" * 60 + "k.png": picture_bytes(3),
+        "long/" * 60 + "k.cls": b"0",
+    }  # fmt: skip
+    images = list_images(write_tar(tmp_path / "a.tar", files))
+    assert [item.label for item in images.items] == [1, 2, 0]
+    assert images.items[2].member.endswith("long/k.png")
+    assert images.skips.total == 0
+
+
+def test_samples_without_a_label_or_picture_are_counted(tmp_path):
+    files = samples(range(3)) | {
+        "a.jpg": b"", "b.cls": b"1", "c.jpg": b"", "c.png": b"", "c.cls": b"0",
+        "d.jpg": b"", "d.cls": b"cat", "e.jpg": b"", "e.cls": b"-1", "f.png": b"",
+        "f.cls": b"1" * 9,
+    }  # fmt: skip
+    images = list_images(write_tar(tmp_path / "t.tar", files))
+    assert len(images.items) == 3
+    assert images.skips.record() == {
+        "bad label": {"count": 3, "example": "t.tar/d"},
+        "no label": {"count": 1, "example": "t.tar/a"},
+        "no single picture": {"count": 2, "example": "t.tar/b"},
+    }
+    assert images.num_found == 9
+
+
+@pytest.mark.parametrize("cut", [0, 100, 700, 5000, 9000, "between two files"])
+def test_a_cut_tar_is_named(tmp_path, cut):
+    tar = write_tar(tmp_path / "cut.tar", samples(range(6)))
+    if isinstance(cut, str):
+        with tarfile.open(tar) as whole:
+            cut = whole.getmembers()[6].offset
+    tar.write_bytes(tar.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"cut\.tar .*copy it again"):
+        list_images(tar)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_tar_with_a_damaged_header_is_named(tmp_path, place):
+    tar = write_tar(tmp_path / "bad.tar", samples(range(2)))
+    data = bytearray(tar.read_bytes())
+    data[data.index(b"0000.cls") if place else 0] ^= 0xFF
+    tar.write_bytes(data)
+    with pytest.raises(UserError, match=r"bad\.tar .*copy it again"):
+        list_images(tar)
+
+
+def test_places_without_pictures_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("")
+    write_tar(tmp_path / "none.tar", {"readme.txt": b""})
+    for source, message in [
+        ("nowhere", "there is no such folder"),
+        ("x/*.tar", "there is no such folder"),
+        ("empty", "no pictures in"),
+        ("list.txt", "neither a folder nor a .tar file"),
+        ("none.tar", "no pictures in the tar files"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            list_images(tmp_path / source)
+
+
+def test_a_mixture_is_ambiguous(tmp_path):
+    write_folder(tmp_path, {"a": 1})
+    (tmp_path / "loose.png").write_bytes(picture_bytes(0))
+    with pytest.raises(UserError, match="holds loose pictures and folders of pictures"):
+        list_images(tmp_path)
+    (tmp_path / "loose.png").unlink()
+    write_tar(tmp_path / "a.tar", samples(range(1)))
+    with pytest.raises(UserError, match="holds tars and folders of pictures"):
+        list_images(tmp_path)
+
+
+def test_the_fingerprint_is_of_names_sizes_and_labels(tmp_path):
+    prints = {
+        list_images(write_folder(tmp_path / name, classes)).fingerprint()
+        for name, classes in [("one", {"a": 2, "b": 1}), ("two", {"a": 2, "b": 1})]
+    }
+    assert len(prints) == 1
+    (tmp_path / "two" / "b" / "002.png").write_bytes(picture_bytes(9, size=(30, 30)))
+    prints.add(list_images(tmp_path / "two").fingerprint())
+    (tmp_path / "one" / "b").rename(tmp_path / "one" / "c")
+    prints.add(list_images(tmp_path / "one").fingerprint())
+    assert len(prints) == 3
+
+
+def test_the_budget_of_skipped_pictures():
+    skips = Skips()
+    skips.add("no label", "x")
+    check_budget(skips, 10, 0.001)  # one always may
+    with pytest.raises(UserError, match=r"1 of 10 .* allows 0: 1 no label \(e\.g\. x\)"):
+        check_budget(skips, 10, 0.0)
+    with pytest.raises(UserError, match="1 of 1 pictures"):  # something must be left
+        check_budget(skips, 1, 0.5)
+    skips.add("too large", "y")
+    check_budget(skips, 2000, 0.001)
+    message = r"2 of 1999 .* allows 1: 1 no label \(e\.g\. x\); 1 too large \(e\.g\. y\); mend"
+    with pytest.raises(UserError, match=message):
+        check_budget(skips, 1999, 0.001)
+
+
+def test_shapes_are_drawn_once_and_are_a_function_of_the_seed(tmp_path):
+    folder = ensure_shapes(tmp_path, 9, 32)
+    images = list_images(folder)
+    assert images.class_names == list(SHAPES)
+    assert [item.label for item in images.items] == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    before = (folder / "circle" / "000000.png").stat().st_mtime_ns
+    assert ensure_shapes(tmp_path, 9, 32) == folder
+    assert (folder / "circle" / "000000.png").stat().st_mtime_ns == before
+    for shape in SHAPES:
+        one, again, other = (draw_shape(shape, 32, numpy_generator(0, n)) for n in (1, 1, 2))
+        assert one.shape == (32, 32, 3)
+        assert (one == again).all()
+        assert (one != other).any()
+    with pytest.raises(UserError, match="at least 4 pictures"):
+        ensure_shapes(tmp_path, 3, 32)
+    with pytest.raises(UserError, match="cannot write"):
+        ensure_shapes(tmp_path / "folder" / ("x" * 300), 9, 32)
