@@ -30,6 +30,10 @@ def pretrain() -> None:
     _run("pretrain/run.py")
 
 
+def encode() -> None:
+    _run("pretrain/encode.py")
+
+
 def finetune_rt1() -> None:
     _run("finetune/rt1.py")
 
@@ -44,3 +48,11 @@ def simpler() -> None:
 
 def world_model() -> None:
     _run("eval/world_model.py")
+
+
+def probe() -> None:
+    _run("eval/probe.py")
+
+
+def run_page() -> None:
+    _run("eval/run_page.py")

@@ -44,7 +44,17 @@ def test_each_config_belongs_to_a_script():
 
 
 @pytest.mark.parametrize(
-    "command", ["pretrain", "finetune_rt1", "collect", "simpler", "world_model"]
+    "command",
+    [
+        "pretrain",
+        "encode",
+        "finetune_rt1",
+        "collect",
+        "simpler",
+        "world_model",
+        "probe",
+        "run_page",
+    ],
 )
 def test_each_console_command_runs_a_script_that_is_there(command, monkeypatch):
     ran = []
