@@ -94,7 +94,7 @@ def _list_folder(root: Path) -> ImageList:
     try:
         entries = sorted(entry.name for entry in root.iterdir() if entry.name[0] != ".")
     except OSError as error:
-        raise UserError(f"cannot read {root} ({error.strerror}); check its permissions") from error
+        raise _unreadable(error) from error
     classes = [name for name in entries if (root / name).is_dir()]
     tars = [root / name for name in entries if name.endswith(".tar")]
     loose = [name for name in entries if _is_picture(name) and (root / name).is_file()]
@@ -126,10 +126,18 @@ def _file_item(root: Path, file: str, label: int) -> Item:
 
 def _pictures_below(root: Path, folder: str) -> Iterator[str]:
     """Names relative to `root`, in no order; links to folders are followed at the first level."""
-    for where, folders, files in os.walk(root / folder):
+
+    def stop(error: OSError) -> None:  # by default os.walk passes over what it cannot read
+        raise _unreadable(error) from error
+
+    for where, folders, files in os.walk(root / folder, onerror=stop):
         folders[:] = [name for name in folders if name[0] != "."]
         below = os.path.relpath(where, root)
         yield from (f"{below}/{name}" for name in files if name[0] != "." and _is_picture(name))
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"cannot read {error.filename} ({error.strerror}); check its permissions")
 
 
 def _is_picture(name: str) -> bool:

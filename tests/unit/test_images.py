@@ -1,5 +1,6 @@
 """Pictures with labels in folders and tar shards: what is listed, and every mistake."""
 
+import os
 import tarfile
 
 import pytest
@@ -125,6 +126,20 @@ def test_places_without_pictures_are_one_line(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             list_images(tmp_path / source)
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "set", {"a": 1, "b": 1})
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*set/b \(Permission denied\)"):
+        list_images(root)
 
 
 def test_a_mixture_is_ambiguous(tmp_path):

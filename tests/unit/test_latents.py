@@ -1,5 +1,6 @@
 """The latent cache: what it holds, that it depends on the pictures alone, and every damage."""
 
+import errno
 import json
 
 import numpy as np
@@ -186,6 +187,17 @@ def test_a_folder_of_other_things_is_refused(source, tmp_path):
         make(source, source / "latents")
     with pytest.raises(UserError, match=r"cannot write latents to .*thesis\.txt"):
         make(source, tmp_path / "thesis.txt")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_shard(source, tmp_path, monkeypatch):
+    def full(file, rows, **_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("selfflow_robotics.data.latents_encode.np.save", full)
+    with pytest.raises(UserError, match=r"cannot write latents .*No space left.*repeat"):
+        make(source, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "encoding.jsonl"}
 
 
 def test_damaged_shards_are_named_before_a_value_is_used(source, tmp_path):
