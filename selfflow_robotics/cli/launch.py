@@ -30,6 +30,10 @@ def pretrain() -> None:
     _run("pretrain/run.py")
 
 
+def pretrain_images() -> None:
+    _run("pretrain/images.py")
+
+
 def encode() -> None:
     _run("pretrain/encode.py")
 

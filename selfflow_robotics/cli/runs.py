@@ -13,11 +13,13 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint
 
+Kind = Literal["pretrain", "images", "finetune"]
+
 # Settings that may differ when a run goes on: they change how fast it goes, not where.
 ANY_VALUE = re.compile(r"threads|(collect|play)\.(processes|simpler\..+)")
 
 
-def runs_of_kind(kind: Literal["pretrain", "finetune"], root: Path = Path("runs")) -> list[Path]:
+def runs_of_kind(kind: Kind, root: Path = Path("runs")) -> list[Path]:
     """The run folders under `root` whose run.json says `kind`, newest first.
 
     run.json is written by `open_run`: {"kind": ..., "created": ISO 8601 time}. Folders without a
@@ -35,7 +37,7 @@ def runs_of_kind(kind: Literal["pretrain", "finetune"], root: Path = Path("runs"
 
 
 def find_checkpoint(
-    given: str | None, kind: Literal["pretrain", "finetune"], root: Path = Path("runs")
+    given: str | None, kind: Kind, root: Path = Path("runs")
 ) -> Path:
     """The checkpoint folder that is meant: `given` itself, the last one of a run folder `given`, or
     the last one of the newest run of this kind that has any. Raises UserError if there is none."""
@@ -55,7 +57,7 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if is_in_run else checkpoint.parent
 
 
-def open_run(kind: Literal["pretrain", "finetune"], folder: Path, config: Any) -> Path:
+def open_run(kind: Kind, folder: Path, config: Any) -> Path:
     """Make or continue a run folder for a dataclass `config`.
 
     A run without any checkpoint has nothing to lose and takes the new configuration. Raises

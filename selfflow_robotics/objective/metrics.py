@@ -27,21 +27,23 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
     | cosine_by_t            | [10] the same by the teacher's timestep                        |
     | student/..., teacher/...| `feature_metrics` of the features that the cosine compares    |
 
-    The last three need gamma > 0. Tokens that do not count are left out; an empty bin is NaN.
+    The last three need gamma > 0; mask and groups need a schedule with two timesteps. Tokens that
+    do not count are left out; an empty bin is NaN.
     """
     timesteps, counted = terms.timesteps.per_token, terms.counted
     group = terms.timesteps.index
-    metrics: dict[str, Any] = {
-        "flow_loss": terms.flow_loss.detach(),
-        "effective_mask_ratio": (group * counted).sum() / counted.sum(),
-    }
+    has_groups = terms.timesteps.values.shape[1] <= 2
+    metrics: dict[str, Any] = {"flow_loss": terms.flow_loss.detach()}
+    if has_groups:
+        metrics["effective_mask_ratio"] = (group * counted).sum() / counted.sum()
     start = 0
     for slot, loss in terms.token_loss.items():
         part = (slice(None), slice(start, start + loss.shape[1]))
         start += loss.shape[1]
         loss = loss.detach()
         metrics[f"loss_by_t/{slot}"] = mean_by_timestep(loss, timesteps[part], counted[part])
-        metrics[f"loss_by_group/{slot}"] = mean_by(loss, group[part], 2, counted[part])
+        if has_groups:
+            metrics[f"loss_by_group/{slot}"] = mean_by(loss, group[part], 2, counted[part])
     if terms.cosine is None or terms.token_cosine is None or terms.features is None:
         return metrics
     metrics["teacher_student_cosine"] = terms.cosine.detach()

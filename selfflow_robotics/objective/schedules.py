@@ -1,8 +1,9 @@
 """Which timestep every token gets in training: a schedule is a function of p(t) and a mask ratio.
 
 `dual` is the paper's own, Dual-Timestep Scheduling (`dual_timestep`). The others are what it is
-compared with: `full_mask`, in which the masked tokens are pure noise, and `per_token`, in which
-every token draws for itself (diffusion forcing, arXiv 2407.01392).
+compared with: `near`, whose two timesteps are never far apart; `full_mask`, in which the masked
+tokens are pure noise; `per_token`, in which every token draws for itself (diffusion forcing, arXiv
+2407.01392).
 """
 
 from collections.abc import Callable
@@ -32,6 +33,21 @@ def draw_full_mask(
     return TokenTimesteps(torch.stack([t, torch.ones_like(t)], dim=1), mask)
 
 
+def draw_near(
+    batch: int,
+    num_tokens: int,
+    mask_ratio: float,
+    distribution: TimestepConfig,
+    generator: torch.Generator,
+    places: Tensor | None = None,
+) -> TokenTimesteps:
+    """The paper's ablation of the second draw: s = t - U(0, 0.2), cut off at 0."""
+    t = sample_timesteps(distribution, batch, generator)
+    s = t - NEAR * torch.rand(batch, generator=generator, device=t.device)
+    mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
+    return TokenTimesteps(torch.stack([t, s.clamp(min=0)], dim=1), mask)
+
+
 def draw_per_token(
     batch: int,
     num_tokens: int,
@@ -46,8 +62,11 @@ def draw_per_token(
     return TokenTimesteps(values.view(batch, num_tokens), index)
 
 
+NEAR = 0.2
+
 SCHEDULES: dict[str, Callable[..., TokenTimesteps]] = {
     "dual": draw_dual_timesteps,
+    "near": draw_near,
     "full_mask": draw_full_mask,
     "per_token": draw_per_token,
 }

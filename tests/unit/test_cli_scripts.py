@@ -48,6 +48,7 @@ def test_each_config_belongs_to_a_script():
     [
         "pretrain",
         "encode",
+        "pretrain_images",
         "finetune_rt1",
         "collect",
         "simpler",

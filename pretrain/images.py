@@ -1,0 +1,165 @@
+"""Pretrain Self-Flow on labelled pictures: the paper's ImageNet experiment, at any size.
+
+    python pretrain/images.py                                   # coloured shapes, made on first use
+    python pretrain/images.py objective=vanilla name=vanilla    # any row of configs/objective
+    python pretrain/encode.py --data imagenet/train --output latents/imagenet256 download=true
+    python pretrain/images.py --data latents/imagenet256 experiment=imagenet256_xl
+    python pretrain/images.py experiment=debug                  # under a minute
+
+The data are latents that pretrain/encode.py made, so no autoencoder runs while training; new
+latents are drawn from its posterior in every epoch. The network is a class-conditional SiT
+(models/image_sit.py) of the released layout. The run lies in runs/NAME: metrics.jsonl, samples/,
+checkpoints/. Repeating the command continues an interrupted run; a finished one is left as it is.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from selfflow_robotics.autoencoders.latent import PixelLatents
+from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import open_run
+from selfflow_robotics.data.images import list_images
+from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
+from selfflow_robotics.data.latents_encode import Encoding, Workers
+from selfflow_robotics.data.latents_writer import write_latents
+from selfflow_robotics.data.shapes import ensure_shapes
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.objective.metrics import loss_metrics
+from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.training.device import choose_device, choose_precision
+from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
+from selfflow_robotics.training.optimizer import build_optimizers
+from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.teacher import make_teacher
+from selfflow_robotics.world.generate import SeededNormal, sample_images
+from selfflow_robotics.world.image_network import image_record
+
+SAMPLES = 16  # pictures looked at while training
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    name: str = "images"
+    runs_dir: str = "runs"
+    seed: int = 0
+    data: str | None = None
+    root: str = "datasets"  # where the embedded data set is made
+    num_shapes: int = 2000  # its pictures
+    shape_px: int = 32  # their side
+    sit: SiTConfig = field(default_factory=SiTConfig)
+    patch: int = 2
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    label_dropout: float = 0.1
+    batch_size: int = 64
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_layers(self.objective, self.sit.depth, "objective")
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.label_dropout <= 1:
+            raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
+        for name in ("batch_size", "threads", "num_shapes", "patch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@hydra_app(
+    "images",
+    ImagesConfig,
+    flags=(Flag("--data", literal=True, help="a folder of latents, from pretrain/encode.py"),),
+)
+def main(config: ImagesConfig) -> None:
+    torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    reader = LatentReader(config.data or shape_latents(config))
+    shape = ImageSiTConfig(
+        config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
+    )
+    run = open_run("images", Path(config.runs_dir) / config.name, config)
+    sampler = reader.sampler(config.batch_size, config.seed)
+
+    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    model = ImageSiT(shape).to(device)
+    state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(
+        f"{size:.1f} M parameters, {len(reader)} latents of {reader.num_classes} classes, "
+        f"{device} {precision}, run {run}"
+    )
+
+    def batch_at(step: int) -> tuple[int, LatentBatch]:
+        return step, reader.read(sampler.batch(step))
+
+    def loss_fn(batch: tuple[int, LatentBatch], generator: torch.Generator) -> StepLoss:
+        step, (mean, std, labels) = batch
+        mean, std = torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)
+        tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
+        terms = image_loss(
+            model,
+            state.teacher,
+            tokens,
+            torch.from_numpy(labels).to(device),
+            shape.null_label,
+            config.label_dropout,
+            config.objective,
+            generator,
+            step=step,
+        )
+        return StepLoss(terms.loss, tokens.shape[0] * tokens.shape[1], loss_metrics(terms))
+
+    def show(step: int) -> None:
+        """Pictures of the first classes that the moving average makes out of noise."""
+        try:
+            autoencoder = load_autoencoder(reader.autoencoder, device)
+        except UserError as error:
+            print(f"no sample pictures: {error}")
+            return
+        labels = torch.arange(SAMPLES, device=device) % shape.num_classes
+        normal = SeededNormal(range(SAMPLES), device)
+        latents = sample_images(state.teacher, labels, normal, method="euler", num_steps=50)
+        frames = autoencoder.decode(latents).cpu().numpy()
+        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+
+    train(
+        config.train,
+        state,
+        batch_at,
+        loss_fn,
+        run,
+        seed=config.seed,
+        device=device,
+        precision=precision,
+        extra=image_record(shape, reader.autoencoder, reader.class_names),
+        on_sample=show,
+    )
+    print(f"done: {run} (samples in {run / 'samples'}); next: python eval/generation.py")
+
+
+def shape_latents(config: ImagesConfig) -> Path:
+    """The embedded data set: drawn shapes, their pixels as latents; made on first use."""
+    pictures = ensure_shapes(Path(config.root), config.num_shapes, config.shape_px)
+    folder = Path(config.root) / f"{pictures.name}_pixel_{config.shape_px}"
+    write_latents(
+        list_images(pictures),
+        folder,
+        PixelLatents(),
+        Workers(AutoencoderConfig("pixel")),
+        Encoding(config.shape_px),
+    )
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A trained network of labelled pictures and what has to be known to use it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.convert import load_released
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.training.checkpoint import (
+    load_part,
+    load_weights,
+    read_manifest,
+    resolve_checkpoint,
+)
+
+RELEASED_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+@dataclass
+class ImageNetwork:
+    """The moving-average weights of a run, or the released ones, ready to be sampled."""
+
+    model: ImageSiT
+    autoencoder: AutoencoderConfig  # what turns its latents into pictures
+    class_names: list[str] | None
+    checkpoint: Path
+
+
+def image_record(
+    model: ImageSiTConfig, autoencoder: AutoencoderConfig, class_names: list[str] | None
+) -> dict[str, Any]:
+    """The `extra` of a checkpoint's manifest: all that `load_image_network` reads back."""
+    return {
+        "image_model": asdict(model),
+        "autoencoder": {"kind": autoencoder.kind, "weights": autoencoder.weights},
+        "class_names": class_names,
+    }
+
+
+def is_image_record(record: dict[str, Any]) -> bool:
+    """Whether a checkpoint's `extra` is of such a network."""
+    return "image_model" in record
+
+
+def load_image_network(path: Path, device: torch.device) -> ImageNetwork:
+    """The network of a run folder or checkpoint of pretrain/images.py, or of a file with the
+    paper's released weights (.pt, .safetensors), whose autoencoder is SD-VAE.
+
+    Raises UserError where there is none, it is damaged, or it is something else.
+    """
+    if path.is_file() or path.suffix in RELEASED_SUFFIXES:
+        model = load_released(path)
+        return ImageNetwork(model.to(device).eval(), AutoencoderConfig(), None, path)
+    checkpoint = resolve_checkpoint(path)
+    record = read_manifest(checkpoint)["extra"]
+    if not is_image_record(record):
+        raise UserError(
+            f"{checkpoint} is no network of labelled pictures; pretrain/images.py trains one"
+        )
+    try:
+        fields = dict(record["image_model"])
+        fields["sit"] = SiTConfig(**fields["sit"])
+        model = ImageSiT(ImageSiTConfig(**fields))
+        autoencoder = AutoencoderConfig(**record["autoencoder"])
+        class_names = record["class_names"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint} does not describe a network this version knows ({error})"
+        ) from error
+    load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
+    return ImageNetwork(model.to(device).eval(), autoencoder, class_names, checkpoint)
