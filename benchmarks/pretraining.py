@@ -1,13 +1,16 @@
 """Does pretraining help a policy that has few demonstrations? Success by start weights and data.
 
-    python benchmarks/pretraining.py                   # 27 policies; about 80 minutes on two cores
+    python benchmarks/pretraining.py                   # 27 policies; about an hour on two cores
+    python benchmarks/pretraining.py --starts vanilla dts self_flow sra repa attention_separation \
+        --demonstrations 100 --probe                   # all objectives, and what their layers know
     python benchmarks/pretraining.py --steps 4 --episodes 3 --seeds 1 --demonstrations 20
 
-Three starts (Self-Flow pretraining, vanilla flow-matching pretraining, none), three numbers of
-demonstrations, three training seeds, the same budget and the same evaluation episodes for all.
-Every part is one of the project's own commands in runs/study; what is finished is not repeated.
-Ends in runs/study/table.md and plot.png: mean success, every seed's rate, and 95 % intervals by a
-bootstrap over training seeds and, within them, episodes. Needs `pip install -e '.[benchmarks]'`.
+A start is a file of configs/objective, or none. Every seed pretrains and fine-tunes anew; budget
+and evaluation episodes are the same for all. `repa` follows the vanilla network of the same seed,
+frozen. Every part is one of the project's own commands in runs/study; what is finished is not
+repeated. Ends in runs/study/table.md and plot.png: mean success, every seed's rate, and 95 %
+intervals by a bootstrap over seeds and, within them, episodes; with --probe in probes.md too.
+Needs `pip install -e '.[benchmarks]'`.
 """
 
 import argparse
@@ -30,8 +33,7 @@ from selfflow_robotics.rng import numpy_generator
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = Path("runs/study")
 DEMONSTRATIONS, PLAY = STUDY / "demonstrations/0.1.0", STUDY / "play/0.1.0"
-PRETRAINING = {"selfflow": [], "vanilla": ["objective.gamma=0", "objective.mask_ratio=0"]}
-STARTS = (*PRETRAINING, "none")
+STARTS = ("self_flow", "vanilla", "none")
 
 
 def run(script: str, *arguments: str) -> None:
@@ -45,17 +47,23 @@ def run(script: str, *arguments: str) -> None:
         )  # fmt: skip
 
 
-def pretrain(start: str, options: argparse.Namespace) -> None:
+def pretrain(start: str, seed: int, options: argparse.Namespace) -> Path:
+    """The run of one pretraining."""
+    follows = [f"encoder=run:{STUDY / f'vanilla-{seed}'}"] if start == "repa" else []
     run(
-        "pretrain/run.py", "--data", str(PLAY), f"runs_dir={STUDY}", f"name={start}", "threads=1",
-        f"train.steps={options.pretrain_steps}", *PRETRAINING[start],
+        "pretrain/run.py", "--data", str(PLAY), f"runs_dir={STUDY}", f"name={start}-{seed}",
+        f"objective={start}", f"seed={seed}", "threads=1",
+        f"train.steps={options.pretrain_steps}", *follows,
     )  # fmt: skip
+    if options.probe:
+        run("eval/probe.py", "--checkpoint", str(STUDY / f"{start}-{seed}"))
+    return STUDY / f"{start}-{seed}"
 
 
 def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -> Path:
     """Fine-tune and evaluate one policy; the folder of its results."""
-    name = f"{start}-{count}-{seed}"
-    init = "none" if start == "none" else str(STUDY / start)
+    name = f"policy-{start}-{count}-{seed}"
+    init = "none" if start == "none" else str(STUDY / f"{start}-{seed}")
     run(
         "finetune/rt1.py", f"runs_dir={STUDY}", f"name={name}", f"seed={seed}", "threads=1",
         "--init", init, "--data", str(DEMONSTRATIONS), "validation=0",
@@ -86,12 +94,14 @@ def interval(runs: list[list[bool]]) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def report(outcomes: dict[tuple[str, int], list[list[bool]]], counts: list[int]) -> str:
-    """The table, and the plot beside it. `outcomes` holds one list of episodes a training seed."""
+def report(
+    outcomes: dict[tuple[str, int], list[list[bool]]], starts: list[str], counts: list[int]
+) -> str:
+    """The table, and the plot beside it. `outcomes` holds one list of episodes a seed."""
     rows = ["| start | " + " | ".join(f"{n} demonstrations" for n in counts) + " |"]
     rows.append("|---" * (1 + len(counts)) + "|")
     plt.figure(figsize=(5, 3.5))
-    for start in STARTS:
+    for start in starts:
         cells, rates, bars = [], [], []
         for count in counts:
             runs = outcomes[start, count]
@@ -115,18 +125,63 @@ def report(outcomes: dict[tuple[str, int], list[list[bool]]], counts: list[int])
     return "\n".join(rows) + "\n"
 
 
+def probe_report(starts: list[str], seeds: int) -> str:
+    """Median test errors of the linear probes by layer: mean over seeds, with every seed's."""
+    blocks = []
+    reports = {
+        (start, seed): json.loads((STUDY / f"{start}-{seed}/eval/probe/probe.json").read_text())
+        for start in starts
+        for seed in range(seeds)
+    }
+    rows = {cell: report["rows"] for cell, report in reports.items()}
+    some = rows[starts[0], 0]
+    for target in dict.fromkeys(row["target"] for row in some):
+        for t in (0.0, 0.5):
+            sources = [r for r in some if r["target"] == target and r["t"] == t]
+            blocks.append(f"## {target}, t = {t:g}\n")
+            blocks.append("| features | " + " | ".join(starts) + " |")
+            blocks.append("|---" * (1 + len(starts)) + "|")
+            for source in sources:
+                key = (target, t, source["source"], source["layer"])
+                cells = []
+                for start in starts:
+                    found = [
+                        next(
+                            r["median_error"]
+                            for r in rows[start, seed]
+                            if (r["target"], r["t"], r["source"], r["layer"]) == key
+                        )
+                        for seed in range(seeds)
+                    ]
+                    each = ", ".join(f"{error:.2g}" for error in found)
+                    cells.append(f"{np.mean(found):.2g} ({each})")
+                label = source["source"] if source["layer"] is None else f"layer {source['layer']}"
+                blocks.append(f"| {label} | " + " | ".join(cells) + " |")
+            blocks.append("")
+    return "\n".join(blocks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--starts", nargs="+", default=list(STARTS), help="files of configs/objective"
     )
     parser.add_argument("--demonstrations", type=int, nargs="+", default=[50, 100, 300])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="of fine-tuning")
     parser.add_argument("--play", type=int, default=400, help="episodes to pretrain on")
     parser.add_argument("--pretrain-steps", type=int, default=400)
+    parser.add_argument(
+        "--probe", action="store_true", help="probe the pretrained networks' layers"
+    )
     parser.add_argument("--episodes", type=int, default=100, help="of each evaluation")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     options = parser.parse_args()
+    starts = [start for start in options.starts if start != "none"]
+    if "repa" in starts and "vanilla" not in starts:
+        parser.error("repa follows the vanilla network: add vanilla to --starts")
     count = max(options.demonstrations)
     run(
         "finetune/collect.py", "recovery=0", f"num_episodes={count}",
@@ -137,20 +192,26 @@ def main() -> None:
         f"root={STUDY}", "name=play",
     )  # fmt: skip
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda start: pretrain(start, options), PRETRAINING))
+        # What follows another network comes after it.
+        for late in (False, True):
+            cells = [(start, seed) for start in starts for seed in range(options.seeds)]
+            cells = [cell for cell in cells if (cell[0] == "repa") == late]
+            list(pool.map(lambda cell: pretrain(*cell, options), cells))
         grid = [
             (start, count, seed)
             for seed in range(options.seeds)
             for count in options.demonstrations
-            for start in STARTS
+            for start in options.starts
         ]
         folders = list(pool.map(lambda cell: one_policy(*cell, options), grid))
     outcomes = defaultdict(list)
     for (start, count, _), folder in zip(grid, folders, strict=True):
         outcomes[start, count].append(successes(folder))
-    table = report(outcomes, options.demonstrations)
+    table = report(outcomes, options.starts, options.demonstrations)
     (STUDY / "table.md").write_text(table)
     print(table)
+    if options.probe:
+        (STUDY / "probes.md").write_text(probe_report(starts, options.seeds))
 
 
 if __name__ == "__main__":
