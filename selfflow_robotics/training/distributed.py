@@ -1,0 +1,119 @@
+"""Several processes, one run: torchrun starts them, gradients are averaged, the first one writes.
+
+    torchrun --nproc-per-node=8 pretrain/images.py --data ...
+
+The batch size is that of all processes together. Gradients are averaged after the backward pass and
+not by a wrapper around the network, so a loss may call the network as often and in whatever way it
+likes. Every process holds all weights and draws the noise of its own share.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selfflow_robotics.errors import UserError
+
+Item = TypeVar("Item")
+
+BUCKET_BYTES = 64 * 2**20  # gradients travel in pieces of about this size
+# The first process may make data sets while the others wait.
+TIMEOUT = timedelta(hours=4)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is, and of how many; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes, prints and downloads."""
+        return self.rank == 0
+
+    def share(self, batch: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of a batch of all. Raises UserError where it does not divide."""
+        if len(batch) % self.size:
+            raise UserError(
+                f"a batch of {len(batch)} does not divide among {self.size} processes; choose "
+                "another batch size"
+            )
+        return batch[self.rank :: self.size]
+
+    def names(self, *names: int) -> tuple[int, ...]:
+        """The names of a random draw (`rng`), told apart between processes."""
+        return names if self.size == 1 else (*names, self.rank)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its mean over the processes."""
+        if self.size == 1:
+            return
+        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            flat /= self.size
+            for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over the processes, detached."""
+        value = value.detach()
+        if self.size == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.size
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is up in any process."""
+        if self.size == 1:
+            return flag
+        raised = torch.tensor(float(flag), device=device)
+        dist.all_reduce(raised)
+        return raised.item() > 0
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The body in the first process, then in the others: what it makes they find."""
+        if not self.is_first:
+            dist.barrier()
+        yield
+        if self.is_first and self.size > 1:
+            dist.barrier()
+
+
+ALONE = Ranks()
+
+
+def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
+    """Join the processes that torchrun started, if it did; and this one's device."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return ALONE, device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    return Ranks(dist.get_rank(), dist.get_world_size()), device
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        bucket.append(gradient)
+        size += gradient.numel() * gradient.element_size()
+        if size >= BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
