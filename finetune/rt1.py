@@ -88,6 +88,10 @@ class FinetuneConfig:
         check_weights(self.roles)
         for key in ("policy_objective", "frame_objective"):
             check_layers(getattr(self, key), self.model.sit.depth, key)
+            if getattr(self, key).target == "encoder":
+                raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
+        if self.model.feature_channels is not None:
+            raise UserError("model.feature_channels is for pretraining; leave it out")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, got {self.seed}")
         if self.model.action_dim != ACTION_DIM:
@@ -288,12 +292,17 @@ def initialize(model: MultimodalSiT, config: FinetuneConfig) -> str:
             checkpoint
             for path in runs_of_kind("pretrain", Path(config.runs_dir))
             if (checkpoint := latest_checkpoint(path))
-            and model_config(read_manifest(checkpoint)["extra"]) == config.model
+            and replace(model_config(read_manifest(checkpoint)["extra"]), feature_channels=None)
+            == config.model
         ]
         if not fitting:
             return "scratch (no pretraining run of this size; python pretrain/run.py makes one)"
         checkpoint = fitting[0]
-    load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
+    weights = load_part(checkpoint, "teacher")
+    trained = read_manifest(checkpoint)["extra"].get("model", {})
+    if trained.get("feature_channels") is not None:  # its head predicts an encoder; ours does not
+        weights |= model.projector.state_dict(prefix="projector.")
+    load_weights(model, weights, checkpoint)
     model.forget_frames()
     return str(checkpoint)
 

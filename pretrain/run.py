@@ -2,6 +2,7 @@
 
     python pretrain/run.py                        # the embedded recipe: minutes on two cores
     python pretrain/run.py objective.gamma=0 objective.mask_ratio=0 name=vanilla
+    python pretrain/run.py objective=repa encoder=dinov2-b encoder_download=true name=repa
     python pretrain/run.py experiment=debug       # under a minute
 
 The data are pictures of the embedded tabletop simulator, rendered on first use, or any data set in
@@ -11,7 +12,7 @@ view (arXiv 2603.06507). The run lies in runs/NAME: metrics.jsonl, samples/, che
 the command continues an interrupted run; a finished one is left as it is.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,12 +32,22 @@ from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
-from selfflow_robotics.training.device import choose_device, choose_precision
+from selfflow_robotics.training.device import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+)
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
 from selfflow_robotics.training.teacher import make_teacher
 from selfflow_robotics.world.answer import answer
+from selfflow_robotics.world.frozen_encoder import (
+    check_encoder,
+    encoder_of_tokens,
+    head_channels,
+    load_encoder,
+)
 from selfflow_robotics.world.network import checkpoint_record
 
 
@@ -49,6 +60,8 @@ class PretrainConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     model: MultimodalConfig = field(default_factory=MultimodalConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    encoder: str | None = None
+    encoder_download: bool = False
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     roles: dict[str, float] = field(default_factory=lambda: {"image": 1.0, "clip": 1.0})
     image_batch: int = 64
@@ -62,6 +75,9 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         check_weights(self.roles)
         check_layers(self.objective, self.model.sit.depth, "objective")
+        check_encoder(self.objective, self.encoder)
+        if self.model.feature_channels is not None:
+            raise UserError("model.feature_channels follows from the encoder; leave it out")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, got {self.seed}")
         for role in self.roles:
@@ -78,12 +94,21 @@ class PretrainConfig:
 @hydra_app(
     "pretrain",
     PretrainConfig,
-    flags=(Flag("--data", literal=True, help="an RLDS data set's version folder"),),
+    flags=(
+        Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--encoder", literal=True, help="a frozen encoder for objective=repa"),
+    ),
 )
 def main(config: PretrainConfig) -> None:
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    frozen, shape = None, config.model
+    if config.encoder is not None:
+        frozen = load_encoder(config.encoder, config.encoder_download, device)
+        channels = head_channels(frozen, config.objective, shape.sit.width)
+        shape = replace(shape, feature_channels=channels)
     run = open_run("pretrain", Path(config.runs_dir) / config.name, config)
 
     index = RldsIndex.open(
@@ -99,7 +124,8 @@ def main(config: PretrainConfig) -> None:
     }
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
-    model = MultimodalSiT(config.model).to(device)
+    model = MultimodalSiT(shape).to(device)
+    encoder = None if frozen is None else encoder_of_tokens(frozen, model.autoencoder)
     state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
@@ -121,6 +147,7 @@ def main(config: PretrainConfig) -> None:
             config.conditioning,
             generator,
             step=step,
+            encoder=encoder,
         )
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
         return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
@@ -146,7 +173,7 @@ def main(config: PretrainConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(config.model, None, index.provenance, config.roles),
+        extra=checkpoint_record(shape, None, index.provenance, config.roles),
         on_sample=show,
     )
     print(f"done: {run} (samples in {run / 'samples'}); next: python finetune/rt1.py")

@@ -1,5 +1,7 @@
 """Which device and precision a run uses, decided once and written into its record."""
 
+import ctypes
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -40,3 +42,26 @@ def choose_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """Mixed precision for matrix products; weights, norms and losses stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+# Parameters of glibc's mallopt (malloc.h) and values that keep what was freed for the next step.
+_MALLOC = {
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: return the heap's end to the system only beyond this, bytes
+    -2: 2**28,  # M_TOP_PAD: grow the heap by so much more than was asked for, bytes
+    -3: 2**30,  # M_MMAP_THRESHOLD: blocks up to this come from the heap, bytes
+}
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory of freed tensors for the next ones; whether it could.
+
+    glibc returns large freed blocks to the system at once, and every training step on a CPU then
+    waits for thousands of page faults. Numbers are the same; resident memory stays at its peak.
+    Does nothing on systems without glibc.
+    """
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")):
+        return False
+    return all([libc.mallopt(name, value) == 1 for name, value in _MALLOC.items()])

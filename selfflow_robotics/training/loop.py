@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from selfflow_robotics.training.checkpoint import (
     prune_checkpoints,
     read_manifest,
 )
+from selfflow_robotics.training.compile import compile_blocks, compiles
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
@@ -44,6 +45,7 @@ class TrainConfig:
     save_every: int = 500
     sample_every: int = 0  # 0: only at the end
     keep_checkpoints: int = 2
+    compile: Literal["auto", "on", "off"] = "auto"  # `training.compile`; auto: on a GPU
 
     def __post_init__(self) -> None:
         least = dict(steps=1, log_every=1, save_every=1, keep_checkpoints=1, sample_every=0)
@@ -89,9 +91,10 @@ def train(
         held_out: what to log of data that training never sees, asked for with each checkpoint.
         on_sample: called with the step every `sample_every` steps and at the end.
 
-    Raises UserError when a loss or gradient is not finite (before the weights change) or a
-    checkpoint cannot be written. Ctrl-C and SIGTERM end the run after the present step, with a
-    checkpoint, as KeyboardInterrupt.
+    Raises UserError when a loss or gradient is not finite or a checkpoint cannot be written. On a
+    CPU that is before the weights change. A GPU is not waited for between two logged steps: there
+    it is at the next of these, before anything is logged or saved. Ctrl-C and SIGTERM end the run
+    after the present step, with a checkpoint, as KeyboardInterrupt.
     """
     folder = run / "checkpoints"
     extra = {**extra, "precision": precision}
@@ -104,7 +107,11 @@ def train(
             return
         print(f"resuming {run} at step {state.step} of {config.steps}")
     log = MetricsLog(run / "metrics.jsonl", state.step)
+    if compiles(config.compile, device):
+        compile_blocks(state.model)
+        compile_blocks(state.teacher)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
+    finite = _FiniteCheck(run, device)
     started, tokens, waits = time.perf_counter(), 0, []
     bar = tqdm(total=config.steps, initial=state.step, unit="step", dynamic_ncols=True)
     with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
@@ -118,7 +125,9 @@ def train(
             stopping = stop.requested and done < config.steps
             saved = done % config.save_every == 0 or done == config.steps or stopping
             logged = state.step % config.log_every == 0 or saved
-            _check_finite(out.loss, grad_norm, state.step, run)
+            finite.note(out.loss, grad_norm, state.step)
+            if logged or device.type == "cpu":
+                finite.check()
             _update(state, config)
             tokens += out.num_tokens
             waits.append(waited)
@@ -162,13 +171,27 @@ def _update(state: TrainState, config: TrainConfig) -> None:
     update_teacher(state.teacher, state.model, ema_decay(config.ema_decay, state.step))
 
 
-def _check_finite(loss: Tensor, grad_norm: Tensor, step: int, run: Path) -> None:
-    if not (math.isfinite(loss.item()) and math.isfinite(grad_norm.item())):
-        raise UserError(
-            f"the loss or its gradient is not finite at step {step} of {run} (loss {loss.item()}, "
-            f"gradient norm {grad_norm.item()}); its checkpoints are untouched: start again with a "
-            "lower learning rate under another name"
-        )
+class _FiniteCheck:
+    """Remembers the first step that was not finite, on the device; `check` waits for it."""
+
+    def __init__(self, run: Path, device: torch.device) -> None:
+        self._run = run
+        # (loss, gradient norm, step) of the latest step, or of the first that was not finite
+        self._seen = torch.zeros(3, device=device)
+
+    @torch.no_grad()
+    def note(self, loss: Tensor, grad_norm: Tensor, step: int) -> None:
+        now = torch.stack([loss.float(), grad_norm.float(), torch.full_like(self._seen[2], step)])
+        self._seen = torch.where(self._seen.isfinite().all(), now, self._seen)
+
+    def check(self) -> None:
+        loss, grad_norm, step = self._seen.tolist()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise UserError(
+                f"the loss or its gradient is not finite at step {step:.0f} of {self._run} "
+                f"(loss {loss}, gradient norm {grad_norm}); its checkpoints are untouched: start "
+                "again with a lower learning rate under another name"
+            )
 
 
 def _check_precision(extra: dict[str, Any], precision: str, run: Path) -> None:

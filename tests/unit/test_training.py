@@ -10,7 +10,9 @@ from torch import nn
 
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
+from selfflow_robotics.training.compile import compile_blocks, compiles
+from selfflow_robotics.training.device import keep_freed_memory
+from selfflow_robotics.training.loop import StepLoss, TrainConfig, _FiniteCheck, train
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers, lr_factor
 from selfflow_robotics.training.state import TrainState
 from selfflow_robotics.training.teacher import ema_decay, make_teacher, update_teacher
@@ -79,6 +81,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
     with pytest.raises(UserError, match="not finite at step 3"):
         run_to(7, tmp_path, state, poison=3)
     assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_the_first_step_that_was_not_finite_is_remembered_until_it_is_read(tmp_path):
+    finite = _FiniteCheck(tmp_path, torch.device("cpu"))
+    for step, loss in enumerate([1.0, float("inf"), float("nan"), 2.0]):
+        finite.note(torch.tensor(loss, requires_grad=True), torch.tensor(1.0), step)
+    with pytest.raises(UserError, match=r"not finite at step 1 .*\(loss inf, gradient norm 1.0\)"):
+        finite.check()
+
+
+def test_compiling_is_for_gpus_unless_asked_for_and_keeps_names_and_copies():
+    assert not compiles("auto", torch.device("cpu"))
+    assert compiles("on", torch.device("cpu"))
+    assert not compiles("off", torch.device("cuda"))
+    model = Net()
+    names = list(model.state_dict())
+    compile_blocks(model)
+    assert list(model.state_dict()) == names
+    assert all(block._compiled_call_impl is not None for block in model.blocks)
+    assert model.head._compiled_call_impl is None
+
+
+def test_keeping_freed_memory_is_harmless_and_can_be_repeated():
+    assert keep_freed_memory() == keep_freed_memory()
+    assert torch.ones(1000, 1000).sum() == 1e6
 
 
 def test_teacher_is_the_moving_average():
