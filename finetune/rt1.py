@@ -46,7 +46,12 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resolve_checkpoint,
 )
-from selfflow_robotics.training.device import autocast, choose_device, choose_precision
+from selfflow_robotics.training.device import (
+    autocast,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+)
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -113,6 +118,7 @@ class FinetuneConfig:
 )
 def main(config: FinetuneConfig) -> None:
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     run = open_run("finetune", Path(config.runs_dir) / config.name, config)

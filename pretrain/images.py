@@ -33,7 +33,7 @@ from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.image_loss import image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.training.device import choose_device, choose_precision
+from selfflow_robotics.training.device import choose_device, choose_precision, keep_freed_memory
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -81,6 +81,7 @@ class ImagesConfig:
 )
 def main(config: ImagesConfig) -> None:
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     reader = LatentReader(config.data or shape_latents(config))
