@@ -52,6 +52,7 @@ from selfflow_robotics.training.device import (
     choose_precision,
     keep_freed_memory,
 )
+from selfflow_robotics.training.distributed import Ranks, start_ranks
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -119,11 +120,11 @@ class FinetuneConfig:
 def main(config: FinetuneConfig) -> None:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    device = choose_device(config.device)
+    ranks, device = start_ranks(choose_device(config.device))
     precision = choose_precision(config.precision, device)
-    run = open_run("finetune", Path(config.runs_dir) / config.name, config)
-
-    data = RobotData(config)
+    with ranks.first_alone():
+        run = open_run("finetune", Path(config.runs_dir) / config.name, config, ranks)
+        data = RobotData(config, ranks)
     normalizer = ActionNormalizer(data.stats)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
@@ -180,6 +181,7 @@ def main(config: FinetuneConfig) -> None:
         extra=checkpoint_record(config.model, data.stats, data.provenance, config.roles),
         held_out=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
+        ranks=ranks,
     )
     print(f"done: {run}; next: python eval/simpler.py --task pick_coke_can")
 
@@ -193,8 +195,8 @@ class RobotData:
     only play makes a world model look at the actions.
     """
 
-    def __init__(self, config: FinetuneConfig) -> None:
-        self.config = config
+    def __init__(self, config: FinetuneConfig, ranks: Ranks) -> None:
+        self.config, self._ranks = config, ranks
         given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
         self._index = RldsIndex.open(given)
         self.provenance = self._index.provenance
@@ -229,7 +231,7 @@ class RobotData:
         """The row that a step plays, and its windows."""
         role = draw_role(self.config.roles, self.config.seed, step)
         later = self.config.model.later_frames if has_frames(role) else 0
-        return role, self._mixtures[role].batch(step, later)
+        return role, self._mixtures[role].batch(step, later, self._ranks.share)
 
     def held_out_batches(self) -> Iterator[WindowBatch]:
         """Windows of the held-out episodes, evenly spread."""

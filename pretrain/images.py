@@ -3,7 +3,8 @@
     python pretrain/images.py                                   # coloured shapes, made on first use
     python pretrain/images.py objective=vanilla name=vanilla    # any row of configs/objective
     python pretrain/encode.py --data imagenet/train --output latents/imagenet256 download=true
-    python pretrain/images.py --data latents/imagenet256 experiment=imagenet256_xl
+    torchrun --nproc-per-node=8 pretrain/images.py --data latents/imagenet256 \
+        experiment=imagenet256_xl
     python pretrain/images.py experiment=debug                  # under a minute
 
 The data are latents that pretrain/encode.py made, so no autoencoder runs while training; new
@@ -22,7 +23,7 @@ from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoenco
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run
 from selfflow_robotics.data.images import list_images
-from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
+from selfflow_robotics.data.latents import RECORD, LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import write_latents
 from selfflow_robotics.data.shapes import ensure_shapes
@@ -34,6 +35,7 @@ from selfflow_robotics.objective.image_loss import image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.training.device import choose_device, choose_precision, keep_freed_memory
+from selfflow_robotics.training.distributed import start_ranks
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -82,13 +84,14 @@ class ImagesConfig:
 def main(config: ImagesConfig) -> None:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    device = choose_device(config.device)
+    ranks, device = start_ranks(choose_device(config.device))
     precision = choose_precision(config.precision, device)
-    reader = LatentReader(config.data or shape_latents(config))
+    with ranks.first_alone():
+        reader = LatentReader(config.data or shape_latents(config))
+        run = open_run("images", Path(config.runs_dir) / config.name, config, ranks)
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
     )
-    run = open_run("images", Path(config.runs_dir) / config.name, config)
     sampler = reader.sampler(config.batch_size, config.seed)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
@@ -101,7 +104,7 @@ def main(config: ImagesConfig) -> None:
     )
 
     def batch_at(step: int) -> tuple[int, LatentBatch]:
-        return step, reader.read(sampler.batch(step))
+        return step, reader.read(ranks.share(sampler.batch(step)))
 
     def loss_fn(batch: tuple[int, LatentBatch], generator: torch.Generator) -> StepLoss:
         step, (mean, std, labels) = batch
@@ -144,6 +147,7 @@ def main(config: ImagesConfig) -> None:
         precision=precision,
         extra=image_record(shape, reader.autoencoder, reader.class_names),
         on_sample=show,
+        ranks=ranks,
     )
     print(f"done: {run} (samples in {run / 'samples'}); next: python eval/generation.py")
 
@@ -152,13 +156,14 @@ def shape_latents(config: ImagesConfig) -> Path:
     """The embedded data set: drawn shapes, their pixels as latents; made on first use."""
     pictures = ensure_shapes(Path(config.root), config.num_shapes, config.shape_px)
     folder = Path(config.root) / f"{pictures.name}_pixel_{config.shape_px}"
-    write_latents(
-        list_images(pictures),
-        folder,
-        PixelLatents(),
-        Workers(AutoencoderConfig("pixel")),
-        Encoding(config.shape_px),
-    )
+    if not (folder / RECORD).exists():
+        write_latents(
+            list_images(pictures),
+            folder,
+            PixelLatents(),
+            Workers(AutoencoderConfig("pixel")),
+            Encoding(config.shape_px),
+        )
     return folder
 
 

@@ -12,11 +12,12 @@ import yaml
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint
+from selfflow_robotics.training.distributed import ALONE, Ranks
 
 Kind = Literal["pretrain", "images", "finetune"]
 
-# Settings that may differ when a run goes on: they change how fast it goes, not where.
-ANY_VALUE = re.compile(r"threads|(collect|play)\.(processes|simpler\..+)")
+# Settings that may differ when a run goes on: they change how it goes, not where.
+ANY_VALUE = re.compile(r"threads|encoder_download|(collect|play)\.(processes|simpler\..+)")
 
 
 def runs_of_kind(kind: Kind, root: Path = Path("runs")) -> list[Path]:
@@ -57,13 +58,15 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if is_in_run else checkpoint.parent
 
 
-def open_run(kind: Kind, folder: Path, config: Any) -> Path:
-    """Make or continue a run folder for a dataclass `config`.
+def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Path:
+    """Make or continue a run folder for a dataclass `config`; the first process does it for all.
 
     A run without any checkpoint has nothing to lose and takes the new configuration. Raises
     UserError when the folder holds a run of another configuration, another process works in it, or
     it cannot be written.
     """
+    if not ranks.is_first:
+        return folder
     settings = json.loads(json.dumps(asdict(config), default=str))
     record = folder / "config.yaml"
     try:

@@ -1,6 +1,6 @@
 """Batches drawn from several data sets at once, in fixed shares."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -30,9 +30,18 @@ class Mixture:
             if count > 0
         ]
 
-    def batch(self, step: int, future_frames: int | None = None) -> WindowBatch:
-        """The windows of a step; `future_frames` as in `WindowReader.read`."""
-        parts = [reader.read(sampler.batch(step), future_frames) for reader, sampler in self._parts]
+    def batch(
+        self,
+        step: int,
+        future_frames: int | None = None,
+        share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
+    ) -> WindowBatch:
+        """The windows of a step, or the `share` of each data set's that one process takes;
+        `future_frames` as in `WindowReader.read`."""
+        parts = [
+            reader.read(share(sampler.batch(step)), future_frames)
+            for reader, sampler in self._parts
+        ]
         joined = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
             for field in fields(WindowBatch)

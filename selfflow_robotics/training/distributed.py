@@ -7,7 +7,9 @@ not by a wrapper around the network, so a loss may call the network as often and
 likes. Every process holds all weights and draws the noise of its own share.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +105,9 @@ def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
+        atexit.register(dist.destroy_process_group)
+        if dist.get_rank():  # one voice is enough; errors still reach stderr
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     return Ranks(dist.get_rank(), dist.get_world_size()), device
 
 

@@ -28,6 +28,7 @@ from selfflow_robotics.training.checkpoint import (
 )
 from selfflow_robotics.training.compile import compile_blocks, compiles
 from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.distributed import ALONE, Ranks
 from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
 from selfflow_robotics.training.state import TrainState
@@ -65,6 +66,8 @@ class StepLoss:
     metrics: dict[str, Any]
 
 
+AGREE_EVERY = 10  # steps between two looks at whether another process was asked to stop
+
 LossFunction = Callable[[Any, torch.Generator], StepLoss]
 
 
@@ -81,6 +84,7 @@ def train(
     extra: dict[str, Any],
     held_out: Callable[[], dict[str, Any]] | None = None,
     on_sample: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
 
@@ -90,6 +94,8 @@ def train(
         extra: stored in every checkpoint's manifest.
         held_out: what to log of data that training never sees, asked for with each checkpoint.
         on_sample: called with the step every `sample_every` steps and at the end.
+        ranks: the processes that train together; `batch_at` gives this one's share, and the first
+            alone logs, saves and calls the two above.
 
     Raises UserError when a loss or gradient is not finite or a checkpoint cannot be written. On a
     CPU that is before the weights change. A GPU is not waited for between two logged steps: there
@@ -106,23 +112,30 @@ def train(
             print(f"{run} is finished already: {state.step} steps")
             return
         print(f"resuming {run} at step {state.step} of {config.steps}")
-    log = MetricsLog(run / "metrics.jsonl", state.step)
+    log = MetricsLog(run / "metrics.jsonl", state.step) if ranks.is_first else None
     if compiles(config.compile, device):
         compile_blocks(state.model)
         compile_blocks(state.teacher)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     finite = _FiniteCheck(run, device)
     started, tokens, waits = time.perf_counter(), 0, []
-    bar = tqdm(total=config.steps, initial=state.step, unit="step", dynamic_ncols=True)
+    bar = tqdm(
+        total=config.steps,
+        initial=state.step,
+        unit="step",
+        dynamic_ncols=True,
+        disable=not ranks.is_first,
+    )
     with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
         for batch, waited in batches:
-            generator = torch_generator(seed, state.step, device=device)
+            generator = torch_generator(*ranks.names(seed, state.step), device=device)
             with autocast(device, precision):
                 out = loss_fn(batch, generator)
             out.loss.backward()
+            ranks.average_gradients(parameters)
             grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
             done = state.step + 1
-            stopping = stop.requested and done < config.steps
+            stopping = done < config.steps and _all_stop(stop.requested, done, ranks, device)
             saved = done % config.save_every == 0 or done == config.steps or stopping
             logged = state.step % config.log_every == 0 or saved
             finite.note(out.loss, grad_norm, state.step)
@@ -131,34 +144,43 @@ def train(
             _update(state, config)
             tokens += out.num_tokens
             waits.append(waited)
-            if logged:
+            loss = ranks.mean(out.loss) if logged else out.loss
+            if logged and log is not None:
                 seconds = time.perf_counter() - started
                 record = {
                     "step": state.step,
-                    "loss": out.loss.detach(),
+                    "loss": loss,
                     **out.metrics,
                     "grad_norm": grad_norm,
                     "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
-                    "tokens_per_s": tokens / seconds,
+                    "tokens_per_s": ranks.size * tokens / seconds,
                     "step_s": seconds / len(waits),
                     "data_wait_s": sum(waits) / len(waits),
                 }
                 if held_out is not None and saved:
                     record |= held_out()
                 log.write(record)
-                bar.set_postfix(loss=f"{out.loss.item():.3f}", refresh=False)
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
                 started, tokens, waits = time.perf_counter(), 0, []
             state.step = done
             bar.update()
-            if saved:
+            if saved and ranks.is_first:
                 state.save(folder, extra)
                 prune_checkpoints(folder, config.keep_checkpoints)
             if stopping:
                 raise KeyboardInterrupt
-            if on_sample and config.sample_every and state.step % config.sample_every == 0:
+            sampled = config.sample_every and state.step % config.sample_every == 0
+            if on_sample and sampled and ranks.is_first:
                 on_sample(state.step)
-    if on_sample:
+    if on_sample and ranks.is_first:
         on_sample(state.step)
+
+
+def _all_stop(requested: bool, done: int, ranks: Ranks, device: torch.device) -> bool:
+    """Whether to stop now; several processes agree on it every so many steps."""
+    if ranks.size == 1:
+        return requested
+    return done % AGREE_EVERY == 0 and ranks.any(requested, device)
 
 
 def _update(state: TrainState, config: TrainConfig) -> None:
