@@ -35,12 +35,18 @@ class ImageSiTConfig:
     num_classes: int = 1000  # label `num_classes` is the null label
     # SiT's habit: the last layer has as many rows again for a variance that flow matching ignores.
     learn_sigma: bool = True
+    # Channels that the train-only head predicts: of a frozen encoder. None: the network's width.
+    feature_channels: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.latent_size, self.channels, self.patch, self.num_classes) < 1:
             raise UserError(
                 "model.latent_size, channels, patch and num_classes must be at least 1, got "
                 f"{self.latent_size}, {self.channels}, {self.patch}, {self.num_classes}"
+            )
+        if self.feature_channels is not None and self.feature_channels < 1:
+            raise UserError(
+                f"model.feature_channels must be at least 1, got {self.feature_channels}"
             )
         if self.latent_size % self.patch:
             raise UserError(
@@ -94,7 +100,7 @@ class ImageSiT(nn.Module):
         # The released weights embed the distance from noise without DiT's factor of 1000.
         self.sit = SiT(config.sit, TimestepEmbedder(width, scale=1.0, origin=1.0))
         self.final_layer = FinalLayer(width, outputs)
-        self.projector = Projector(width)
+        self.projector = Projector(width, config.feature_channels)
         nn.init.normal_(self.label_table.weight, std=0.02)
         for linear in (self.x_embedder, self.projector.linear1, self.projector.linear2):
             nn.init.xavier_uniform_(linear.weight)

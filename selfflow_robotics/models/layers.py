@@ -177,12 +177,14 @@ class FinalLayer(nn.Module):
 
 
 class Projector(nn.Module):
-    """h of Eq. 6: predicts the teacher's features from the student's; used in training only."""
+    """h of Eq. 6: predicts the target's features from the student's; used in training only."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, out_channels: int | None = None) -> None:
+        """`out_channels` of the target; None: a teacher's, which has the student's width."""
         super().__init__()
-        self.linear1 = nn.Linear(width, 2 * width)
-        self.linear2 = nn.Linear(2 * width, width)
+        out_channels = out_channels or width
+        self.linear1 = nn.Linear(width, width + out_channels)
+        self.linear2 = nn.Linear(width + out_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.silu(self.linear1(x)))

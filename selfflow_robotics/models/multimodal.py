@@ -30,6 +30,8 @@ class MultimodalConfig:
     action_horizon: int = 6
     action_dim: int = 7
     text_tokens: int = 2
+    # Channels that the train-only head predicts: of a frozen encoder. None: the network's width.
+    feature_channels: int | None = None
 
     def __post_init__(self) -> None:
         PixelAutoencoder(self.image_size, self.patch)  # refuses sizes that do not divide
@@ -40,6 +42,10 @@ class MultimodalConfig:
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
+            )
+        if self.feature_channels is not None and self.feature_channels < 1:
+            raise UserError(
+                f"model.feature_channels must be at least 1, got {self.feature_channels}"
             )
 
 
@@ -83,7 +89,7 @@ class MultimodalSiT(nn.Module):
         self.sit = SiT(config.sit)
         self.frame_out = FinalLayer(width, pixels)
         self.action_out = FinalLayer(width, config.action_dim)
-        self.projector = Projector(width)
+        self.projector = Projector(width, config.feature_channels)
 
     def forget_frames(self) -> None:
         """Zero the output of frames: pretraining predicts whole pictures with it, fine-tuning a

@@ -51,6 +51,7 @@ WRAPPERS = {
     "scipy": ("evaluation/",),
     "matplotlib": ("evaluation/",),
     "diffusers": ("autoencoders/",),
+    "transformers": ("world/frozen_encoder_patches.py",),
     "huggingface_hub": ("autoencoders/",),
     "tensorflow": (),
 }

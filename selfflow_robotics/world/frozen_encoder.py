@@ -1,0 +1,137 @@
+"""Frozen encoders of pictures, whose features REPA's student must predict (arXiv 2410.06940).
+
+A name says which:
+
+    dinov2-b             short for hf:facebook/dinov2-base, which is REPA's
+    hf:NAME_OR_PATH      a vision transformer of the transformers library, by name or folder
+    hub:REPO:MODEL       a model of torch.hub, whose code is run; REPO is a folder or OWNER/NAME
+    run:PATH[@LAYER]     a network of pretrain/run.py or finetune/rt1.py, after LAYER blocks; 0.7 of
+                         its depth, the paper's teacher layer, where none is named
+
+The first three look on this machine only, unless a download is asked for.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.multimodal import MultimodalSiT
+from selfflow_robotics.models.sit import constant_timestep
+from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
+from selfflow_robotics.world.frozen_encoder_patches import load_hub, load_transformers
+from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
+from selfflow_robotics.world.network import load_network
+
+SHORT_NAMES = {"dinov2-b": "hf:facebook/dinov2-base"}
+NAMES = f"{', '.join(SHORT_NAMES)}, hf:NAME_OR_PATH, hub:REPO:MODEL or run:PATH"
+
+
+class FrozenEncoder(Protocol):
+    """Pictures in, features out; no gradient."""
+
+    @property
+    def channels(self) -> int:
+        """D of the features."""
+        ...
+
+    def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Features float32 [B, h w, D], by rows, of frames uint8 [B, H, W, 3] for a grid (h, w)."""
+        ...
+
+
+def load_encoder(
+    name: str, download: bool = False, device: torch.device | str = "cpu"
+) -> FrozenEncoder:
+    """The encoder of a name; see the module's docstring.
+
+    Raises UserError for a name of another form, and where the library, the files or the network are
+    missing or unfit.
+    """
+    kind, _, rest = SHORT_NAMES.get(name, name).partition(":")
+    device = torch.device(device)
+    if kind == "run" and rest:
+        return RunEncoder.load(rest, device)
+    if kind == "hf" and rest:
+        return load_transformers(rest, download, device)
+    repository, _, model = rest.rpartition(":")
+    if kind == "hub" and repository and model:
+        return load_hub(repository, model, download, device)
+    raise UserError(f"unknown encoder '{name}'; give {NAMES}")
+
+
+def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
+    """Raise UserError where the objective needs an encoder and none is named, or the reverse."""
+    if objective.target == "encoder" and name is None:
+        raise UserError(f"objective.target=encoder needs an encoder: encoder={NAMES}")
+    if objective.target != "encoder" and name is not None:
+        raise UserError(
+            f"encoder={name} is for objective=repa (objective.target=encoder), not for "
+            f"objective.target={objective.target}; leave it out"
+        )
+
+
+def head_channels(encoder: FrozenEncoder, objective: ObjectiveConfig, width: int) -> int:
+    """What the train-only head must predict. Raises UserError where there is no head to come from
+    the network's `width` to another number of channels."""
+    if not objective.head and encoder.channels != width:
+        raise UserError(
+            f"the encoder's features have {encoder.channels} channels and the network {width}; "
+            "objective.head=true comes from one to the other"
+        )
+    return encoder.channels
+
+
+def encoder_of_tokens(encoder: FrozenEncoder, autoencoder: PixelAutoencoder) -> Encoder:
+    """`encoder` as the loss asks it: clean tokens of slots of frames [G, F N, C] in, their features
+    [G, N of all slots, D] out, one for each token in the same order."""
+
+    def encode(tokens: dict[str, Tensor]) -> Tensor:
+        frames = torch.cat([autoencoder.decode(x) for x in tokens.values()], dim=1)
+        features = encoder(frames.flatten(0, 1), autoencoder.grid)
+        return rearrange(features, "(g f) n d -> g (f n) d", f=frames.shape[1])
+
+    return encode
+
+
+class RunEncoder:
+    """Features of a trained network of our own: a clean picture, told t = 0, without words.
+
+    The picture goes in as noised tokens do, which is the path that the row "image" trains.
+    """
+
+    def __init__(self, model: MultimodalSiT, layer: int) -> None:
+        self._model = model.eval().requires_grad_(False)
+        self._device = model.frame_times.device
+        self._layer = layer
+        self.channels = model.config.sit.width
+
+    @classmethod
+    def load(cls, where: str, device: torch.device) -> "RunEncoder":
+        """From PATH[@LAYER]. Raises UserError as `load_network`, and for a layer that it lacks."""
+        path, _, number = where.rpartition("@")
+        if not (path and number.isdecimal()):
+            path, number = where, ""
+        model = load_network(Path(path), device).model
+        depth = model.config.sit.depth
+        layer = int(number) if number else max(1, round(0.7 * depth))
+        if not 1 <= layer <= depth:
+            raise UserError(
+                f"encoder=run:{where} asks for layer {layer}; that network has layers 1 to {depth}"
+            )
+        return cls(model, layer)
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
+        """As `FrozenEncoder`; frames of another size are resized to the network's."""
+        model, auto = self._model, self._model.autoencoder
+        pixels = resize_frames(frames.to(self._device), auto.image_size)
+        tokens = auto.encode(rearrange(pixels, "b c h w -> b 1 h w c"))
+        context = model.encode_context({}, [""] * len(tokens))
+        noised, timesteps = {"first_frame": tokens}, constant_timestep(0.0, tokens)
+        features = model(noised, timesteps, context, (self._layer,), features_only=True)[1]
+        return pool_features(features[self._layer], auto.grid, grid)

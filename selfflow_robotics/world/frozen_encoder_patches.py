@@ -1,0 +1,218 @@
+"""Vision transformers of other people as frozen encoders: transformers' and torch.hub's.
+
+Pictures are resized so that every token of the wanted grid is met by a whole number of patches, as
+many as make the picture about as large as the encoder is used to: a grid of 16 x 16 tokens and
+DINOv2's 224 px and patches of 14 give one patch a token, which is REPA's setting. The features are
+the last layer's, normalised as the encoder does it, without class and register tokens.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
+
+# Models of torch.hub do not tell these: ImageNet's statistics, and the usual size.
+HUB_MEAN, HUB_STD, HUB_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
+CLASS_TOKENS = 2  # at most: DeiT has one for distillation beside the usual one
+
+# What strangers' code raises for pictures, files and names that do not fit it.
+_UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Eye:
+    """What has to be known of a vision transformer to use it."""
+
+    name: str  # as in the configuration
+    look: Callable[[Tensor], Tensor]  # pixels [B, 3, H, W], normalised -> [B, extra + patches, D]
+    patch: int  # px
+    size: int  # px of the shorter side of pictures that it is used to
+    mean: tuple[float, ...]  # of pixels in [0, 1], by channel
+    std: tuple[float, ...]
+    registers: int = 0  # tokens that may come before the patches, beside those of the class
+
+
+class PatchEncoder:
+    """A vision transformer as a `frozen_encoder.FrozenEncoder`."""
+
+    def __init__(self, eye: Eye, device: torch.device) -> None:
+        """Raises UserError for a network that does not return its patches, at any size."""
+        self._eye, self._device = eye, device
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (eye.mean, eye.std)
+        )
+        blank = torch.zeros(1, eye.size, eye.size, 3, dtype=torch.uint8, device=device)
+        try:
+            self.channels = self(blank, (2, 3)).shape[-1]
+        except _UNFIT as error:
+            raise UserError(
+                f"encoder={eye.name} does not give features of patches ({_short(error)}); choose a "
+                "plain vision transformer, such as dinov2-b"
+            ) from error
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
+        """As `FrozenEncoder`."""
+        eye = self._eye
+        per_token = max(1, round(eye.size / eye.patch / min(grid)))  # patches along a token's side
+        rows, columns = (side * per_token for side in grid)
+        pixels = resize_frames(frames.to(self._device), (rows * eye.patch, columns * eye.patch))
+        tokens = eye.look((pixels / 255 - self._mean) / self._std)
+        extra = tokens.shape[1] - rows * columns  # they come first
+        if not 0 <= extra <= eye.registers + CLASS_TOKENS:
+            raise ValueError(f"{tokens.shape[1]} tokens of {rows} x {columns} patches")
+        return pool_features(tokens[:, extra:], (rows, columns), grid)
+
+
+def load_transformers(name: str, download: bool, device: torch.device) -> PatchEncoder:
+    """A model of the transformers library, by its name on Hugging Face or from a folder.
+
+    Raises UserError where the library, the files or the network are missing, or the model is unfit.
+    """
+    try:
+        from transformers import AutoModel
+        from transformers.image_processing_base import ImageProcessingMixin
+        from transformers.utils import logging
+    except ImportError:
+        raise UserError(
+            f"encoder=hf:{name} needs transformers: pip install 'selfflow_robotics[encoders]'; "
+            "encoder=run:PATH needs nothing"
+        ) from None
+    where: dict[str, Any] = {"local_files_only": not download}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would say of missing weights is an error below
+    logging.disable_progress_bar()
+    try:
+        pictures, _ = ImageProcessingMixin.get_image_processor_dict(name, **where)
+        network, report = AutoModel.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **where
+        )
+    except (*_UNFIT, ImportError, SafetensorError) as error:
+        is_here = Path(name).is_dir() or not isinstance(error, OSError)
+        raise _not_loaded(f"hf:{name}", is_here, download, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+    # Poolers are trained with a task of their own and come after the patches' features.
+    missing = [key for key in report["missing_keys"] if "pooler" not in key]
+    if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:
+        raise UserError(
+            f"the weights of encoder=hf:{name} do not fit their config.json: {unfit[0]} is missing "
+            "or of another shape; get the files again"
+        )
+    network = getattr(network, "vision_model", network)  # of a pair with a text encoder
+    network = network.eval().requires_grad_(False).to(device)
+    takes = inspect.signature(network.forward).parameters
+    options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+    try:
+        eye = Eye(
+            name=f"hf:{name}",
+            look=lambda pixels: network(pixel_values=pixels, **options).last_hidden_state,
+            patch=_side(network.config.patch_size),
+            size=_picture_size(pictures, network.config),
+            mean=tuple(pictures["image_mean"]),
+            std=tuple(pictures["image_std"]),
+            registers=getattr(network.config, "num_register_tokens", 0),
+        )
+    except _UNFIT as error:
+        raise UserError(
+            f"encoder=hf:{name} does not tell its patches or its pictures' mean and deviation "
+            f"({_short(error)}); choose a plain vision transformer, such as dinov2-b"
+        ) from error
+    return PatchEncoder(eye, device)
+
+
+def load_hub(repository: str, model: str, download: bool, device: torch.device) -> PatchEncoder:
+    """A model of torch.hub: from a folder, or from a repository OWNER/NAME[:REF] on GitHub.
+
+    This runs the repository's code. Raises UserError as `load_transformers`.
+    """
+    name = f"hub:{repository}:{model}"
+    folder = _hub_folder(repository)
+    if folder is None and not download:
+        raise _not_loaded(name, False, False, None)
+    try:
+        if folder is None:
+            network: Any = torch.hub.load(repository, model, trust_repo=True, verbose=False)
+        else:
+            with _no_downloads(name, refuse=not download):
+                network = torch.hub.load(str(folder), model, source="local")
+        network = network.eval().requires_grad_(False).to(device)
+        patch = _side(getattr(network, "patch_size", None) or network.patch_embed.patch_size)
+    except (*_UNFIT, ImportError) as error:
+        raise _not_loaded(name, not download, download, error) from error
+
+    def look(pixels: Tensor) -> Tensor:
+        features = network.forward_features(pixels)
+        return features["x_norm_patchtokens"] if isinstance(features, dict) else features
+
+    registers = getattr(network, "num_register_tokens", 0)
+    return PatchEncoder(Eye(name, look, patch, HUB_SIZE, HUB_MEAN, HUB_STD, registers), device)
+
+
+def _hub_folder(repository: str) -> Path | None:
+    """The folder that holds a repository: itself, or torch.hub's copy."""
+    if Path(repository).is_dir():
+        return Path(repository)
+    owner_name, _, ref = repository.partition(":")
+    kept = f"{owner_name}_{ref or '*'}".replace("/", "_")
+    return next(iter(sorted(Path(torch.hub.get_dir()).glob(kept))), None)
+
+
+@contextmanager
+def _no_downloads(name: str, refuse: bool) -> Iterator[None]:
+    """Where so asked, torch.hub fetches nothing: code of a repository asks it for weights."""
+
+    def refused(url: str, *_: Any, **__: Any) -> None:
+        raise _not_loaded(name, False, False, None)
+
+    before = torch.hub.download_url_to_file
+    if refuse:
+        torch.hub.download_url_to_file = refused
+    try:
+        yield
+    finally:
+        torch.hub.download_url_to_file = before
+
+
+def _not_loaded(name: str, is_here: bool, download: bool, error: Exception | None) -> UserError:
+    if is_here:
+        return UserError(f"cannot read encoder={name} ({_short(error)}); check its files")
+    if not download:
+        return UserError(
+            f"encoder={name} is not on this machine; encoder_download=true fetches it, or give a "
+            "folder in place of its name"
+        )
+    return UserError(
+        f"cannot download encoder={name} ({_short(error)}); check the name and the network, or "
+        "give a folder in place of its name"
+    )
+
+
+def _picture_size(pictures: dict[str, Any], config: Any) -> int:
+    """The shorter side (px) that an image processor makes."""
+    size = pictures.get("crop_size") or pictures.get("size") or config.image_size
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or (size["height"], size["width"])
+    return size if isinstance(size, int) else min(size)
+
+
+def _side(patch: int | tuple[int, int] | list[int]) -> int:
+    """The side (px) of square patches. Raises ValueError for others."""
+    sides = {patch} if isinstance(patch, int) else set(patch)
+    if len(sides) != 1:
+        raise ValueError(f"patches are {patch} px")
+    return sides.pop()
+
+
+def _short(error: Exception | None) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,151 @@
+"""Frozen encoders: our own networks, and how tokens and grids meet their features."""
+
+import pytest
+import torch
+
+from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.sit import SiTConfig, constant_timestep
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.checkpoint import save_checkpoint
+from selfflow_robotics.world.frozen_encoder import (
+    check_encoder,
+    encoder_of_tokens,
+    head_channels,
+    load_encoder,
+)
+from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
+from selfflow_robotics.world.network import checkpoint_record, load_network, model_config
+
+TINY = MultimodalConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
+REPA = ObjectiveConfig(mask_ratio=0, target="encoder")
+
+
+def frames(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch_generator(0))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with one checkpoint of a network whose blocks do something."""
+    torch.manual_seed(0)
+    model = MultimodalSiT(TINY)
+    for name, parameter in model.named_parameters():
+        if "adaLN" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("run")
+    record = checkpoint_record(TINY, None, {}, {"image": 1.0})
+    save_checkpoint(folder / "checkpoints", 1, {"teacher": model.state_dict()}, record)
+    return folder
+
+
+@pytest.mark.parametrize(("suffix", "layer"), [("", 3), ("@1", 1), ("@4", 4)])
+def test_a_run_gives_a_layers_features_of_the_clean_picture(run, suffix, layer):
+    encoder = load_encoder(f"run:{run}{suffix}")
+    pictures = frames(2, 32, 48)
+    features = encoder(pictures, (2, 3))
+    model = load_network(run, torch.device("cpu")).model
+    tokens = model.autoencoder.encode(pictures[:, None])
+    context = model.encode_context({}, ["", ""])
+    _, expected = model({"first_frame": tokens}, constant_timestep(0.0, tokens), context, (layer,))
+    assert features.shape == (2, 6, encoder.channels) == (2, 6, 24)
+    assert not features.requires_grad
+    torch.testing.assert_close(features, expected[layer].detach())
+
+
+def test_a_run_takes_pictures_and_grids_of_other_sizes(run):
+    encoder = load_encoder(f"run:{run}")
+    whole = encoder(frames(1, 32, 48), (2, 3))
+    torch.testing.assert_close(encoder(frames(1, 32, 48), (1, 1))[:, 0], whole.mean(dim=1))
+    assert encoder(frames(1, 64, 80), (4, 5)).shape == (1, 20, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dinov3", "unknown encoder 'dinov3'; give dinov2-b, hf:NAME_OR_PATH"),
+        ("hf:", "unknown encoder 'hf:'"),
+        ("hub:dinov2_vitb14", "unknown encoder"),
+        ("run:no/where", "no checkpoint at no/where"),
+        ("run:{run}@5", "asks for layer 5; that network has layers 1 to 4"),
+        ("run:{run}@0", "asks for layer 0"),
+    ],
+)
+def test_a_name_that_means_nothing_is_one_line(run, name, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_encoder(name.format(run=run))
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_and_features_keep_their_order():
+    """An encoder that tells every patch's mean brightness, over two slots and three frames."""
+    auto = PixelAutoencoder((32, 48))
+    pictures = frames(2, 3, 32, 48)
+    tokens = auto.encode(pictures)
+    slots = {"first_frame": tokens[:, :6], "later_frames": tokens[:, 6:]}
+
+    def brightness(pictures, grid):
+        assert pictures.dtype == torch.uint8
+        return pool_features(
+            pictures.float().mean(dim=3).flatten(1)[..., None], pictures.shape[1:3], grid
+        )
+
+    features = encoder_of_tokens(brightness, auto)(slots)
+    expected = (tokens.mean(dim=2, keepdim=True) + 1) * 127.5
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_pooling_is_by_area_and_growing_bilinear():
+    features = torch.arange(4.0).view(1, 4, 1)
+    assert pool_features(features, (2, 2), (1, 2)).flatten().tolist() == [1.0, 2.0]
+    grown = pool_features(features, (2, 2), (2, 4)).flatten()
+    torch.testing.assert_close(grown[:4], torch.tensor([0, 0.25, 0.75, 1]))
+    assert pool_features(features.half(), (2, 2), (2, 2)).dtype == torch.float32
+
+
+def test_resizing_keeps_pixels_in_their_range():
+    stripes = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    stripes[:, :, ::4] = 255
+    assert (resize_frames(stripes, (8, 8)) == stripes.permute(0, 3, 1, 2)).all()
+    large = resize_frames(stripes, (24, 32))
+    assert large.shape == (1, 3, 24, 32)
+    assert 0 <= large.min() < large.max() <= 255
+
+
+def test_an_objective_and_its_encoder_come_together():
+    check_encoder(REPA, "dinov2-b")
+    check_encoder(ObjectiveConfig(), None)
+    with pytest.raises(UserError, match=r"needs an encoder: encoder=dinov2-b, hf:NAME_OR_PATH"):
+        check_encoder(REPA, None)
+    with pytest.raises(UserError, match=r"is for objective=repa .* leave it out"):
+        check_encoder(ObjectiveConfig(), "dinov2-b")
+
+
+def test_without_a_head_the_widths_must_agree(run):
+    encoder = load_encoder(f"run:{run}")
+    headless = ObjectiveConfig(mask_ratio=0, target="encoder", head=False)
+    assert head_channels(encoder, REPA, 48) == head_channels(encoder, headless, 24) == 24
+    with pytest.raises(UserError, match=r"24 channels and the network 48; objective\.head=true"):
+        head_channels(encoder, headless, 48)
+
+
+def test_the_head_predicts_as_many_channels_as_it_is_told():
+    for model in (
+        MultimodalSiT(MultimodalConfig(TINY.sit, TINY.image_size, feature_channels=10)),
+        ImageSiT(ImageSiTConfig(TINY.sit, latent_size=4, num_classes=2, feature_channels=10)),
+    ):
+        assert model.projector(torch.zeros(1, 2, 24)).shape == (1, 2, 10)
+        assert model.projector.linear1.weight.shape == (34, 24)
+    assert MultimodalSiT(TINY).projector.linear1.weight.shape == (48, 24)
+    for config in (MultimodalConfig, ImageSiTConfig):
+        with pytest.raises(UserError, match=r"feature_channels must be at least 1, got 0"):
+            config(feature_channels=0)
+
+
+def test_a_record_from_before_there_were_encoders_still_reads():
+    record = checkpoint_record(TINY, None, {}, {"image": 1.0})
+    del record["model"]["feature_channels"]
+    assert model_config(record) == TINY
