@@ -79,12 +79,12 @@ def _folder(weights: str, download: bool) -> Path:
         if not download:
             raise UserError(
                 f"the autoencoder's weights '{weights}' are not on this machine; download=true "
-                "fetches them, or give a folder that holds them (weights=PATH)"
+                "fetches them, or give a folder that holds them"
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"cannot download the autoencoder's weights '{weights}' ({reason}); check the name and "
-            "the network, or give a folder that holds them (weights=PATH)"
+            "the network, or give a folder that holds them"
         ) from error
 
 

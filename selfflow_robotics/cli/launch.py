@@ -54,6 +54,10 @@ def world_model() -> None:
     _run("eval/world_model.py")
 
 
+def generation() -> None:
+    _run("eval/generation.py")
+
+
 def probe() -> None:
     _run("eval/probe.py")
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.guidance import guide
-from selfflow_robotics.flow.solvers import State, VelocityField, solve_ode
+from selfflow_robotics.flow.solvers import Method, State, VelocityField, solve_ode
 from selfflow_robotics.flow.timesteps import sampling_times
 from selfflow_robotics.models.multimodal import MultimodalSiT
 from selfflow_robotics.models.sit import constant_timestep
@@ -20,11 +20,15 @@ def answer(
     *,
     num_steps: int,
     guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    method: Method = "euler",
+    shift: float = 1.0,
 ) -> dict[str, Tensor]:
     """Denoise the slots of `noise` [B, N, C] given the clean ones.
 
     The clean tokens are encoded once; every solver step only computes the noised ones.
-    `guidance_scale` != 1 contrasts the instruction with the empty one.
+    `guidance_scale` != 1 contrasts the instruction with the empty one, within `guidance_interval`.
+    `method` and `shift` as in `flow.solvers` and `flow.timesteps`.
     """
 
     def field_given(texts: list[str] | None) -> VelocityField:
@@ -43,5 +47,6 @@ def answer(
 
     field = field_given(instructions)
     if guidance_scale != 1.0 and instructions is not None:
-        field = guide(field, field_given([""] * len(instructions)), guidance_scale)
-    return solve_ode(field, noise, sampling_times(num_steps))
+        empty = field_given([""] * len(instructions))
+        field = guide(field, empty, guidance_scale, guidance_interval)
+    return solve_ode(field, noise, sampling_times(num_steps, shift), method)

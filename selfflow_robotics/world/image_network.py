@@ -47,14 +47,20 @@ def is_image_record(record: dict[str, Any]) -> bool:
     return "image_model" in record
 
 
-def load_image_network(path: Path, device: torch.device) -> ImageNetwork:
+def is_released_file(path: Path) -> bool:
+    """Whether the path means a file of released weights, not a run or checkpoint folder."""
+    return path.is_file() or (path.suffix in RELEASED_SUFFIXES and not path.is_dir())
+
+
+def load_image_network(path: Path, device: torch.device, heads: int | None = None) -> ImageNetwork:
     """The network of a run folder or checkpoint of pretrain/images.py, or of a file with the
     paper's released weights (.pt, .safetensors), whose autoencoder is SD-VAE.
 
+    `heads` is for released weights of a size that `models.convert` does not know.
     Raises UserError where there is none, it is damaged, or it is something else.
     """
-    if path.is_file() or path.suffix in RELEASED_SUFFIXES:
-        model = load_released(path)
+    if is_released_file(path):
+        model = load_released(path, heads)
         return ImageNetwork(model.to(device).eval(), AutoencoderConfig(), None, path)
     checkpoint = resolve_checkpoint(path)
     record = read_manifest(checkpoint)["extra"]

@@ -52,7 +52,7 @@ WRAPPERS = {
     "matplotlib": ("evaluation/",),
     "diffusers": ("autoencoders/",),
     "transformers": ("world/frozen_encoder_patches.py",),
-    "huggingface_hub": ("autoencoders/",),
+    "huggingface_hub": ("autoencoders/", "world/released.py"),
     "tensorflow": (),
 }
 

@@ -53,6 +53,7 @@ def test_each_config_belongs_to_a_script():
         "collect",
         "simpler",
         "world_model",
+        "generation",
         "probe",
         "run_page",
     ],

@@ -1,0 +1,254 @@
+"""Generate pictures for FID: one npz that ADM's evaluation suite reads, and a page to look at.
+
+    python eval/generation.py                                      # the newest run, a few pictures
+    python eval/generation.py --checkpoint runs/images num_images=5000 batch_size=128
+    python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 pictures
+    python eval/generation.py --checkpoint released download=true  # fetches those weights too
+    torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
+
+Checkpoints are runs of pretrain/images.py, runs of pretrain/run.py (first frames, no classes), or
+the paper's released weights. Published numbers are 50 000 pictures of 250 stochastic steps without
+guidance, classes drawn at random. Picture k is a function of (seed, k), and processes share the
+batches: with the same batch_size, precision and kind of device, any number of processes and any
+interruption give the same bits. A repeated command goes on; what is finished is left as it is.
+Results lie in RUN/eval/generation-...: samples.npz (arr_0, uint8 [N, H, W, 3]), samples.png. While
+it is put together, an npz needs its size a second time.
+"""
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import run_of, runs_of_kind
+from selfflow_robotics.envs.tasks import TASKS
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.generation import Generation
+from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.training.checkpoint import (
+    MANIFEST,
+    latest_checkpoint,
+    read_manifest,
+    resolve_checkpoint,
+)
+from selfflow_robotics.training.device import choose_precision
+from selfflow_robotics.world.generate import SampleMethod
+from selfflow_robotics.world.image_network import (
+    ImageNetwork,
+    is_image_record,
+    is_released_file,
+    load_image_network,
+)
+from selfflow_robotics.world.network import Network, load_network
+from selfflow_robotics.world.pictures import ClassPictures, PictureMaker, Sampling, ScenePictures
+from selfflow_robotics.world.released import NAMES, fetch_released
+
+IMAGENET = 1000  # classes of a network that is measured as the paper's
+FOR_FID, FOR_A_LOOK = 50_000, 64  # pictures
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    checkpoint: str | None = None
+    num_images: int | None = None
+    method: SampleMethod | None = None
+    num_steps: int | None = None
+    shift: float = 1.0
+    guidance_scale: float = 1.0
+    guidance_low: float = 0.0
+    guidance_high: float = 1.0
+    labels: list[int] | None = None
+    instruction: str | None = None
+    seed: int = 0
+    batch_size: int = 64
+    autoencoder_weights: str | None = None
+    download: bool = False
+    heads: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "num_steps", "batch_size", "heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}")
+
+
+@hydra_app(
+    "generation",
+    GenerationConfig,
+    flags=(
+        Flag("--checkpoint", literal=True, help="a run, a checkpoint, a weights file, or released"),
+        Flag("--output", literal=True, help="the folder of results"),
+    ),
+)
+def main(config: GenerationConfig) -> None:
+    process = Process.from_environment()
+    torch.set_num_threads(1)  # more of them would round otherwise; torchrun uses more cores
+    device = process.device(config.device)
+    path = chosen_checkpoint(config)
+    network = load(path, config, device)
+    how = sampling(network, config, choose_precision(config.precision, device))
+    maker, told = picture_maker(network, config, how)
+    num_images = config.num_images or default_number(network)
+    settings = {
+        "weights": weights_hash(network.checkpoint),
+        **told,
+        **asdict(how),
+        "seed": config.seed,
+        "device": device.type,
+    }
+    batch_size = min(config.batch_size, num_images)
+    folder = output_folder(config, network, {**settings, "of": [num_images, batch_size]})
+    job = Generation(folder, settings, num_images, batch_size, maker.size)
+    if process.is_first:
+        print(
+            f"{num_images} pictures of {network.checkpoint}: {how.method}, {how.num_steps} steps, "
+            f"{device.type} {how.precision}, {process.count} processes"
+        )
+    if job.open(process):
+        if process.is_first:
+            print(f"already generated: {job.result}")
+        return
+    generate(job, maker, process)
+
+
+def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
+    """Make this process's share; the first process shows all progress and puts all together."""
+    began, before = time.monotonic(), job.num_made()
+    with tqdm(
+        total=job.num_images,
+        initial=before,
+        unit="picture",
+        desc="generating",
+        disable=not process.is_first,
+    ) as bar:
+
+        def show() -> None:
+            if process.is_first:
+                bar.update(job.num_made() - bar.n)
+
+        job.make_batches(maker, process, show)
+        if not process.is_first:
+            return
+        job.wait(show)
+        show()
+    rate = (job.num_images - before) / (time.monotonic() - began)
+    job.collect()
+    height, width = job.size
+    print(
+        f"{job.num_images} pictures of {height} x {width} px in {job.result} "
+        f"({job.result.stat().st_size / 1e6:.1f} MB), {rate:.3g} pictures/s; the first are in "
+        f"{job.folder / 'samples.png'}"
+    )
+
+
+def chosen_checkpoint(config: GenerationConfig) -> Path:
+    """The weights file or checkpoint folder that is meant; null means the checkpoint that was
+    written last, of either kind of run."""
+    given = config.checkpoint
+    if given in NAMES and not Path(given).exists():
+        return fetch_released(config.download)
+    if given:
+        path = Path(given)
+        return path if is_released_file(path) else resolve_checkpoint(path)
+    runs = [run for kind in ("images", "pretrain") for run in runs_of_kind(kind)]
+    found = [checkpoint for run in runs if (checkpoint := latest_checkpoint(run))]
+    if not found:
+        raise UserError(
+            "no run in runs/ makes pictures; train one (python pretrain/images.py) or give "
+            "--checkpoint PATH"
+        )
+    return max(found, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime)
+
+
+def load(path: Path, config: GenerationConfig, device: torch.device) -> ImageNetwork | Network:
+    """The network, whichever of the two kinds it is."""
+    if is_released_file(path):
+        return load_image_network(path, device, config.heads)
+    if config.heads is not None:
+        raise UserError("heads is for files of released weights; a checkpoint knows its own")
+    if is_image_record(read_manifest(path)["extra"]):
+        return load_image_network(path, device)
+    return load_network(path, device)
+
+
+def sampling(network: ImageNetwork | Network, config: GenerationConfig, precision: str) -> Sampling:
+    """How to sample: by default as published, where the network can be sampled that way."""
+    default = "sde" if isinstance(network, ImageNetwork) else "euler"
+    method = config.method or default
+    return Sampling(
+        method,
+        config.num_steps or (250 if method == "sde" else 50),
+        config.guidance_scale,
+        (config.guidance_low, config.guidance_high),
+        config.shift,
+        precision,
+    )
+
+
+def picture_maker(
+    network: ImageNetwork | Network, config: GenerationConfig, how: Sampling
+) -> tuple[PictureMaker, dict[str, Any]]:
+    """What makes the pictures, and what it was told besides `how`."""
+    if isinstance(network, Network):
+        if config.labels is not None or config.autoencoder_weights is not None:
+            raise UserError(
+                f"{network.checkpoint} knows no classes and makes pixels; labels and "
+                "autoencoder_weights are for networks of labelled pictures"
+            )
+        task = TASKS.get(str(network.provenance.get("task")))
+        words = config.instruction
+        if words is None:
+            words = task.instruction if task else ""
+        return ScenePictures(network, how, config.seed, words), {"instruction": words}
+    if config.instruction is not None:
+        raise UserError(f"{network.checkpoint} reads no words; it is asked by labels=[...]")
+    kind, weights = network.autoencoder.kind, network.autoencoder.weights
+    if kind == "pixel" and config.autoencoder_weights is not None:
+        raise UserError(f"{network.checkpoint} makes pixels; it needs no autoencoder_weights")
+    autoencoder = load_autoencoder(
+        AutoencoderConfig(kind, config.autoencoder_weights or weights, config.download),
+        next(network.model.parameters()).device,
+    )
+    maker = ClassPictures(network, autoencoder, how, config.seed, config.labels)
+    return maker, {"autoencoder": autoencoder.fingerprint, "labels": config.labels}
+
+
+def default_number(network: ImageNetwork | Network) -> int:
+    """What FID is published for where the classes are ImageNet's, else enough to look at."""
+    is_imagenet = isinstance(network, ImageNetwork) and network.model.config.num_classes == IMAGENET
+    return FOR_FID if is_imagenet else FOR_A_LOOK
+
+
+def weights_hash(checkpoint: Path) -> str:
+    """Of a weights file all of it; of a checkpoint its manifest, which has the checksums."""
+    path = checkpoint / MANIFEST if checkpoint.is_dir() else checkpoint
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def output_folder(
+    config: GenerationConfig, network: ImageNetwork | Network, settings: dict[str, Any]
+) -> Path:
+    """Where the results go: `output`, else a folder named after how they are made."""
+    if config.output:
+        return Path(config.output)
+    checkpoint = network.checkpoint
+    run = run_of(checkpoint) if checkpoint.is_dir() else Path("runs") / checkpoint.stem
+    mark = hashlib.sha256(dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return run / "eval" / f"generation-{settings['method']}{settings['num_steps']}-{mark}"
+
+
+if __name__ == "__main__":
+    main()

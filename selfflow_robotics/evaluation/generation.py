@@ -1,0 +1,241 @@
+"""Pictures for FID: made batch by batch, by any number of processes, into one npz.
+
+    settings.json                what the pictures are made of; another request is refused
+    batches/batch_000012.npz     finished batches, until all are there
+    samples.npz                  arr_0, uint8 [N, H, W, 3]: what ADM's evaluation suite reads
+    samples.png                  the first of them
+
+The k-th batch is the pictures k * batch_size and on, whoever makes it. A file gets its name when it
+is whole and on disk, so processes need no other word of each other, and repeating an interrupted
+command makes what is missing. All pictures are never in memory at once.
+"""
+
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.locks import hold
+
+KEY = "arr_0"
+SHOWN, COLUMNS = 64, 8  # pictures of the grid
+OURS = ("settings.*", "samples.*", "batches", ".lock")
+POLL_S = 0.5  # how often the first process looks for the batches of others
+
+# Pictures uint8 [B, H, W, 3] of B numbers.
+Make = Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """N pictures in a folder, finished or not."""
+
+    folder: Path
+    settings: dict[str, Any]  # JSON-able: everything that the pictures depend on
+    num_images: int
+    batch_size: int
+    size: tuple[int, int]  # (height, width) px
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "samples.npz"
+
+    @property
+    def num_batches(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def batch_path(self, batch: int) -> Path:
+        return self.folder / "batches" / f"batch_{batch:06d}.npz"
+
+    def shape(self, batch: int) -> tuple[int, int, int, int]:
+        """Of a batch as it is stored: the last one may be smaller."""
+        rows = min(self.batch_size, self.num_images - batch * self.batch_size)
+        return (rows, *self.size, 3)
+
+    def open(self, process: Process) -> bool:
+        """Begin in the folder or go on there; whether the result is there already.
+
+        Raises UserError where the folder holds something else, is in use or cannot be written.
+        """
+        path = self.folder / "settings.json"
+        wanted = {
+            **json.loads(json.dumps(self.settings)),
+            "num_images": self.num_images,
+            "batch_size": self.batch_size,
+            "size": list(self.size),
+        }
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if process.is_first:
+                hold(self.folder)
+            if path.exists():
+                _refuse_other(path, wanted)
+            else:  # the processes of one command all write the same
+                _refuse_strangers(self.folder)
+                _write_whole(path, json.dumps(wanted, indent=1) + "\n", process)
+            if self.is_finished():
+                if process.is_first:
+                    self._remove_batches()
+                return True
+            (self.folder / "batches").mkdir(exist_ok=True)
+        return False
+
+    def is_finished(self) -> bool:
+        """Whether the result is there and whole (its size, not its every byte)."""
+        try:
+            with zipfile.ZipFile(self.result) as archive, archive.open(f"{KEY}.npy") as file:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return False
+        return (shape, dtype) == ((self.num_images, *self.size, 3), np.uint8)
+
+    def num_made(self) -> int:
+        """Pictures in finished batches, of all processes."""
+        names = {path.name for path in (self.folder / "batches").glob("batch_*.npz")}
+        batches = range(self.num_batches)
+        return sum(self.shape(b)[0] for b in batches if self.batch_path(b).name in names)
+
+    def make_batches(self, make: Make, process: Process, on_batch: Callable[[], object]) -> int:
+        """Make this process's missing batches; how many pictures that were.
+
+        `make` is always asked for `batch_size` pictures: of the last batch the surplus is dropped.
+        A batch of an earlier call that is damaged is made again.
+        """
+        num_new = 0
+        for batch in process.share(self.num_batches):
+            # Batches are removed only after the result has its name: in this order none is missed.
+            if self._is_whole(batch) or self.is_finished():
+                continue
+            first = batch * self.batch_size
+            pictures = make(range(first, first + self.batch_size))[: self.shape(batch)[0]]
+            with _writing(self.folder):
+                _save(self.batch_path(batch), pictures, process)
+            num_new += len(pictures)
+            on_batch()
+        return num_new
+
+    def wait(self, on_look: Callable[[], object]) -> None:
+        """Until the batches of all processes are there."""
+        while not all(self.batch_path(batch).exists() for batch in range(self.num_batches)):
+            time.sleep(POLL_S)
+            on_look()
+
+    def collect(self) -> None:
+        """The batches as one npz, and the first pictures as a grid; then the batches are removed.
+
+        Raises UserError for a damaged batch.
+        """
+        partial = self.result.with_suffix(".partial")
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.num_images, *self.size, 3)}
+        first: list[np.ndarray] = []
+        with _writing(self.folder):
+            with (
+                zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+                # A ZipInfo has a fixed date: equal pictures are equal files.
+                archive.open(zipfile.ZipInfo(f"{KEY}.npy"), "w", force_zip64=True) as file,
+            ):
+                # ADM's reader knows this version of the header alone.
+                np.lib.format.write_array_header_1_0(file, header)
+                for pictures in self._batches():
+                    file.write(np.ascontiguousarray(pictures).data)
+                    if sum(map(len, first)) < SHOWN:
+                        first.append(pictures)
+            _sync(partial)
+            write_grid(self.folder / "samples.png", *_grid(np.concatenate(first)[:SHOWN]))
+            partial.replace(self.result)
+            self._remove_batches()
+
+    def _remove_batches(self) -> None:
+        shutil.rmtree(self.folder / "batches", ignore_errors=True)
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        for batch in range(self.num_batches):
+            pictures = self._load(batch)
+            if pictures is None:
+                path = self.batch_path(batch)
+                raise UserError(f"{path} is damaged; repeat the command to make it again")
+            yield pictures
+
+    def _is_whole(self, batch: int) -> bool:
+        return self.batch_path(batch).exists() and self._load(batch) is not None
+
+    def _load(self, batch: int) -> np.ndarray | None:
+        """A finished batch; None if it is not what was written (zip files have checksums)."""
+        try:
+            with np.load(self.batch_path(batch), allow_pickle=False) as archive:
+                pictures = archive[KEY]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        is_right = pictures.shape == self.shape(batch) and pictures.dtype == np.uint8
+        return pictures if is_right else None
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns what the file system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write pictures to {folder} ({error.strerror or error}); free space or choose "
+            "another output, then repeat the command"
+        ) from error
+
+
+def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
+    try:
+        found = json.loads(path.read_text())
+        changed = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged; remove its folder or choose another output") from None
+    if changed:
+        raise UserError(
+            f"{path.parent} holds pictures of another {' and '.join(changed)}; choose another "
+            "output or remove that folder"
+        )
+
+
+def _refuse_strangers(folder: Path) -> None:
+    ours = {path.name for pattern in OURS for path in folder.glob(pattern)}
+    if strangers := {path.name for path in folder.iterdir()} - ours:
+        raise UserError(f"{folder} holds other files ({min(strangers)}); choose another output")
+
+
+def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:
+    """Pictures filled up with black ones to whole rows, and the number of columns."""
+    columns = min(COLUMNS, len(pictures))
+    missing = -len(pictures) % columns
+    return np.pad(pictures, ((0, missing), (0, 0), (0, 0), (0, 0))), columns
+
+
+def _save(path: Path, pictures: np.ndarray, process: Process) -> None:
+    unfinished = path.with_suffix(f".{process.number}.tmp")
+    with unfinished.open("wb") as file:
+        np.savez(file, arr_0=pictures)
+    _sync(unfinished)
+    unfinished.replace(path)
+
+
+def _write_whole(path: Path, text: str, process: Process) -> None:
+    unfinished = path.with_suffix(f".{process.number}.tmp")
+    unfinished.write_text(text)
+    _sync(unfinished)
+    unfinished.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Force a file to disk, so that its name never outruns its data."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,186 @@
+"""eval/generation.py as it is typed: every kind of checkpoint, and every mistake as one line."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.training.checkpoint import save_checkpoint
+from selfflow_robotics.world.image_network import image_record
+from selfflow_robotics.world.network import checkpoint_record
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"
+main = runpy.run_path(str(ROOT / "eval" / "generation.py"), run_name="imported")["main"]
+SIT = SiTConfig(width=48, depth=2, heads=3)
+QUICK = ["num_images=2", "num_steps=2", "device=cpu", "precision=fp32"]
+
+
+def write_run(root, name, kind, model, extra):
+    run = root / "runs" / name
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(f'{{"kind": "{kind}", "created": "2026-01-01"}}')
+    return save_checkpoint(run / "checkpoints", 3, {"teacher": model.state_dict()}, extra)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a run of each kind, the labelled pictures' being the last."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scenes = MultimodalConfig(SIT, image_size=(16, 32))
+    record = checkpoint_record(scenes, None, {"task": "pick_coke_can"}, {"image": 1.0})
+    write_run(tmp_path, "scenes", "pretrain", MultimodalSiT(scenes), record)
+    classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+    record = image_record(classes, AutoencoderConfig("pixel"), None)
+    write_run(tmp_path, "classes", "images", ImageSiT(classes), record)
+    return tmp_path
+
+
+def write_released(path):
+    """The release's tiny copy as the release stores its weights."""
+    golden = load_file(GOLDEN)
+    torch.save({k.removeprefix("model."): v for k, v in golden.items() if "model." in k}, path)
+
+
+def test_the_newest_run_is_sampled_and_a_repeated_command_leaves_the_result(folder, capsys):
+    main(QUICK)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == (
+        "2 pictures of runs/classes/checkpoints/step_0000003: sde, 2 steps, cpu fp32, 1 processes"
+    )
+    assert last.startswith("2 pictures of 8 x 8 px in runs/classes/eval/generation-sde2-")
+    (result,) = folder.glob("runs/classes/eval/generation-*/samples.npz")
+    assert np.load(result)["arr_0"].shape == (2, 8, 8, 3)
+    main(QUICK)
+    assert capsys.readouterr().out.splitlines()[1].startswith("already generated: runs/classes/")
+
+
+def test_a_run_of_scenes_is_sampled_by_euler(folder, capsys):
+    main([*QUICK, "--checkpoint", "runs/scenes", "--output", "out"])
+    assert ": euler, 2 steps" in capsys.readouterr().out
+    assert np.load("out/samples.npz")["arr_0"].shape == (2, 16, 32, 3)
+    assert '"instruction": "pick coke can"' in Path("out/settings.json").read_text()
+
+
+def test_released_weights_are_sampled_through_an_autoencoder(folder):
+    pytest.importorskip("diffusers", reason="the extra 'images' is not installed")
+    from tests.unit.test_sd_vae import write_vae
+
+    write_released(folder / "tiny.pt")
+    write_vae(folder / "vae")
+    main([*QUICK, "--checkpoint", "tiny.pt", "heads=4", "autoencoder_weights=vae"])
+    (result,) = folder.glob("runs/tiny/eval/generation-*/samples.npz")
+    pictures = np.load(result)["arr_0"]
+    assert pictures.shape == (2, 64, 64, 3)
+    assert (pictures[0] != pictures[1]).any()
+    with Image.open(result.with_name("samples.png")) as grid:
+        assert grid.size == (256, 128)
+
+
+def _nothing(_folder):
+    pass
+
+
+def _no_runs(folder):
+    shutil.rmtree(folder / "runs")
+
+
+def _released(folder):
+    write_released(folder / "tiny.pt")
+
+
+def _cut_released(folder):
+    write_released(folder / "tiny.pt")
+    (folder / "tiny.pt").write_bytes((folder / "tiny.pt").read_bytes()[:-5000])
+
+
+def _foreign(folder):
+    torch.save({"fc.weight": torch.zeros(2)}, folder / "tiny.pt")
+
+
+def _misshapen(folder):
+    golden = load_file(GOLDEN)
+    state = {k.removeprefix("model."): v for k, v in golden.items() if "model." in k}
+    torch.save({**state, "x_embedder.proj.bias": torch.zeros(5)}, folder / "tiny.pt")
+
+
+def _cut_checkpoint(folder):
+    weights = folder / "runs/classes/checkpoints/step_0000003/teacher.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _other_pictures(_folder):
+    main([*QUICK, "seed=9", "--output", "out"])
+
+
+TINY = ["--checkpoint", "tiny.pt"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "message"),
+    [
+        (_no_runs, [], "no run in runs/ makes pictures; train one"),
+        (_nothing, ["--checkpoint", "no/where"], "no checkpoint at no/where"),
+        (_nothing, ["--checkpoint", "missing.pt"], "there is no file missing.pt"),
+        (_cut_released, TINY, "tiny.pt is truncated"),
+        (_foreign, TINY, "has no x_embedder.proj.weight"),
+        (_released, TINY, "pass heads"),
+        (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
+        (_cut_checkpoint, [], "teacher.safetensors is truncated"),
+        (_nothing, ["heads=4"], "heads is for files of released weights"),
+        (_nothing, ["--checkpoint", "runs/scenes", "method=sde"], "method=sde samples networks"),
+        (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "knows no classes"),
+        (_nothing, ["labels=[3]"], "labels must be numbers from 0 to 2, got [3]"),
+        (_nothing, ["instruction=x"], "reads no words"),
+        (_nothing, ["autoencoder_weights=vae"], "needs no autoencoder_weights"),
+        (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
+        (_nothing, ["num_images=0"], "num_images must be at least 1, got 0"),
+        (_nothing, ["method=dpm"], "unknown value 'dpm'"),
+        (_nothing, ["--output", "/proc/no"], "cannot write pictures to /proc/no"),
+        (_other_pictures, ["--output", "out"], "out holds pictures of another seed"),
+    ],
+)
+def test_a_mistake_is_one_line(folder, capsys, prepare, arguments, message):
+    prepare(folder)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*QUICK, *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_without_the_hubs_package_or_the_network_the_release_is_one_line(
+    folder, capsys, monkeypatch
+):
+    pytest.importorskip("huggingface_hub")
+    command = [*QUICK, "--checkpoint", "released"]
+
+    def offline(*_args, **_kwargs):
+        raise OSError("Please check your connection\nand more of it")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    for arguments, message in (
+        (["download=true"], "(Please check your connection); check the network"),
+        (["download=false"], "not on this machine; download=true fetches selfflow_imagenet256.pt"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, *arguments])
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "needs huggingface_hub: pip install" in capsys.readouterr().err
