@@ -28,7 +28,9 @@ class TimestepEmbedder(nn.Module):
         half = self.frequencies // 2
         freqs = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
         angles = self.scale * (t.unsqueeze(-1).float() - self.origin) * freqs
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        # Angles need float32 also in a network whose weights are bfloat16.
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
 
 
 def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Sampling pictures of given classes."""
 
+import copy
+
 import pytest
 import torch
 
@@ -78,3 +80,11 @@ def test_outside_the_guidance_interval_the_network_runs_once_a_step(model):
 def test_an_unknown_method_is_refused(model):
     with pytest.raises(UserError, match="unknown sampling method 'ddim'"):
         sample_images(model, LABELS, SeededNormal(SEEDS), method="ddim")
+
+
+def test_a_network_in_bfloat16_makes_nearly_the_same_samples(model):
+    exact = sample_images(model, LABELS, SeededNormal(SEEDS), method="euler", num_steps=4)
+    half = copy.deepcopy(model).bfloat16()
+    coarse = sample_images(half, LABELS, SeededNormal(SEEDS), method="euler", num_steps=4)
+    assert coarse.dtype == torch.float32
+    torch.testing.assert_close(coarse, exact, rtol=0.05, atol=0.05 * exact.abs().max().item())

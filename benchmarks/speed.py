@@ -1,0 +1,203 @@
+"""How much faster is the library than the same thing written plainly? Training step and sampler.
+
+    python -m benchmarks.speed                              # size S on one CPU thread
+    python -m benchmarks.speed --size XL --batch 256        # on a GPU, which it finds by itself
+    python -m benchmarks.speed --quick                      # does it work? seconds
+
+Both sides (the plain one is benchmarks/plain.py) use the same weights and draws; that their
+losses, gradients and samples agree is checked first. Then all variants take turns, and the table
+has medians: CPU time of the process on a CPU, CUDA events on a GPU. A variant that does not fit the
+GPU's memory gets the largest batch that does, and the table says which. The table, with commit,
+versions and hardware, is written to OUTPUT.md as it grows, and all numbers to OUTPUT.json.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.flops import flops
+from benchmarks.speed_sides import TOLERANCE, Setup, Variant, check_equal, variants
+from selfflow_robotics.models.image_sit import SIZES, ImageSiTConfig
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.training.device import choose_device, keep_freed_memory
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {"S": (4, 8), "B": (4, 8), "L": (8, 16), "XL": (8, 20)}  # student's and teacher's
+QUICK = ImageSiTConfig(SiTConfig(width=48, depth=3, heads=3), latent_size=8, num_classes=10)
+
+
+def timed(variant: Variant, device: torch.device) -> float:
+    """Seconds of one run: of the process's CPU time, or between two CUDA events."""
+    if device.type != "cuda":
+        start = time.process_time()
+        variant.run(variant.batch)
+        return time.process_time() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    variant.run(variant.batch)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def warm_up(variant: Variant, setup: Setup) -> None:
+    """Compile, allocate, find a batch that fits; a variant that cannot run remembers why."""
+    if setup.device.type != "cuda":
+        variant.run(variant.batch)
+        return
+    while True:
+        setup.model.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            variant.run(variant.batch)
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            variant.run(variant.batch)
+            torch.cuda.synchronize()
+            variant.peak_bytes = torch.cuda.max_memory_allocated() - before
+            return
+        except torch.cuda.OutOfMemoryError:
+            if variant.batch == 1:
+                variant.failed = "does not fit with a batch of one"
+                return
+        except Exception as error:  # a compiler's own; the others can still be measured
+            variant.failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return
+        whole = variant.batch & (variant.batch - 1) == 0  # 256, 192, 128, 96, 64, ...
+        variant.batch = max(1, variant.batch * 3 // 4 if whole else variant.batch * 2 // 3)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the numbers depend on."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.exists() else []
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        native = " with bf16 products" if torch.cpu._is_avx512_bf16_supported() else ""
+        name = models[0] if models else platform.processor()
+        hardware = f"{os.cpu_count()} x {name}{native}, {torch.get_num_threads()} thread(s)"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": git.stdout.strip() or "unknown",
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def table(found: list[Variant]) -> str:
+    """Markdown. Ratios compare seconds a picture with every plain variant of the same group."""
+    rows = ["| what | variant | batch | ms a run | pictures/s | GB | times as fast as |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for variant in found:
+        cells = [variant.group, variant.name, str(variant.batch)]
+        if variant.failed or not variant.seconds:
+            rows.append(f"| {' | '.join(cells)} | {variant.failed or 'not yet'} | | | |")
+            continue
+        peers = [
+            f"{other.per_picture / variant.per_picture:.2f} {other.name}"
+            for other in found
+            if other.group == variant.group and other.name.startswith("plain")
+            and other is not variant and other.seconds
+        ]  # fmt: skip
+        trains = variant.group == "training step"
+        rows.append(
+            f"| {' | '.join(cells)} | {1000 * variant.per_picture * variant.batch:.1f} | "
+            f"{f'{1 / variant.per_picture:.2f}' if trains else ''} | "
+            f"{'' if variant.peak_bytes is None else f'{variant.peak_bytes / 1e9:.1f}'} | "
+            f"{'; '.join(peers)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def flop_lines(config: ImageSiTConfig, teacher_layer: int) -> str:
+    """The count on paper for the size in hand and for XL/2."""
+    lines = []
+    sizes = {"this size": (config, teacher_layer)}
+    sizes["XL/2"] = ImageSiTConfig(SIZES["XL"]), LAYERS["XL"][1]
+    for name, (shape, layer) in sizes.items():
+        ours, plain = (flops(shape, layer, plain).step for plain in (False, True))
+        lines.append(
+            f"GFLOP of a training step for one picture, {name}: ours {ours / 1e9:.1f}, plain "
+            f"{plain / 1e9:.1f}, ratio {ours / plain:.3f}.\n"
+        )
+    return "".join(lines)
+
+
+def write(output: Path, found: list[Variant], record: dict, text: str) -> None:
+    """OUTPUT.md and OUTPUT.json as they stand."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    measured = [
+        {key: value for key, value in vars(variant).items() if key != "run"} for variant in found
+    ]
+    output.with_suffix(".json").write_text(json.dumps({**record, "variants": measured}, indent=1))
+    output.with_suffix(".md").write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="S")
+    parser.add_argument("--batch", type=int, help="default: 2 on a CPU, 256 on a GPU")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sample-steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--output", type=Path, default=Path("runs/speed"))
+    parser.add_argument("--only", help="one thing of the table's first column")
+    parser.add_argument("--quick", action="store_true", help="tiny network, one round")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    options.batch = options.batch or (256 if device.type == "cuda" else 2)
+    config, layers = ImageSiTConfig(SIZES[options.size]), LAYERS[options.size]
+    if options.quick:
+        config, layers = QUICK, (1, 2)
+        options.rounds, options.batch, options.compile = 1, 2, False
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+
+    setup = Setup(config, layers, device)
+    agreed = check_equal(setup, size=1, steps=2)
+    settings = {key: str(value) for key, value in vars(options).items()}
+    record = {**environment(device), **settings, "differences": agreed}
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in agreed.items())
+    size = "tiny" if options.quick else options.size
+    what = ", ".join(f"{key} {value}" for key, value in environment(device).items())
+    head = (
+        f"{what}. Size {size}, {options.sample_steps} step(s) of the samplers.\n\n"
+        f"Relative differences between both sides ({TOLERANCE['fp32']:g} pass in fp32, "
+        f"{TOLERANCE['bf16']:g} with bf16 weights): {differences}.\n\n"
+        + flop_lines(config, layers[1])
+    )
+    print(head, flush=True)
+    found = [v for v in variants(setup, options) if options.only in (None, v.group)]
+    for variant in found:
+        warm_up(variant, setup)
+    for done in range(1, options.rounds + 1):
+        for variant in found:
+            if variant.failed is None:
+                variant.seconds.append(timed(variant, device))
+            text = f"{head}\nMedians of the first {done} of {options.rounds} rounds in turn.\n\n"
+            write(options.output, found, record, text + table(found))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

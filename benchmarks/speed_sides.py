@@ -1,0 +1,242 @@
+"""The two sides of benchmarks/speed.py: the library and the plain code, on the same weights."""
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.plain import PlainSiT, plain_ema, plain_loss, plain_sample
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
+from selfflow_robotics.models.sit import constant_timestep
+from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.compile import compile_blocks
+from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
+from selfflow_robotics.training.teacher import make_teacher, update_teacher
+from selfflow_robotics.world.generate import sample_images
+
+DECAY, DROPOUT, GUIDANCE = 0.9999, 0.1, 2.0
+# The largest differences that pass, relative to the largest number compared.
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
+
+
+@dataclass
+class Variant:
+    """One thing to time; `run` does it once for a batch of so many pictures."""
+
+    group: str
+    name: str  # begins with "plain" or "ours"
+    run: Callable[[int], Any]
+    batch: int
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None  # GPU memory beyond weights and optimiser states
+    failed: str | None = None
+
+    @property
+    def per_picture(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds) / self.batch
+
+
+class Setup:
+    """The networks of both sides over the same parameters, and what to do with them."""
+
+    def __init__(self, config: ImageSiTConfig, layers: tuple[int, int], device: torch.device):
+        self.config, self.device = config, device
+        self.objective = ObjectiveConfig(student_layer=layers[0], teacher_layer=layers[1])
+        torch.manual_seed(0)
+        self.model = ImageSiT(config).to(device)
+        for name, p in self.model.named_parameters():  # adaLN-Zero would hide every difference
+            if "adaLN" in name or "final" in name:
+                nn.init.normal_(p, std=0.02)
+        self.teacher = make_teacher(self.model)
+        self.plain, self.plain_teacher = PlainSiT(self.model), PlainSiT(self.teacher)
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        generator = torch_generator(1, device=self.device)
+        side, channels = self.config.latent_size, self.config.channels
+        shape = (size, channels, side, side)
+        latents = torch.randn(shape, generator=generator, device=self.device)
+        labels = torch.arange(size, device=self.device) % self.config.num_classes
+        return patchify(latents, self.config.patch), labels
+
+    def loss(self, model: ImageSiT, teacher: ImageSiT, size: int, precision: str) -> Tensor:
+        x, labels = self.batch(size)
+        generator = torch_generator(2, device=self.device)
+        null, objective = self.config.null_label, self.objective
+        with autocast(self.device, precision):
+            terms = image_loss(model, teacher, x, labels, null, DROPOUT, objective, generator)
+        return terms.loss
+
+    def plain_loss(self, model: PlainSiT, teacher: PlainSiT, size: int, precision: str) -> Tensor:
+        x, labels = self.batch(size)
+        generator = torch_generator(2, device=self.device)
+        with autocast(self.device, precision):
+            return plain_loss(model, teacher, x, labels, DROPOUT, self.objective, generator)
+
+    def sample(self, model: ImageSiT, size: int, steps: int, guidance: float) -> Tensor:
+        _, labels = self.batch(size)
+        latents = sample_images(
+            model, labels, lambda shape: self.noise(shape), method="euler", num_steps=steps,
+            guidance_scale=guidance, guidance_interval=(0.0, 0.7),
+        )  # fmt: skip
+        return patchify(latents, self.config.patch)
+
+    def plain_sample(
+        self, size: int, steps: int, guidance: float, precision: str = "fp32"
+    ) -> Tensor:
+        x, labels = self.batch(size)
+        with autocast(self.device, precision):
+            return plain_sample(self.plain, labels, self.noise(x.shape), steps, guidance)
+
+    def noise(self, shape: torch.Size) -> Tensor:
+        return torch.randn(
+            shape, generator=torch_generator(3, device=self.device), device=self.device
+        )
+
+    def teach(self, size: int, precision: str = "fp32") -> Tensor:
+        """The teacher's features, as the loss asks for them."""
+        x, labels = self.batch(size)
+        layer = self.objective.teacher_layer
+        with torch.no_grad(), autocast(self.device, precision):
+            at = constant_timestep(0.3, x)
+            return self.teacher(x, at, labels, (layer,), features_only=True)[1][layer]
+
+    def plain_teach(self, size: int, precision: str = "fp32") -> Tensor:
+        x, labels = self.batch(size)
+        with torch.no_grad(), autocast(self.device, precision):
+            at = torch.full((size,), 0.3, device=self.device)
+            return self.plain_teacher(x, at, labels, self.objective.teacher_layer)[1]
+
+
+def check_equal(setup: Setup, size: int, steps: int) -> dict[str, float]:
+    """Relative differences between both sides, each below its tolerance or an AssertionError."""
+    found = {}
+
+    def check(name: str, ours: Tensor, plain: Tensor, precision: str = "fp32") -> None:
+        scale = plain.abs().max().item()
+        found[name] = (ours.float() - plain.float()).abs().max().item() / scale
+        assert found[name] <= TOLERANCE[precision], (
+            f"{name} differs by {found[name]:.2g} of {scale}"
+        )
+
+    losses = []
+    gradients = []
+    for loss_of, model, teacher in (
+        (setup.loss, setup.model, setup.teacher),
+        (setup.plain_loss, setup.plain, setup.plain_teacher),
+    ):
+        loss = loss_of(model, teacher, size, "fp32")
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({p: p.grad for p in model.parameters() if p.grad is not None})
+        model.zero_grad(set_to_none=True)
+    check("loss", *losses)
+    ours, plain = gradients
+    assert ours.keys() == plain.keys()
+    largest = max(gradient.abs().max().item() for gradient in plain.values())
+    worst = max((ours[p] - plain[p]).abs().max().item() for p in plain)
+    found["gradients"] = worst / largest
+    assert found["gradients"] <= TOLERANCE["fp32"], f"gradients differ by {worst:.2g}"
+    check("teacher's features", setup.teach(size), setup.plain_teach(size))
+    half = copy.deepcopy(setup.model).bfloat16()
+    for guidance in (1.0, GUIDANCE):
+        reference = setup.plain_sample(size, steps, guidance)
+        ours = setup.sample(setup.model, size, steps, guidance)
+        check(f"samples, guidance {guidance:g}", ours, reference)
+        if guidance == 1:
+            coarse = setup.sample(half, size, steps, guidance)
+            check("samples, bf16 weights", coarse, reference, "bf16")
+    return found
+
+
+def training_step(
+    loss_of: Callable[[int], Tensor], parameters: list[nn.Parameter], update: Callable[[], None]
+) -> Callable[[int], None]:
+    def run(size: int) -> None:
+        loss_of(size).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        update()
+
+    return run
+
+
+def shared_copy(model: nn.Module) -> Any:
+    """A copy with the same parameters, so that it can be compiled and the original is not."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+
+
+def variants(setup: Setup, options: argparse.Namespace) -> list[Variant]:
+    """Everything that is timed, in the order of the table."""
+    settings = OptimizerConfig(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, muon=False)
+    parameters = list(setup.model.parameters())
+    (fast,) = build_optimizers(setup.model, settings)
+    slow = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0)
+
+    def update() -> None:
+        fast.step()
+        fast.zero_grad(set_to_none=True)
+        update_teacher(setup.teacher, setup.model, DECAY)
+
+    def plain_update() -> None:
+        slow.step()
+        slow.zero_grad(set_to_none=True)
+        plain_ema(setup.plain_teacher, setup.plain, DECAY)
+
+    def step(ours: bool, precision: str, compiled: bool) -> Callable[[int], None]:
+        pair = [setup.model, setup.teacher] if ours else [setup.plain, setup.plain_teacher]
+        if compiled:
+            pair = [shared_copy(model) for model in pair]
+            for model in pair:
+                compile_blocks(model)
+        loss = setup.loss if ours else setup.plain_loss
+        return training_step(
+            lambda size: loss(*pair, size, precision), parameters, update if ours else plain_update
+        )
+
+    def sampler(model: ImageSiT, steps: int, guidance: float) -> Callable[[int], Tensor]:
+        return lambda size: setup.sample(model, size, steps, guidance)
+
+    def optimiser_alone(move: Callable[[], None]) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            for p in parameters:
+                p.grad = p.detach()  # any numbers will do; nothing is copied
+            move()
+
+        return run
+
+    found: list[tuple[str, str, Callable[[int], Any]]] = []
+    gpu = setup.device.type == "cuda"
+    precisions = ["bf16"] if gpu else ["fp32", "bf16"]
+    sides = {"plain": False, "ours": True}
+    for precision in precisions:
+        for side, ours in sides.items():
+            found.append(("training step", f"{side}, {precision}", step(ours, precision, False)))
+    if options.compile:
+        for side, ours in sides.items():
+            if gpu or ours:  # on a CPU compiling the plain code takes minutes and gains little
+                found.append(("training step", f"{side}, bf16, compiled", step(ours, "bf16", True)))
+    for side, teach in {"plain": setup.plain_teach, "ours": setup.teach}.items():
+        found.append(
+            ("teacher", f"{side}, {precisions[0]}", partial(teach, precision=precisions[0]))
+        )
+    half = copy.deepcopy(setup.model).bfloat16()
+    steps = options.sample_steps
+    for group, guidance in (("sampler", 1.0), ("guided sampler", GUIDANCE)):
+        plain = partial(setup.plain_sample, steps=steps, guidance=guidance)
+        found.append((group, "plain, fp32", plain))
+        if gpu:
+            found.append((group, "plain, bf16", partial(plain, precision="bf16")))
+        found.append((group, "ours, fp32", sampler(setup.model, steps, guidance)))
+        found.append((group, "ours, bf16 weights", sampler(half, steps, guidance)))
+    for side, move in {"plain": plain_update, "ours": update}.items():
+        found.append(("optimiser and average", f"{side}, fp32", optimiser_alone(move)))
+    return [Variant(*parts, batch=options.batch) for parts in found]
