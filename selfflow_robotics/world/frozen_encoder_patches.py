@@ -88,7 +88,7 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
             "encoder=run:PATH needs nothing"
         ) from None
     where: dict[str, Any] = {"local_files_only": not download}
-    verbosity = logging.get_verbosity()
+    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # what it would say of missing weights is an error below
     logging.disable_progress_bar()
     try:
@@ -101,7 +101,8 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
         raise _not_loaded(f"hf:{name}", is_here, download, error) from error
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        if shows_progress:
+            logging.enable_progress_bar()
     # Poolers are trained with a task of their own and come after the patches' features.
     missing = [key for key in report["missing_keys"] if "pooler" not in key]
     if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -110,6 +111,7 @@ def _of_words(folder):
 def test_an_unfit_folder_is_one_line(tmp_path, capfd, spoil, message):
     write_encoder(tmp_path)
     spoil(tmp_path)
+    capfd.readouterr()  # what writing it said
     with pytest.raises(UserError, match=message) as caught:
         load_encoder(f"hf:{tmp_path}")
     assert "\n" not in str(caught.value)
@@ -186,3 +188,13 @@ def test_an_unfit_model_of_torch_hub_is_one_line(tmp_path, monkeypatch, name, me
     with pytest.raises(UserError, match=message) as caught:
         load_encoder("hub:" + name.format(hub=tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load", no_network)
+    with pytest.raises(UserError, match=r"cannot download encoder=hub:a/b:c \(.*no route"):
+        load_encoder("hub:a/b:c", download=True)
