@@ -1,0 +1,58 @@
+"""The road of labelled pictures as a user goes it: encode, pretrain, generate; alone and by two."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfflow_robotics.data.shapes import ensure_shapes
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    *("sit.width=48", "sit.depth=2", "objective.student_layer=1", "objective.teacher_layer=2"),
+    *("train.steps=20", "train.save_every=20", "batch_size=8"),
+]
+GENERATE = ["num_images=10", "batch_size=4", "num_steps=4", "device=cpu"]
+
+
+def run(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in which pictures were encoded and a network was trained on them."""
+    folder = tmp_path_factory.mktemp("images")
+    pictures = ensure_shapes(folder, 240, 16)
+    encode = [str(ROOT / "pretrain/encode.py"), "--data", str(pictures), "--output", "latents"]
+    run(folder, *encode, "autoencoder=pixel", "image_size=16", "processes=1")
+    run(folder, str(ROOT / "pretrain/images.py"), "--data", "latents", "name=tiny", *TINY)
+    return folder
+
+
+def test_from_a_folder_of_pictures_to_an_npz_by_one_process_and_by_two(folder):
+    script = str(ROOT / "eval/generation.py")
+    said = run(folder, script, *GENERATE, "--output", "one")
+    assert "10 pictures of runs/tiny/checkpoints/step_0000020: sde, 4 steps" in said
+    pictures = np.load(folder / "one/samples.npz")["arr_0"]
+    assert pictures.shape == (10, 16, 16, 3)
+    assert pictures.dtype == np.uint8
+    assert pictures.std() > 1
+    assert (folder / "one/samples.png").exists()
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    said = run(folder, *torchrun, script, *GENERATE, "--output", "two")
+    assert "2 processes" in said
+    assert (folder / "two/samples.npz").read_bytes() == (folder / "one/samples.npz").read_bytes()
