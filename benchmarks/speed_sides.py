@@ -130,10 +130,11 @@ def check_equal(setup: Setup, size: int, steps: int) -> dict[str, float]:
 
     losses = []
     gradients = []
-    for loss_of, model, teacher in (
+    sides: list[tuple[Callable[..., Tensor], nn.Module, nn.Module]] = [
         (setup.loss, setup.model, setup.teacher),
         (setup.plain_loss, setup.plain, setup.plain_teacher),
-    ):
+    ]
+    for loss_of, model, teacher in sides:
         loss = loss_of(model, teacher, size, "fp32")
         loss.backward()
         losses.append(loss.detach())
@@ -197,7 +198,7 @@ def variants(setup: Setup, options: argparse.Namespace) -> list[Variant]:
             pair = [shared_copy(model) for model in pair]
             for model in pair:
                 compile_blocks(model)
-        loss = setup.loss if ours else setup.plain_loss
+        loss: Callable[..., Tensor] = setup.loss if ours else setup.plain_loss
         return training_step(
             lambda size: loss(*pair, size, precision), parameters, update if ours else plain_update
         )
