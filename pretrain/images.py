@@ -13,7 +13,7 @@ latents are drawn from its posterior in every epoch. The network is a class-cond
 checkpoints/. Repeating the command continues an interrupted run; a finished one is left as it is.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,12 @@ from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
 from selfflow_robotics.training.teacher import make_teacher
+from selfflow_robotics.world.frozen_encoder import (
+    check_encoder,
+    encoder_of_latents,
+    head_channels,
+    load_encoder,
+)
 from selfflow_robotics.world.generate import SeededNormal, sample_images
 from selfflow_robotics.world.image_network import image_record
 
@@ -58,6 +64,8 @@ class ImagesConfig:
     sit: SiTConfig = field(default_factory=SiTConfig)
     patch: int = 2
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    encoder: str | None = None
+    encoder_download: bool = False
     label_dropout: float = 0.1
     batch_size: int = 64
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -67,6 +75,7 @@ class ImagesConfig:
 
     def __post_init__(self) -> None:
         check_layers(self.objective, self.sit.depth, "objective")
+        check_encoder(self.objective, self.encoder)
         if self.seed < 0:
             raise UserError(f"seed must not be negative, got {self.seed}")
         if not 0 <= self.label_dropout <= 1:
@@ -79,7 +88,10 @@ class ImagesConfig:
 @hydra_app(
     "images",
     ImagesConfig,
-    flags=(Flag("--data", literal=True, help="a folder of latents, from pretrain/encode.py"),),
+    flags=(
+        Flag("--data", literal=True, help="a folder of latents, from pretrain/encode.py"),
+        Flag("--encoder", literal=True, help="a frozen encoder for objective=repa"),
+    ),
 )
 def main(config: ImagesConfig) -> None:
     torch.set_num_threads(config.threads)
@@ -92,6 +104,14 @@ def main(config: ImagesConfig) -> None:
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
     )
+    encoder = None
+    if config.encoder is not None:
+        with ranks.first_alone():
+            frozen = load_encoder(config.encoder, config.encoder_download, device)
+            autoencoder = load_autoencoder(reader.autoencoder, device)
+        channels = head_channels(frozen, config.objective, shape.sit.width)
+        shape = replace(shape, feature_channels=channels)
+        encoder = encoder_of_latents(frozen, autoencoder, shape.patch)
     sampler = reader.sampler(config.batch_size, config.seed)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
@@ -120,6 +140,7 @@ def main(config: ImagesConfig) -> None:
             config.objective,
             generator,
             step=step,
+            encoder=encoder,
         )
         return StepLoss(terms.loss, tokens.shape[0] * tokens.shape[1], loss_metrics(terms))
 

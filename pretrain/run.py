@@ -37,6 +37,7 @@ from selfflow_robotics.training.device import (
     choose_precision,
     keep_freed_memory,
 )
+from selfflow_robotics.training.distributed import start_ranks
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -102,18 +103,19 @@ class PretrainConfig:
 def main(config: PretrainConfig) -> None:
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    device = choose_device(config.device)
+    ranks, device = start_ranks(choose_device(config.device))
     precision = choose_precision(config.precision, device)
     frozen, shape = None, config.model
     if config.encoder is not None:
-        frozen = load_encoder(config.encoder, config.encoder_download, device)
+        with ranks.first_alone():
+            frozen = load_encoder(config.encoder, config.encoder_download, device)
         channels = head_channels(frozen, config.objective, shape.sit.width)
         shape = replace(shape, feature_channels=channels)
-    run = open_run("pretrain", Path(config.runs_dir) / config.name, config)
-
-    index = RldsIndex.open(
-        Path(config.data) if config.data else ensure_demonstrations(config.collect)
-    )
+    with ranks.first_alone():
+        run = open_run("pretrain", Path(config.runs_dir) / config.name, config, ranks)
+        index = RldsIndex.open(
+            Path(config.data) if config.data else ensure_demonstrations(config.collect)
+        )
     clip_later = config.clip_frames - 1
     reader = WindowReader(
         index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
@@ -133,7 +135,7 @@ def main(config: PretrainConfig) -> None:
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
         role = draw_role(config.roles, config.seed, step)
         later = 0 if role == "image" else clip_later
-        return step, role, reader.read(samplers[role].batch(step), future_frames=later)
+        return step, role, reader.read(ranks.share(samplers[role].batch(step)), future_frames=later)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
@@ -175,6 +177,7 @@ def main(config: PretrainConfig) -> None:
         precision=precision,
         extra=checkpoint_record(shape, None, index.provenance, config.roles),
         on_sample=show,
+        ranks=ranks,
     )
     print(f"done: {run} (samples in {run / 'samples'}); next: python finetune/rt1.py")
 

@@ -18,8 +18,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.image_sit import unpatchify
 from selfflow_robotics.models.multimodal import MultimodalSiT
 from selfflow_robotics.models.sit import constant_timestep
 from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
@@ -94,6 +96,21 @@ def encoder_of_tokens(encoder: FrozenEncoder, autoencoder: PixelAutoencoder) -> 
         frames = torch.cat([autoencoder.decode(x) for x in tokens.values()], dim=1)
         features = encoder(frames.flatten(0, 1), autoencoder.grid)
         return rearrange(features, "(g f) n d -> g (f n) d", f=frames.shape[1])
+
+    return encode
+
+
+def encoder_of_latents(
+    encoder: FrozenEncoder, autoencoder: LatentAutoencoder, patch: int
+) -> Encoder:
+    """`encoder` for latents as tokens of `models.image_sit.patchify`: they are decoded first, which
+    costs as much again as encoding a picture and is no part of the gradient."""
+
+    def encode(tokens: dict[str, Tensor]) -> Tensor:
+        (clean,) = tokens.values()
+        latents = unpatchify(clean, patch)
+        height, width = latents.shape[2] // patch, latents.shape[3] // patch
+        return encoder(autoencoder.decode(latents), (height, width))
 
     return encode
 

@@ -12,7 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("script", "run"), [("pretrain/images.py", "debug-images"), ("finetune/rt1.py", "debug-rt1")]
+    ("script", "run"),
+    [
+        ("pretrain/run.py", "debug-pretrain"),
+        ("pretrain/images.py", "debug-images"),
+        ("finetune/rt1.py", "debug-rt1"),
+    ],
 )
 def test_two_processes_train_one_run(tmp_path, script, run):
     done = subprocess.run(
