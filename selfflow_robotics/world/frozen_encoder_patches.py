@@ -93,7 +93,7 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
     logging.disable_progress_bar()
     try:
         pictures, _ = ImageProcessingMixin.get_image_processor_dict(name, **where)
-        network, report = AutoModel.from_pretrained(
+        loaded: Any = AutoModel.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **where
         )
     except (*_UNFIT, ImportError, SafetensorError) as error:
@@ -103,6 +103,7 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
         logging.set_verbosity(verbosity)
         if shows_progress:
             logging.enable_progress_bar()
+    network, report = loaded
     # Poolers are trained with a task of their own and come after the patches' features.
     missing = [key for key in report["missing_keys"] if "pooler" not in key]
     if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:
@@ -143,7 +144,8 @@ def load_hub(repository: str, model: str, download: bool, device: torch.device) 
         raise _not_loaded(name, False, False, None)
     try:
         if folder is None:
-            network: Any = torch.hub.load(repository, model, trust_repo=True, verbose=False)
+            quietly: dict[str, Any] = {"trust_repo": True, "verbose": False}
+            network: Any = torch.hub.load(repository, model, **quietly)
         else:
             with _no_downloads(name, refuse=not download):
                 network = torch.hub.load(str(folder), model, source="local")
