@@ -82,6 +82,11 @@ class Ranks:
         dist.all_reduce(raised)
         return raised.item() > 0
 
+    def wait(self) -> None:
+        """Until every process has come here: one that leaves early takes its connections along."""
+        if self.size > 1:
+            dist.barrier()
+
     @contextmanager
     def first_alone(self) -> Iterator[None]:
         """The body in the first process, then in the others: what it makes they find."""

@@ -174,6 +174,7 @@ def train(
                 on_sample(state.step)
     if on_sample and ranks.is_first:
         on_sample(state.step)
+    ranks.wait()
 
 
 def _all_stop(requested: bool, done: int, ranks: Ranks, device: torch.device) -> bool:
