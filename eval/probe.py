@@ -20,17 +20,15 @@ import torch
 from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import find_checkpoint, run_of
+from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient
-from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.home import home_spec
+from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
 from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
 from selfflow_robotics.evaluation.probes import MIN_EPISODES, probe
-from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import MANIFEST
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.network import load_network
@@ -75,20 +73,8 @@ def main(config: ProbeConfig) -> None:
     if not layers or layers[0] < 0 or layers[-1] > depth:
         raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
     timesteps = sorted(set(config.timesteps))
-    output = Path(config.output) if config.output else run_of(checkpoint) / "eval" / "probe"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        hold(output)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {output} ({error.strerror}); choose output=..."
-        ) from error
-
-    data = network.provenance
-    simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
-    spec = home_spec(simulator, config.task, config.simpler, data, size, config.renderer)
-    if simulator == "simpler":
-        check_simpler(spec.path, spec.python)
+    output = open_results(config.output, checkpoint, "probe")
+    spec = own_spec(config.task, config.simpler, network.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
             # The manifest has the checksums of the weights.

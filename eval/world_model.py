@@ -20,13 +20,12 @@ import torch
 from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import find_checkpoint, run_of
+from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
-from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.home import home_spec
+from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.protocol import random_episodes
 from selfflow_robotics.evaluation.video import write_grid, write_video
 from selfflow_robotics.evaluation.world_model import (
@@ -36,7 +35,6 @@ from selfflow_robotics.evaluation.world_model import (
     record_future,
     score,
 )
-from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import MANIFEST
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.network import load_network
@@ -79,20 +77,8 @@ def main(config: WorldModelConfig) -> None:
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
     task = get_task(config.task)
-    output = Path(config.output) if config.output else run_of(checkpoint) / "eval" / "world_model"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        hold(output)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {output} ({error.strerror}); choose output=..."
-        ) from error
-
-    data = network.provenance
-    simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
-    spec = home_spec(simulator, task.name, config.simpler, data, size, config.renderer)
-    if simulator == "simpler":
-        check_simpler(spec.path, spec.python)
+    output = open_results(config.output, checkpoint, "world_model")
+    spec = own_spec(task.name, config.simpler, network.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
             # The manifest has the checksums of the weights.
@@ -115,7 +101,7 @@ def main(config: WorldModelConfig) -> None:
                 ]
             except SimulatorError as error:
                 cause = " ".join(str(error).split())
-                raise UserError(f"the {simulator} simulator failed: {cause}") from error
+                raise UserError(f"the {spec.simulator} simulator failed: {cause}") from error
             imagined = imagine_futures(network, futures, config.num_steps, config.seed)
             result = score(futures, imagined)
             draw(output, task, futures, imagined)

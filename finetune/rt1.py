@@ -46,13 +46,8 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resolve_checkpoint,
 )
-from selfflow_robotics.training.device import (
-    autocast,
-    choose_device,
-    choose_precision,
-    keep_freed_memory,
-)
-from selfflow_robotics.training.distributed import Ranks, start_ranks
+from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.distributed import Ranks, start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -118,10 +113,7 @@ class FinetuneConfig:
     ),
 )
 def main(config: FinetuneConfig) -> None:
-    torch.set_num_threads(config.threads)
-    keep_freed_memory()
-    ranks, device = start_ranks(choose_device(config.device))
-    precision = choose_precision(config.precision, device)
+    ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
         run = open_run("finetune", Path(config.runs_dir) / config.name, config, ranks)
         data = RobotData(config, ranks)

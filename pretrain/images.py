@@ -3,8 +3,7 @@
     python pretrain/images.py                                   # coloured shapes, made on first use
     python pretrain/images.py objective=vanilla name=vanilla    # any row of configs/objective
     python pretrain/encode.py --data imagenet/train --output latents/imagenet256 download=true
-    torchrun --nproc-per-node=8 pretrain/images.py --data latents/imagenet256 \
-        experiment=imagenet256_xl
+    torchrun --nproc-per-node=8 pretrain/images.py --data DIR experiment=imagenet256_xl
     python pretrain/images.py experiment=debug                  # under a minute
 
 The data are latents that pretrain/encode.py made, so no autoencoder runs while training; new
@@ -34,8 +33,7 @@ from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.image_loss import image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.training.device import choose_device, choose_precision, keep_freed_memory
-from selfflow_robotics.training.distributed import start_ranks
+from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -94,10 +92,7 @@ class ImagesConfig:
     ),
 )
 def main(config: ImagesConfig) -> None:
-    torch.set_num_threads(config.threads)
-    keep_freed_memory()
-    ranks, device = start_ranks(choose_device(config.device))
-    precision = choose_precision(config.precision, device)
+    ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
         reader = LatentReader(config.data or shape_latents(config))
         run = open_run("images", Path(config.runs_dir) / config.name, config, ranks)

@@ -32,12 +32,7 @@ from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
-from selfflow_robotics.training.device import (
-    choose_device,
-    choose_precision,
-    keep_freed_memory,
-)
-from selfflow_robotics.training.distributed import start_ranks
+from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
@@ -101,10 +96,7 @@ class PretrainConfig:
     ),
 )
 def main(config: PretrainConfig) -> None:
-    torch.set_num_threads(config.threads)
-    keep_freed_memory()
-    ranks, device = start_ranks(choose_device(config.device))
-    precision = choose_precision(config.precision, device)
+    ranks, device, precision = start_training(config.threads, config.device, config.precision)
     frozen, shape = None, config.model
     if config.encoder is not None:
         with ranks.first_alone():

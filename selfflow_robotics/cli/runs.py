@@ -37,9 +37,7 @@ def runs_of_kind(kind: Kind, root: Path = Path("runs")) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def find_checkpoint(
-    given: str | None, kind: Kind, root: Path = Path("runs")
-) -> Path:
+def find_checkpoint(given: str | None, kind: Kind, root: Path = Path("runs")) -> Path:
     """The checkpoint folder that is meant: `given` itself, the last one of a run folder `given`, or
     the last one of the newest run of this kind that has any. Raises UserError if there is none."""
     if given:
@@ -82,6 +80,22 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
     except OSError as error:
         raise UserError(
             f"cannot write the run folder {folder} ({error.strerror}); choose another runs_dir"
+        ) from error
+    return folder
+
+
+def open_results(given: str | None, checkpoint: Path, name: str) -> Path:
+    """The folder `given`, or `eval/name` of the checkpoint's run, made and held by this process.
+
+    Raises UserError where it cannot be written or another process works in it.
+    """
+    folder = Path(given) if given else run_of(checkpoint) / "eval" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}); choose output=..."
         ) from error
     return folder
 

@@ -2,7 +2,26 @@
 
 from typing import Any
 
+from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
+
+
+def own_spec(
+    task: str,
+    install: SimplerInstall,
+    data: dict[str, Any],
+    network_image_size: tuple[int, int],
+    renderer: str | None,
+) -> SimulatorSpec:
+    """The simulator that the training data came from, else the tabletop; as `home_spec`.
+
+    Raises SimplerMissing where that is SIMPLER and it does not run here.
+    """
+    simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
+    spec = home_spec(simulator, task, install, data, network_image_size, renderer)
+    if simulator == "simpler":
+        check_simpler(spec.path, spec.python)
+    return spec
 
 
 def home_spec(

@@ -18,6 +18,8 @@ from selfflow_robotics.objective.dual_timestep import (
     draw_mask,
 )
 
+NEAR = 0.2  # how much cleaner `near`'s second timestep is at most
+
 
 def draw_full_mask(
     batch: int,
@@ -61,8 +63,6 @@ def draw_per_token(
     index = torch.arange(num_tokens, device=values.device).expand(batch, -1)
     return TokenTimesteps(values.view(batch, num_tokens), index)
 
-
-NEAR = 0.2
 
 SCHEDULES: dict[str, Callable[..., TokenTimesteps]] = {
     "dual": draw_dual_timesteps,

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.device import choose_device, choose_precision, keep_freed_memory
 
 Item = TypeVar("Item")
 
@@ -98,6 +99,15 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, torch.device, str]:
+    """What every training command begins with: this process among its like, its device, and the
+    precision that "auto" means there."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    ranks, own = start_ranks(choose_device(device))
+    return ranks, own, choose_precision(precision, own)
 
 
 def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
