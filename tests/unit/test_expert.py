@@ -10,7 +10,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player
-from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.policies.expert import HOVER_M, TRANSLATION_GAIN, Grasp, ScriptedExpert
 from selfflow_robotics.rollouts.engine import roll_out
 
 TASK = get_task("pick_coke_can")
@@ -41,6 +41,20 @@ def test_expert_reaches_the_corners(clients, x, y):
     episodes = specs([0], object_xy=[x, y])
     results = list(roll_out(clients, episodes, ScriptedExpert(), stop_on_success=3))
     assert all(result.success for result in results)
+
+
+@pytest.mark.parametrize(("variant", "below"), [("standing", 0.0), ("horizontal", 0.007)])
+def test_expert_aims_below_the_middle_of_a_lying_can(clients, variant, below):
+    reset = clients[0].call(
+        "reset", seed=0, observe=False, options={"variant": variant, "object_xy": [-0.2, 0.1]}
+    )
+    state = reset["info"]["state"]
+    tool = state["tool_pose"].copy()
+    tool[:3] = state["object_pose"][:3] + np.array([0.0, 0.0, 0.05])
+    action = ScriptedExpert().decide(Grasp(), state | {"tool_pose": tool, "gripper": 0.3})
+    # A gripper that is not open yet waits HOVER_M above what it aims at.
+    rise = HOVER_M - 0.05 - below
+    np.testing.assert_allclose(action[2], TRANSLATION_GAIN * rise, atol=1e-6)
 
 
 def test_success_lasts_to_the_end_of_the_episode(clients):
