@@ -26,6 +26,7 @@ def flops(config: ImageSiTConfig, teacher_layer: int, plain: bool) -> Flops:
         in, out:  2 N C D;  2 N C' D + 4 D^2 rows
         timestep: rows (2 * 256 D + 2 D^2)
         head:     8 N D^2, of the student in training
+        rows:     2 N D rows for each of a block's 6 and the last layer's 2, added up in backward
 
     `rows` is how many timesteps are embedded: N in the plain code; 2 for the student and 1 for the
     teacher in the library, which also stops the teacher at its layer and leaves out the variance
@@ -48,4 +49,5 @@ def flops(config: ImageSiTConfig, teacher_layer: int, plain: bool) -> Flops:
     student = 3 * (forward + 8 * tokens * width**2) - unneeded
     if plain:
         return Flops(forward, student, network(sit.depth, tokens, whole=True))
+    student += (6 * sit.depth + 2) * 2 * tokens * width * rows
     return Flops(forward, student, network(teacher_layer, 1, whole=False))

@@ -1,38 +1,13 @@
 """Transformer parts of SiT: attention, MLP, and the adaLN-Zero block with per-token timesteps."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-class Modulation(NamedTuple):
-    """adaLN parameters of few distinct timesteps, and which token uses which.
-
-    Computing them once per distinct timestep instead of once per token is exact and saves a third
-    of all FLOPs of a forward pass.
-    """
-
-    cond: Tensor  # [G, V, D] embedded timestep (and label) of each distinct timestep
-    index: Tensor  # [G, N] int64, in [0, V)
-
-    def per_token(self, table: Tensor) -> Tensor:
-        """Rows of `table` [G, V, C] spread over the tokens: [G, N, C], or [G, 1, C] when V = 1."""
-        num_values = table.shape[1]
-        if num_values == 1:
-            return table
-        if num_values == 2:  # deterministic backward, fuses well
-            return torch.where(self.index.unsqueeze(-1).bool(), table[:, 1:], table[:, :1])
-        return table.gather(1, self.index.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
-
+from selfflow_robotics.models.modulation import Modulation, gated_add, norm_modulate
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each [B, heads, N, D / heads]
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale)
 
 
 def attend(
@@ -43,7 +18,7 @@ def attend(
     The context [B, h, M, d] is shared by the G / B draws of each sample and seen by all tokens;
     `visible` bool [G, 1, N, N] says which of their own they see (None: all).
     """
-    if q.device.type == "cpu" and k.shape[2] <= SHORT:
+    if q.device.type == "cpu" and k.shape[2] <= SHORT and not _fused_is_faster(q, context):
         return _attend_short(q, k, v, context, visible)
     if context is not None:
         draws = q.shape[0] // context[0].shape[0]
@@ -58,6 +33,11 @@ def attend(
 
 # Up to this many tokens plain products beat the CPU's fused attention, whose backward is slow.
 SHORT = 256
+
+
+def _fused_is_faster(q: Tensor, context: KeyValue | None) -> bool:
+    """Of short sequences: only forwards, in fp32, without a context that many draws share."""
+    return context is None and q.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
 def _attend_short(
@@ -130,9 +110,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = Mlp(width, mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
@@ -144,17 +122,16 @@ class Block(nn.Module):
         visible: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """Hidden tokens [G, N, D] -> the next ones, and the block's own keys and values."""
-        table = self.adaLN_modulation(mod.cond)
-        shift1, scale1, gate1, shift2, scale2, gate2 = mod.per_token(table).chunk(6, dim=-1)
-        attended, own = self.attn(modulate(self.norm1(x), shift1, scale1), context, visible)
-        x = torch.addcmul(x, gate1, attended)
-        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2))), own
+        rows, index = self.adaLN_modulation(mod.cond), mod.index
+        shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
+        attended, own = self.attn(norm_modulate(x, shift1, scale1, index), context, visible)
+        x = gated_add(x, gate1, attended, index)
+        return gated_add(x, gate2, self.mlp(norm_modulate(x, shift2, scale2, index)), index), own
 
     def key_value(self, x: Tensor, mod: Modulation) -> KeyValue:
         """Keys and values that this block would offer to others, and nothing else."""
-        table = self.adaLN_modulation(mod.cond)
-        shift, scale, *_ = mod.per_token(table).chunk(6, dim=-1)
-        return self.attn.key_value(modulate(self.norm1(x), shift, scale))
+        shift, scale, *_ = self.adaLN_modulation(mod.cond).chunk(6, dim=-1)
+        return self.attn.key_value(norm_modulate(x, shift, scale, mod.index))
 
 
 class FinalLayer(nn.Module):
@@ -162,15 +139,14 @@ class FinalLayer(nn.Module):
 
     def __init__(self, width: int, out_channels: int) -> None:
         super().__init__()
-        self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.linear = nn.Linear(width, out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         zero(self.linear, self.adaLN_modulation)
 
     def forward(self, x: Tensor, mod: Modulation, channels: int | None = None) -> Tensor:
         """Hidden tokens [G, N, D] -> their channels, or only the first `channels` of them."""
-        shift, scale = mod.per_token(self.adaLN_modulation(mod.cond)).chunk(2, dim=-1)
-        x = modulate(self.norm_final(x), shift, scale)
+        shift, scale = self.adaLN_modulation(mod.cond).chunk(2, dim=-1)
+        x = norm_modulate(x, shift, scale, mod.index)
         if channels is None:
             return self.linear(x)
         return F.linear(x, self.linear.weight[:channels], self.linear.bias[:channels])

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import TimestepEmbedder
-from selfflow_robotics.models.layers import Block, KeyValue, Modulation, zero
+from selfflow_robotics.models.layers import Block, KeyValue, zero
+from selfflow_robotics.models.modulation import Modulation
 
 Timesteps = tuple[Tensor, Tensor]  # (values [G, V], index [G, N]): V distinct timesteps a sample
 

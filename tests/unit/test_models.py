@@ -6,7 +6,6 @@ import torch
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models import layers
-from selfflow_robotics.models.layers import Modulation
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig, constant_timestep
 from selfflow_robotics.models.text import text_bytes
@@ -138,14 +137,6 @@ def test_untrained_network_predicts_that_nothing_moves(sample):
     x = {"later_frames": sample["later_frames"]}
     out, _ = model(x, constant_timestep(0.5, x["later_frames"]), context)
     assert torch.equal(out["later_frames"], sample["first_frame"].repeat(1, 2, 1))
-
-
-def test_modulation_spreads_rows_over_tokens():
-    table = torch.randn(2, 3, 4)
-    index = torch.tensor([[0, 2, 1], [1, 1, 0]])
-    spread = Modulation(torch.zeros(2, 3, 4), index).per_token(table)
-    assert torch.equal(spread[0, 1], table[0, 2])
-    assert torch.equal(spread[1, 0], table[1, 1])
 
 
 def test_pixels_survive_the_autoencoder():
