@@ -171,7 +171,7 @@ def main(config: FinetuneConfig) -> None:
         device=device,
         precision=precision,
         extra=checkpoint_record(config.model, data.stats, data.provenance, config.roles),
-        held_out=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
+        on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
         ranks=ranks,
     )

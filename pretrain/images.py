@@ -13,9 +13,13 @@ checkpoints/. Repeating the command continues an interrupted run; a finished one
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from selfflow_robotics.autoencoders.latent import PixelLatents
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
@@ -26,13 +30,17 @@ from selfflow_robotics.data.latents import RECORD, LatentBatch, LatentReader, sa
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import write_latents
 from selfflow_robotics.data.shapes import ensure_shapes
+from selfflow_robotics.data.transfer import to_device
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
 from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.objective.agreement import cosine_by_layer
+from selfflow_robotics.objective.image_loss import SLOT, image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
@@ -122,14 +130,14 @@ def main(config: ImagesConfig) -> None:
         return step, reader.read(ranks.share(sampler.batch(step)))
 
     def loss_fn(batch: tuple[int, LatentBatch], generator: torch.Generator) -> StepLoss:
-        step, (mean, std, labels) = batch
-        mean, std = torch.from_numpy(mean).to(device), torch.from_numpy(std).to(device)
+        step, latents = batch
+        mean, std, labels = (to_device(part, device) for part in latents)
         tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
         terms = image_loss(
             model,
             state.teacher,
             tokens,
-            torch.from_numpy(labels).to(device),
+            labels,
             shape.null_label,
             config.label_dropout,
             config.objective,
@@ -138,6 +146,21 @@ def main(config: ImagesConfig) -> None:
             encoder=encoder,
         )
         return StepLoss(terms.loss, tokens.shape[0] * tokens.shape[1], loss_metrics(terms))
+
+    def agreement() -> dict[str, list[float]]:
+        """Student against teacher, layer by layer, on the same few pictures each time."""
+        few = min(SAMPLES, len(reader))
+        mean, std, labels = (to_device(part, device) for part in reader.read(np.arange(few)))
+        generator = torch_generator(config.seed, 5, device=device)
+        tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
+
+        def features(network: ImageSiT, x_t: dict[str, Tensor], *args: Any) -> Any:
+            return network(x_t[SLOT], args[0], labels, args[1], features_only=True)
+
+        student, teacher = partial(features, model), partial(features, state.teacher)
+        noised = {SLOT: tokens}
+        with autocast(device, precision):
+            return cosine_by_layer(student, teacher, noised, config.sit.depth, generator)
 
     def show(step: int) -> None:
         """Pictures of the first classes that the moving average makes out of noise."""
@@ -162,6 +185,7 @@ def main(config: ImagesConfig) -> None:
         device=device,
         precision=precision,
         extra=image_record(shape, reader.autoencoder, reader.class_names),
+        on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,
     )

@@ -13,9 +13,13 @@ the command continues an interrupted run; a finished one is left as it is.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run
@@ -26,12 +30,14 @@ from selfflow_robotics.data.samples import window_sample
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
+from selfflow_robotics.objective.roles import ROLES, arrange, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
@@ -45,6 +51,8 @@ from selfflow_robotics.world.frozen_encoder import (
     load_encoder,
 )
 from selfflow_robotics.world.network import checkpoint_record
+
+SAMPLES = 16  # pictures looked at while training
 
 
 @dataclass(frozen=True)
@@ -146,12 +154,27 @@ def main(config: PretrainConfig) -> None:
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
         return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
 
+    def agreement() -> dict[str, list[float]]:
+        """Student against teacher, layer by layer, on the same few pictures each time."""
+        windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
+        sample = window_sample(windows, model.autoencoder, None, device)
+        clean, noised = arrange(ROLES["image"], sample.tokens)
+
+        def features(network: MultimodalSiT, x_t: dict[str, Tensor], *args: Any) -> Any:
+            context = network.encode_context(clean, sample.instructions)
+            return network(x_t, args[0], context, args[1], features_only=True)
+
+        student, teacher = partial(features, model), partial(features, state.teacher)
+        generator = torch_generator(config.seed, 5, device=device)
+        with torch.no_grad(), autocast(device, precision):
+            return cosine_by_layer(student, teacher, noised, shape.sit.depth, generator)
+
     def show(step: int) -> None:
         """Pictures that the moving average makes out of noise."""
         auto = model.autoencoder
-        shape = (16, auto.tokens_per_frame, auto.token_channels)
+        size = (SAMPLES, auto.tokens_per_frame, auto.token_channels)
         noise = {
-            "first_frame": torch.randn(shape, generator=torch_generator(config.seed)).to(device)
+            "first_frame": torch.randn(size, generator=torch_generator(config.seed)).to(device)
         }
         words = [index.instruction_of(0)] * len(noise["first_frame"])
         tokens = answer(state.teacher, {}, words, noise, num_steps=50)
@@ -168,6 +191,7 @@ def main(config: PretrainConfig) -> None:
         device=device,
         precision=precision,
         extra=checkpoint_record(shape, None, index.provenance, config.roles),
+        on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,
     )

@@ -7,6 +7,7 @@ from torch import Tensor
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.data.augment import AugmentConfig, augment
 from selfflow_robotics.data.rlds.windows import WindowBatch
+from selfflow_robotics.data.transfer import to_device
 from selfflow_robotics.objective.role_loss import Sample
 from selfflow_robotics.robot.normalize import ActionNormalizer
 
@@ -24,13 +25,13 @@ def window_sample(
     `normalizer` None leaves the actions out (pretraining sees pictures only). `changes` are made to
     the pictures, drawn from `generator`.
     """
-    frames = torch.from_numpy(batch.frames).to(device)
+    frames = to_device(batch.frames, device)
     if changes is not None and changes.active:
         assert generator is not None
         frames = augment(frames, changes, generator)
     per_frame = autoencoder.tokens_per_frame
     pixels = autoencoder.encode(frames)
-    later_valid = torch.from_numpy(batch.frames_valid[:, 1:]).to(device)
+    later_valid = to_device(batch.frames_valid[:, 1:], device)
     tokens: dict[str, Tensor] = {
         "first_frame": pixels[:, :per_frame],
         "later_frames": pixels[:, per_frame:],

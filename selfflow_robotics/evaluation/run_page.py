@@ -109,7 +109,8 @@ def _chart_sections(charts: "_Charts") -> Iterator[tuple[str, str, list[str]]]:
     yield "groups", "Loss by noise group", charts.groups("loss_by_group/")
     cosine = charts.by_role("teacher_student_cosine")
     by_timestep = charts.heat_maps("cosine_by_t", log=False)
-    yield "teacher", "Teacher and student", [cosine, *by_timestep]
+    by_layer = charts.heat_maps("cosine_by_layer/", log=False, rows="layer")
+    yield "teacher", "Teacher and student", [cosine, *by_timestep, *by_layer]
     features = ("norm", "spread_batch", "spread_tokens", "rank")
     yield "features", "Features", [charts.student_and_teacher(key) for key in features]
     yield "mask", "Effective mask ratio", [charts.single("effective_mask_ratio")]
@@ -150,13 +151,15 @@ class _Charts:
             series[who] = values_of(self._records, f"{who}/{key}")
         return line_chart(key, series)
 
-    def heat_maps(self, prefix: str, *, log: bool) -> list[str]:
-        """A map for each list of means by timestep whose key begins with `prefix`."""
+    def heat_maps(self, prefix: str, *, log: bool, rows: str = "timestep") -> list[str]:
+        """A map for each list of means by timestep, or by layer, whose key begins with `prefix`."""
         made = []
         for key in self._lists(prefix):
-            rows = self._rows(key)
-            labels = [f"{(i + 0.5) / len(rows):.2f}" for i in range(len(rows))]
-            made.append(heat_map(key, rows, labels, log=log))
+            values = self._rows(key)
+            labels = [f"{(i + 0.5) / len(values):.2f}" for i in range(len(values))]
+            if rows == "layer":
+                labels = [str(i + 1) for i in range(len(values))]
+            made.append(heat_map(key, values, labels, log=log))
         return made
 
     def groups(self, prefix: str) -> list[str]:

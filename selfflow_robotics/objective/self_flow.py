@@ -144,7 +144,7 @@ def self_flow_loss(
         slot: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         for slot, x in noised.items()
     }
-    x_t, t = _at(tau, noised, noise)
+    x_t, t = at_timesteps(tau, noised, noise)
 
     layers: tuple[int, ...] = ()
     if config.gamma > 0:
@@ -178,7 +178,7 @@ def self_flow_loss(
         else:
             assert teacher is not None
             seen = _teacher_timesteps(tau, config.teacher_view, generator)
-            x_teacher, _ = _at(seen, noised, noise)
+            x_teacher, _ = at_timesteps(seen, noised, noise)
             layer = config.teacher_layer
             target = teacher(x_teacher, (seen.values, seen.index), (layer,))[1][layer]
     raw = features[config.student_layer]
@@ -201,7 +201,7 @@ def self_flow_loss(
     )
 
 
-def _at(
+def at_timesteps(
     tau: TokenTimesteps, x: dict[str, Tensor], noise: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The sample at its tokens' timesteps (Eq. 5), and these by slot [G, N, 1]."""

@@ -82,7 +82,7 @@ def train(
     device: torch.device,
     precision: str,
     extra: dict[str, Any],
-    held_out: Callable[[], dict[str, Any]] | None = None,
+    on_checkpoint: Callable[[], dict[str, Any]] | None = None,
     on_sample: Callable[[int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
@@ -92,7 +92,7 @@ def train(
         batch_at: the batch of a step (a pure function; called from a background thread).
         loss_fn: (batch, generator) -> StepLoss; it holds the model and the teacher itself.
         extra: stored in every checkpoint's manifest.
-        held_out: what to log of data that training never sees, asked for with each checkpoint.
+        on_checkpoint: what else to log with each checkpoint.
         on_sample: called with the step every `sample_every` steps and at the end.
         ranks: the processes that train together; `batch_at` gives this one's share, and the first
             alone logs, saves and calls the two above.
@@ -157,8 +157,8 @@ def train(
                     "step_s": seconds / len(waits),
                     "data_wait_s": sum(waits) / len(waits),
                 }
-                if held_out is not None and saved:
-                    record |= held_out()
+                if on_checkpoint is not None and saved:
+                    record |= on_checkpoint()
                 log.write(record)
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
                 started, tokens, waits = time.perf_counter(), 0, []

@@ -52,6 +52,7 @@ def test_pretraining_leaves_a_run_that_can_be_read(folder):
     assert lines[-1]["step"] == 11
     logged = {"flow_loss", "teacher_student_cosine", "grad_norm", "tokens_per_s", "data_wait_s"}
     assert logged <= lines[-1].keys()
+    assert lines[-1]["cosine_by_layer/t=0.6"][0] < 1
     by_role = {line["role"]: line for line in lines}
     assert all(len(line["loss_by_t/first_frame"]) == 10 for line in by_role.values())
     assert (made / "samples" / "step_0000012.png").stat().st_size > 1000

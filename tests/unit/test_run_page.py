@@ -46,6 +46,7 @@ def record(step: int, **changes) -> dict:
         "loss_by_group/first_frame": [loss, 2 * loss],
         "teacher_student_cosine": 0.9,
         "cosine_by_t": [0.8 + i / 100 for i in range(10)],
+        "cosine_by_layer/t=0.6": [0.9, 0.8, 0.7],
         "grad_norm": 1.0,
         "lr_factor": 0.5,
         "tokens_per_s": 1000.0,
