@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDY = Path("runs/study")
 DEMONSTRATIONS, PLAY = STUDY / "demonstrations/0.1.0", STUDY / "play/0.1.0"
 STARTS = ("self_flow", "vanilla", "none")
+PROBED_AT = (0.0, 0.5)  # noise of the pictures that the probes see
 
 
 def run(script: str, *arguments: str) -> None:
@@ -56,7 +57,8 @@ def pretrain(start: str, seed: int, options: argparse.Namespace) -> Path:
         f"train.steps={options.pretrain_steps}", *follows,
     )  # fmt: skip
     if options.probe:
-        run("eval/probe.py", "--checkpoint", str(STUDY / f"{start}-{seed}"))
+        times = ",".join(map(str, PROBED_AT))
+        run("eval/probe.py", "--checkpoint", str(STUDY / f"{start}-{seed}"), f"timesteps=[{times}]")
     return STUDY / f"{start}-{seed}"
 
 
@@ -136,7 +138,7 @@ def probe_report(starts: list[str], seeds: int) -> str:
     rows = {cell: report["rows"] for cell, report in reports.items()}
     some = rows[starts[0], 0]
     for target in dict.fromkeys(row["target"] for row in some):
-        for t in (0.0, 0.5):
+        for t in PROBED_AT:
             sources = [r for r in some if r["target"] == target and r["t"] == t]
             blocks.append(f"## {target}, t = {t:g}\n")
             blocks.append("| features | " + " | ".join(starts) + " |")
