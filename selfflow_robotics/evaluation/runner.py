@@ -1,5 +1,6 @@
 """Plays what an evaluation has not played yet, and writes it down as it comes."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
 
@@ -26,11 +27,12 @@ def play_missing(
 ) -> None:
     """Play those of `episodes` that the ledger lacks; `on_record` hears of each as it ends.
 
-    The first `num_videos` of `episodes` are filmed. They are played first, since filming renders
-    every step where deciding needs only one in `replan_steps`.
+    The first episodes of each variant, `num_videos` in all, are filmed. They are played first,
+    since filming renders every step where deciding needs only one in `replan_steps`.
     """
     missing = ledger.missing(policy.name, episodes)
-    filmed = [episode for episode in episodes[:num_videos] if episode in missing]
+    shown = _variants_in_turn(episodes)[:num_videos]
+    filmed = [episode for episode in shown if episode in missing]
     others = [episode for episode in missing if episode not in filmed]
     results = chain(
         roll_out(clients, filmed, policy, replan_steps=replan_steps, record="frames"),
@@ -40,6 +42,16 @@ def play_missing(
         record = _record(ledger, policy.name, result)
         ledger.add(record)
         on_record(record)
+
+
+def _variants_in_turn(episodes: Sequence[EpisodeSpec]) -> list[EpisodeSpec]:
+    """The first of each variant, the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for episode in episodes:
+        turns.append(seen[episode.variant])
+        seen[episode.variant] += 1
+    return [episode for _, episode in sorted(zip(turns, episodes, strict=True), key=lambda t: t[0])]
 
 
 def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord:

@@ -119,6 +119,14 @@ def test_only_what_is_missing_is_played_and_the_first_are_filmed(tmp_path, clien
     assert _play(ledger, ScriptedExpert(), clients, _episodes(4)) == []
 
 
+def test_every_variant_is_filmed(tmp_path, clients):
+    ledger = Ledger.open(tmp_path, FINGERPRINT)
+    variants = ["standing", "standing", "standing", "vertical", "vertical"]
+    episodes = [EpisodeSpec("pick_coke_can", v, seed) for seed, v in enumerate(variants)]
+    played = _play(ledger, RandomPolicy(0), clients, episodes, num_videos=3)
+    assert sorted(record.seed for record in played if record.video) == [0, 1, 3]
+
+
 def test_the_outcome_does_not_depend_on_interruption(tmp_path, clients):
     whole = Ledger.open(tmp_path / "whole", FINGERPRINT)
     _play(whole, RandomPolicy(0), clients, _episodes(4))
