@@ -7,9 +7,10 @@
 
 A start is a file of configs/objective, or none. Every seed pretrains and fine-tunes anew; budget
 and evaluation episodes are the same for all. `repa` follows the vanilla network of the same seed,
-frozen. Every part is one of the project's own commands in runs/study; what is finished is not
-repeated. Ends in runs/study/table.md and plot.png: mean success, every seed's rate, and 95 %
-intervals by a bootstrap over seeds and, within them, episodes; with --probe in probes.md too.
+frozen. Every training and evaluation is one of the project's own commands in runs/study; what is
+finished is not repeated. Ends in runs/study/table.md and plot.png: mean success, every seed's rate,
+and 95 % intervals by a bootstrap over seeds and, within them, episodes; with --probe in probes.md
+too.
 Needs `pip install -e '.[benchmarks]'`.
 """
 
@@ -27,8 +28,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from tqdm import tqdm
 
+from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.evaluation.home import own_spec
+from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
+from selfflow_robotics.evaluation.probes import probe
 from selfflow_robotics.rng import numpy_generator
+from selfflow_robotics.world.network import load_network
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = Path("runs/study")
@@ -56,9 +66,6 @@ def pretrain(start: str, seed: int, options: argparse.Namespace) -> Path:
         f"objective={start}", f"seed={seed}", "threads=1",
         f"train.steps={options.pretrain_steps}", *follows,
     )  # fmt: skip
-    if options.probe:
-        times = ",".join(map(str, PROBED_AT))
-        run("eval/probe.py", "--checkpoint", str(STUDY / f"{start}-{seed}"), f"timesteps=[{times}]")
     return STUDY / f"{start}-{seed}"
 
 
@@ -79,6 +86,28 @@ def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -
         f"num_episodes={options.episodes}", f"output={output}",
     )  # fmt: skip
     return output
+
+
+def probe_networks(cells: list[tuple[str, int]]) -> None:
+    """Linear probes of pretrained networks, all on the same pictures, to probe.json of each run."""
+    runs = [STUDY / f"{start}-{seed}" for start, seed in cells]
+    left = [run for run in runs if not (run / "probe.json").exists()]
+    frames = None
+    for run in tqdm(left, desc="probing", unit="network"):
+        network = load_network(run, torch.device("cpu"))
+        config = network.model.config
+        if frames is None:
+            task = get_task("pick_coke_can")
+            spec = own_spec(
+                task.name, SimplerInstall(), network.provenance, config.image_size, None
+            )
+            with SimulatorClient(spec) as client:
+                frames = play_frames([client], probe_episodes(task, 240, 0), config.image_size)
+        layers = list(range(config.sit.depth + 1))
+        rows = probe(network, frames, layers, list(PROBED_AT), seed=0)
+        partial = run / "probe.partial"
+        partial.write_text(json.dumps(rows))
+        partial.replace(run / "probe.json")
 
 
 def successes(folder: Path) -> list[bool]:
@@ -130,12 +159,11 @@ def report(
 def probe_report(starts: list[str], seeds: int) -> str:
     """Median test errors of the linear probes by layer: mean over seeds, with every seed's."""
     blocks = []
-    reports = {
-        (start, seed): json.loads((STUDY / f"{start}-{seed}/eval/probe/probe.json").read_text())
+    rows = {
+        (start, seed): json.loads((STUDY / f"{start}-{seed}/probe.json").read_text())
         for start in starts
         for seed in range(seeds)
     }
-    rows = {cell: report["rows"] for cell, report in reports.items()}
     some = rows[starts[0], 0]
     for target in dict.fromkeys(row["target"] for row in some):
         for t in PROBED_AT:
@@ -205,7 +233,10 @@ def main() -> None:
             for count in options.demonstrations
             for start in options.starts
         ]
+        networks = [(start, seed) for start in starts for seed in range(options.seeds)]
+        probing = pool.submit(probe_networks, networks if options.probe else [])
         folders = list(pool.map(lambda cell: one_policy(*cell, options), grid))
+        probing.result()
     outcomes = defaultdict(list)
     for (start, count, _), folder in zip(grid, folders, strict=True):
         outcomes[start, count].append(successes(folder))
