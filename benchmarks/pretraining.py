@@ -3,7 +3,8 @@
     python benchmarks/pretraining.py                   # 27 policies; about an hour on two cores
     python benchmarks/pretraining.py --starts vanilla dts self_flow sra repa attention_separation \
         --demonstrations 100 --probe                   # all objectives, and what their layers know
-    python benchmarks/pretraining.py --steps 4 --episodes 3 --seeds 1 --demonstrations 20
+    python benchmarks/pretraining.py --steps 4 --episodes 3 --seeds 1 --demonstrations 20 \
+        --recorded 20 --play 20 --pretrain-steps 4
 
 A start is a file of configs/objective, or none. Every seed pretrains and fine-tunes anew; budget
 and evaluation episodes are the same for all. `repa` follows the vanilla network of the same seed,
@@ -147,6 +148,7 @@ def report(
         plt.errorbar(counts, rates, np.array(bars).T, label=start, capsize=3)
     plt.xscale("log")
     plt.xticks(counts, [str(n) for n in counts])
+    plt.minorticks_off()
     plt.xlabel("demonstrations")
     plt.ylabel("success on the MuJoCo tabletop")
     plt.ylim(0, 1)
@@ -199,6 +201,7 @@ def main() -> None:
         "--starts", nargs="+", default=list(STARTS), help="files of configs/objective"
     )
     parser.add_argument("--demonstrations", type=int, nargs="+", default=[50, 100, 300])
+    parser.add_argument("--recorded", type=int, default=300, help="a policy sees the first ones")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="of fine-tuning")
     parser.add_argument("--play", type=int, default=400, help="episodes to pretrain on")
@@ -212,9 +215,10 @@ def main() -> None:
     starts = [start for start in options.starts if start != "none"]
     if "repa" in starts and "vanilla" not in starts:
         parser.error("repa follows the vanilla network: add vanilla to --starts")
-    count = max(options.demonstrations)
+    if max(options.demonstrations) > options.recorded:
+        parser.error(f"--demonstrations beyond the {options.recorded} --recorded")
     run(
-        "finetune/collect.py", "recovery=0", f"num_episodes={count}",
+        "finetune/collect.py", "recovery=0", f"num_episodes={options.recorded}",
         f"root={STUDY}", "name=demonstrations",
     )  # fmt: skip
     run(
