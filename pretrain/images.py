@@ -154,8 +154,8 @@ def main(config: ImagesConfig) -> None:
         generator = torch_generator(config.seed, 5, device=device)
         tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
 
-        def features(network: ImageSiT, x_t: dict[str, Tensor], *args: Any) -> Any:
-            return network(x_t[SLOT], args[0], labels, args[1], features_only=True)
+        def features(network: ImageSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
+            return network(x_t[SLOT], tau, labels, layers, features_only=True)
 
         student, teacher = partial(features, model), partial(features, state.teacher)
         noised = {SLOT: tokens}

@@ -160,9 +160,9 @@ def main(config: PretrainConfig) -> None:
         sample = window_sample(windows, model.autoencoder, None, device)
         clean, noised = arrange(ROLES["image"], sample.tokens)
 
-        def features(network: MultimodalSiT, x_t: dict[str, Tensor], *args: Any) -> Any:
+        def features(network: MultimodalSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
             context = network.encode_context(clean, sample.instructions)
-            return network(x_t, args[0], context, args[1], features_only=True)
+            return network(x_t, tau, context, layers, features_only=True)
 
         student, teacher = partial(features, model), partial(features, state.teacher)
         generator = torch_generator(config.seed, 5, device=device)

@@ -102,17 +102,21 @@ class ScriptedExpert:
         return np.concatenate([to_base @ move, to_base @ turn, [gripper]]).astype(np.float32)
 
 
+def _long_axis(quaternion: np.ndarray) -> np.ndarray:
+    """The can's long axis, its own y, in the world [3]."""
+    return rotations.quaternion_to_matrix(quaternion)[:, 1]
+
+
 def _aim(object_pose: np.ndarray) -> np.ndarray:
     """Where the gripper's middle should be to hold an object of this pose."""
-    axis = rotations.quaternion_to_matrix(object_pose[3:])[:, 1]  # the can's long axis is its y
-    lies = abs(axis[2]) < LIES_BELOW_COSINE
+    lies = abs(_long_axis(object_pose[3:])[2]) < LIES_BELOW_COSINE
     return object_pose[:3] - np.array([0.0, 0.0, LYING_AIM_BELOW_M if lies else 0.0])
 
 
 def _turn_to_grasp(tool: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Rotation vector (world) from the tool's rotation (wxyz) to the nearer of the two grasps."""
     current = rotations.quaternion_to_matrix(tool)
-    can_axis = rotations.quaternion_to_matrix(target)[:, 1]  # the can's long axis is its y
+    can_axis = _long_axis(target)
     approach = np.array([-np.sin(APPROACH_TILT_RAD), 0.0, -np.cos(APPROACH_TILT_RAD)])
     closing = np.cross(can_axis, approach)  # across the can, in the gripper's plane
     closing /= np.linalg.norm(closing)
