@@ -2,16 +2,16 @@
 
     python benchmarks/pretraining.py                   # 27 policies; about an hour on two cores
     python benchmarks/pretraining.py --starts vanilla dts self_flow sra repa attention_separation \
-        --demonstrations 100 --probe                   # all objectives, and what their layers know
+        --demonstrations 100 --probe --name objectives # all of them, and what their layers know
     python benchmarks/pretraining.py --steps 4 --episodes 3 --seeds 1 --demonstrations 20 \
         --recorded 20 --play 20 --pretrain-steps 4
 
 A start is a file of configs/objective, or none. Every seed pretrains and fine-tunes anew; budget
 and evaluation episodes are the same for all. `repa` follows the vanilla network of the same seed,
 frozen. Every training and evaluation is one of the project's own commands in runs/study; what is
-finished is not repeated. Ends in runs/study/table.md and plot.png: mean success, every seed's rate,
-and 95 % intervals by a bootstrap over seeds and, within them, episodes; with --probe in probes.md
-too.
+finished is not repeated. Ends in NAME.md and NAME.png of runs/study: mean success, every seed's
+rate, and 95 % intervals by a bootstrap over seeds and, within them, episodes; with --probe in
+NAME_probes.md too.
 Needs `pip install -e '.[benchmarks]'`.
 """
 
@@ -127,9 +127,12 @@ def interval(runs: list[list[bool]]) -> tuple[float, float]:
 
 
 def report(
-    outcomes: dict[tuple[str, int], list[list[bool]]], starts: list[str], counts: list[int]
+    outcomes: dict[tuple[str, int], list[list[bool]]],
+    starts: list[str],
+    counts: list[int],
+    plot: Path,
 ) -> str:
-    """The table, and the plot beside it. `outcomes` holds one list of episodes a seed."""
+    """The table, and the plot of it. `outcomes` holds one list of episodes a seed."""
     rows = ["| start | " + " | ".join(f"{n} demonstrations" for n in counts) + " |"]
     rows.append("|---" * (1 + len(counts)) + "|")
     plt.figure(figsize=(5, 3.5))
@@ -154,7 +157,7 @@ def report(
     plt.ylim(0, 1)
     plt.legend()
     plt.tight_layout()
-    plt.savefig(STUDY / "plot.png", dpi=120)
+    plt.savefig(plot, dpi=120)
     return "\n".join(rows) + "\n"
 
 
@@ -201,6 +204,7 @@ def main() -> None:
         "--starts", nargs="+", default=list(STARTS), help="files of configs/objective"
     )
     parser.add_argument("--demonstrations", type=int, nargs="+", default=[50, 100, 300])
+    parser.add_argument("--name", default="study", help="of the table and the plot")
     parser.add_argument("--recorded", type=int, default=300, help="a policy sees the first ones")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400, help="of fine-tuning")
@@ -244,11 +248,12 @@ def main() -> None:
     outcomes = defaultdict(list)
     for (start, count, _), folder in zip(grid, folders, strict=True):
         outcomes[start, count].append(successes(folder))
-    table = report(outcomes, options.starts, options.demonstrations)
-    (STUDY / "table.md").write_text(table)
+    plot = STUDY / f"{options.name}.png"
+    table = report(outcomes, options.starts, options.demonstrations, plot)
+    plot.with_suffix(".md").write_text(table)
     print(table)
     if options.probe:
-        (STUDY / "probes.md").write_text(probe_report(starts, options.seeds))
+        (STUDY / f"{options.name}_probes.md").write_text(probe_report(starts, options.seeds))
 
 
 if __name__ == "__main__":

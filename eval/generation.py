@@ -221,6 +221,12 @@ def picture_maker(
         AutoencoderConfig(kind, config.autoencoder_weights or weights, config.download),
         next(network.model.parameters()).device,
     )
+    renamed = config.autoencoder_weights is not None  # another decoder, on the user's own word
+    if not renamed and network.fingerprint not in (None, autoencoder.fingerprint):
+        raise UserError(
+            f"{weights or kind} is not the autoencoder any more that {network.checkpoint} was "
+            "trained with; give that one: autoencoder_weights=PATH"
+        )
     maker = ClassPictures(network, autoencoder, how, config.seed, config.labels)
     return maker, {"autoencoder": autoencoder.fingerprint, "labels": config.labels}
 

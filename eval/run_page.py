@@ -10,9 +10,10 @@ configuration, and says first what looks wrong. A run can be looked at while it 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import runs_of_kind
+from selfflow_robotics.cli.runs import Kind, runs_of_kind
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.run_page import read_run, write_page
 from selfflow_robotics.evaluation.run_page_warnings import run_warnings
@@ -41,10 +42,11 @@ def main(config: RunPageConfig) -> None:
 
 
 def newest_run(root: Path) -> Path:
-    """The run of either kind that has logged something last. Raises UserError if none has."""
+    """The run of any kind that has logged something last. Raises UserError if none has."""
     logs = [
         log
-        for run in (*runs_of_kind("pretrain", root), *runs_of_kind("finetune", root))
+        for kind in get_args(Kind)
+        for run in runs_of_kind(kind, root)
         if (log := run / "metrics.jsonl").exists()
     ]
     if not logs:

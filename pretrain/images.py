@@ -53,7 +53,7 @@ from selfflow_robotics.world.frozen_encoder import (
     load_encoder,
 )
 from selfflow_robotics.world.generate import SeededNormal, sample_images
-from selfflow_robotics.world.image_network import image_record
+from selfflow_robotics.world.image_network import check_same_latents, image_record
 
 SAMPLES = 16  # pictures looked at while training
 
@@ -104,6 +104,7 @@ def main(config: ImagesConfig) -> None:
     with ranks.first_alone():
         reader = LatentReader(config.data or shape_latents(config))
         run = open_run("images", Path(config.runs_dir) / config.name, config, ranks)
+        check_same_latents(run, reader)
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
     )
@@ -112,6 +113,7 @@ def main(config: ImagesConfig) -> None:
         with ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, device)
             autoencoder = load_autoencoder(reader.autoencoder, device)
+        reader.check_autoencoder(autoencoder)
         channels = head_channels(frozen, config.objective, shape.sit.width)
         shape = replace(shape, feature_channels=channels)
         encoder = encoder_of_latents(frozen, autoencoder, shape.patch)
@@ -166,6 +168,7 @@ def main(config: ImagesConfig) -> None:
         """Pictures of the first classes that the moving average makes out of noise."""
         try:
             autoencoder = load_autoencoder(reader.autoencoder, device)
+            reader.check_autoencoder(autoencoder)
         except UserError as error:
             print(f"no sample pictures: {error}")
             return
@@ -184,7 +187,7 @@ def main(config: ImagesConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=image_record(shape, reader.autoencoder, reader.class_names),
+        extra=image_record(shape, reader),
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

@@ -88,6 +88,11 @@ class LatentReader:
         made_by = self.record["autoencoder"]
         return AutoencoderConfig(made_by["kind"], made_by["weights"] or "")
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the latents are made of: of the autoencoder and of the pictures."""
+        return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
+
     def check_autoencoder(self, autoencoder: LatentAutoencoder) -> None:
         """Raises UserError where another autoencoder made these latents."""
         if autoencoder.fingerprint != self.record["autoencoder"]["fingerprint"]:

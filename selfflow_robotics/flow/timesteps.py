@@ -1,6 +1,7 @@
 """Which timesteps a network is trained on, p(t), and which a sampler visits (t = 1 is noise)."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,15 +52,18 @@ class TimestepConfig:
         eps = 1e-6  # keeps the quantile function finite at the ends
         u = u.double().clamp(eps, 1 - eps)
         if self.distribution == "plateau_logit_normal":
-            grid, mass = _plateau(self.mean + float(np.log(self.shift)), self.std)
-            return torch.from_numpy(np.interp(u.cpu().numpy(), mass, grid)).to(u.device).float()
+            table = _plateau_quantiles(self.mean + math.log(self.shift), self.std, u.device)
+            place = u * (len(table) - 1)
+            below = place.long().clamp(max=len(table) - 2)
+            return torch.lerp(table[below], table[below + 1], place - below).float()
         z = torch.special.ndtri(u)
         return shift_timesteps(torch.sigmoid(self.mean + self.std * z).float(), self.shift)
 
 
 @functools.cache
-def _plateau(mean: float, std: float) -> tuple[np.ndarray, np.ndarray]:
-    """(t, share of the mass below t) of the logit-normal density held constant after its mode."""
+def _plateau_quantiles(mean: float, std: float, device: torch.device) -> Tensor:
+    """Quantiles, at equal steps of the mass from 0 to 1, of the logit-normal density held constant
+    after its mode; a table on the device, so that no draw waits for it."""
     t = np.linspace(0, 1, 100_001)
     inner = t[1:-1]
     z = (np.log(inner / (1 - inner)) - mean) / std
@@ -68,7 +72,8 @@ def _plateau(mean: float, std: float) -> tuple[np.ndarray, np.ndarray]:
     mode = int(density.argmax())
     density[mode:] = density[mode]
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return t, mass / mass[-1]
+    quantiles = np.interp(np.linspace(0, 1, len(t)), mass / mass[-1], t)
+    return torch.from_numpy(quantiles).to(device)
 
 
 def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Generator) -> Tensor:

@@ -129,9 +129,9 @@ def _unwrap(state: object) -> StateDict:
     odd = [str(name) for name, v in state.items() if not isinstance(v, Tensor)]
     if odd:
         raise UserError(f"the state dict holds things that are no tensors: {_few(odd)}")
-    for prefix in ("module.", "model."):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): v for name, v in state.items()}
+    wrappers = ("module.", "model.")
+    while prefix := next((w for w in wrappers if all(name.startswith(w) for name in state)), None):
+        state = {name.removeprefix(prefix): v for name, v in state.items()}
     return state
 
 

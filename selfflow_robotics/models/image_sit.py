@@ -114,6 +114,7 @@ class ImageSiT(nn.Module):
         layers: Sequence[int] = (),
         features_only: bool = False,
         separate_attention: bool = False,
+        table: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor | None, dict[int, Tensor]]:
         """Velocities [B, N, C] and the raw features [B, N, D] after so many blocks of `layers`.
 
@@ -124,6 +125,7 @@ class ImageSiT(nn.Module):
             layers: which features to return, 1 to depth.
             features_only: stop after the last of them; the velocity is then None.
             separate_attention: tokens see only those at their own timestep.
+            table: the rows of `modulation_table` for these timesteps and labels, [B, V, ...] each.
         """
         hidden = self.x_embedder(tokens) + self.positions
         hidden, mod, features = self.sit(
@@ -133,7 +135,18 @@ class ImageSiT(nn.Module):
             features_only=features_only,
             separate_attention=separate_attention,
             condition=self.label_table(labels),
+            table=table,
         )
         if features_only:
             return None, features
-        return self.final_layer(hidden, mod, self.config.token_channels), features
+        rows = None if table is None else table[-1]
+        return self.final_layer(hidden, mod, self.config.token_channels, rows), features
+
+    def modulation_table(self, times: Tensor, labels: Tensor) -> list[Tensor]:
+        """What adaLN makes of times [S] and labels [B]: [B, S, 6 D] for every block, and [B, S, 2 D]
+        for the last layer. One product each reads adaLN's weights, a third of all, once for all S.
+        """
+        timesteps = times.expand(len(labels), -1), times.new_zeros(0)
+        cond = self.sit.modulation(timesteps, self.label_table(labels)).cond
+        layers = (*self.sit.blocks, self.final_layer)
+        return [layer.adaLN_modulation(cond) for layer in layers]  # pyright: ignore

@@ -120,10 +120,15 @@ class Block(nn.Module):
         mod: Modulation,
         context: KeyValue | None = None,
         visible: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """Hidden tokens [G, N, D] -> the next ones, and the block's own keys and values."""
-        rows, index = self.adaLN_modulation(mod.cond), mod.index
-        shift1, scale1, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
+        """Hidden tokens [G, N, D] -> the next ones, and the block's own keys and values.
+
+        `rows` [G, V, 6 D]: what adaLN makes of `mod.cond`, where that is known already.
+        """
+        index = mod.index
+        known = self.adaLN_modulation(mod.cond) if rows is None else rows
+        shift1, scale1, gate1, shift2, scale2, gate2 = known.chunk(6, dim=-1)
         attended, own = self.attn(norm_modulate(x, shift1, scale1, index), context, visible)
         x = gated_add(x, gate1, attended, index)
         return gated_add(x, gate2, self.mlp(norm_modulate(x, shift2, scale2, index)), index), own
@@ -143,9 +148,17 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         zero(self.linear, self.adaLN_modulation)
 
-    def forward(self, x: Tensor, mod: Modulation, channels: int | None = None) -> Tensor:
-        """Hidden tokens [G, N, D] -> their channels, or only the first `channels` of them."""
-        shift, scale = self.adaLN_modulation(mod.cond).chunk(2, dim=-1)
+    def forward(
+        self,
+        x: Tensor,
+        mod: Modulation,
+        channels: int | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden tokens [G, N, D] -> their channels, or only the first `channels` of them; `rows`
+        [G, V, 2 D] as in `Block`."""
+        known = self.adaLN_modulation(mod.cond) if rows is None else rows
+        shift, scale = known.chunk(2, dim=-1)
         x = norm_modulate(x, shift, scale, mod.index)
         if channels is None:
             return self.linear(x)

@@ -90,13 +90,14 @@ class SiT(nn.Module):
         features_only: bool = False,
         separate_attention: bool = False,
         condition: Tensor | None = None,
+        table: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Modulation, dict[int, Tensor]]:
         """Hidden tokens [G, N, D] through the blocks, modulated by timestep and `condition` [G, D].
 
         Returns the last hidden tokens, the modulation (output layers use it too), and the raw
         features after so many blocks of `layers`. With `features_only` nothing after the last of
         these is computed: a teacher needs no more. With `separate_attention` tokens see only those
-        at their own timestep, and the context.
+        at their own timestep, and the context. `table` has the blocks' `rows`, where known already.
         """
         mod = self.modulation(timesteps, condition)
         visible = None
@@ -104,7 +105,13 @@ class SiT(nn.Module):
             visible = mod.index[:, None, :, None] == mod.index[:, None, None, :]
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            tokens, _ = block(tokens, mod, None if context is None else context[i], visible)
+            tokens, _ = block(
+                tokens,
+                mod,
+                None if context is None else context[i],
+                visible,
+                None if table is None else table[i],
+            )
             if i + 1 in layers:
                 features[i + 1] = tokens
                 if features_only and i + 1 == max(layers):
@@ -115,6 +122,8 @@ class SiT(nn.Module):
 def constant_timestep(t: float | Tensor, like: Tensor) -> Timesteps:
     """One timestep for all tokens of `like` [G, N, ...]; t is a number or a tensor [G]."""
     groups, num_tokens = like.shape[:2]
-    values = torch.as_tensor(t, dtype=torch.float32, device=like.device).expand(groups)
     index = torch.zeros(groups, num_tokens, dtype=torch.long, device=like.device)
-    return values[:, None], index
+    if isinstance(t, Tensor):
+        return t.to(like.device, torch.float32).expand(groups)[:, None], index
+    # `full` does not make the host wait for the device, as copying a number there does.
+    return torch.full((groups, 1), t, dtype=torch.float32, device=like.device), index

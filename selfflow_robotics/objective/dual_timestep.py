@@ -61,10 +61,9 @@ def draw_mask(
 ) -> Tensor:
     """M of Eq. 4 as int64 [B, N], every token for itself.
 
-    `places` [N] int64, where given, makes tokens of one place share their draw: a place of the
-    picture is masked in all frames of a clip or in none (a tube).
+    `places` [N] int64 in [0, N), where given, makes tokens of one place share their draw: a place
+    of the picture is masked in all frames of a clip or in none (a tube).
     """
-    drawn = num_tokens if places is None else int(places.max()) + 1
-    u = torch.rand(batch, drawn, generator=generator, device=generator.device)
+    u = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
     mask = (u < mask_ratio).long()
     return mask if places is None else mask[:, places]

@@ -138,7 +138,9 @@ def _hide_some(texts: list[str], rate: float, generator: torch.Generator) -> lis
     """Each text replaced by the empty one with probability `rate`; student and teacher share it."""
     if rate == 0:
         return texts
-    hidden = torch.rand(len(texts), generator=generator, device=generator.device) < rate
+    if generator.device.type != "cpu":  # words are the host's, which must not wait for the device
+        generator = torch.Generator().manual_seed(generator.initial_seed())
+    hidden = torch.rand(len(texts), generator=generator) < rate
     return ["" if hide else text for text, hide in zip(texts, hidden.tolist(), strict=True)]
 
 

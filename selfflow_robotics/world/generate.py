@@ -38,6 +38,30 @@ class SeededNormal:
         return torch.stack(draws).to(self.device, non_blocking=True)
 
 
+ROWS = 512  # of a table; more of them make its products no cheaper
+
+
+class ModulationTable:
+    """adaLN's rows for the times that a sampler comes to, made for several of them at once."""
+
+    def __init__(self, model: ImageSiT, labels: Tensor, times: Tensor) -> None:
+        self._model, self._labels = model, labels
+        self._times, self._numbers = times.to(labels.device), times.tolist()
+        self._ahead = max(1, ROWS // len(labels))
+        self._rows: list[Tensor] = []
+        self._made = range(0)  # the times that the rows are of
+
+    def at(self, t: float) -> list[Tensor]:
+        """The rows of one of the times, [B, 1, ...] each."""
+        number = self._numbers.index(t)
+        if number not in self._made:
+            self._made = range(number, number + self._ahead)
+            times = self._times[number : number + self._ahead]
+            self._rows = self._model.modulation_table(times, self._labels)
+        first = number - self._made.start
+        return [rows[:, first : first + 1] for rows in self._rows]
+
+
 @torch.no_grad()
 def sample_images(
     model: ImageSiT,
@@ -69,10 +93,16 @@ def sample_images(
 
     dtype = model.x_embedder.weight.dtype
 
+    times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
+
     def field_of(classes: Tensor) -> VelocityField:
+        table = ModulationTable(model, classes, times)
+
         def field(x: State, t: float) -> State:
             tokens = x["latents"]
-            velocity, _ = model(tokens.to(dtype), constant_timestep(t, tokens), classes)
+            velocity, _ = model(
+                tokens.to(dtype), constant_timestep(t, tokens), classes, table=table.at(t)
+            )
             return {"latents": velocity.float()}
 
         return field
@@ -83,8 +113,7 @@ def sample_images(
     shape = torch.Size([len(labels), config.grid**2, config.token_channels])
     start = {"latents": normal(shape)}
     if method == "sde":
-        times = sde_times(num_steps, shift)
         end = solve_sde(field, start, times, lambda x: {"latents": normal(x["latents"].shape)})
     else:
-        end = solve_ode(field, start, sampling_times(num_steps, shift), method)
+        end = solve_ode(field, start, times, method)
     return unpatchify(end["latents"], config.patch)

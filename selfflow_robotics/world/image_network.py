@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.data.latents import LatentReader
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.convert import load_released
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import (
+    latest_checkpoint,
     load_part,
     load_weights,
     read_manifest,
@@ -29,17 +31,30 @@ class ImageNetwork:
     autoencoder: AutoencoderConfig  # what turns its latents into pictures
     class_names: list[str] | None
     checkpoint: Path
+    fingerprint: str | None = None  # of the autoencoder that made the latents it was trained on
 
 
-def image_record(
-    model: ImageSiTConfig, autoencoder: AutoencoderConfig, class_names: list[str] | None
-) -> dict[str, Any]:
+def image_record(model: ImageSiTConfig, latents: LatentReader) -> dict[str, Any]:
     """The `extra` of a checkpoint's manifest: all that `load_image_network` reads back."""
     return {
         "image_model": asdict(model),
-        "autoencoder": {"kind": autoencoder.kind, "weights": autoencoder.weights},
-        "class_names": class_names,
+        "autoencoder": {"kind": latents.autoencoder.kind, "weights": latents.autoencoder.weights},
+        "class_names": latents.class_names,
+        "latents": latents.fingerprints,
     }
+
+
+def check_same_latents(run: Path, latents: LatentReader) -> None:
+    """Raise UserError where `run` has a checkpoint that was trained on other latents."""
+    newest = latest_checkpoint(run)
+    if newest is None:
+        return
+    before = read_manifest(newest)["extra"].get("latents")
+    if before != latents.fingerprints:
+        raise UserError(
+            f"{run} was trained on other latents than {latents.folder} holds now; give the new run "
+            "another name=..., or put the former latents back"
+        )
 
 
 def is_image_record(record: dict[str, Any]) -> bool:
@@ -74,9 +89,10 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
         model = ImageSiT(ImageSiTConfig(**fields))
         autoencoder = AutoencoderConfig(**record["autoencoder"])
         class_names = record["class_names"]
+        fingerprint = record["latents"]["autoencoder"]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"
         ) from error
     load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
-    return ImageNetwork(model.to(device).eval(), autoencoder, class_names, checkpoint)
+    return ImageNetwork(model.to(device).eval(), autoencoder, class_names, checkpoint, fingerprint)

@@ -5,6 +5,7 @@ changes nothing, the batch's size does: matrix products of other shapes round di
 wants the same bits again asks for batches of one size, in one precision, on one kind of device.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -86,7 +87,9 @@ class ClassPictures:
                 f"the network makes latents of {self.config.channels} channels, the autoencoder "
                 f"reads {autoencoder.channels}; give the one that it was trained with"
             )
-        self._network, self._autoencoder = network, autoencoder
+        self._model, self._autoencoder = network.model, autoencoder
+        if sampling.precision == "bf16":  # once; autocast would convert the weights at every step
+            self._model = copy.deepcopy(network.model).bfloat16()
         self._sampling, self._seed, self._labels = sampling, seed, labels
         self._device = next(network.model.parameters()).device
 
@@ -105,17 +108,16 @@ class ClassPictures:
         how = self._sampling
         labels = torch.tensor([self.label(number) for number in numbers], device=self._device)
         try:
-            with autocast(self._device, how.precision):
-                latents = sample_images(
-                    self._network.model,
-                    labels,
-                    _normal(self._seed, numbers, self._device),
-                    method=how.method,
-                    num_steps=how.num_steps,
-                    guidance_scale=how.guidance_scale,
-                    guidance_interval=how.guidance_interval,
-                    shift=how.shift,
-                )
+            latents = sample_images(
+                self._model,
+                labels,
+                _normal(self._seed, numbers, self._device),
+                method=how.method,
+                num_steps=how.num_steps,
+                guidance_scale=how.guidance_scale,
+                guidance_interval=how.guidance_interval,
+                shift=how.shift,
+            )
             _check_finite(latents)
             return self._autoencoder.decode(latents).cpu().numpy()
         except torch.OutOfMemoryError as error:

@@ -6,7 +6,7 @@ from selfflow_robotics.errors import UserError
 
 REPOSITORY = "Hila/Self-Flow"
 FILE = "selfflow_imagenet256.pt"  # SiT-XL/2, ImageNet at 256 px, 2.7 GB
-NAMES = ("released", REPOSITORY)  # what a command understands as them
+NAMES = ("released", REPOSITORY, FILE)  # what a command understands as them, if no such file exists
 
 
 def fetch_released(download: bool) -> Path:

@@ -7,8 +7,9 @@ import torch
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.world.generate import SeededNormal, sample_images
+from selfflow_robotics.models.sit import SiTConfig, constant_timestep
+from selfflow_robotics.world import generate
+from selfflow_robotics.world.generate import ModulationTable, SeededNormal, sample_images
 
 CONFIG = ImageSiTConfig(SiTConfig(width=48, depth=2, heads=3), latent_size=8, num_classes=10)
 LABELS = torch.tensor([3, 7, 0, 9])
@@ -59,8 +60,8 @@ def test_solvers_of_the_same_flow_agree(model):
 
 def test_outside_the_guidance_interval_the_network_runs_once_a_step(model):
     asked = []
-    hook = model.label_table.register_forward_hook(
-        lambda _module, args, _out: asked.append(bool((args[0] == CONFIG.null_label).all()))
+    hook = model.register_forward_hook(
+        lambda _module, args, _out: asked.append(bool((args[2] == CONFIG.null_label).all()))
     )
     # Of the times 1, 0.8, 0.6, 0.4, 0.2 the last three are inside.
     sample_images(
@@ -75,6 +76,32 @@ def test_outside_the_guidance_interval_the_network_runs_once_a_step(model):
     hook.remove()
     assert asked.count(False) == 5
     assert asked == [False, False, False, True, False, True, False, True]
+
+
+@pytest.mark.parametrize("rows", [1, 8, 1000])  # one time at once, two of the five, all
+def test_modulation_made_ahead_changes_no_sample(model, monkeypatch, rows):
+    settings = {"method": "heun", "num_steps": 5, "guidance_scale": 2.0, "shift": 2.0}
+    expected = sample_images(model, LABELS, SeededNormal(SEEDS), **settings)
+    monkeypatch.setattr(generate, "ROWS", rows)
+    asked = []
+    linear = model.sit.blocks[0].adaLN_modulation
+    hook = linear.register_forward_hook(lambda _module, args, _out: asked.append(args[0].shape[1]))
+    ahead = sample_images(model, LABELS, SeededNormal(SEEDS), **settings)
+    hook.remove()
+    torch.testing.assert_close(ahead, expected, rtol=1e-5, atol=1e-5)
+    # Conditional and not; of the six times the last, 0, is never asked for.
+    assert asked == {1: 10 * [1], 8: 6 * [2], 1000: 2 * [6]}[rows]
+
+
+def test_rows_of_the_table_are_those_that_the_network_makes(model):
+    t = 0.37
+    x = torch.randn(4, CONFIG.grid**2, CONFIG.token_channels)
+    timesteps = constant_timestep(t, x)
+    table = ModulationTable(model, LABELS, torch.tensor([1.0, t, 0.0]))
+    for layers, without in (((), {}), ((2,), {"features_only": True})):
+        ours = model(x, timesteps, LABELS, layers, **without, table=table.at(table._numbers[1]))
+        plain = model(x, timesteps, LABELS, layers, **without)
+        torch.testing.assert_close(ours, plain)
 
 
 def test_an_unknown_method_is_refused(model):
