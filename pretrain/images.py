@@ -104,7 +104,7 @@ def main(config: ImagesConfig) -> None:
     with ranks.first_alone():
         reader = LatentReader(config.data or shape_latents(config))
         run = open_run("images", Path(config.runs_dir) / config.name, config, ranks)
-        check_same_latents(run, reader)
+        check_same_latents(run, reader.fingerprints, reader.folder)
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
     )
@@ -187,7 +187,7 @@ def main(config: ImagesConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=image_record(shape, reader),
+        extra=image_record(shape, reader.autoencoder, reader.class_names, reader.fingerprints),
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

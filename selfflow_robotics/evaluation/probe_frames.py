@@ -47,7 +47,7 @@ def axis_angle(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
     def axis(tensor: np.ndarray) -> np.ndarray:
         matrix = tensor.reshape(-1, 3, 3)
-        return np.linalg.eigh((matrix + matrix.mT) / 2).eigenvectors[..., -1]
+        return np.linalg.eigh((matrix + matrix.swapaxes(1, 2)) / 2).eigenvectors[..., -1]
 
     cosine = np.abs(np.sum(axis(predicted) * axis(true), axis=-1))
     return np.degrees(np.arccos(np.clip(cosine, 0, 1)))

@@ -143,7 +143,7 @@ class ImageSiT(nn.Module):
         return self.final_layer(hidden, mod, self.config.token_channels, rows), features
 
     def modulation_table(self, times: Tensor, labels: Tensor) -> list[Tensor]:
-        """What adaLN makes of times [S] and labels [B]: [B, S, 6 D] for every block, and [B, S, 2 D]
+        """What adaLN makes of times [S] and labels [B]: [B, S, 6 D] for each block and [B, S, 2 D]
         for the last layer. One product each reads adaLN's weights, a third of all, once for all S.
         """
         timesteps = times.expand(len(labels), -1), times.new_zeros(0)

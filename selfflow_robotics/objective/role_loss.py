@@ -123,7 +123,7 @@ def role_loss(
 def _places(noised: dict[str, Tensor], sample: Sample) -> Tensor:
     """A number for every noised token [N]: tokens at one place of their frames share it."""
     per_frame = sample.tokens["first_frame"].shape[1]
-    places, beyond = [], per_frame
+    places, beyond = [], 0 if set(noised) == {"actions"} else per_frame
     for slot, x in noised.items():
         count = x.shape[1]
         if slot == "actions":

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
-from selfflow_robotics.data.latents import LatentReader
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.convert import load_released
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
@@ -34,26 +33,32 @@ class ImageNetwork:
     fingerprint: str | None = None  # of the autoencoder that made the latents it was trained on
 
 
-def image_record(model: ImageSiTConfig, latents: LatentReader) -> dict[str, Any]:
-    """The `extra` of a checkpoint's manifest: all that `load_image_network` reads back."""
+def image_record(
+    model: ImageSiTConfig,
+    autoencoder: AutoencoderConfig,
+    class_names: list[str] | None,
+    latents: dict[str, str],
+) -> dict[str, Any]:
+    """The `extra` of a checkpoint's manifest: all that `load_image_network` reads back.
+
+    `latents` are the fingerprints of what the latents are made of, `autoencoder` and `source`.
+    """
     return {
         "image_model": asdict(model),
-        "autoencoder": {"kind": latents.autoencoder.kind, "weights": latents.autoencoder.weights},
-        "class_names": latents.class_names,
-        "latents": latents.fingerprints,
+        "autoencoder": {"kind": autoencoder.kind, "weights": autoencoder.weights},
+        "class_names": class_names,
+        "latents": latents,
     }
 
 
-def check_same_latents(run: Path, latents: LatentReader) -> None:
-    """Raise UserError where `run` has a checkpoint that was trained on other latents."""
+def check_same_latents(run: Path, latents: dict[str, str], folder: Path) -> None:
+    """Raise UserError where `run` has a checkpoint that was trained on other latents than those
+    that `folder` holds; `latents` as in `image_record`."""
     newest = latest_checkpoint(run)
-    if newest is None:
-        return
-    before = read_manifest(newest)["extra"].get("latents")
-    if before != latents.fingerprints:
+    if newest and read_manifest(newest)["extra"].get("latents", latents) != latents:
         raise UserError(
-            f"{run} was trained on other latents than {latents.folder} holds now; give the new run "
-            "another name=..., or put the former latents back"
+            f"{run} was trained on other latents than {folder} holds now; give the new run another "
+            "name=..., or put the former latents back"
         )
 
 
@@ -89,7 +94,7 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
         model = ImageSiT(ImageSiTConfig(**fields))
         autoencoder = AutoencoderConfig(**record["autoencoder"])
         class_names = record["class_names"]
-        fingerprint = record["latents"]["autoencoder"]
+        fingerprint = record.get("latents", {}).get("autoencoder")
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"

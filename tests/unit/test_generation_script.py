@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
     record = checkpoint_record(scenes, None, {"task": "pick_coke_can"}, {"image": 1.0})
     write_run(tmp_path, "scenes", "pretrain", MultimodalSiT(scenes), record)
     classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
-    record = image_record(classes, AutoencoderConfig("pixel"), None)
+    record = image_record(classes, AutoencoderConfig("pixel"), None, {"autoencoder": "pixel"})
     write_run(tmp_path, "classes", "images", ImageSiT(classes), record)
     return tmp_path
 
