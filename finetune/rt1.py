@@ -126,17 +126,24 @@ def main(config: FinetuneConfig) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters from {start}; {data}; {device} {precision}, run {run}")
 
-    def loss_fn(batch: tuple[str, WindowBatch], generator: torch.Generator) -> StepLoss:
-        role, windows = batch
+    def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
+        step, role, windows = batch
         sample = window_sample(
             windows, model.autoencoder, normalizer, device, config.augment, generator
         )
         objective = config.frame_objective if denoises_frames(role) else config.policy_objective
         terms = role_loss(
-            model, state.teacher, sample, ROLES[role], objective, config.conditioning, generator
+            model,
+            state.teacher,
+            sample,
+            ROLES[role],
+            objective,
+            config.conditioning,
+            generator,
+            step=step,
         )
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
-        return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
+        return StepLoss(terms.loss, num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def held_out() -> dict[str, float]:
         """The policy's loss on episodes that training never sees, of the weights that act."""
@@ -219,11 +226,11 @@ class RobotData:
     def __str__(self) -> str:
         return self._words
 
-    def batch_at(self, step: int) -> tuple[str, WindowBatch]:
-        """The row that a step plays, and its windows."""
+    def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
+        """A step, the row that it plays, and its windows."""
         role = draw_role(self.config.roles, self.config.seed, step)
         later = self.config.model.later_frames if has_frames(role) else 0
-        return role, self._mixtures[role].batch(step, later, self._ranks.share)
+        return step, role, self._mixtures[role].batch(step, later, self._ranks.share)
 
     def held_out_batches(self) -> Iterator[WindowBatch]:
         """Windows of the held-out episodes, evenly spread."""

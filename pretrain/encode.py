@@ -82,7 +82,7 @@ def main(config: EncodeConfig) -> None:
         images,
         output,
         autoencoder,
-        Workers(kind, config.processes or default_processes(), str(device), config.threads),
+        Workers(kind, config.processes or default_processes(device), str(device), config.threads),
         Encoding(config.image_size, config.batch_size, config.mirror),
         max_skipped=config.max_skipped,
         shard_size=config.shard_size,
@@ -90,8 +90,10 @@ def main(config: EncodeConfig) -> None:
     print(_line(summary, output, time.monotonic() - began))
 
 
-def default_processes() -> int:
-    """One for each core, within reason."""
+def default_processes(device: torch.device) -> int:
+    """One for each GPU, or for each core within reason."""
+    if device.type == "cuda":
+        return torch.cuda.device_count() if device.index is None else 1
     return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 

@@ -1,7 +1,8 @@
 """Pretrain Self-Flow on labelled pictures: the paper's ImageNet experiment, at any size.
 
     python pretrain/images.py                                   # coloured shapes, made on first use
-    python pretrain/images.py objective=vanilla name=vanilla    # any row of configs/objective
+    python pretrain/images.py objective=vanilla name=vanilla    # any file of configs/objective
+    python pretrain/images.py objective=sra size=S name=sra-s   # SiT-S, B, L or XL
     python pretrain/encode.py --data imagenet/train --output latents/imagenet256 download=true
     torchrun --nproc-per-node=8 pretrain/images.py --data DIR experiment=imagenet256_xl
     python pretrain/images.py experiment=debug                  # under a minute
@@ -10,6 +11,8 @@ The data are latents that pretrain/encode.py made, so no autoencoder runs while 
 latents are drawn from its posterior in every epoch. The network is a class-conditional SiT
 (models/image_sit.py) of the released layout. The run lies in runs/NAME: metrics.jsonl, samples/,
 checkpoints/. Repeating the command continues an interrupted run; a finished one is left as it is.
+objective/self_flow.py explains the settings of an objective, flow/timesteps.py those of p(t):
+objective.gamma=0.5 objective.timesteps.distribution=logit_normal.
 """
 
 from dataclasses import dataclass, field, replace
@@ -82,6 +85,8 @@ class ImagesConfig:
     def __post_init__(self) -> None:
         check_layers(self.objective, self.sit.depth, "objective")
         check_encoder(self.objective, self.encoder)
+        if self.objective.mask_shape == "tube":
+            raise UserError("objective.mask_shape=tube is for clips; pictures take token")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, got {self.seed}")
         if not 0 <= self.label_dropout <= 1:
@@ -147,7 +152,8 @@ def main(config: ImagesConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        return StepLoss(terms.loss, tokens.shape[0] * tokens.shape[1], loss_metrics(terms))
+        num_tokens = tokens.shape[0] * tokens.shape[1]
+        return StepLoss(terms.loss, num_tokens, partial(loss_metrics, terms))
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""

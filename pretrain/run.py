@@ -152,7 +152,7 @@ def main(config: PretrainConfig) -> None:
             encoder=encoder,
         )
         num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
-        return StepLoss(terms.loss, num_tokens, {"role": role, **loss_metrics(terms)})
+        return StepLoss(terms.loss, num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""

@@ -1,8 +1,8 @@
 """Randomness as a function of names: the same seed, rank and step always draw the same numbers.
 
 Nothing in the library reads a global generator. A generator is made where it is needed from the
-integers that identify the draw, so a resumed run, another batch split or another number of
-processes sees the same noise.
+integers that identify the draw (seed, step, ...), so a resumed run sees the same noise. Names that
+differ in zeros at their end alone, (3) and (3, 0), are one name.
 """
 
 import numpy as np

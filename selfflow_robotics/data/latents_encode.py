@@ -52,8 +52,14 @@ class Workers:
 
     autoencoder: AutoencoderConfig
     processes: int = 1
-    device: str = "cpu"
+    device: str = "cpu"  # "cuda": the processes take the GPUs in turn
     threads: int = 1  # of torch, in each process
+
+    def device_of(self, number: int) -> str:
+        """The device of the process of this number."""
+        if self.device != "cuda":
+            return self.device
+        return f"cuda:{number % torch.cuda.device_count()}"
 
 
 class ShardJob(NamedTuple):
@@ -167,9 +173,9 @@ def encode_jobs(
         yield from (encode_shard(job, autoencoder, encoding, tick) for job in jobs)
         return
     context = multiprocessing.get_context("spawn")
-    looked_at, stop = context.Value("q", 0), context.Event()
-    seen = 0
-    with ProcessPoolExecutor(processes, context, _start_worker, (workers, looked_at, stop)) as pool:
+    looked_at, stop, started = context.Value("q", 0), context.Event(), context.Value("q", 0)
+    told, seen = (workers, looked_at, stop, started), 0
+    with ProcessPoolExecutor(processes, context, _start_worker, told) as pool:
         try:
             waiting = {pool.submit(_work, job, encoding) for job in jobs}
             while waiting:
@@ -199,14 +205,18 @@ class _Worker:
     to do so travels back like any other."""
 
     workers: Workers
+    device: str
     autoencoder: LatentAutoencoder | None = None
     looked_at: Any
     stop: Any
 
 
-def _start_worker(workers: Workers, looked_at: Any, stop: Any) -> None:
+def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
     _Worker.workers, _Worker.looked_at, _Worker.stop = workers, looked_at, stop
+    with started.get_lock():
+        _Worker.device = workers.device_of(started.value)
+        started.value += 1
     torch.set_num_threads(workers.threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -222,7 +232,7 @@ def _end_with_parent() -> None:
 def _work(job: ShardJob, encoding: Encoding) -> Shard:
     if _Worker.autoencoder is None:
         config = replace(_Worker.workers.autoencoder, download=False)  # fetched by the parent
-        _Worker.autoencoder = load_autoencoder(config, _Worker.workers.device)
+        _Worker.autoencoder = load_autoencoder(config, _Worker.device)
     return encode_shard(job, _Worker.autoencoder, encoding, _tick)
 
 

@@ -49,6 +49,7 @@ class Process:
                     f"there is no {device}: torch sees {found} GPUs; start at most as many "
                     "processes, or choose another device"
                 )
+            torch.cuda.set_device(device)  # what torch says of "the GPU" is now said of this one
         try:
             torch.zeros(1, device=device).cpu()
         # What torch raises for a backend that this build or this machine lacks.

@@ -34,9 +34,9 @@ class MultimodalConfig:
     feature_channels: int | None = None
 
     def __post_init__(self) -> None:
+        if self.patch < 2 or self.patch & (self.patch - 1):
+            raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
         PixelAutoencoder(self.image_size, self.patch)  # refuses sizes that do not divide
-        if self.patch & (self.patch - 1):
-            raise UserError(f"model.patch must be a power of two, got {self.patch}")
         if self.sit.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model.sit.width must be divisible by 4, got {self.sit.width}")
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
@@ -134,8 +134,8 @@ class MultimodalSiT(nn.Module):
             levels.append(parts[0].new_zeros(len(instructions)).float())
         for slot, tokens in clean.items():
             parts.append(self.embed(slot, tokens, clean=True))
-            zero = torch.zeros(len(tokens), device=tokens.device)
-            levels.append(zero if timesteps is None else timesteps.get(slot, zero))
+            at_zero = torch.zeros(len(tokens), device=tokens.device)
+            levels.append(at_zero if timesteps is None else timesteps.get(slot, at_zero))
         if not parts:
             return Context(None, None)
         index = torch.cat(

@@ -34,6 +34,8 @@ class SiTConfig:
                 "model width, depth and heads must be positive and width divisible by heads, got "
                 f"{self.width}, {self.depth}, {self.heads}"
             )
+        if not self.mlp_ratio > 0:
+            raise UserError(f"model mlp_ratio must be positive, got {self.mlp_ratio}")
 
 
 class SiT(nn.Module):

@@ -24,11 +24,11 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
     | loss_by_t/SLOT         | [10] loss of the tokens by their own timestep                  |
     | loss_by_group/SLOT     | [2] loss of the tokens that took t, and of those that took s   |
     | teacher_student_cosine | -L_rep                                                         |
-    | cosine_by_t            | [10] the same by the teacher's timestep                        |
-    | student/..., teacher/...| `feature_metrics` of the features that the cosine compares    |
+    | cosine_by_t            | [10] the same by the sample's cleaner timestep, min(t, s)      |
+    | student/..., teacher/...| `feature_metrics` of the student's features and their target  |
 
-    The last three need gamma > 0; mask and groups need a schedule with two timesteps. Tokens that
-    do not count are left out; an empty bin is NaN.
+    The cosines and the target need gamma > 0; mask and groups need a schedule with two timesteps.
+    Tokens that do not count are left out; an empty bin is NaN.
     """
     timesteps, counted = terms.timesteps.per_token, terms.counted
     group = terms.timesteps.index
@@ -44,13 +44,13 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
         metrics[f"loss_by_t/{slot}"] = mean_by_timestep(loss, timesteps[part], counted[part])
         if has_groups:
             metrics[f"loss_by_group/{slot}"] = mean_by(loss, group[part], 2, counted[part])
-    if terms.cosine is None or terms.token_cosine is None or terms.features is None:
+    for name, features in terms.features.items():
+        metrics |= {f"{name}/{key}": value for key, value in feature_metrics(features).items()}
+    if terms.cosine is None or terms.token_cosine is None:
         return metrics
     metrics["teacher_student_cosine"] = terms.cosine.detach()
     teacher_timestep = terms.timesteps.cleanest[:, None].expand_as(terms.token_cosine)
     metrics["cosine_by_t"] = mean_by_timestep(terms.token_cosine, teacher_timestep, counted)
-    for name, features in zip(("student", "teacher"), terms.features, strict=True):
-        metrics |= {f"{name}/{key}": value for key, value in feature_metrics(features).items()}
     return metrics
 
 

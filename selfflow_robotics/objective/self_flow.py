@@ -68,7 +68,9 @@ class ObjectiveConfig:
             raise UserError(
                 f"objective.gamma_warmup_steps must be >= 0, got {self.gamma_warmup_steps}"
             )
-        if not 1 <= self.student_layer < self.teacher_layer:
+        if self.student_layer < 1 or not (
+            self.target == "encoder" or self.student_layer < self.teacher_layer
+        ):
             raise UserError(
                 "objective.student_layer must be at least 1 and below objective.teacher_layer, got "
                 f"{self.student_layer} and {self.teacher_layer}"
@@ -86,9 +88,11 @@ class ObjectiveConfig:
 
 def check_layers(config: ObjectiveConfig, depth: int, key: str) -> None:
     """Raise UserError where a network of `depth` blocks has no such layers."""
-    if config.teacher_layer > depth:
+    name = "student_layer" if config.target == "encoder" else "teacher_layer"
+    layer = getattr(config, name)
+    if layer > depth:
         raise UserError(
-            f"{key}.teacher_layer is {config.teacher_layer}, the network has {depth} blocks; "
+            f"{key}.{name} is {layer}, the network has {depth} blocks; "
             "0.3 and 0.7 of the depth are the paper's student and teacher layers"
         )
 
@@ -103,8 +107,8 @@ class LossTerms:
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
     timesteps: TokenTimesteps
     counted: Tensor  # bool [G, N of all slots]: the tokens that count, in the timesteps' order
-    token_cosine: Tensor | None = None  # [G, N of all slots]; None, as the next, when gamma = 0
-    features: tuple[Tensor, Tensor] | None = None  # raw: student's [G, N, D] and the target's
+    features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, its target's
+    token_cosine: Tensor | None = None  # [G, N of all slots], None when gamma = 0
 
 
 def self_flow_loss(
@@ -146,10 +150,9 @@ def self_flow_loss(
     }
     x_t, t = at_timesteps(tau, noised, noise)
 
-    layers: tuple[int, ...] = ()
-    if config.gamma > 0:
-        deeper = (config.teacher_layer,) if config.target == "student" else ()
-        layers = (config.student_layer, *deeper)
+    layers = (config.student_layer,)
+    if config.gamma > 0 and config.target == "student":
+        layers = (config.student_layer, config.teacher_layer)
     outputs, features = student(x_t, (tau.values, tau.index), layers)
 
     token_loss, flow_losses = {}, []
@@ -166,8 +169,10 @@ def self_flow_loss(
         ],
         dim=1,
     )
+    raw = features[config.student_layer]
+    watched = {"student": raw.detach()}
     if config.gamma == 0:
-        return LossTerms(flow_loss, flow_loss, None, token_loss, tau, counted)
+        return LossTerms(flow_loss, flow_loss, None, token_loss, tau, counted, watched)
 
     with torch.no_grad():
         if config.target == "encoder":
@@ -181,7 +186,6 @@ def self_flow_loss(
             x_teacher, _ = at_timesteps(seen, noised, noise)
             layer = config.teacher_layer
             target = teacher(x_teacher, (seen.values, seen.index), (layer,))[1][layer]
-    raw = features[config.student_layer]
     predicted = (project(raw) if config.head else raw).float()
     token_cosine = F.cosine_similarity(predicted, target.float(), dim=-1)
     cosine = _masked_mean(token_cosine, counted)
@@ -196,8 +200,8 @@ def self_flow_loss(
         token_loss=token_loss,
         timesteps=tau,
         counted=counted,
+        features={**watched, "teacher": target},
         token_cosine=token_cosine.detach(),
-        features=(raw.detach(), target),
     )
 
 

@@ -68,8 +68,8 @@ def save_checkpoint(
 
 def latest_checkpoint(run: Path) -> Path | None:
     """The finished checkpoint with the highest step in a run folder, or None."""
-    found = sorted(run.glob("checkpoints/step_*/" + MANIFEST))
-    return found[-1].parent if found else None
+    found = _finished(run / "checkpoints")
+    return found[-1] if found else None
 
 
 def resolve_checkpoint(path: Path) -> Path:
@@ -141,9 +141,14 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` finished checkpoints and what an interrupted save left."""
     for stale in folder.glob(".step_*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
-    finished = sorted(path.parent for path in folder.glob(f"step_*/{MANIFEST}"))
-    for old in finished[:-keep]:
+    for old in _finished(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def _finished(folder: Path) -> list[Path]:
+    """The finished checkpoints in a folder of them, by step (beyond 10^7 names are longer)."""
+    found = {path.parent.name.removeprefix("step_"): path for path in folder.glob(f"*/{MANIFEST}")}
+    return [found[step].parent for step in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def _crc32c(path: Path) -> str:

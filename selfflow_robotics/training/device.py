@@ -34,7 +34,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return "bf16" if native else "fp32"
 
@@ -44,12 +45,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-# Parameters of glibc's mallopt (malloc.h) and values that keep what was freed for the next step.
-_MALLOC = {
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: return the heap's end to the system only beyond this, bytes
-    -2: 2**28,  # M_TOP_PAD: grow the heap by so much more than was asked for, bytes
-    -3: 2**30,  # M_MMAP_THRESHOLD: blocks up to this come from the heap, bytes
-}
+# Parameters of glibc's mallopt (malloc.h) and values, in bytes, that keep what was freed.
+_MMAP_THRESHOLD = (-3, (2**30, 2**25))  # blocks up to this come from the heap; old ones allow less
+_TRIM_THRESHOLD = (-1, 2**31 - 1)  # return the heap's end to the system only beyond this
+_TOP_PAD = (-2, 2**28)  # grow the heap by so much more than was asked for
 
 
 def keep_freed_memory() -> bool:
@@ -64,4 +63,7 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     if not (hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")):
         return False
-    return all([libc.mallopt(name, value) == 1 for name, value in _MALLOC.items()])
+    name, sizes = _MMAP_THRESHOLD
+    if not any(libc.mallopt(name, size) for size in sizes):
+        return False  # the others alone would make large blocks slower
+    return all([libc.mallopt(*setting) == 1 for setting in (_TRIM_THRESHOLD, _TOP_PAD)])

@@ -2,7 +2,8 @@
 
 The loop knows neither images nor robots nor the objective. It is handed batches as a function of
 the step and a loss as a function of batch and generator, so the whole run is a function of its
-config: resuming is repeating the command, and gives the same numbers to the last bit.
+config: resuming is repeating the command, and on a CPU gives the same numbers to the last bit (some
+of a GPU's sums have no fixed order).
 """
 
 import math
@@ -59,11 +60,12 @@ class TrainConfig:
 
 @dataclass
 class StepLoss:
-    """What a loss function returns: the scalar to descend, tokens seen, and what to log."""
+    """What a loss function returns: the scalar to descend, tokens seen, and what to log, which is
+    computed only at the steps that are logged."""
 
     loss: Tensor
     num_tokens: int
-    metrics: dict[str, Any]
+    metrics: Callable[[], dict[str, Any]] = dict
 
 
 AGREE_EVERY = 10  # steps between two looks at whether another process was asked to stop
@@ -106,11 +108,12 @@ def train(
     extra = {**extra, "precision": precision}
     newest = latest_checkpoint(run)
     if newest is not None:
-        state.load(newest)
-        _check_precision(read_manifest(newest)["extra"], precision, run)
-        if state.step >= config.steps:
-            print(f"{run} is finished already: {state.step} steps")
+        manifest = read_manifest(newest)
+        if manifest["step"] >= config.steps:
+            print(f"{run} is finished already: {manifest['step']} steps")
             return
+        _check_precision(manifest["extra"], precision, run)
+        state.load(newest)
         print(f"resuming {run} at step {state.step} of {config.steps}")
     log = MetricsLog(run / "metrics.jsonl", state.step) if ranks.is_first else None
     if compiles(config.compile, device):
@@ -150,7 +153,7 @@ def train(
                 record = {
                     "step": state.step,
                     "loss": loss,
-                    **out.metrics,
+                    **out.metrics(),
                     "grad_norm": grad_norm,
                     "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
                     "tokens_per_s": ranks.size * tokens / seconds,
@@ -161,17 +164,22 @@ def train(
                     record |= on_checkpoint()
                 log.write(record)
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-                started, tokens, waits = time.perf_counter(), 0, []
+            paused = time.perf_counter()  # saving and sampling are no part of a step's time
             state.step = done
             bar.update()
             if saved and ranks.is_first:
                 state.save(folder, extra)
                 prune_checkpoints(folder, config.keep_checkpoints)
             if stopping:
+                ranks.wait()  # torchrun kills all that are left soon after the first has gone
                 raise KeyboardInterrupt
-            sampled = config.sample_every and state.step % config.sample_every == 0
-            if on_sample and sampled and ranks.is_first:
+            sampled = config.sample_every and done % config.sample_every == 0
+            if on_sample and sampled and done < config.steps and ranks.is_first:
                 on_sample(state.step)
+            if logged:
+                started, tokens, waits = time.perf_counter(), 0, []
+            else:
+                started += time.perf_counter() - paused
     if on_sample and ranks.is_first:
         on_sample(state.step)
     ranks.wait()

@@ -15,7 +15,9 @@ class MetricsLog:
         self.path = path
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _step(line) < resumed_step]
-            path.write_text("".join(line + "\n" for line in lines))
+            kept = path.with_suffix(".tmp")  # a full disk must not cost what was logged
+            kept.write_text("".join(line + "\n" for line in lines))
+            kept.replace(path)
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a") as file:

@@ -64,7 +64,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
                 momentum=config.muon_momentum,
                 weight_decay=config.weight_decay,
                 nesterov=True,
-                adjust_lr_fn="original",
+                adjust_lr_fn="original",  # by the matrix's shape, as Muon's author does
             )
         )
     for optimizer in optimizers:

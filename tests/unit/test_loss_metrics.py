@@ -26,13 +26,12 @@ def terms(mask_ratio: float = 0.25, gamma: bool = True) -> LossTerms:
     loss = dict(zip(("first_frame", "actions"), tau.per_token.split((6, 4), dim=1), strict=True))
     counted = torch.ones(512, 10, dtype=torch.bool)
     mean = tau.per_token.mean()
-    if not gamma:
-        return LossTerms(mean, mean, None, loss, tau, counted)
-    cosine = tau.cleanest[:, None].expand(512, 10)
     features = torch.randn(512, 10, 8, generator=generator(1))
-    return LossTerms(
-        mean, mean, cosine.mean(), loss, tau, counted, cosine, (features, 2 * features)
-    )
+    if not gamma:
+        return LossTerms(mean, mean, None, loss, tau, counted, {"student": features})
+    cosine = tau.cleanest[:, None].expand(512, 10)
+    both = {"student": features, "teacher": 2 * features}
+    return LossTerms(mean, mean, cosine.mean(), loss, tau, counted, both, cosine)
 
 
 def test_means_by_timestep_average_each_bin():
@@ -74,11 +73,12 @@ def test_loss_by_group_tells_s_from_t():
     assert logged["loss_by_group/actions"].tolist() == [2.0, 1.0]
 
 
-def test_vanilla_flow_matching_logs_no_features_and_no_mask():
+def test_vanilla_flow_matching_logs_its_own_features_and_no_mask():
     logged = loss_metrics(terms(mask_ratio=0, gamma=False))
     assert logged["effective_mask_ratio"] == 0
     assert logged["loss_by_group/actions"][1].isnan()
-    assert not [key for key in logged if "cosine" in key or key.startswith(("student", "teacher"))]
+    assert not [key for key in logged if "cosine" in key or key.startswith("teacher")]
+    assert logged["student/rank"].item() == pytest.approx(8, rel=0.01)
 
 
 def test_feature_metrics_measure_size_and_variety():

@@ -10,8 +10,10 @@ import yaml
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.timesteps import TimestepConfig
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.objective.image_loss import image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, Sample, role_loss
 from selfflow_robotics.objective.roles import ROLES
@@ -77,19 +79,72 @@ def test_every_objective_trains_the_student_and_never_the_teacher(model, row):
     assert ("effective_mask_ratio" in logged) == (row != "diffusion_forcing")
 
 
+# Distributions p(t) and their quantile functions' inverses.
+DISTRIBUTIONS = [
+    (TimestepConfig(), scipy.stats.uniform.cdf),
+    (
+        TimestepConfig("logit_normal", mean=0.8, std=0.8),
+        lambda t: scipy.stats.norm.cdf((np.log(t / (1 - t)) - 0.8) / 0.8),
+    ),
+]
+
+
+@pytest.mark.parametrize(("distribution", "cdf"), DISTRIBUTIONS)
 @pytest.mark.parametrize("row", ROWS)
-def test_token_marginals(row):
+def test_token_marginals(row, distribution, cdf):
     """Every token stands at p(t); under full masking, those of the mask stand at pure noise."""
     config = ObjectiveConfig(**ROWS[row])
     draw, g = SCHEDULES[config.schedule], generator(1)
-    drawn = [draw(2, 3, config.mask_ratio, TimestepConfig(), g) for _ in range(3000)]
+    drawn = [draw(2, 3, config.mask_ratio, distribution, g) for _ in range(2000)]
     taus = np.array([tau.per_token[0, 1] for tau in drawn])
     if config.schedule == "full_mask":
         masked = np.array([tau.index[0, 1] for tau in drawn]).astype(bool)
         assert masked.mean() == pytest.approx(config.mask_ratio, abs=0.03)
         assert (taus[masked] == 1).all()
         taus = taus[~masked]
-    assert scipy.stats.kstest(taus, scipy.stats.uniform.cdf).pvalue > 0.01
+    assert scipy.stats.kstest(taus, cdf).pvalue > 0.01
+
+
+def test_near_timesteps_are_a_little_cleaner_and_so_not_of_p_of_t():
+    tau = SCHEDULES["near"](4096, 3, 0.25, TimestepConfig(), generator())
+    t, s = tau.values.unbind(dim=1)
+    assert (t - s).max() <= 0.2
+    assert (t - s)[t > 0.2].mean().item() == pytest.approx(0.1, abs=0.005)
+    assert scipy.stats.kstest(t, scipy.stats.uniform.cdf).pvalue > 0.01
+    assert scipy.stats.kstest(s, scipy.stats.uniform.cdf).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("row", ["self_flow", "dts"])
+def test_without_a_mask_the_flow_loss_is_vanilla_s_to_the_last_bit(row):
+    torch.manual_seed(0)
+    network = ImageSiT(ImageSiTConfig(SiTConfig(48, 4, 3), latent_size=8, num_classes=5))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    tokens, labels = torch.randn(6, 16, 16, generator=generator(4)), torch.arange(6) % 5
+
+    def flow_loss(config):
+        teacher = make_teacher(network)
+        return image_loss(network, teacher, tokens, labels, 5, 0.1, config, generator()).flow_loss
+
+    without_mask = ObjectiveConfig(**{**ROWS[row], "mask_ratio": 0.0})
+    assert torch.equal(flow_loss(without_mask), flow_loss(ObjectiveConfig(**ROWS["vanilla"])))
+
+
+def test_tubes_of_actions_are_single_tokens(model):
+    sample = Sample(
+        {
+            "first_frame": torch.randn(2, PER_FRAME, 768, generator=generator(1)),
+            "actions": torch.randn(2, 6, 7, generator=generator(2)),
+        },
+        {},
+        ["a", "b"],
+    )
+    config = ObjectiveConfig(**{**ROWS["dts"], "mask_shape": "tube"})
+    terms = role_loss(
+        model, None, sample, ROLES["policy"], config, ConditioningConfig(), generator(), step=0
+    )  # fmt: skip
+    assert terms.timesteps.index.shape[1] == 6
+    assert 0 < terms.timesteps.index.float().mean() < 1
 
 
 def test_diffusion_forcing_gives_every_token_its_own_timestep():

@@ -144,7 +144,7 @@ def test_xl_has_the_names_of_the_release_and_is_recognised():
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model."])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "model.module."])
 def test_wrappers_and_prefixes_are_taken_off(released, model, wrapper, prefix):
     wrapped = {wrapper: {prefix + name: v for name, v in released.items()}}
     assert_same(from_released(wrapped, HEADS)[1], model.state_dict())

@@ -44,7 +44,7 @@ def run_to(steps, folder, state, stop_at=None, poison=None):
         loss = (state.model(x) - x.sum(dim=1, keepdim=True)).square().mean()
         if state.step == poison:
             loss = loss * float("nan")
-        return StepLoss(loss, len(batch), {})
+        return StepLoss(loss, len(batch))
 
     config = TrainConfig(steps=steps, log_every=1, save_every=2)
     data = torch.randn(20, 6, generator=torch.Generator().manual_seed(3))
