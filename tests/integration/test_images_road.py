@@ -1,4 +1,6 @@
-"""The road of labelled pictures as a user goes it: encode, pretrain, generate; alone and by two."""
+"""The road of labelled pictures as a user goes it, through a tiny SD-VAE with random weights: encode
+by two processes, pretrain, generate alone and by two.
+"""
 
 import os
 import subprocess
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from selfflow_robotics.data.shapes import ensure_shapes
+from tests.unit.test_sd_vae import write_vae
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -35,9 +38,11 @@ def run(folder: Path, *words: str) -> str:
 def folder(tmp_path_factory) -> Path:
     """A folder in which pictures were encoded and a network was trained on them."""
     folder = tmp_path_factory.mktemp("images")
-    pictures = ensure_shapes(folder, 240, 16)
+    pictures = ensure_shapes(folder, 240, 64)
+    write_vae(folder / "vae")
     encode = [str(ROOT / "pretrain/encode.py"), "--data", str(pictures), "--output", "latents"]
-    run(folder, *encode, "autoencoder=pixel", "image_size=16", "processes=1")
+    said = run(folder, *encode, "weights=vae", "image_size=64", "processes=2", "shard_size=60")
+    assert "latents of 240 pictures in latents: 0 skipped" in said
     run(folder, str(ROOT / "pretrain/images.py"), "--data", "latents", "name=tiny", *TINY)
     return folder
 
@@ -47,7 +52,7 @@ def test_from_a_folder_of_pictures_to_an_npz_by_one_process_and_by_two(folder):
     said = run(folder, script, *GENERATE, "--output", "one")
     assert "10 pictures of runs/tiny/checkpoints/step_0000020: sde, 4 steps" in said
     pictures = np.load(folder / "one/samples.npz")["arr_0"]
-    assert pictures.shape == (10, 16, 16, 3)
+    assert pictures.shape == (10, 64, 64, 3)
     assert pictures.dtype == np.uint8
     assert pictures.std() > 1
     assert (folder / "one/samples.png").exists()

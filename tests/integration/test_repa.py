@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
+from selfflow_robotics.world.image_network import load_image_network
 from selfflow_robotics.world.network import checkpoint_record, load_network
 from tests.rlds_sets import GOLDEN_SET
 
@@ -51,6 +52,19 @@ def test_the_head_follows_the_encoder(folder):
     network = load_network(run, torch.device("cpu"))
     assert network.model.config.feature_channels == 24
     assert network.model.projector.linear2.weight.shape == (24, 48 + 24)
+
+
+def test_labelled_pictures_follow_it_too(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    small = ["experiment=debug", "objective=repa", "name=pictures", "num_shapes=24"]
+    run("pretrain/images.py", *small, "train.steps=2", "train.log_every=1", "--encoder", "run:eye")
+    lines = (folder / "runs/pictures/metrics.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        loss = line["flow_loss"] - 0.5 * line["teacher_student_cosine"]
+        assert line["loss"] == pytest.approx(loss, rel=1e-3)
+    network = load_image_network(Path("runs/pictures"), torch.device("cpu"))
+    assert network.model.config.feature_channels == 24
+    assert list((folder / "runs/pictures/samples").glob("*.png"))
 
 
 @pytest.mark.parametrize("init", ["auto", "runs/debug-pretrain"])

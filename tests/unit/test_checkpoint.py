@@ -79,3 +79,12 @@ def test_a_folder_that_is_a_file_is_one_clear_error(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         ckpt.save_checkpoint(tmp_path / "checkpoints", 1, {"model": {}}, {})
+
+
+def test_checkpoints_are_ordered_by_step_also_beyond_seven_digits(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for step in (9_999_999, 10_000_000, 998):
+        ckpt.save_checkpoint(folder, step, {"model": {"w": torch.zeros(1)}}, {})
+    assert ckpt.latest_checkpoint(tmp_path).name == "step_10000000"
+    ckpt.prune_checkpoints(folder, keep=2)
+    assert {path.name for path in folder.iterdir()} == {"step_9999999", "step_10000000"}

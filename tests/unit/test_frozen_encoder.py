@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from selfflow_robotics.autoencoders.latent import PixelLatents
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig, constant_timestep
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
@@ -13,6 +14,7 @@ from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.training.checkpoint import save_checkpoint
 from selfflow_robotics.world.frozen_encoder import (
     check_encoder,
+    encoder_of_latents,
     encoder_of_tokens,
     head_channels,
     load_encoder,
@@ -94,6 +96,22 @@ def test_tokens_and_features_keep_their_order():
         )
 
     features = encoder_of_tokens(brightness, auto)(slots)
+    expected = (tokens.mean(dim=2, keepdim=True) + 1) * 127.5
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_latents_are_decoded_a_few_at_a_time_and_keep_their_order():
+    pictures = frames(35, 8, 8)
+    tokens = patchify(PixelLatents().encode(pictures)[0], 4)
+    sizes = []
+
+    def brightness(decoded, grid):
+        sizes.append(len(decoded))
+        means = decoded.float().mean(dim=3).flatten(1)[..., None]
+        return pool_features(means, decoded.shape[1:3], grid)
+
+    features = encoder_of_latents(brightness, PixelLatents(), 4)({"latents": tokens})
+    assert sizes == [16, 16, 3]
     expected = (tokens.mean(dim=2, keepdim=True) + 1) * 127.5
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-2)
 

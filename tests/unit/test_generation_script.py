@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
@@ -184,3 +185,26 @@ def test_without_the_hubs_package_or_the_network_the_release_is_one_line(
     with pytest.raises(SystemExit):
         main(command)
     assert "needs huggingface_hub: pip install" in capsys.readouterr().err
+
+
+def test_the_released_file_is_looked_for_at_the_hub_where_no_such_file_lies(folder, monkeypatch):
+    asked = []
+
+    def fetch(download):
+        asked.append(download)
+        raise UserError("no network")
+
+    monkeypatch.setitem(main.__wrapped__.__globals__, "fetch_released", fetch)
+    with pytest.raises(SystemExit):
+        main([*QUICK, "--checkpoint", "selfflow_imagenet256.pt", "download=true"])
+    assert asked == [True]
+
+
+def test_another_autoencoder_under_the_recorded_name_is_refused(folder, capsys):
+    classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+    record = image_record(classes, AutoencoderConfig("pixel"), None, {"autoencoder": "a former"})
+    write_run(folder, "former", "images", ImageSiT(classes), record)
+    with pytest.raises(SystemExit) as exit:
+        main([*QUICK, "--checkpoint", "runs/former"])
+    assert exit.value.code == 2
+    assert "is not the autoencoder any more that runs/former/" in capsys.readouterr().err

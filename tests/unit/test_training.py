@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def new_state() -> TrainState:
     return TrainState(model, make_teacher(model), build_optimizers(model, OptimizerConfig()))
 
 
-def run_to(steps, folder, state, stop_at=None, poison=None):
+def run_to(steps, folder, state, stop_at=None, poison=None, on_sample=None, **settings):
     def loss_fn(batch, generator):
         if stop_at is not None and state.step == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
@@ -46,12 +47,12 @@ def run_to(steps, folder, state, stop_at=None, poison=None):
             loss = loss * float("nan")
         return StepLoss(loss, len(batch))
 
-    config = TrainConfig(steps=steps, log_every=1, save_every=2)
+    config = TrainConfig(**{"steps": steps, "log_every": 1, "save_every": 2, **settings})
     data = torch.randn(20, 6, generator=torch.Generator().manual_seed(3))
     sampler = EpochSampler(20, 8, seed=0)
     train(
         config, state, lambda step: data[sampler.batch(step)], loss_fn, folder,
-        seed=0, device=torch.device("cpu"), precision="fp32", extra={},
+        seed=0, device=torch.device("cpu"), precision="fp32", extra={}, on_sample=on_sample,
     )  # fmt: skip
 
 
@@ -74,6 +75,33 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path):
         expected = getattr(straight, name).state_dict()
         for key, value in getattr(resumed, name).state_dict().items():
             assert torch.equal(value, expected[key]), key
+
+
+def test_a_finished_run_is_left_as_it_is_whatever_this_machine_prefers(tmp_path, capsys):
+    run_to(2, tmp_path, new_state())
+    (manifest,) = tmp_path.glob("checkpoints/*/manifest.json")
+    state = new_state()
+    before = state.model.head.weight.clone()
+    train(
+        TrainConfig(steps=2), state, None, None, tmp_path,
+        seed=0, device=torch.device("cpu"), precision="bf16", extra={},
+    )  # fmt: skip
+    assert "is finished already: 2 steps" in capsys.readouterr().out
+    assert torch.equal(state.model.head.weight, before)  # nothing was loaded
+    assert manifest.exists()
+
+
+def test_samples_are_made_once_and_are_no_part_of_a_steps_time(tmp_path):
+    seen = []
+
+    def on_sample(step):
+        seen.append(step)
+        time.sleep(0.3)
+
+    run_to(4, tmp_path, new_state(), on_sample=on_sample, sample_every=2, log_every=3)
+    assert seen == [2, 4]
+    records = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert max(record["step_s"] for record in records) < 0.25
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
