@@ -154,7 +154,7 @@ def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
 
 
 def chosen_checkpoint(config: GenerationConfig) -> Path:
-    """The weights file or checkpoint folder that is meant; null means the checkpoint that was
+    """The weights file or checkpoint folder to use; null means the checkpoint that was
     written last, of either kind of run."""
     given = config.checkpoint
     if given in NAMES and not Path(given).exists():

@@ -11,7 +11,7 @@ _held: dict[Path, int] = {}
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes out of `folder` until this one ends; holding it twice is holding it.
+    """Keep other processes out of `folder` until this one ends; calls may be repeated.
 
     Raises UserError where another process is in there, OSError where nothing can be written.
     """

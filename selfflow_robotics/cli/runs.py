@@ -38,7 +38,7 @@ def runs_of_kind(kind: Kind, root: Path = Path("runs")) -> list[Path]:
 
 
 def find_checkpoint(given: str | None, kind: Kind, root: Path = Path("runs")) -> Path:
-    """The checkpoint folder that is meant: `given` itself, the last one of a run folder `given`, or
+    """The checkpoint folder to use: `given` itself, the last one of a run folder `given`, or
     the last one of the newest run of this kind that has any. Raises UserError if there is none."""
     if given:
         return resolve_checkpoint(Path(given))

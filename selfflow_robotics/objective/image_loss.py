@@ -20,7 +20,9 @@ class LabelledNetwork(Protocol):
 
     projector: Any
 
-    def __call__(self, tokens: Tensor, timesteps: Any, labels: Tensor, *args: Any) -> Any: ...
+    def __call__(
+        self, tokens: Tensor, timesteps: Any, labels: Tensor, *args: Any, **kw: Any
+    ) -> Any: ...
 
 
 def image_loss(
@@ -38,20 +40,19 @@ def image_loss(
 ) -> LossTerms:
     """The loss of latents as tokens [B, N, C] of the classes `labels` int64 [B].
 
-    A share `label_dropout` of the labels becomes the null label, for guidance; the teacher does
-    without the same ones. `step` and `encoder` as in `role_loss`.
+    A share `label_dropout` of the labels becomes the null label, for guidance; they are hidden
+    from the teacher too. `step` and `encoder` as in `role_loss`.
     """
     hidden = torch.rand(len(labels), generator=generator, device=labels.device) < label_dropout
     shown = torch.where(hidden, null_label, labels)
+    separate = {"separate_attention": objective.separate_attention}
 
     def student(x_t: dict[str, Tensor], tau: Any, layers: tuple[int, ...]) -> Any:
-        velocity, features = model(
-            x_t[SLOT], tau, shown, layers, False, objective.separate_attention
-        )
+        velocity, features = model(x_t[SLOT], tau, shown, layers, **separate)
         return {SLOT: velocity}, features
 
     def cleaner(x_t: dict[str, Tensor], tau: Any, layers: tuple[int, ...]) -> Any:
-        return teacher(x_t[SLOT], tau, shown, layers, True, objective.separate_attention)
+        return teacher(x_t[SLOT], tau, shown, layers, features_only=True, **separate)
 
     return self_flow_loss(
         student=student,

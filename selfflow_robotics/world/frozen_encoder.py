@@ -106,10 +106,10 @@ def encoder_of_latents(
 ) -> Encoder:
     """`encoder` for latents as tokens of `models.image_sit.patchify`.
 
-    A cache of latents holds no pictures, so the encoder sees what the autoencoder decodes: REPA's own
-    code shows it the original. Decoding SD-VAE's latents costs nearly as much as training on them
-    (622 and 891 GFLOP a picture at 256 px, XL/2), and is done for a few pictures at a time, since it
-    comes while the student's activations fill the memory.
+    A cache of latents holds no pictures, so the encoder sees what the autoencoder decodes; REPA's
+    own code shows it the original. SD-VAE's decoder takes 622 GFLOP for a picture of 256 px, beside
+    891 of a whole Self-Flow step of XL/2, and runs for a few pictures at a time, since it does so
+    while the student's activations fill the memory.
     """
 
     def encode(tokens: dict[str, Tensor]) -> Tensor:

@@ -29,11 +29,13 @@ _UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, 
 
 
 @dataclass(frozen=True)
-class Eye:
+class VisionModel:
     """What has to be known of a vision transformer to use it."""
 
     name: str  # as in the configuration
-    look: Callable[[Tensor], Tensor]  # pixels [B, 3, H, W], normalised -> [B, extra + patches, D]
+    tokens_of: Callable[
+        [Tensor], Tensor
+    ]  # pixels [B, 3, H, W], normalised -> [B, extra + patches, D]
     patch: int  # px
     size: int  # px of the shorter side of pictures that it is used to
     mean: tuple[float, ...]  # of pixels in [0, 1], by channel
@@ -44,31 +46,36 @@ class Eye:
 class PatchEncoder:
     """A vision transformer as a `frozen_encoder.FrozenEncoder`."""
 
-    def __init__(self, eye: Eye, device: torch.device) -> None:
+    def __init__(self, vision: VisionModel, device: torch.device) -> None:
         """Raises UserError for a network that does not return its patches, at any size."""
-        self._eye, self._device = eye, device
+        self._vision, self._device = vision, device
         self._mean, self._std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (eye.mean, eye.std)
+            torch.tensor(values, device=device).view(1, -1, 1, 1)
+            for values in (vision.mean, vision.std)
         )
-        blank = torch.zeros(1, eye.size, eye.size, 3, dtype=torch.uint8, device=device)
+        blank = torch.zeros(1, vision.size, vision.size, 3, dtype=torch.uint8, device=device)
         try:
             self.channels = self(blank, (2, 3)).shape[-1]
         except _UNFIT as error:
             raise UserError(
-                f"encoder={eye.name} does not give features of patches ({_short(error)}); choose a "
-                "plain vision transformer, such as dinov2-b"
+                f"encoder={vision.name} does not give features of patches ({_short(error)}); choose "
+                "a plain vision transformer, such as dinov2-b"
             ) from error
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
         """As `FrozenEncoder`."""
-        eye = self._eye
-        per_token = max(1, round(eye.size / eye.patch / min(grid)))  # patches along a token's side
+        vision = self._vision
+        per_token = max(
+            1, round(vision.size / vision.patch / min(grid))
+        )  # patches along a token's side
         rows, columns = (side * per_token for side in grid)
-        pixels = resize_frames(frames.to(self._device), (rows * eye.patch, columns * eye.patch))
-        tokens = eye.look((pixels / 255 - self._mean) / self._std)
+        pixels = resize_frames(
+            frames.to(self._device), (rows * vision.patch, columns * vision.patch)
+        )
+        tokens = vision.tokens_of((pixels / 255 - self._mean) / self._std)
         extra = tokens.shape[1] - rows * columns  # they come first
-        if not 0 <= extra <= eye.registers + CLASS_TOKENS:
+        if not 0 <= extra <= vision.registers + CLASS_TOKENS:
             raise ValueError(f"{tokens.shape[1]} tokens of {rows} x {columns} patches")
         return pool_features(tokens[:, extra:], (rows, columns), grid)
 
@@ -116,9 +123,9 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
     takes = inspect.signature(network.forward).parameters
     options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
     try:
-        eye = Eye(
+        vision = VisionModel(
             name=f"hf:{name}",
-            look=lambda pixels: network(pixel_values=pixels, **options).last_hidden_state,
+            tokens_of=lambda pixels: network(pixel_values=pixels, **options).last_hidden_state,
             patch=_side(network.config.patch_size),
             size=_picture_size(pictures, network.config),
             mean=tuple(pictures["image_mean"]),
@@ -130,7 +137,7 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
             f"encoder=hf:{name} does not tell its patches or its pictures' mean and deviation "
             f"({_short(error)}); choose a plain vision transformer, such as dinov2-b"
         ) from error
-    return PatchEncoder(eye, device)
+    return PatchEncoder(vision, device)
 
 
 def load_hub(repository: str, model: str, download: bool, device: torch.device) -> PatchEncoder:
@@ -154,12 +161,14 @@ def load_hub(repository: str, model: str, download: bool, device: torch.device) 
     except (*_UNFIT, ImportError) as error:
         raise _not_loaded(name, not download, download, error) from error
 
-    def look(pixels: Tensor) -> Tensor:
+    def tokens_of(pixels: Tensor) -> Tensor:
         features = network.forward_features(pixels)
         return features["x_norm_patchtokens"] if isinstance(features, dict) else features
 
     registers = getattr(network, "num_register_tokens", 0)
-    return PatchEncoder(Eye(name, look, patch, HUB_SIZE, HUB_MEAN, HUB_STD, registers), device)
+    return PatchEncoder(
+        VisionModel(name, tokens_of, patch, HUB_SIZE, HUB_MEAN, HUB_STD, registers), device
+    )
 
 
 def _hub_folder(repository: str) -> Path | None:

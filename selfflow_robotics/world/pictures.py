@@ -125,7 +125,7 @@ class ClassPictures:
 
 
 class ScenePictures:
-    """First frames that a multimodal network imagines, told an instruction and shown nothing.
+    """First frames that a multimodal network imagines, conditioned on an instruction alone.
 
     Raises UserError for a network that was not trained on pictures, and for the stochastic sampler,
     which only networks of labelled pictures have.

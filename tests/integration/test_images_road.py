@@ -1,5 +1,5 @@
-"""The road of labelled pictures as a user goes it, through a tiny SD-VAE with random weights: encode
-by two processes, pretrain, generate alone and by two.
+"""The road of labelled pictures as a user goes it, with a tiny random SD-VAE: encode by two
+processes, pretrain, generate alone and by two.
 """
 
 import os
