@@ -58,7 +58,7 @@ class PatchEncoder:
             self.channels = self(blank, (2, 3)).shape[-1]
         except _UNFIT as error:
             raise UserError(
-                f"encoder={vision.name} does not give features of patches ({_short(error)}); choose "
+                f"encoder={vision.name} does not give features of patches ({_short(error)}); give "
                 "a plain vision transformer, such as dinov2-b"
             ) from error
 
