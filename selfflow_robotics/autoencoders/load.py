@@ -6,23 +6,38 @@ from typing import Literal
 import torch
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder, PixelLatents
+from selfflow_robotics.autoencoders.rae import Rae
 from selfflow_robotics.autoencoders.sd_vae import SdVae
+
+AutoencoderKind = Literal["sd_vae", "rae", "pixel"]
+
+# What is meant where no weights are named.
+WEIGHTS = {
+    "sd_vae": "stabilityai/sd-vae-ft-ema",
+    "rae": "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08",
+}
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """`kind` "pixel" needs no weights and ignores the rest. `weights`: a folder, or a name on
-    Hugging Face, which is fetched only if `download`."""
+    Hugging Face, which is fetched only if `download`; None: the kind's own in `WEIGHTS`."""
 
-    kind: Literal["sd_vae", "pixel"] = "sd_vae"
-    weights: str = "stabilityai/sd-vae-ft-ema"
+    kind: AutoencoderKind = "sd_vae"
+    weights: str | None = None
     download: bool = False
+
+    @property
+    def source(self) -> str | None:
+        """The folder or name that the weights come from; None where there are none."""
+        return None if self.kind == "pixel" else self.weights or WEIGHTS[self.kind]
 
 
 def load_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> LatentAutoencoder:
-    """The autoencoder of `config` on `device`. Raises UserError as `SdVae.load` does."""
-    if config.kind == "pixel":
+    """The autoencoder of `config` on `device`. Raises UserError as `DiffusersNetwork.load` does."""
+    if config.source is None:
         return PixelLatents()
-    return SdVae.load(config.weights, config.download, device)
+    network = Rae if config.kind == "rae" else SdVae
+    return network.load(config.source, config.download, device)

@@ -8,6 +8,10 @@ Mean and standard deviation are those of the autoencoder's posterior, float16, a
 what a network sees (`autoencoders.latent`): training draws new latents from them in every epoch.
 With `mirror`, rows 2i and 2i + 1 are a picture and its mirror image, since latents cannot be
 flipped. `data.latents_writer` makes such folders.
+
+A row at 256 px takes 16 KB for SD-VAE (4 x 32 x 32) and 786 KB for RAE (768 x 16 x 16, half of it
+a deviation of zeros): ImageNet's 1.28 million training pictures 21 GB and 1.0 TB; mirrored, twice
+that.
 """
 
 import hashlib
@@ -86,7 +90,7 @@ class LatentReader:
     def autoencoder(self) -> AutoencoderConfig:
         """The autoencoder that made the latents, as it was named then (never downloaded)."""
         made_by = self.record["autoencoder"]
-        return AutoencoderConfig(made_by["kind"], made_by["weights"] or "")
+        return AutoencoderConfig(made_by["kind"], made_by["weights"])
 
     @property
     def fingerprints(self) -> dict[str, str]:

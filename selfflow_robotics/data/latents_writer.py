@@ -118,12 +118,11 @@ def _identity(
     shard_size: int,
 ) -> dict[str, Any]:
     """cache.json without what is known at the end only."""
-    weights = workers.autoencoder.weights if workers.autoencoder.kind == "sd_vae" else None
     return {
         "format": FORMAT,
         "autoencoder": {
             "kind": workers.autoencoder.kind,
-            "weights": weights,
+            "weights": workers.autoencoder.source,
             "fingerprint": autoencoder.fingerprint,
         },
         "image_size": encoding.image_size,

@@ -73,6 +73,15 @@ def test_decoding_is_diffusers_decoder_of_unscaled_latents(vae_folder):
     assert (decoded == expected).all()
 
 
+def test_autocast_around_it_changes_nothing(vae_folder, frames):
+    vae = SdVae.load(str(vae_folder), download=False)
+    mean, std = vae.encode(frames)
+    decoded = vae.decode(mean)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = *vae.encode(frames), vae.decode(mean)
+    assert all((a == b).all() for a, b in zip((mean, std, decoded), inside, strict=True))
+
+
 def test_a_shift_is_taken_off_before_scaling(tmp_path, frames):
     write_vae(tmp_path, shift_factor=0.5)
     mean, _ = SdVae.load(str(tmp_path), download=False).encode(frames)
@@ -145,7 +154,10 @@ def _torn_config(folder):
         (_torn_config, "cannot read the autoencoder in"),
         (_other_shape, "cannot read the autoencoder in|do not fit their config"),
         (_missing_weight, r"do not fit their config\.json: decoder\.conv_in\.weight"),
-        (_other_class, "is a UNet2DModel; an AutoencoderKL"),
+        (
+            _other_class,
+            "is of class UNet2DModel; autoencoder=sd_vae needs diffusers' AutoencoderKL",
+        ),
     ],
 )
 def test_an_unfit_folder_is_one_line(tmp_path, capfd, spoil, message):
