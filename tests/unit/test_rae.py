@@ -45,6 +45,7 @@ def write_rae(folder, seed=0, **changes):
         "decoder_num_hidden_layers": 1,
         "decoder_num_attention_heads": 2,
         "decoder_intermediate_size": 32,
+        "encoder_norm_std": [0.9, 1.0, 1.1],  # wide, so that decoded pictures need clipping
         "latents_mean": torch.randn(64, 2, 2),
         "latents_std": torch.rand(64, 2, 2) + 0.5,
     }
