@@ -224,8 +224,8 @@ def picture_maker(
     renamed = config.autoencoder_weights is not None  # another decoder, on the user's own word
     if not renamed and network.fingerprint not in (None, autoencoder.fingerprint):
         raise UserError(
-            f"{network.autoencoder.source or kind} is not the autoencoder any more that {network.checkpoint} was trained with; "
-            "give that one: autoencoder_weights=PATH"
+            f"{network.autoencoder.source or kind} is not the autoencoder any more that "
+            f"{network.checkpoint} was trained with; give that one: autoencoder_weights=PATH"
         )
     maker = ClassPictures(network, autoencoder, how, config.seed, config.labels)
     return maker, {"autoencoder": autoencoder.fingerprint, "labels": config.labels}
