@@ -45,6 +45,7 @@ from selfflow_robotics.world.image_network import (
     is_image_record,
     is_released_file,
     load_image_network,
+    weights_hash,
 )
 from selfflow_robotics.world.network import Network, load_network
 from selfflow_robotics.world.pictures import ClassPictures, PictureMaker, Sampling, ScenePictures
@@ -235,13 +236,6 @@ def default_number(network: ImageNetwork | Network) -> int:
     """What FID is published for where the classes are ImageNet's, else enough to look at."""
     is_imagenet = isinstance(network, ImageNetwork) and network.model.config.num_classes == IMAGENET
     return FOR_FID if is_imagenet else FOR_A_LOOK
-
-
-def weights_hash(checkpoint: Path) -> str:
-    """Of a weights file all of it; of a checkpoint its manifest, which has the checksums."""
-    path = checkpoint / MANIFEST if checkpoint.is_dir() else checkpoint
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def output_folder(

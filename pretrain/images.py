@@ -24,15 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfflow_robotics.autoencoders.latent import PixelLatents
-from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.autoencoders.load import load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run
-from selfflow_robotics.data.images import list_images
-from selfflow_robotics.data.latents import RECORD, LatentBatch, LatentReader, sample_posterior
-from selfflow_robotics.data.latents_encode import Encoding, Workers
-from selfflow_robotics.data.latents_writer import write_latents
-from selfflow_robotics.data.shapes import ensure_shapes
+from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
+from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.data.transfer import to_device
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
@@ -107,7 +103,8 @@ class ImagesConfig:
 def main(config: ImagesConfig) -> None:
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
-        reader = LatentReader(config.data or shape_latents(config))
+        shapes = Path(config.root), config.num_shapes, config.shape_px
+        reader = LatentReader(config.data or shape_latents(*shapes))
         run = open_run("images", Path(config.runs_dir) / config.name, config, ranks)
         check_same_latents(run, reader.fingerprints, reader.folder)
     shape = ImageSiTConfig(
@@ -199,21 +196,6 @@ def main(config: ImagesConfig) -> None:
         ranks=ranks,
     )
     print(f"done: {run} (samples in {run / 'samples'}); next: python eval/generation.py")
-
-
-def shape_latents(config: ImagesConfig) -> Path:
-    """The embedded data set: drawn shapes, their pixels as latents; made on first use."""
-    pictures = ensure_shapes(Path(config.root), config.num_shapes, config.shape_px)
-    folder = Path(config.root) / f"{pictures.name}_pixel_{config.shape_px}"
-    if not (folder / RECORD).exists():
-        write_latents(
-            list_images(pictures),
-            folder,
-            PixelLatents(),
-            Workers(AutoencoderConfig("pixel")),
-            Encoding(config.shape_px),
-        )
-    return folder
 
 
 if __name__ == "__main__":

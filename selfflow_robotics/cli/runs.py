@@ -84,6 +84,15 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
     return folder
 
 
+def recorded_settings(run: Path) -> dict[str, Any]:
+    """config.yaml of a run folder, as `open_run` wrote it; empty where there is no readable one."""
+    try:
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def open_results(given: str | None, checkpoint: Path, name: str) -> Path:
     """The folder `given`, or `eval/name` of the checkpoint's run, made and held by this process.
 

@@ -97,6 +97,11 @@ class LatentReader:
         """What the latents are made of: of the autoencoder and of the pictures."""
         return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
 
+    @property
+    def copies(self) -> int:
+        """Rows of one picture, which lie side by side: 2 with `mirror`, else 1."""
+        return 2 if self.record["mirror"] else 1
+
     def check_autoencoder(self, autoencoder: LatentAutoencoder) -> None:
         """Raises UserError where another autoencoder made these latents."""
         if autoencoder.fingerprint != self.record["autoencoder"]["fingerprint"]:

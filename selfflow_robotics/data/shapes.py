@@ -7,6 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from selfflow_robotics.autoencoders.latent import PixelLatents
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.data.images import list_images
+from selfflow_robotics.data.latents import RECORD
+from selfflow_robotics.data.latents_encode import Encoding, Workers
+from selfflow_robotics.data.latents_writer import write_latents
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
 
@@ -66,4 +72,22 @@ def ensure_shapes(root: Path, num_pictures: int, size: int, seed: int = 0) -> Pa
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise UserError(f"cannot write {folder} ({error.strerror}); choose another root") from error
+    return folder
+
+
+def shape_latents(root: Path, num_pictures: int, size: int) -> Path:
+    """The latent cache (`data.latents`) of `ensure_shapes`, pixels as latents; made on first use.
+
+    Raises UserError as `ensure_shapes` and `write_latents` do.
+    """
+    pictures = ensure_shapes(root, num_pictures, size)
+    folder = root / f"{pictures.name}_pixel_{size}"
+    if not (folder / RECORD).exists():
+        write_latents(
+            list_images(pictures),
+            folder,
+            PixelLatents(),
+            Workers(AutoencoderConfig("pixel")),
+            Encoding(size),
+        )
     return folder

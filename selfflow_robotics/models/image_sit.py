@@ -106,6 +106,10 @@ class ImageSiT(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Hidden tokens [B, N, D] before the first block, of noised tokens [B, N, C]."""
+        return self.x_embedder(tokens) + self.positions
+
     def forward(
         self,
         tokens: Tensor,
@@ -127,9 +131,8 @@ class ImageSiT(nn.Module):
             separate_attention: tokens see only those at their own timestep.
             table: the rows of `modulation_table` for these timesteps and labels, [B, V, ...] each.
         """
-        hidden = self.x_embedder(tokens) + self.positions
         hidden, mod, features = self.sit(
-            hidden,
+            self.embed(tokens),
             timesteps,
             layers=layers,
             features_only=features_only,

@@ -1,5 +1,6 @@
 """A trained network of labelled pictures and what has to be known to use it."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from selfflow_robotics.models.convert import load_released
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import (
+    MANIFEST,
     latest_checkpoint,
     load_part,
     load_weights,
@@ -70,6 +72,13 @@ def is_image_record(record: dict[str, Any]) -> bool:
 def is_released_file(path: Path) -> bool:
     """Whether the path means a file of released weights, not a run or checkpoint folder."""
     return path.is_file() or (path.suffix in RELEASED_SUFFIXES and not path.is_dir())
+
+
+def weights_hash(path: Path) -> str:
+    """sha256 of a weights file; of a checkpoint that of its manifest, which has the checksums."""
+    path = path / MANIFEST if path.is_dir() else path
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_image_network(path: Path, device: torch.device, heads: int | None = None) -> ImageNetwork:
