@@ -7,14 +7,14 @@
 Episodes that training never saw are played aimlessly, so that for each picture the position and
 axis of the object, the gripper and the tool point are known. Ridge regression reads them off the
 features after each block, with the picture noised to each timestep; the baselines are the mean and
-the same regression on the pixels. Results lie in RUN/eval/probe: probe.json, table.md.
+the same regression on the pixels. Results lie in RUN/eval/probe: probe.json, table.md. Networks of
+labelled pictures (pretrain/images.py) are probed by eval/class_probe.py.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -27,10 +27,11 @@ from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
-from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
+from selfflow_robotics.evaluation.probe_report import known_rows, to_markdown, to_text
 from selfflow_robotics.evaluation.probes import MIN_EPISODES, probe
-from selfflow_robotics.training.checkpoint import MANIFEST
+from selfflow_robotics.training.checkpoint import read_manifest
 from selfflow_robotics.training.device import choose_device
+from selfflow_robotics.world.image_network import is_image_record, is_released_file, weights_hash
 from selfflow_robotics.world.network import load_network
 
 
@@ -66,7 +67,7 @@ class ProbeConfig:
 )
 def main(config: ProbeConfig) -> None:
     torch.set_num_threads(1)
-    checkpoint = find_checkpoint(config.checkpoint, "pretrain")
+    checkpoint = scene_checkpoint(config.checkpoint)
     network = load_network(checkpoint, choose_device(config.device))
     depth, size = network.model.config.sit.depth, network.model.config.image_size
     layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
@@ -77,8 +78,7 @@ def main(config: ProbeConfig) -> None:
     spec = own_spec(config.task, config.simpler, network.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
-            # The manifest has the checksums of the weights.
-            "checkpoint": hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest(),
+            "checkpoint": weights_hash(checkpoint),
             "simulator": client.provenance(),
             "task": config.task,
             "layers": layers,
@@ -102,13 +102,16 @@ def main(config: ProbeConfig) -> None:
     print(f"written to {output}")
 
 
-def known_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of the report at `path` if it is of the same network, simulator and settings."""
-    try:
-        report = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return report["rows"] if report.get("settings") == json.loads(json.dumps(settings)) else None
+def scene_checkpoint(given: str | None) -> Path:
+    """The checkpoint that is meant. Raises UserError for a network of labelled pictures, where
+    there is nothing to find but the class."""
+    is_file = given is not None and is_released_file(Path(given))
+    checkpoint = Path(str(given)) if is_file else find_checkpoint(given, "pretrain")
+    if is_file or is_image_record(read_manifest(checkpoint)["extra"]):
+        raise UserError(
+            f"{checkpoint} is a network of labelled pictures; eval/class_probe.py probes those"
+        )
+    return checkpoint
 
 
 if __name__ == "__main__":

@@ -62,5 +62,9 @@ def probe() -> None:
     _run("eval/probe.py")
 
 
+def class_probe() -> None:
+    _run("eval/class_probe.py")
+
+
 def run_page() -> None:
     _run("eval/run_page.py")

@@ -1,6 +1,8 @@
-"""The table of linear probes, as text and as Markdown."""
+"""The tables of linear probes, as text and as Markdown, and the report that is not made twice."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.evaluation.probe_frames import TARGETS
@@ -33,24 +35,39 @@ def target_tables(rows: Rows) -> list[tuple[str, list[list[str]]]]:
 
 def to_text(rows: Rows) -> str:
     """For the terminal."""
-    blocks = []
-    for title, lines in target_tables(rows):
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        ]
-        blocks.append("\n".join([title, *text]))
+    blocks = [f"{title}\n{text_table(lines)}" for title, lines in target_tables(rows)]
     return "\n\n".join([*blocks, "\n".join(NOTES)])
 
 
 def to_markdown(rows: Rows, title: str) -> str:
     """For a page."""
     blocks = [f"# {title}"]
-    for name, (header, *lines) in target_tables(rows):
-        table = [_markdown(header), "|---" * len(header) + "|", *map(_markdown, lines)]
-        blocks.append("\n".join([f"## {name}", "", *table]))
+    for name, lines in target_tables(rows):
+        blocks.append(f"## {name}\n\n{markdown_table(lines)}")
     return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in NOTES)]) + "\n"
+
+
+def known_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of the report at `path` if its "settings" are these, else None."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return report["rows"] if report.get("settings") == json.loads(json.dumps(settings)) else None
+
+
+def text_table(lines: Sequence[Sequence[str]]) -> str:
+    """Cells of equally long lines, in columns of spaces."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose header is the first line."""
+    header, *rest = lines
+    return "\n".join([_markdown(header), "|---" * len(header) + "|", *map(_markdown, rest)])
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -62,5 +79,5 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['median_error']:.2f}  {row['r2']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _markdown(cells: list[str]) -> str:
+def _markdown(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"

@@ -55,6 +55,7 @@ def test_each_config_belongs_to_a_script():
         "world_model",
         "generation",
         "probe",
+        "class_probe",
         "run_page",
     ],
 )

@@ -1,0 +1,48 @@
+"""The table of class probes, as text and as Markdown."""
+
+from typing import Any
+
+from selfflow_robotics.evaluation.probe_report import Rows, markdown_table, text_table
+
+NOTES = (
+    "A cell: top-1 accuracy on test pictures with Wilson's 95 % interval.",
+    "t = 1 is noise. Layer 0 is the embedded latents, layer k the hidden tokens after k blocks, "
+    "each averaged over the picture; the network is told the null label.",
+    "The noised latents are those that the network was given, all of them side by side.",
+)
+
+
+def lines_of(rows: Rows) -> list[list[str]]:
+    """Header and lines: a line for each source, a column for each t."""
+    times = sorted({row["t"] for row in rows if row["t"] is not None})
+    cells: dict[str, dict[float | None, str]] = {}
+    for row in rows:
+        cells.setdefault(_label(row), {})[row["t"]] = _cell(row)
+    lines = [["", *(f"t = {t:g}" for t in times)]]
+    # What does not depend on t stands in every column, so that each can be read by itself.
+    return lines + [
+        [label, *(by_time.get(t, by_time.get(None, "")) for t in times)]
+        for label, by_time in cells.items()
+    ]
+
+
+def to_text(rows: Rows) -> str:
+    """For the terminal."""
+    return "\n".join([text_table(lines_of(rows)), "", *NOTES])
+
+
+def to_markdown(rows: Rows, title: str) -> str:
+    """For a page."""
+    notes = "\n".join(f"- {note}" for note in NOTES)
+    return f"# {title}\n\n{markdown_table(lines_of(rows))}\n\n{notes}\n"
+
+
+def _label(row: dict[str, Any]) -> str:
+    if row["source"] == "features":
+        return f"layer {row['layer']}"
+    return "noised latents" if row["source"] == "latents" else row["source"]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{100 * row['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
