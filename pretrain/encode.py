@@ -11,7 +11,8 @@ is counted by cause; more than max_skipped of it stops the command. The latents'
 deviation are stored in float16, with a checksum for each shard: 16 KB for a picture of 256 px with
 SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), and as much again with mirror=true.
 Interrupted, the same command goes on where it was; the result depends on the pictures alone, not on
-the number of processes.
+the number of processes. Pictures are told apart by name, size in bytes and label: after changing
+one in place, encode into a new folder.
 """
 
 import os
