@@ -173,8 +173,12 @@ def check_size(path: Path, num_bytes: int) -> None:
     """Raises UserError for a shard that is missing or of another size."""
     size = path.stat().st_size if path.is_file() else None
     if size != num_bytes:
-        state = "is missing" if size is None else f"has {size} bytes, not {num_bytes}: it is cut"
-        raise UserError(f"{path} {state}; remove it, and repeat pretrain/encode.py to mend it")
+        if size is None:
+            raise UserError(f"{path} is missing; repeat pretrain/encode.py to make it again")
+        raise UserError(
+            f"{path} has {size} bytes, not {num_bytes}: it is cut; remove it, and repeat "
+            "pretrain/encode.py to mend it"
+        )
 
 
 def check_shard(path: Path, shard: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ class Watched:
     def __init__(self, model):
         self.model, self.projector, self.labels = model, model.projector, []
 
-    def __call__(self, tokens, timesteps, labels, *args):
+    def __call__(self, tokens, timesteps, labels, *args, **kw):
         self.labels.append(labels)
-        return self.model(tokens, timesteps, labels, *args)
+        return self.model(tokens, timesteps, labels, *args, **kw)
 
 
 @pytest.fixture(scope="module")
