@@ -4,6 +4,8 @@
     python -m benchmarks.speed --size XL --batch 256        # on a GPU, which it finds by itself
     python -m benchmarks.speed --quick                      # does it work? seconds
 
+`python benchmarks/speed.py` does the same.
+
 Both sides (the plain one is benchmarks/plain.py) use the same weights and draws; that their
 losses, gradients and samples agree is checked first. Then all variants take turns, and the table
 has medians: CPU time of the process on a CPU, CUDA events on a GPU. A variant that does not fit the
@@ -18,13 +20,19 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a file
+
+from benchmarks.arguments import Parser, positive
 from benchmarks.flops import flops
-from benchmarks.speed_sides import TOLERANCE, Setup, Variant, check_equal, variants
+from benchmarks.speed_sides import GROUPS, TOLERANCE, Setup, Variant, check_equal, variants
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.image_sit import SIZES, ImageSiTConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.device import choose_device, keep_freed_memory
@@ -141,35 +149,72 @@ def flop_lines(config: ImageSiTConfig, teacher_layer: int) -> str:
 
 def write(output: Path, found: list[Variant], record: dict, text: str) -> None:
     """OUTPUT.md and OUTPUT.json as they stand."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     measured = [
         {key: value for key, value in vars(variant).items() if key != "run"} for variant in found
     ]
-    output.with_suffix(".json").write_text(json.dumps({**record, "variants": measured}, indent=1))
-    output.with_suffix(".md").write_text(text)
+    record = {**record, "variants": measured}
+    output.with_name(f"{output.name}.json").write_text(json.dumps(record, indent=1))
+    output.with_name(f"{output.name}.md").write_text(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def timed_device(name: str) -> torch.device:
+    """The device, if it is one that `timed` can time; else UserError."""
+    device = choose_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{name}' cannot be timed; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device '{name}': torch sees {torch.cuda.device_count()} GPU(s)")
+    return device
+
+
+def writable(output: Path) -> Path:
+    """`output` without the suffix of one of its files; UserError if they cannot be written."""
+    suffixes = (".md", ".json")
+    if output.suffix in suffixes:
+        output = output.with_suffix("")
+    if output.name in ("", ".."):
+        raise UserError("--output must name a file, as runs/speed")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in suffixes:
+            output.with_name(output.name + suffix).open("a").close()
+    except OSError as error:
+        raise UserError(f"cannot write --output {output} ({error.strerror})") from error
+    return output
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--size", choices=SIZES, default="S", help="of the network")
+    parser.add_argument(
+        "--batch", type=positive, help="pictures (default: 2 on a CPU, 256 on a GPU)"
     )
-    parser.add_argument("--size", choices=SIZES, default="S")
-    parser.add_argument("--batch", type=int, help="default: 2 on a CPU, 256 on a GPU")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample-steps", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
-    parser.add_argument("--output", type=Path, default=Path("runs/speed"))
-    parser.add_argument("--only", help="one thing of the table's first column")
-    parser.add_argument("--quick", action="store_true", help="tiny network, one round")
-    options = parser.parse_args()
-    device = choose_device(options.device)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="compiled ones too"
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help="that the medians are of")
+    parser.add_argument("--sample-steps", type=positive, default=4, help="of the samplers")
+    parser.add_argument("--threads", type=positive, default=1, help="of torch, on a CPU")
+    parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="without suffix")
+    parser.add_argument("--only", choices=GROUPS, help="one thing of the table's first column")
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="tiny network, whatever --size; unless given: --batch 2 --rounds 1 --no-compile",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+    if options.quick:
+        parser.set_defaults(batch=2, rounds=1, compile=False)
+        options = parser.parse_args(argv)
+    try:
+        device = timed_device(options.device)
+        options.output = writable(options.output)
+    except UserError as error:
+        parser.error(str(error))
     options.batch = options.batch or (256 if device.type == "cuda" else 2)
     config, layers = ImageSiTConfig(SIZES[options.size]), LAYERS[options.size]
     if options.quick:
         config, layers = QUICK, (1, 2)
-        options.rounds, options.batch, options.compile = 1, 2, False
     torch.set_num_threads(options.threads)
     keep_freed_memory()
 

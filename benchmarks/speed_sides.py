@@ -24,6 +24,7 @@ from selfflow_robotics.training.teacher import make_teacher, update_teacher
 from selfflow_robotics.world.generate import sample_images
 
 DECAY, DROPOUT, GUIDANCE = 0.9999, 0.1, 2.0
+GROUPS = ("training step", "teacher", "sampler", "guided sampler", "optimiser and average")
 # The largest differences that pass, relative to the largest number compared.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 
