@@ -1,4 +1,4 @@
-"""Does pretraining help a policy that has few demonstrations? Success by start weights and data.
+r"""Does pretraining help a policy that has few demonstrations? Success by start weights and data.
 
     python benchmarks/pretraining.py                   # 27 policies; about an hour on two cores
     python benchmarks/pretraining.py --starts vanilla dts self_flow sra repa attention_separation \
@@ -8,33 +8,36 @@
 
 A start is a file of configs/objective, or none. Every seed pretrains and fine-tunes anew; budget
 and evaluation episodes are the same for all. `repa` follows the vanilla network of the same seed,
-frozen. Every training and evaluation is one of the project's own commands in runs/study; what is
-finished is not repeated. Ends in NAME.md and NAME.png of runs/study: mean success, every seed's
-rate, and 95 % intervals by a bootstrap over seeds and, within them, episodes; with --probe in
-NAME_probes.md too.
+frozen. Every training and evaluation is one of the project's own commands in runs/study, with its
+output in runs/study/logs; what is finished is not repeated. Ends in NAME.md and NAME.png of
+runs/study: mean success, every seed's rate, and 95 % intervals by a bootstrap over seeds and,
+within them, episodes; with --probe in NAME_probes.md too.
 Needs `pip install -e '.[benchmarks]'`.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a file
+
+from benchmarks.arguments import Parser, positive
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
 from selfflow_robotics.evaluation.probes import probe
@@ -44,30 +47,44 @@ from selfflow_robotics.world.network import load_network
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = Path("runs/study")
 DEMONSTRATIONS, PLAY = STUDY / "demonstrations/0.1.0", STUDY / "play/0.1.0"
+OBJECTIVES = sorted(path.stem for path in (ROOT / "configs/objective").glob("*.yaml"))
 STARTS = ("self_flow", "vanilla", "none")
 PROBED_AT = (0.0, 0.5)  # noise of the pictures that the probes see
+ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # how a log's line about one begins
 
 
-def run(script: str, *arguments: str) -> None:
-    """One command of the project; its output goes to a log in the study's folder."""
-    STUDY.mkdir(parents=True, exist_ok=True)
+def run(name: str, script: str, *arguments: str) -> None:
+    """One command of the project; its output goes to logs/NAME.txt of the study's folder.
+
+    Raises UserError with the last error of that log where the command fails.
+    """
+    path = STUDY / f"logs/{name}.txt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (STUDY / "log.txt").open("a") as log:
-        subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            env=environment, stdout=log, stderr=log, check=True,
-        )  # fmt: skip
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})") from error
+    with log:
+        command = [sys.executable, str(ROOT / script), *arguments]
+        code = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
+    if code:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+        errors = list(filter(ERROR.match, lines)) or list(filter(None, lines)) or ["no output"]
+        reason = errors[-1].removeprefix("error: ")
+        raise UserError(f"{script} failed with exit code {code}: {reason} (log: {path})")
 
 
 def pretrain(start: str, seed: int, options: argparse.Namespace) -> Path:
     """The run of one pretraining."""
     follows = [f"encoder=run:{STUDY / f'vanilla-{seed}'}"] if start == "repa" else []
+    name = f"{start}-{seed}"
     run(
-        "pretrain/run.py", "--data", str(PLAY), f"runs_dir={STUDY}", f"name={start}-{seed}",
+        name, "pretrain/run.py", "--data", str(PLAY), f"runs_dir={STUDY}", f"name={name}",
         f"objective={start}", f"seed={seed}", "threads=1",
         f"train.steps={options.pretrain_steps}", *follows,
     )  # fmt: skip
-    return STUDY / f"{start}-{seed}"
+    return STUDY / name
 
 
 def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -> Path:
@@ -75,16 +92,16 @@ def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -
     name = f"policy-{start}-{count}-{seed}"
     init = "none" if start == "none" else str(STUDY / f"{start}-{seed}")
     run(
-        "finetune/rt1.py", f"runs_dir={STUDY}", f"name={name}", f"seed={seed}", "threads=1",
+        name, "finetune/rt1.py", f"runs_dir={STUDY}", f"name={name}", f"seed={seed}", "threads=1",
         "--init", init, "--data", str(DEMONSTRATIONS), "validation=0",
         f"num_episodes={count}", f"train.steps={options.steps}",
         "roles.world_model=0", "roles.joint=0", "roles.inverse_dynamics=0", "roles.video=0",
     )  # fmt: skip
     output = STUDY / name / "evaluation"
     run(
-        "eval/simpler.py", "--task", "pick_coke_can", "--checkpoint", str(STUDY / name),
-        "sim=tabletop", "baselines=[]", "videos=0", "processes=1",
-        f"num_episodes={options.episodes}", f"output={output}",
+        f"{name}-evaluation", "eval/simpler.py", "--task", "pick_coke_can",
+        "--checkpoint", str(STUDY / name), "sim=tabletop", "baselines=[]", "videos=0",
+        "processes=1", f"num_episodes={options.episodes}", f"output={output}",
     )  # fmt: skip
     return output
 
@@ -94,7 +111,7 @@ def probe_networks(cells: list[tuple[str, int]]) -> None:
     runs = [STUDY / f"{start}-{seed}" for start, seed in cells]
     left = [run for run in runs if not (run / "probe.json").exists()]
     frames = None
-    for run in tqdm(left, desc="probing", unit="network"):
+    for run in tqdm(left, desc="probing", unit="network", disable=not left):
         network = load_network(run, torch.device("cpu"))
         config = network.model.config
         if frames is None:
@@ -133,6 +150,11 @@ def report(
     plot: Path,
 ) -> str:
     """The table, and the plot of it. `outcomes` holds one list of episodes a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     rows = ["| start | " + " | ".join(f"{n} demonstrations" for n in counts) + " |"]
     rows.append("|---" * (1 + len(counts)) + "|")
     plt.figure(figsize=(5, 3.5))
@@ -196,37 +218,15 @@ def probe_report(starts: list[str], seeds: int) -> str:
     return "\n".join(blocks)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--starts", nargs="+", default=list(STARTS), help="files of configs/objective"
-    )
-    parser.add_argument("--demonstrations", type=int, nargs="+", default=[50, 100, 300])
-    parser.add_argument("--name", default="study", help="of the table and the plot")
-    parser.add_argument("--recorded", type=int, default=300, help="a policy sees the first ones")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning")
-    parser.add_argument("--play", type=int, default=400, help="episodes to pretrain on")
-    parser.add_argument("--pretrain-steps", type=int, default=400)
-    parser.add_argument(
-        "--probe", action="store_true", help="probe the pretrained networks' layers"
-    )
-    parser.add_argument("--episodes", type=int, default=100, help="of each evaluation")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
-    options = parser.parse_args()
+def study(options: argparse.Namespace) -> None:
+    """Record, train, evaluate, report."""
     starts = [start for start in options.starts if start != "none"]
-    if "repa" in starts and "vanilla" not in starts:
-        parser.error("repa follows the vanilla network: add vanilla to --starts")
-    if max(options.demonstrations) > options.recorded:
-        parser.error(f"--demonstrations beyond the {options.recorded} --recorded")
     run(
-        "finetune/collect.py", "recovery=0", f"num_episodes={options.recorded}",
+        "demonstrations", "finetune/collect.py", "recovery=0", f"num_episodes={options.recorded}",
         f"root={STUDY}", "name=demonstrations",
     )  # fmt: skip
     run(
-        "finetune/collect.py", "mode=play", f"num_episodes={options.play}", "seed=2000000",
+        "play", "finetune/collect.py", "mode=play", f"num_episodes={options.play}", "seed=2000000",
         f"root={STUDY}", "name=play",
     )  # fmt: skip
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -254,6 +254,66 @@ def main() -> None:
     print(table)
     if options.probe:
         (STUDY / f"{options.name}_probes.md").write_text(probe_report(starts, options.seeds))
+
+
+def check(options: argparse.Namespace) -> None:
+    """UserError for what argparse lets pass, before anything is done."""
+    for name in ("starts", "demonstrations"):
+        given = getattr(options, name)
+        if len(set(given)) < len(given):
+            raise UserError(f"--{name} says the same thing twice: {' '.join(map(str, given))}")
+    if "repa" in options.starts and "vanilla" not in options.starts:
+        raise UserError("repa follows the vanilla network: add vanilla to --starts")
+    if options.probe and options.starts == ["none"]:
+        raise UserError("--probe looks at pretrained networks: add one to --starts")
+    if max(options.demonstrations) > options.recorded:
+        raise UserError(f"--demonstrations beyond the {options.recorded} --recorded")
+    if "/" in options.name or not options.name.strip("."):
+        raise UserError(f"--name must be a file's name without a folder, got '{options.name}'")
+    for name, folder in (("recorded", DEMONSTRATIONS), ("play", PLAY)):
+        if not (folder / "dataset_info.json").exists():
+            continue
+        had = len(json.loads((folder / "metadata.json").read_text())["episodes"])
+        if getattr(options, name) != had:
+            raise UserError(
+                f"{folder} was recorded with --{name} {had}, not {getattr(options, name)}: "
+                f"say --{name} {had}, or move {STUDY} away"
+            )
+    if find_spec("matplotlib") is None:
+        raise UserError("the plot needs matplotlib: pip install -e '.[benchmarks]'")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--starts", nargs="+", choices=[*OBJECTIVES, "none"], metavar="START",
+        default=list(STARTS), help=f"{', '.join(OBJECTIVES)} or none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--demonstrations", type=positive, nargs="+", default=[50, 100, 300], metavar="NUMBER",
+        help="to fine-tune on; a table's column each",
+    )  # fmt: skip
+    parser.add_argument("--name", default="study", help="of the table and the plot")
+    parser.add_argument(
+        "--recorded", type=positive, default=300, help="a policy sees the first ones"
+    )
+    parser.add_argument("--seeds", type=positive, default=3, help="number of them")
+    parser.add_argument("--steps", type=positive, default=400, help="of fine-tuning")
+    parser.add_argument("--play", type=positive, default=400, help="episodes to pretrain on")
+    parser.add_argument("--pretrain-steps", type=positive, default=400, help="of pretraining")
+    parser.add_argument(
+        "--probe", action="store_true", help="probe the pretrained networks' layers"
+    )
+    parser.add_argument("--episodes", type=positive, default=100, help="of each evaluation")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, help="runs side by side, one thread each"
+    )
+    options = parser.parse_args(argv)
+    try:
+        check(options)
+        study(options)
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
