@@ -1,0 +1,143 @@
+"""The benchmarks' command lines: a mistake is one line and exit code 2, before any work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import pretraining, speed
+from benchmarks.speed_sides import GROUPS, Setup, variants
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(capsys):
+    def run(main, *arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        line = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert line.count("\n") == 1
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "foo"], "'foo' is unknown"),
+        (["--device", "meta"], "'meta' cannot be timed"),
+        (["--threads", "0"], "--threads: must be a whole number of at least 1, got '0'"),
+        (["--sample-steps", "x"], "--sample-steps: must be"),
+        (["--batch", "0"], "--batch: must be"),
+        (["--quick", "--batch", "-1"], "--batch: must be"),
+        (["--quick", "--rounds", "0"], "--rounds: must be"),
+        (["--only", "foo"], "'optimiser and average'"),
+        (["--output", ""], "must name a file"),
+        (["--output", "file/y"], "cannot write --output file/y"),
+        (["--output", "folder"], "cannot write --output folder"),
+    ],
+)
+def test_speed_refuses(refused, arguments, says):
+    Path("file").touch()
+    Path("folder.json").mkdir()
+    assert says in refused(speed.main, *arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_speed_refuses_a_gpu_that_is_not_there(refused):
+    assert "no GPU" in refused(speed.main, "--device", "cuda")
+
+
+def test_speed_writes_what_it_was_told_to(capsys):
+    threads = torch.get_num_threads()
+    try:
+        speed.main(["--quick", "--only", "teacher", "--batch", "3", "--output", "sp/a.b.c"])
+    finally:
+        torch.set_num_threads(threads)
+    assert "| teacher | ours, fp32 | 3 |" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("sp").iterdir()) == ["a.b.c.json", "a.b.c.md"]
+    assert json.loads(Path("sp/a.b.c.json").read_text())["rounds"] == "1"
+    assert speed.writable(Path("sp/a.md")) == Path("sp/a")
+
+
+def test_groups_are_those_of_the_table():
+    options = speed.argparse.Namespace(compile=False, sample_steps=1, batch=1)
+    found = variants(Setup(speed.QUICK, (1, 2), torch.device("cpu")), options)
+    assert tuple(dict.fromkeys(variant.group for variant in found)) == GROUPS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--starts", "foo"], "'self_flow'"),
+        (["--starts", "none", "none"], "--starts says the same thing twice"),
+        (["--starts", "repa"], "add vanilla"),
+        (["--starts", "none", "--probe"], "--probe looks at pretrained networks"),
+        (["--demonstrations", "50", "0"], "--demonstrations: must be"),
+        (["--demonstrations", "301"], "beyond the 300 --recorded"),
+        (["--jobs", "0"], "--jobs: must be"),
+        (["--seeds", "0"], "--seeds: must be"),
+        (["--steps", "0"], "--steps: must be"),
+        (["--name", "a/b"], "without a folder, got 'a/b'"),
+    ],
+)
+def test_pretraining_refuses_before_it_records(refused, arguments, says):
+    assert says in refused(pretraining.main, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_pretraining_refuses_another_number_of_recorded_episodes(refused):
+    pretraining.DEMONSTRATIONS.mkdir(parents=True)
+    (pretraining.DEMONSTRATIONS / "dataset_info.json").touch()
+    (pretraining.DEMONSTRATIONS / "metadata.json").write_text(json.dumps({"episodes": [{}] * 20}))
+    line = refused(pretraining.main)
+    assert "recorded with --recorded 20, not 300: say --recorded 20" in line
+
+
+def test_pretraining_needs_matplotlib_from_the_start(refused, monkeypatch):
+    monkeypatch.setattr(pretraining, "find_spec", lambda name: None)
+    assert "pip install -e '.[benchmarks]'" in refused(pretraining.main)
+    assert not Path("runs").exists()
+
+
+def test_a_failing_command_of_pretraining_is_one_line(refused, monkeypatch, tmp_path):
+    (tmp_path / "finetune").mkdir()
+    (tmp_path / "finetune/collect.py").write_text(
+        "import sys; print('so far, so good'); print('error: no room', file=sys.stderr); "
+        "print('bye', file=sys.stderr); sys.exit(2)"
+    )
+    monkeypatch.setattr(pretraining, "ROOT", tmp_path)
+    monkeypatch.setattr(pretraining, "find_spec", lambda name: name)
+    line = refused(pretraining.main)
+    assert "finetune/collect.py failed with exit code 2: no room" in line
+    assert "runs/study/logs/demonstrations.txt" in line
+
+
+@pytest.mark.parametrize("main", [speed.main, pretraining.main])
+def test_help_has_the_defaults_and_the_examples_as_written(main, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert sys.modules[main.__module__].__doc__.strip() in text
+    assert "(default: " in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("name", ["speed", "pretraining"])
+def test_benchmarks_run_as_files(name):
+    command = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--help"]
+    without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, env=without, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
