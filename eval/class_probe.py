@@ -12,11 +12,10 @@ on the tokens' average after each block; the table has its top-1 accuracy on hel
 latents. A run is probed on the latents it was trained on unless --data names others, which released
 weights need. Accuracies grow with num_pictures (of ImageNet the default leaves 7 a class to fit
 on), so compare those of equal settings only. Repeating the command shows the finished table.
-Results lie in RUN/eval/class_probe: probe.json, table.md. Runs of pretrain/run.py and
-finetune/rt1.py know no classes; eval/probe.py probes those.
+Results lie in RUN/eval/class_probe-..., a folder for each settings: probe.json, table.md. Runs of
+pretrain/run.py and finetune/rt1.py know no classes; eval/probe.py probes those.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +35,12 @@ from selfflow_robotics.evaluation.class_probes import (
     probe_classes,
     split_pictures,
 )
-from selfflow_robotics.evaluation.probe_report import known_rows
+from selfflow_robotics.evaluation.results import (
+    folder_name,
+    known_report,
+    write_report,
+    writing,
+)
 from selfflow_robotics.training.checkpoint import read_manifest
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.image_network import (
@@ -95,7 +99,6 @@ def main(config: ClassProbeConfig) -> None:
     check_fits(network, reader)
     timesteps = sorted(set(config.timesteps))
     parts = split_pictures(len(reader), reader.copies, config.num_pictures, config.seed)
-    output = open_results(config.output or own_output(path), path, "class_probe")
     settings = {
         "checkpoint": weights_hash(path),
         "data": sha256_of(reader.folder / RECORD),  # which has the checksums of the latents
@@ -106,8 +109,10 @@ def main(config: ClassProbeConfig) -> None:
         "seed": config.seed,
     }
     counts = {part: len(rows) for part, rows in parts.items()}
-    rows = known_rows(output / "probe.json", settings)
-    if rows is not None:
+    name = folder_name("class_probe", settings)
+    output = open_results(config.output or own_output(path, name), path, name)
+    report = known_report(output / "probe.json", settings)
+    if report is not None:
         print(f"already measured: {output / 'probe.json'}")
     else:
         print(
@@ -119,9 +124,10 @@ def main(config: ClassProbeConfig) -> None:
             rows = probe_classes(network, reader, parts, layers, timesteps, config.seed, bar.update)
         report = {"data": str(reader.folder), "counts": counts, "rows": rows, "settings": settings}
         title = f"Class probes of {path} on {reader.folder}"
-        (output / "table.md").write_text(to_markdown(rows, title))
-        (output / "probe.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(to_text(rows))
+        with writing(output):
+            (output / "table.md").write_text(to_markdown(rows, title))
+            write_report(output / "probe.json", report)
+    print(to_text(report["rows"]))
     print(f"written to {output}")
 
 
@@ -169,9 +175,9 @@ def trained_on(path: Path) -> Path:
     return folder
 
 
-def own_output(path: Path) -> str | None:
+def own_output(path: Path, name: str) -> str | None:
     """Where results of a weights file go; None for checkpoints, whose run has a place for them."""
-    return f"runs/{path.stem}/eval/class_probe" if is_released_file(path) else None
+    return f"runs/{path.stem}/eval/{name}" if is_released_file(path) else None
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@
 Episodes that training never saw are played aimlessly, so that for each picture the position and
 axis of the object, the gripper and the tool point are known. Ridge regression reads them off the
 features after each block, with the picture noised to each timestep; the baselines are the mean and
-the same regression on the pixels. Results lie in RUN/eval/probe: probe.json, table.md. Networks of
-labelled pictures (pretrain/images.py) are probed by eval/class_probe.py.
+the same regression on the pixels. Results lie in RUN/eval/probe-..., a folder for each settings:
+probe.json, table.md. Networks of labelled pictures (pretrain/images.py) are probed by
+eval/class_probe.py.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,8 +27,14 @@ from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
-from selfflow_robotics.evaluation.probe_report import known_rows, to_markdown, to_text
+from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
 from selfflow_robotics.evaluation.probes import MIN_EPISODES, probe
+from selfflow_robotics.evaluation.results import (
+    folder_name,
+    known_report,
+    write_report,
+    writing,
+)
 from selfflow_robotics.training.checkpoint import read_manifest
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.image_network import is_image_record, is_released_file, weights_hash
@@ -74,7 +80,6 @@ def main(config: ProbeConfig) -> None:
     if not layers or layers[0] < 0 or layers[-1] > depth:
         raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
     timesteps = sorted(set(config.timesteps))
-    output = open_results(config.output, checkpoint, "probe")
     spec = own_spec(config.task, config.simpler, network.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
@@ -86,8 +91,9 @@ def main(config: ProbeConfig) -> None:
             "num_episodes": config.num_episodes,
             "seed": config.seed,
         }
-        rows = known_rows(output / "probe.json", settings)
-        if rows is not None:
+        output = open_results(config.output, checkpoint, folder_name("probe", settings))
+        report = known_report(output / "probe.json", settings)
+        if report is not None:
             print(f"already measured: {output / 'probe.json'}")
         else:
             episodes = probe_episodes(get_task(config.task), config.num_episodes, config.seed)
@@ -96,9 +102,11 @@ def main(config: ProbeConfig) -> None:
             with tqdm(total=len(timesteps) * (len(layers) + 1), desc="probing") as bar:
                 rows = probe(network, frames, layers, timesteps, config.seed, bar.update)
             report = {"frames": len(frames.images), "rows": rows, "settings": settings}
-            (output / "table.md").write_text(to_markdown(rows, f"Linear probes of {checkpoint}"))
-            (output / "probe.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(to_text(rows))
+            with writing(output):
+                title = f"Linear probes of {checkpoint}"
+                (output / "table.md").write_text(to_markdown(rows, title))
+                write_report(output / "probe.json", report)
+    print(to_text(report["rows"]))
     print(f"written to {output}")
 
 

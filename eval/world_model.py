@@ -6,11 +6,10 @@
 Episodes that training never saw are played twice from the same picture: with the expert's actions
 and with their mirror image. The network imagines both. PSNR is compared with copying the first
 frame; the mirrored actions show whether the network follows the actions or guesses the habit.
-Results lie in RUN/eval/world_model: strip.png, imagined.mp4, report.json.
+Results lie in RUN/eval/world_model-..., a folder for each settings: strip.png, imagined.mp4,
+report.json.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,12 @@ from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.protocol import random_episodes
+from selfflow_robotics.evaluation.results import (
+    folder_name,
+    known_report,
+    write_report,
+    writing,
+)
 from selfflow_robotics.evaluation.video import write_grid, write_video
 from selfflow_robotics.evaluation.world_model import (
     Future,
@@ -35,8 +40,8 @@ from selfflow_robotics.evaluation.world_model import (
     record_future,
     score,
 )
-from selfflow_robotics.training.checkpoint import MANIFEST
 from selfflow_robotics.training.device import choose_device
+from selfflow_robotics.world.image_network import weights_hash
 from selfflow_robotics.world.network import load_network
 
 SHOWN = 3  # episodes in the strip
@@ -77,16 +82,15 @@ def main(config: WorldModelConfig) -> None:
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
     task = get_task(config.task)
-    output = open_results(config.output, checkpoint, "world_model")
     spec = own_spec(task.name, config.simpler, network.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
-            # The manifest has the checksums of the weights.
-            "checkpoint": hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest(),
+            "checkpoint": weights_hash(checkpoint),
             "simulator": client.provenance(),
             **{name: getattr(config, name) for name in SETTINGS},
         }
-        result = known_result(output / "report.json", settings)
+        output = open_results(config.output, checkpoint, folder_name("world_model", settings))
+        result = known_report(output / "report.json", settings)
         if result is not None:
             print(f"already measured: {output / 'report.json'}")
         else:
@@ -104,20 +108,11 @@ def main(config: WorldModelConfig) -> None:
                 raise UserError(f"the {spec.simulator} simulator failed: {cause}") from error
             imagined = imagine_futures(network, futures, config.num_steps, config.seed)
             result = score(futures, imagined)
-            draw(output, task, futures, imagined)
-            report = json.dumps({**result, "settings": settings}, indent=1)
-            (output / "report.json").write_text(report + "\n")
+            with writing(output):
+                draw(output, task, futures, imagined)
+                write_report(output / "report.json", {**result, "settings": settings})
     print_table(result)
     print(f"rows of {output / 'strip.png'}: simulator, imagined, both again for mirrored actions")
-
-
-def known_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report at `path` if it is of the same network, simulator and settings."""
-    try:
-        report = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return report if report.get("settings") == json.loads(json.dumps(settings)) else None
 
 
 def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) -> None:

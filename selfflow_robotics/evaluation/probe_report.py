@@ -1,8 +1,6 @@
-"""The tables of linear probes, as text and as Markdown, and the report that is not made twice."""
+"""The tables of linear probes, as text and as Markdown."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.evaluation.probe_frames import TARGETS
@@ -45,15 +43,6 @@ def to_markdown(rows: Rows, title: str) -> str:
     for name, lines in target_tables(rows):
         blocks.append(f"## {name}\n\n{markdown_table(lines)}")
     return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in NOTES)]) + "\n"
-
-
-def known_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of the report at `path` if its "settings" are these, else None."""
-    try:
-        report = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return report["rows"] if report.get("settings") == json.loads(json.dumps(settings)) else None
 
 
 def text_table(lines: Sequence[Sequence[str]]) -> str:

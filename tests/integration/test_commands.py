@@ -106,10 +106,11 @@ def test_world_model_writes_its_pictures(folder):
     run_folder = folder / "runs" / "debug-rt1"
     done = run(folder, "eval/world_model.py", "experiment=debug", "--checkpoint", str(run_folder))
     assert "mirrored" in done.stdout
-    report = json.loads((run_folder / "eval/world_model/report.json").read_text())
+    (results,) = run_folder.glob("eval/world_model-*")
+    report = json.loads((results / "report.json").read_text())
     assert len(report["psnr_db"]) == 6
-    assert (run_folder / "eval/world_model/strip.png").exists()
-    assert (run_folder / "eval/world_model/imagined.mp4").exists()
+    assert (results / "strip.png").exists()
+    assert (results / "imagined.mp4").exists()
     arguments = ["experiment=debug", "--checkpoint", str(run_folder)]
     again = run(folder, "eval/world_model.py", *arguments)
     assert "already measured" in again.stdout

@@ -229,7 +229,8 @@ def folder(prepared, tmp_path, monkeypatch):
 def test_the_command_measures_once(folder, capsys):
     main([*QUICK, "layers=[2,0,2]"])
     first = capsys.readouterr().out
-    report = json.loads(Path("runs/classes/eval/class_probe/probe.json").read_text())
+    (results,) = Path("runs/classes/eval").iterdir()
+    report = json.loads((results / "probe.json").read_text())
     assert [(row["source"], row["layer"]) for row in report["rows"]] == [
         ("most frequent class", None),
         ("latents", None),
@@ -246,23 +247,21 @@ def test_the_command_measures_once(folder, capsys):
         "layer 0",
         "layer 2",
     ]
-    assert (
-        "| layer 0 | 100.0 % [75.8, 100.0] |"
-        in Path("runs/classes/eval/class_probe/table.md").read_text()
-    )
+    assert "| layer 0 | 100.0 % [75.8, 100.0] |" in (results / "table.md").read_text()
     main([*QUICK, "layers=[0,2]"])
     again = capsys.readouterr().out
-    assert again.startswith("already measured: runs/classes/eval/class_probe/probe.json")
+    assert again.startswith(f"already measured: {results}/probe.json")
     assert again.splitlines()[1:] == first.splitlines()[1:]
     main([*QUICK, "layers=[0,2]", "seed=1"])
     assert "already measured" not in capsys.readouterr().out
+    assert len(list(Path("runs/classes/eval").iterdir())) == 2  # neither replaces the other
 
 
 def test_released_weights_are_probed_on_the_latents_given(folder, capsys):
     write_cache(folder / "four", 30, channels=4)
     main([*QUICK, "--checkpoint", "tiny.pt", "heads=4", "--data", "four", "layers=[3]"])
     assert "layer 3" in capsys.readouterr().out
-    assert Path("runs/tiny/eval/class_probe/table.md").is_file()
+    assert len(list(Path("runs/tiny/eval").glob("class_probe-*/table.md"))) == 1
 
 
 def test_a_run_of_the_embedded_shapes_is_probed_on_them(folder, capsys):

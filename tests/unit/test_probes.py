@@ -255,10 +255,12 @@ def test_the_command_measures_once(tmp_path, monkeypatch, capsys):
     arguments = ["experiment=debug", "--checkpoint", "runs/a", "num_episodes=5", "layers=[1]"]
     main(arguments)
     first = capsys.readouterr().out
-    report = json.loads(Path("runs/a/eval/probe/probe.json").read_text())
+    (results,) = Path("runs/a/eval").iterdir()
+    assert f"written to {results}" in first
+    report = json.loads((results / "probe.json").read_text())
     assert {row["layer"] for row in report["rows"]} == {None, 1}
     assert report["settings"]["timesteps"] == [0.5]
-    assert "| layer 1 |" in Path("runs/a/eval/probe/table.md").read_text()
+    assert "| layer 1 |" in (results / "table.md").read_text()
     main(arguments)
     again = capsys.readouterr().out
     assert again.startswith("already measured")
