@@ -1,5 +1,6 @@
 """Recording: the files are RT-1's, and an interrupted recording goes on where it stopped."""
 
+import errno
 import json
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_an_exception_loses_no_episode(tmp_path):
         interrupted()
     with open_writer(tmp_path) as writer:
         assert writer.episodes_done == 3
+
+
+def test_a_full_disk_is_one_line_and_loses_no_finished_shard(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = open_writer(tmp_path)
+    append(writer, 0, 1)
+    monkeypatch.setattr("selfflow_robotics.data.rlds.writer.write_record", full)
+    with pytest.raises(UserError, match=r"cannot write to .*\(No space left on device\); free"):
+        append(writer, 2)
+    writer.close()
+    with open_writer(tmp_path) as writer:
+        assert writer.episodes_done == 2
 
 
 def test_a_killed_process_loses_the_open_shard_only(tmp_path):

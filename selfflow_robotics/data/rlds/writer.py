@@ -16,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,22 +62,19 @@ class RldsWriter:
         self._shards: list[dict[str, Any]] = []  # {"num_bytes", "episodes"} of each finished shard
         self._file: BinaryIO | None = None
         self._open_shard: dict[str, Any] = {}
-        try:
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path} ({error.strerror}); choose another root"
-            ) from error
-        self._folder = os.open(self.path, os.O_RDONLY)
+            self._folder = os.open(self.path, os.O_RDONLY)
         try:
-            self._lock()
-            self._resume(
-                {
-                    "provenance": json.loads(json.dumps(provenance)),
-                    "image_size": list(image_size),
-                    "jpeg_quality": jpeg_quality,
-                }
-            )
+            with self._writing():
+                self._lock()
+                self._resume(
+                    {
+                        "provenance": json.loads(json.dumps(provenance)),
+                        "image_size": list(image_size),
+                        "jpeg_quality": jpeg_quality,
+                    }
+                )
         except BaseException:
             os.close(self._folder)
             raise
@@ -99,21 +97,23 @@ class RldsWriter:
             raise UserError(f"{self.path} is a finished data set; record under another version")
         record = self._encoder.encode(steps, success=bool(metadata["success"]))
         metadata = json.loads(json.dumps(metadata))
-        if self._file is None:
-            self._file = self._shard_path(len(self._shards)).open("wb")
-            self._open_shard = {"num_bytes": 0, "episodes": []}
-        write_record(self._file, record)
-        self._open_shard["num_bytes"] += len(record)
-        self._open_shard["episodes"].append(metadata)
-        self.episodes.append(metadata)
-        if len(self._open_shard["episodes"]) == self._per_shard:
-            self._seal()
+        with self._writing():
+            if self._file is None:
+                self._file = self._shard_path(len(self._shards)).open("wb")
+                self._open_shard = {"num_bytes": 0, "episodes": []}
+            write_record(self._file, record)
+            self._open_shard["num_bytes"] += len(record)
+            self._open_shard["episodes"].append(metadata)
+            self.episodes.append(metadata)
+            if len(self._open_shard["episodes"]) == self._per_shard:
+                self._seal()
 
     def finish(self) -> Path:
         """Complete the data set and return its folder. Does nothing if it is complete already."""
         if self.finished:
             return self.path
-        self._seal()
+        with self._writing():
+            self._seal()
         if not self._shards:
             raise UserError(f"{self.path}: nothing was recorded, so there is no data set to finish")
         template = naming.ShardedFileTemplate(
@@ -123,18 +123,20 @@ class RldsWriter:
             filetype_suffix="tfrecord",
         )
         count = len(self._shards)
-        for number in range(count):
-            final = template.sharded_filepath(shard_index=number, num_shards=count)
-            self._shard_path(number).replace(os.fspath(final))
-        self._write_info(template)
-        self._remove_notes()
+        with self._writing():
+            for number in range(count):
+                final = template.sharded_filepath(shard_index=number, num_shards=count)
+                self._shard_path(number).replace(os.fspath(final))
+            self._write_info(template)
+            self._remove_notes()
         return self.path
 
     def close(self) -> None:
         """Keep what has been written, to go on later, and let go of the folder."""
         if self._folder >= 0:
             try:
-                self._seal()
+                with self._writing():
+                    self._seal()
             finally:
                 os.close(self._folder)
                 self._folder = -1
@@ -144,6 +146,17 @@ class RldsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what the file system refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror or error}); free space or choose "
+                "another root"
+            ) from error
 
     def _lock(self) -> None:
         try:
