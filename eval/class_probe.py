@@ -41,6 +41,7 @@ from selfflow_robotics.evaluation.results import (
     write_report,
     writing,
 )
+from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import read_manifest
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.image_network import (
@@ -70,8 +71,7 @@ class ClassProbeConfig:
             raise UserError(
                 f"num_pictures must be at least {MIN_PICTURES}, got {self.num_pictures}"
             )
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        check_seed(self.seed)
         if not self.timesteps or not all(0 <= t <= 1 for t in self.timesteps):
             raise UserError(f"timesteps must be numbers in [0, 1], got {self.timesteps}")
         if self.heads is not None and self.heads < 1:

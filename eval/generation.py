@@ -32,6 +32,7 @@ from selfflow_robotics.envs.tasks import TASKS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.generation import Generation
 from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
@@ -53,6 +54,7 @@ from selfflow_robotics.world.released import NAMES, fetch_released
 
 IMAGENET = 1000  # classes of a network that is measured as the paper's
 FOR_FID, FOR_A_LOOK = 50_000, 64  # pictures
+MOST_IMAGES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ class GenerationConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        if self.num_images is not None and self.num_images > MOST_IMAGES:
+            raise UserError(f"num_images must be at most {MOST_IMAGES}, got {self.num_images}")
+        check_seed(self.seed)
 
 
 @hydra_app(

@@ -35,6 +35,7 @@ from selfflow_robotics.evaluation.results import (
     write_report,
     writing,
 )
+from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import read_manifest
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.image_network import is_image_record, is_released_file, weights_hash
@@ -60,8 +61,7 @@ class ProbeConfig:
             raise UserError(
                 f"num_episodes must be at least {MIN_EPISODES}, got {self.num_episodes}"
             )
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        check_seed(self.seed)
         if not self.timesteps or not all(0 <= t <= 1 for t in self.timesteps):
             raise UserError(f"timesteps must be numbers in [0, 1], got {self.timesteps}")
 

@@ -49,10 +49,12 @@ from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes,
 from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.runner import play_missing
+from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
+from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import MANIFEST
 
 
@@ -82,9 +84,11 @@ class EvalConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} must be at least {least}, got {value}")
-        for name in ("seed", "videos"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_seed(self.seed)
+        if self.videos < 0:
+            raise UserError(f"videos must not be negative, got {self.videos}")
+        if self.guidance_scale is not None:
+            check_scale(self.guidance_scale)
 
 
 @hydra_app(

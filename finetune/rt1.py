@@ -35,7 +35,7 @@ from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
 from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
@@ -46,7 +46,7 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resolve_checkpoint,
 )
-from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import Ranks, start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
@@ -93,11 +93,15 @@ class FinetuneConfig:
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
         if self.model.feature_channels is not None:
             raise UserError("model.feature_channels is for pretraining; leave it out")
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        check_seed(self.seed)
         if self.model.action_dim != ACTION_DIM:
             raise UserError(
                 f"RT-1's actions have {ACTION_DIM} numbers: model.action_dim={ACTION_DIM}"
+            )
+        if self.augment.shift_px >= min(self.model.image_size):
+            raise UserError(
+                f"augment.shift_px must be below the picture's sides {self.model.image_size}, "
+                f"got {self.augment.shift_px}"
             )
         for name in ("policy_batch", "frame_batch", "threads"):
             if getattr(self, name) < 1:
@@ -120,9 +124,11 @@ def main(config: FinetuneConfig) -> None:
     normalizer = ActionNormalizer(data.stats)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
-    model = MultimodalSiT(config.model).to(device)
-    start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
-    state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
+    with enough_memory("choose a smaller model.sit"):
+        model = MultimodalSiT(config.model).to(device)
+        start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
+        teacher = make_teacher(model)
+    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters from {start}; {data}; {device} {precision}, run {run}")
 

@@ -29,8 +29,9 @@ from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
 from selfflow_robotics.data.shapes import ensure_shapes
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.training.device import choose_device
+from selfflow_robotics.training.device import choose_device, set_threads
 
+MOST_PX = 4096  # of a side
 MOST_PROCESSES = 8  # beside each other by default: each holds an autoencoder
 
 
@@ -56,6 +57,8 @@ class EncodeConfig:
         for name in ("image_size", "batch_size", "shard_size", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.image_size > MOST_PX:
+            raise UserError(f"image_size must be at most {MOST_PX} px, got {self.image_size}")
         if self.processes is not None and self.processes < 1:
             raise UserError(f"processes must be at least 1, got {self.processes}")
         if not 0 <= self.max_skipped < 1:
@@ -72,7 +75,7 @@ class EncodeConfig:
 )
 def main(config: EncodeConfig) -> None:
     began = time.monotonic()
-    torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     kind = AutoencoderConfig(config.autoencoder, config.weights, config.download)
     device = choose_device(config.device)
     autoencoder = load_autoencoder(kind, device)

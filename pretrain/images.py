@@ -38,8 +38,8 @@ from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.image_loss import SLOT, image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.training.device import autocast
+from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
@@ -83,8 +83,7 @@ class ImagesConfig:
         check_encoder(self.objective, self.encoder)
         if self.objective.mask_shape == "tube":
             raise UserError("objective.mask_shape=tube is for clips; pictures take token")
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        check_seed(self.seed)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
         for name in ("batch_size", "threads", "num_shapes", "patch"):
@@ -122,8 +121,10 @@ def main(config: ImagesConfig) -> None:
     sampler = reader.sampler(config.batch_size, config.seed)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
-    model = ImageSiT(shape).to(device)
-    state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
+    with enough_memory("choose a smaller sit"):
+        model = ImageSiT(shape).to(device)
+        teacher = make_teacher(model)
+    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(
         f"{size:.1f} M parameters, {len(reader)} latents of {reader.num_classes} classes, "

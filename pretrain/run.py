@@ -35,9 +35,9 @@ from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
 from selfflow_robotics.objective.roles import ROLES, arrange, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
-from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
@@ -82,8 +82,7 @@ class PretrainConfig:
         check_encoder(self.objective, self.encoder)
         if self.model.feature_channels is not None:
             raise UserError("model.feature_channels follows from the encoder; leave it out")
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}")
+        check_seed(self.seed)
         for role in self.roles:
             if role not in ("image", "clip"):
                 raise UserError(f"pretraining plays the roles image and clip, not '{role}'")
@@ -126,9 +125,11 @@ def main(config: PretrainConfig) -> None:
     }
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
-    model = MultimodalSiT(shape).to(device)
+    with enough_memory("choose a smaller model.sit"):
+        model = MultimodalSiT(shape).to(device)
+        teacher = make_teacher(model)
     encoder = None if frozen is None else encoder_of_tokens(frozen, model.autoencoder)
-    state = TrainState(model, make_teacher(model), build_optimizers(model, config.train.optimizer))
+    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
 

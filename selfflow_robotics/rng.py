@@ -9,6 +9,12 @@ import numpy as np
 import torch
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that is negative or does not fit torch's 63 bits."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be from 0 to 2 ** 63 - 1, got {seed}")
+
+
 def numpy_generator(*names: int) -> np.random.Generator:
     """A generator that depends on `names` (non-negative integers, e.g. seed, episode) alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(names)))

@@ -5,6 +5,8 @@ import numpy as np
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
 
+MOST_EPOCHS = 100  # in one batch
+
 
 class EpochSampler:
     """Every sample once an epoch, in an order that depends on (seed, epoch).
@@ -18,6 +20,11 @@ class EpochSampler:
             raise UserError("the data set has no samples to train on; collect more episodes")
         if batch_size < 1:
             raise UserError(f"the batch size must be at least 1, got {batch_size}")
+        if batch_size > MOST_EPOCHS * num_samples:
+            raise UserError(
+                f"a batch of {batch_size} shows each of the {num_samples} samples more than "
+                f"{MOST_EPOCHS} times; choose a smaller batch size"
+            )
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
 

@@ -1,7 +1,15 @@
 """Classifier-free guidance (arXiv 2207.12598), where wanted only in an interval of time."""
 
+import math
+
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.solvers import State, VelocityField
+
+
+def check_scale(scale: float) -> None:
+    """Raise UserError for a guidance scale that is negative or not finite."""
+    if not (math.isfinite(scale) and scale >= 0):
+        raise UserError(f"guidance_scale must be a number from 0 on (1: no guidance), got {scale}")
 
 
 def guide(
@@ -16,6 +24,7 @@ def guide(
     unconditional one is not evaluated (arXiv 2404.07724). Times are those of `flow.path`: (0, 0.7)
     leaves the noisiest part of the way unguided.
     """
+    check_scale(scale)
     low, high = interval
     if not 0 <= low <= high <= 1:
         raise UserError(

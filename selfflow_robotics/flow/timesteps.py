@@ -14,6 +14,17 @@ DISTRIBUTIONS = ("uniform", "logit_normal", "plateau_logit_normal")
 LOW_SNR = (0.95, 1.0)  # where the paper's low-SNR mix for video draws its share from
 
 
+# Beyond these a float32 t is 0 or 1 nearly always, or always the same.
+MOST_MEAN, STD, SHIFT = 20, (0.01, 100), (1e-3, 1e3)
+
+
+def check_shift(shift: float, name: str) -> None:
+    """Raise UserError for a shift that leaves nothing between noise and data."""
+    low, high = SHIFT
+    if not low <= shift <= high:
+        raise UserError(f"{name} must be in [{low:g}, {high:g}], got {shift}")
+
+
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:
     """Move t in [0, 1] towards noise, s t / (1 + (s - 1) t) (Eq. 8); shift 1 changes nothing."""
     return shift * t / (1 + (shift - 1) * t)
@@ -38,10 +49,12 @@ class TimestepConfig:
     def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
             raise unknown("timestep distribution", self.distribution, DISTRIBUTIONS)
-        if not (self.std > 0 and self.shift > 0):
-            raise UserError(
-                f"timestep std and shift must be positive, got {self.std}, {self.shift}"
-            )
+        if not -MOST_MEAN <= self.mean <= MOST_MEAN:
+            raise UserError(f"timesteps.mean must be within +-{MOST_MEAN}, got {self.mean}")
+        low, high = STD
+        if not low <= self.std <= high:
+            raise UserError(f"timesteps.std must be in [{low}, {high}], got {self.std}")
+        check_shift(self.shift, "timesteps.shift")
         if not 0 <= self.low_snr < 1:
             raise UserError(f"timestep low_snr is a share in [0, 1), got {self.low_snr}")
 
@@ -71,6 +84,11 @@ def _plateau_quantiles(mean: float, std: float, device: torch.device) -> Tensor:
     density[1:-1] = np.exp(-0.5 * z**2) / (inner * (1 - inner))
     mode = int(density.argmax())
     density[mode:] = density[mode]
+    if not density.any():
+        raise UserError(
+            f"timesteps: no t in (0, 1) is near mean {mean:.4g} (with the shift) at std {std}; "
+            "choose a larger timesteps.std"
+        )
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     quantiles = np.interp(np.linspace(0, 1, len(t)), mass / mass[-1], t)
     return torch.from_numpy(quantiles).to(device)

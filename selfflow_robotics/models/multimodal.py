@@ -18,6 +18,8 @@ from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector, zer
 from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
 from selfflow_robotics.models.text import ByteTextEncoder, text_bytes
 
+MOST_PLACES = 100
+
 
 @dataclass(frozen=True)
 class MultimodalConfig:
@@ -42,6 +44,12 @@ class MultimodalConfig:
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
+            )
+        # All of them are tokens of one sequence.
+        if max(self.later_frames, self.action_horizon, self.text_tokens) > MOST_PLACES:
+            raise UserError(
+                "model.later_frames, action_horizon and text_tokens must be at most "
+                f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
             )
         if self.feature_channels is not None and self.feature_channels < 1:
             raise UserError(

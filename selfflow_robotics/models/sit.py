@@ -18,6 +18,8 @@ from selfflow_robotics.models.modulation import Modulation
 
 Timesteps = tuple[Tensor, Tensor]  # (values [G, V], index [G, N]): V distinct timesteps a sample
 
+MOST_RATIO = 64  # hidden width of an MLP over the width
+
 
 @dataclass(frozen=True)
 class SiTConfig:
@@ -34,8 +36,8 @@ class SiTConfig:
                 "model width, depth and heads must be positive and width divisible by heads, got "
                 f"{self.width}, {self.depth}, {self.heads}"
             )
-        if not self.mlp_ratio > 0:
-            raise UserError(f"model mlp_ratio must be positive, got {self.mlp_ratio}")
+        if not 0 < self.mlp_ratio <= MOST_RATIO:
+            raise UserError(f"model mlp_ratio must be in (0, {MOST_RATIO}], got {self.mlp_ratio}")
 
 
 class SiT(nn.Module):

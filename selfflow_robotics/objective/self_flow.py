@@ -7,6 +7,7 @@ vanilla flow matching. Every other objective is a row of settings (configs/objec
 timesteps the tokens get, whose features are the target, from which layers, at which distance.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -62,8 +63,13 @@ class ObjectiveConfig:
             raise unknown("objective.schedule", self.schedule, SCHEDULES)
         if not 0 <= self.mask_ratio <= 0.5:
             raise UserError(f"objective.mask_ratio must be in [0, 0.5], got {self.mask_ratio}")
-        if not self.gamma >= 0:
-            raise UserError(f"objective.gamma must be >= 0, got {self.gamma}")
+        if not (math.isfinite(self.gamma) and self.gamma >= 0):
+            raise UserError(f"objective.gamma must be a number from 0 on, got {self.gamma}")
+        if self.target != "teacher" and self.teacher_view != "cleanest":  # which is the default
+            raise UserError(
+                f"objective.teacher_view={self.teacher_view} has no effect with "
+                f"objective.target={self.target}; leave it out"
+            )
         if self.gamma_warmup_steps < 0:
             raise UserError(
                 f"objective.gamma_warmup_steps must be >= 0, got {self.gamma_warmup_steps}"

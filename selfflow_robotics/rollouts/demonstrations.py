@@ -39,6 +39,7 @@ MARGIN_M = 0.04
 HOLD_STEPS = 8
 PLAY_STEPS = 40
 MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to show
+MOST_PX = 4096  # of a side of a picture
 VERSION = "0.1.0"
 
 
@@ -74,6 +75,10 @@ class CollectConfig:
             raise UserError(f"recovery is a share between 0 and 1, got {self.recovery}")
         if not FIRST_SEED <= self.seed < MAX_SEED - TRIES * self.num_episodes:
             raise UserError(f"seed must lie between {FIRST_SEED} and 2 ** 31, got {self.seed}")
+        if self.image_size and not all(1 <= side <= MOST_PX for side in self.image_size):
+            raise UserError(
+                f"image_size is (height, width), each 1 to {MOST_PX} px, got {self.image_size}"
+            )
         if self.processes is not None and self.processes < 1:
             raise UserError(f"processes must be at least 1, got {self.processes}")
 

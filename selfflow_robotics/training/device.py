@@ -2,13 +2,15 @@
 
 import ctypes
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from selfflow_robotics.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16")
+MOST_THREADS = 1024
 
 
 def choose_device(name: str) -> torch.device:
@@ -19,9 +21,34 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device '{name}' is not supported, only cpu and cuda are; use device=cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device '{name}' was asked for, but torch sees no GPU; use device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs")
     return device
+
+
+def set_threads(count: int) -> None:
+    """How many threads torch computes with. Raises UserError for more than any machine has."""
+    if not 1 <= count <= MOST_THREADS:
+        raise UserError(f"threads must be from 1 to {MOST_THREADS}, got {count}")
+    torch.set_num_threads(count)
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Turns an allocation that failed, on a GPU or not, into one line with `advice`."""
+    try:
+        yield
+    except RuntimeError as error:
+        # torch has a class of its own for GPUs alone.
+        texts = ("can't allocate memory", "Storage size calculation overflowed")
+        is_full = isinstance(error, torch.OutOfMemoryError) or any(t in str(error) for t in texts)
+        if not is_full:
+            raise
+        raise UserError(f"the memory is full; {advice}") from error
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -21,7 +21,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.training.device import choose_device, choose_precision, keep_freed_memory
+from selfflow_robotics.training.device import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    set_threads,
+)
 
 Item = TypeVar("Item")
 
@@ -104,7 +109,7 @@ ALONE = Ranks()
 def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, torch.device, str]:
     """What every training command begins with: this process among its like, its device, and the
     precision that "auto" means there."""
-    torch.set_num_threads(threads)
+    set_threads(threads)
     keep_freed_memory()
     ranks, own = start_ranks(choose_device(device))
     return ranks, own, choose_precision(precision, own)

@@ -28,7 +28,7 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
 )
 from selfflow_robotics.training.compile import compile_blocks, compiles
-from selfflow_robotics.training.device import autocast
+from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import ALONE, Ranks
 from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
@@ -73,6 +73,7 @@ AGREE_EVERY = 10  # steps between two looks at whether another process was asked
 LossFunction = Callable[[Any, torch.Generator], StepLoss]
 
 
+@enough_memory("choose a smaller batch or network")
 def train(
     config: TrainConfig,
     state: TrainState,

@@ -31,6 +31,12 @@ class OptimizerConfig:
                 raise UserError(f"optimizer.{name} must be a positive number, got {value}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UserError(f"optimizer.weight_decay must be >= 0, got {self.weight_decay}")
+        for name in ("betas", "muon_momentum"):
+            value = getattr(self, name)
+            if not all(0 <= x < 1 for x in (value if name == "betas" else [value])):
+                raise UserError(f"optimizer.{name} must be in [0, 1), got {value}")
+        if not 0 <= self.final_lr <= 1:
+            raise UserError(f"optimizer.final_lr is a share in [0, 1], got {self.final_lr}")
         if self.warmup_steps < 0 or not 0 <= self.constant_until <= 1:
             raise UserError(
                 "optimizer.warmup_steps must be >= 0 and optimizer.constant_until in [0, 1], got "

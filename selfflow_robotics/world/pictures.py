@@ -16,7 +16,9 @@ from torch import Tensor
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.solvers import Method
+from selfflow_robotics.flow.timesteps import check_shift
 from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.world.answer import answer
@@ -40,8 +42,8 @@ class Sampling:
         least = 2 if self.method == "sde" else 1
         if self.num_steps < least:
             raise UserError(f"num_steps must be at least {least}, got {self.num_steps}")
-        if not self.shift > 0:
-            raise UserError(f"shift must be positive, got {self.shift}")
+        check_shift(self.shift, "shift")
+        check_scale(self.guidance_scale)
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(

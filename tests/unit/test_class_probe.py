@@ -331,7 +331,7 @@ OTHER = ["--data", "other"]
         (_nothing, ["layers=[3]"], "layers must be numbers from 0 to 2 for this network, got [3]"),
         (_nothing, ["layers=[-1]"], "layers must be numbers from 0 to 2"),
         (_nothing, ["timesteps=[1.5]"], "timesteps must be numbers in [0, 1], got [1.5]"),
-        (_nothing, ["seed=-1"], "seed must not be negative, got -1"),
+        (_nothing, ["seed=-1"], "seed must be from 0 to 2 ** 63 - 1, got -1"),
         (_nothing, ["--output", "/proc/no"], "cannot write to /proc/no"),
     ],
 )

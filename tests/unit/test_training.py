@@ -12,7 +12,12 @@ from torch import nn
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.compile import compile_blocks, compiles
-from selfflow_robotics.training.device import keep_freed_memory
+from selfflow_robotics.training.device import (
+    choose_device,
+    enough_memory,
+    keep_freed_memory,
+    set_threads,
+)
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, _FiniteCheck, train
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers, lr_factor
 from selfflow_robotics.training.state import TrainState
@@ -179,7 +184,45 @@ def test_impossible_training_settings_are_refused(setting):
         TrainConfig(**setting)
 
 
-@pytest.mark.parametrize("setting", [{"lr": -1.0}, {"lr": float("nan")}, {"constant_until": 2.0}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"constant_until": 2.0},
+        {"betas": (0.9, 2.0)},
+        {"muon_momentum": -1.0},
+        {"muon_momentum": 5.0},
+        {"final_lr": -5.0},
+    ],
+)
 def test_impossible_optimizer_settings_are_refused(setting):
     with pytest.raises(UserError):
         OptimizerConfig(**setting)
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "meta"])
+def test_other_devices_are_refused(name):
+    with pytest.raises(UserError, match=f"device '{name}' is not supported, only cpu and cuda"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("count", [0, 100_000_000_000])
+def test_threads_that_no_machine_has_are_refused(count):
+    with pytest.raises(UserError, match="threads must be from 1 to"):
+        set_threads(count)
+
+
+def test_a_failed_allocation_is_one_line_and_other_errors_stay():
+    with pytest.raises(UserError, match=r"the memory is full; less$"), enough_memory("less"):
+        torch.empty(2**50)
+    with pytest.raises(UserError, match=r"the memory is full"), enough_memory("less"):
+        torch.empty(2**40, 2**40)
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory("less"):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def test_a_batch_of_a_hundred_epochs_is_a_mistake():
+    EpochSampler(10, 1000, seed=0)
+    with pytest.raises(UserError, match="choose a smaller batch size"):
+        EpochSampler(10, 1_000_000_000_000, seed=0)
