@@ -12,6 +12,7 @@ Its positions are fixed; they are checked against ours when read and written out
 """
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -101,14 +102,19 @@ def load_released(path: Path | str, heads: int | None = None, patch: int = 2) ->
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # what matters is raised
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; give a released weights file") from error
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path} is truncated or holds no plain tensors ({reason}); download it again"
-        ) from error
+        # torch's own words are long, and advise to run what is in the file.
+        reason = "is truncated or no weights file"
+        is_pickle = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+        if is_pickle and _first_byte(path) in (b"P", b"\x80"):  # a zip file or bare pickle
+            reason = "holds Python objects, not plain tensors"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = f"cannot be read ({error.strerror})"
+        raise UserError(f"{path} {reason}; download it again") from error
     try:
         config, ours = from_released(state, heads, patch)
     except UserError as error:
@@ -119,6 +125,11 @@ def load_released(path: Path | str, heads: int | None = None, patch: int = 2) ->
     return model
 
 
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
+
+
 def _unwrap(state: object) -> StateDict:
     """The tensors of a released file by their plain names."""
     for wrapper in ("model", "state_dict"):
@@ -126,9 +137,15 @@ def _unwrap(state: object) -> StateDict:
             state = state[wrapper]
     if not isinstance(state, dict) or not state:
         raise UserError("the weights are no state dict; give the release's own")
-    odd = [str(name) for name, v in state.items() if not isinstance(v, Tensor)]
+    odd = [
+        str(name)
+        for name, v in state.items()
+        if not (isinstance(name, str) and isinstance(v, Tensor) and v.is_floating_point())
+    ]
     if odd:
-        raise UserError(f"the state dict holds things that are no tensors: {_few(odd)}")
+        raise UserError(
+            f"the state dict holds things that are no named floating-point tensors: {_few(odd)}"
+        )
     wrappers = ("module.", "model.")
     while prefix := next((w for w in wrappers if all(name.startswith(w) for name in state)), None):
         state = {name.removeprefix(prefix): v for name, v in state.items()}
