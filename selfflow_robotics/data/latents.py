@@ -28,6 +28,7 @@ from torch import Tensor
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 
 FORMAT = 1
@@ -146,6 +147,36 @@ class LatentReader:
         return rows
 
 
+# What every reader of cache.json relies on.
+_TYPES = {
+    ("autoencoder", "fingerprint"): str,
+    ("autoencoder", "kind"): str,
+    ("autoencoder", "weights"): str | None,
+    ("image_size",): int,
+    ("latents", "channels"): int,
+    ("latents", "size"): int,
+    ("mirror",): bool,
+    ("source", "fingerprint"): str,
+    ("source", "num_classes"): int,
+    ("source", "class_names"): list | None,
+    ("skipped",): dict,
+    ("shards",): list,
+}
+
+
+def check_entry(entry: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError, ValueError or AttributeError for what is no shard's record."""
+    for key, kind in (("rows", int), ("bytes", int), ("sha256", str)):
+        _check_type(key, entry[key], kind)
+    Skips.from_record(entry["skipped"])
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    is_right = isinstance(value, kind) and (kind is not int or value >= 0) and value != []
+    if not is_right:
+        raise TypeError(f"{name} is {value!r}")
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """cache.json of a finished cache. Raises UserError where it is missing, damaged or newer."""
     path = folder / RECORD
@@ -155,15 +186,21 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} has format {record['format']}, this version reads format {FORMAT}"
             )
-        known = {"autoencoder", "image_size", "latents", "mirror", "source", "skipped", "shards"}
-        if missing := known - record.keys():
-            raise KeyError(min(missing))
+        for keys, kind in _TYPES.items():
+            value = record
+            for key in keys:
+                value = value[key]
+            _check_type(".".join(keys), value, kind)
+        for entry in record["shards"]:
+            entry.setdefault("skipped", {})
+            check_entry(entry)
+        Skips.from_record(record["skipped"])
         return record
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"no finished latents at {folder}: {RECORD} is missing; pretrain/encode.py makes them"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({error}); remove it and encode the pictures again"
         ) from error

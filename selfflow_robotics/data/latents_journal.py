@@ -13,7 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from selfflow_robotics.data.latents import RECORD, check_shard, read_record, shard_path
+from selfflow_robotics.data.latents import (
+    RECORD,
+    check_entry,
+    check_shard,
+    read_record,
+    shard_path,
+)
 from selfflow_robotics.data.latents_encode import Shard
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
@@ -107,8 +113,13 @@ def _read_journal(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]
     try:
         first, *rest = path.read_text().split("\n")[:-1]
         lines = [json.loads(line) for line in rest]
-        return json.loads(first), {line.pop("shard"): line for line in lines}
-    except (ValueError, KeyError, AttributeError) as error:
+        for line in lines:
+            check_entry(line)
+        found, entries = json.loads(first), {int(line.pop("shard")): line for line in lines}
+        if not all(isinstance(found.get(key), dict) for key in ("autoencoder", "source")):
+            raise KeyError("autoencoder or source")
+        return found, entries
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged; remove its folder and encode again") from error
 
 

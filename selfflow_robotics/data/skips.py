@@ -36,7 +36,7 @@ class Skips:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Skips":
         return cls(
-            Counter({cause: entry["count"] for cause, entry in record.items()}),
+            Counter({cause: int(entry["count"]) for cause, entry in record.items()}),
             {cause: entry["example"] for cause, entry in record.items()},
         )
 

@@ -48,6 +48,12 @@ def source(tmp_path):
     return root
 
 
+@pytest.fixture
+def cache(source, tmp_path):
+    make(source, tmp_path / "out")
+    return tmp_path / "out"
+
+
 def test_rows_are_the_encoded_pictures_in_order(source, tmp_path):
     summary = make(source, tmp_path / "out")
     assert (summary.num_pictures, summary.num_new, summary.skips.total) == (10, 11, 1)
@@ -238,6 +244,42 @@ def test_a_damaged_record_is_one_line(source, tmp_path, text, message):
     for use in (lambda: LatentReader(tmp_path / "out"), lambda: make(source, tmp_path / "out")):
         with pytest.raises(UserError, match=message):
             use()
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("image_size",), "32"),
+        (("latents",), 5),
+        (("latents", "channels"), None),
+        (("latents", "size"), -1),
+        (("source", "num_classes"), [3]),
+        (("autoencoder",), []),
+        (("skipped",), {"cut": 3}),
+        (("shards",), []),
+        (("shards",), {}),
+        (("shards", 0), 7),
+        (("shards", 1, "rows"), "x"),
+        (("shards", 1, "skipped"), {"cut": {"count": "x"}}),
+    ],
+)
+def test_a_record_of_other_types_is_one_line(cache, where, value):
+    path = cache / "cache.json"
+    record = part = json.loads(path.read_text())
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"cache\.json is damaged \(.+\); remove it"):
+        LatentReader(cache)
+
+
+@pytest.mark.parametrize("line", ["5", "[]", '{"shard": "x"}', '{"shard": 0, "rows": "x"}'])
+def test_a_journal_of_other_types_is_one_line(cache, source, line):
+    (cache / "cache.json").unlink()
+    (cache / "encoding.jsonl").write_text("{}\n" + line + "\n")
+    with pytest.raises(UserError, match=r"encoding\.jsonl is damaged"):
+        make(source, cache)
 
 
 def test_a_damaged_journal_is_one_line(source, tmp_path):
