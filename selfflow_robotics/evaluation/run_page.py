@@ -49,23 +49,24 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Raises UserError where there is no metrics.jsonl with a whole line. A torn line, as a crash
     or a run that is writing leaves it, is passed over."""
+    log = folder / "metrics.jsonl"
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = log.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
         raise UserError(
             f"{folder} is no training run: it has no metrics.jsonl; give --run RUN"
         ) from error
-    records = [record for line in lines if (record := _parsed(line)) and "step" in record]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{log} cannot be read as text ({error}); give --run RUN") from error
+    records = [r for line in lines if type((r := _parsed(line)).get("step")) in (int, float)]
     if not records:
-        raise UserError(f"{folder / 'metrics.jsonl'} has no whole line yet")
-    config = folder / "config.yaml"
-    about = folder / "run.json"
+        raise UserError(f"{log} has no whole line yet")
     return Run(
         folder,
         records,
-        config.read_text(encoding="utf-8") if config.exists() else "",
-        _parsed(about.read_text(encoding="utf-8")) if about.exists() else {},
-        sorted(folder.glob("samples/*.png"))[-NUM_SAMPLES:],
+        _text(folder / "config.yaml"),
+        _parsed(_text(folder / "run.json")),
+        sorted(path for path in folder.glob("samples/*.png") if path.is_file())[-NUM_SAMPLES:],
     )
 
 
@@ -215,6 +216,14 @@ def _samples(run: Run) -> str:
             f"<figcaption>{escape(path.stem)}</figcaption></figure>"
         )
     return f'<div class="charts samples">{"".join(pictures)}</div>' if pictures else ""
+
+
+def _text(path: Path) -> str:
+    """What a file of the run holds; empty where it is missing or no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from selfflow_robotics.errors import UserError
 
 
 class MetricsLog:
@@ -13,22 +17,36 @@ class MetricsLog:
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         self.path = path
-        if path.exists():
+        if not path.exists():
+            return
+        with self._one_line():
             lines = [line for line in path.read_text().splitlines() if _step(line) < resumed_step]
             kept = path.with_suffix(".tmp")  # a full disk must not cost what was logged
             kept.write_text("".join(line + "\n" for line in lines))
             kept.replace(path)
 
     def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
+        with self._one_line(), self.path.open("a") as file:
             file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path} is no text; move it away to go on") from error
+        except OSError as error:
+            raise UserError(
+                f"cannot read or write {self.path} ({error.strerror}); free space or move it "
+                "away, then repeat the command"
+            ) from error
 
 
 def _step(line: str) -> float:
-    """The step of a line; a torn line counts as later than any step."""
+    """The step of a line; a torn or foreign line counts as later than any step."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 

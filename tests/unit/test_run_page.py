@@ -118,6 +118,25 @@ def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step"')
     with pytest.raises(UserError, match="no whole line"):
         read_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": null}\n')
+    with pytest.raises(UserError, match="no whole line"):
+        read_run(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read as text"):
+        read_run(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="cannot be read as text"):
+        read_run(tmp_path)
+
+
+def test_what_is_damaged_beside_the_metrics_is_left_out(folder):
+    for name in ("config.yaml", "run.json"):
+        (folder / name).write_bytes(b"\xff\xfe\x00")
+    (folder / "samples" / "step_9999999.png").mkdir()
+    page = page_html(read_run(folder))
+    assert "kind: unknown" in page
+    assert "step_0000013" in page
 
 
 def test_a_healthy_run_gives_no_warning():

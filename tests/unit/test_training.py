@@ -19,6 +19,7 @@ from selfflow_robotics.training.device import (
     set_threads,
 )
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, _FiniteCheck, train
+from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers, lr_factor
 from selfflow_robotics.training.state import TrainState
 from selfflow_robotics.training.teacher import ema_decay, make_teacher, update_teacher
@@ -226,3 +227,21 @@ def test_a_batch_of_a_hundred_epochs_is_a_mistake():
     EpochSampler(10, 1000, seed=0)
     with pytest.raises(UserError, match="choose a smaller batch size"):
         EpochSampler(10, 1_000_000_000_000, seed=0)
+
+
+def test_foreign_lines_of_the_metrics_are_dropped_on_resuming(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n[1]\n{"step": "x"}\n5\n{"step": 1}\n{"step": 2}\n{"st')
+    MetricsLog(path, 2).write({"step": 2})
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+
+
+def test_metrics_that_are_no_text_or_a_folder_are_one_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"metrics.jsonl is no text; move it away"):
+        MetricsLog(path, 2)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"cannot read or write .*metrics.jsonl"):
+        MetricsLog(path, 2)
