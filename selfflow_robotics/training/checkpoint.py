@@ -13,6 +13,8 @@ its name only after everything in it is on disk; checksums are compared before a
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +100,16 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
             )
         if manifest["extra_crc32c"] != _crc32c_of(manifest["extra"]):
             raise UserError(f"{path} was altered: its record does not match its checksum")
+        for key, kind in (("step", int), ("files", dict), ("extra", dict)):
+            if not isinstance(manifest[key], kind):
+                raise TypeError(f"{key} is no {kind.__name__}")
+        for name, file in manifest["files"].items():
+            if not {"bytes", "crc32c"} <= file.keys():
+                raise KeyError(name)
         return manifest
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint at {checkpoint}: {MANIFEST} is missing") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); use another checkpoint") from error
 
 
@@ -125,7 +133,10 @@ def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
             f"{path} is damaged: its checksum differs from the manifest; copy it again or use "
             "another checkpoint"
         )
-    return load_file(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} holds no tensors ({error}); use another checkpoint") from error
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
@@ -135,6 +146,20 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) ->
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{source} does not fit the model: {reason}") from error
+
+
+@contextmanager
+def resuming(run: Path) -> Iterator[None]:
+    """Says of a newest checkpoint that cannot be read how the run goes on all the same."""
+    try:
+        yield
+    except UserError as error:
+        *older, newest = _finished(run / "checkpoints")
+        advice = "start again under another name=..."
+        if older:
+            step = int(older[-1].name.removeprefix("step_"))
+            advice = f"remove {newest} to go on from step {step}"
+        raise UserError(f"{error}: {advice}") from error
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

@@ -26,6 +26,7 @@ from selfflow_robotics.training.checkpoint import (
     latest_checkpoint,
     prune_checkpoints,
     read_manifest,
+    resuming,
 )
 from selfflow_robotics.training.compile import compile_blocks, compiles
 from selfflow_robotics.training.device import autocast, enough_memory
@@ -109,12 +110,14 @@ def train(
     extra = {**extra, "precision": precision}
     newest = latest_checkpoint(run)
     if newest is not None:
-        manifest = read_manifest(newest)
+        with resuming(run):
+            manifest = read_manifest(newest)
         if manifest["step"] >= config.steps:
             print(f"{run} is finished already: {manifest['step']} steps")
             return
         _check_precision(manifest["extra"], precision, run)
-        state.load(newest)
+        with resuming(run):
+            state.load(newest)
         print(f"resuming {run} at step {state.step} of {config.steps}")
     log = MetricsLog(run / "metrics.jsonl", state.step) if ranks.is_first else None
     if compiles(config.compile, device):

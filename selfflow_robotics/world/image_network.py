@@ -19,6 +19,7 @@ from selfflow_robotics.training.checkpoint import (
     load_weights,
     read_manifest,
     resolve_checkpoint,
+    resuming,
 )
 
 RELEASED_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -57,7 +58,11 @@ def check_same_latents(run: Path, latents: dict[str, str], folder: Path) -> None
     """Raise UserError where `run` has a checkpoint that was trained on other latents than those
     that `folder` holds; `latents` as in `image_record`."""
     newest = latest_checkpoint(run)
-    if newest and read_manifest(newest)["extra"].get("latents", latents) != latents:
+    if newest is None:
+        return
+    with resuming(run):
+        record = read_manifest(newest)["extra"]
+    if record.get("latents", latents) != latents:
         raise UserError(
             f"{run} was trained on other latents than {folder} holds now; give the new run another "
             "name=..., or put the former latents back"

@@ -40,12 +40,27 @@ def test_a_damaged_file_is_refused(saved, damage, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "damaged"), ("[]", "damaged"), (json.dumps({"format": 99}), "format 99")],
+    [("{", "damaged"), ("[]", "damaged"), ("5", "damaged"), ('{"format": 99}', "format 99")],
 )
 def test_a_damaged_manifest_is_refused(saved, text, message):
     (saved / ckpt.MANIFEST).write_text(text)
     with pytest.raises(UserError, match=message):
         ckpt.load_part(saved, "model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": None}, {"files": {"a": 5}}, {"files": {"a": {}}}, {"step": "7"}, {"step": None}],
+)
+def test_a_manifest_of_other_types_is_refused(saved, change):
+    manifest = json.loads((saved / ckpt.MANIFEST).read_text())
+    (saved / ckpt.MANIFEST).write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError, match=r"manifest.json is damaged \(.+\); use another"):
+        ckpt.read_manifest(saved)
+    kept = {key: manifest[key] for key in manifest.keys() - change}
+    (saved / ckpt.MANIFEST).write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"manifest.json is damaged"):
+        ckpt.read_manifest(saved)
 
 
 def test_an_unfinished_save_is_never_chosen_and_is_cleaned_up(saved):
@@ -88,3 +103,15 @@ def test_checkpoints_are_ordered_by_step_also_beyond_seven_digits(tmp_path):
     assert ckpt.latest_checkpoint(tmp_path).name == "step_10000000"
     ckpt.prune_checkpoints(folder, keep=2)
     assert {path.name for path in folder.iterdir()} == {"step_9999999", "step_10000000"}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "teacher.safetensors"])
+def test_a_damaged_newest_checkpoint_says_how_to_go_on(saved, name):
+    run = saved.parent.parent
+    (saved / name).write_text("{")
+    with pytest.raises(UserError, match="start again under another name"), ckpt.resuming(run):
+        ckpt.load_part(saved, "teacher")
+    ckpt.save_checkpoint(saved.parent, 3, {"teacher": {"w": torch.zeros(3)}}, {})
+    advice = rf"remove {saved} to go on from step 3$"
+    with pytest.raises(UserError, match=advice), ckpt.resuming(run):
+        ckpt.load_part(saved, "teacher")
