@@ -52,7 +52,12 @@ from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
 from selfflow_robotics.training.teacher import make_teacher
-from selfflow_robotics.world.network import Network, checkpoint_record, model_config
+from selfflow_robotics.world.network import (
+    Network,
+    check_same_shape,
+    checkpoint_record,
+    shape_of,
+)
 
 
 @dataclass(frozen=True)
@@ -300,13 +305,13 @@ def initialize(model: MultimodalSiT, config: FinetuneConfig) -> str:
         return "scratch"
     if config.init != "auto":
         checkpoint = resolve_checkpoint(Path(config.init))
+        check_same_shape(checkpoint, config.model)
     else:
         fitting = [
             checkpoint
             for path in runs_of_kind("pretrain", Path(config.runs_dir))
             if (checkpoint := latest_checkpoint(path))
-            and replace(model_config(read_manifest(checkpoint)["extra"]), feature_channels=None)
-            == config.model
+            and replace(shape_of(checkpoint), feature_channels=None) == config.model
         ]
         if not fitting:
             return "scratch (no pretraining run of this size; python pretrain/run.py makes one)"

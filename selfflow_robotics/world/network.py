@@ -1,6 +1,6 @@
 """A trained network and what has to be known to use it, from a checkpoint."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resolve_checkpoint,
 )
+from selfflow_robotics.world.image_network import is_image_record
 
 
 @dataclass
@@ -67,6 +68,44 @@ def model_config(record: dict[str, Any]) -> MultimodalConfig:
     return MultimodalConfig(**fields)
 
 
+def shape_of(checkpoint: Path) -> MultimodalConfig:
+    """The shape of a checkpoint's network.
+
+    Raises UserError where it is of labelled pictures or was not written by this project.
+    """
+    record = read_manifest(checkpoint)["extra"]
+    if is_image_record(record):
+        raise UserError(
+            f"{checkpoint} is of a run of pretrain/images.py; this needs one of pretrain/run.py or "
+            "finetune/rt1.py"
+        )
+    try:
+        return model_config(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unknown(checkpoint, error) from error
+
+
+def check_same_shape(checkpoint: Path, wanted: MultimodalConfig) -> None:
+    """Raise UserError naming the first setting in which the checkpoint's network is another than
+    `wanted`. Pictures may have another size, and the train-only head is not looked at."""
+    found = replace(
+        shape_of(checkpoint),
+        image_size=wanted.image_size,
+        feature_channels=wanted.feature_channels,
+    )
+    for old, new, prefix in ((found.sit, wanted.sit, "model.sit"), (found, wanted, "model")):
+        for name, value in vars(old).items():
+            if value != getattr(new, name):
+                raise UserError(
+                    f"{checkpoint} has {prefix}.{name}={value}, not {getattr(new, name)}; give "
+                    "that, or another checkpoint"
+                )
+
+
+def _unknown(checkpoint: Path, error: Exception) -> UserError:
+    return UserError(f"{checkpoint} does not describe a network this version knows ({error})")
+
+
 def load_network(path: Path, device: torch.device) -> Network:
     """The network of a run folder or one of its checkpoints.
 
@@ -74,15 +113,13 @@ def load_network(path: Path, device: torch.device) -> Network:
     """
     checkpoint = resolve_checkpoint(path)
     record = read_manifest(checkpoint)["extra"]
+    model = MultimodalSiT(shape_of(checkpoint))
     try:
-        model = MultimodalSiT(model_config(record))
         stats = record["norm_stats"]
         provenance = record["provenance"]
         roles = tuple(record["roles"])
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{checkpoint} does not describe a network this version knows ({error})"
-        ) from error
+        raise _unknown(checkpoint, error) from error
     load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
     normalizer = None if stats is None else ActionNormalizer(NormStats.from_json(stats))
     return Network(model.to(device).eval(), normalizer, provenance, roles, checkpoint, device)

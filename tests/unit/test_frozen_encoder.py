@@ -1,5 +1,7 @@
 """Frozen encoders: our own networks, and how tokens and grids meet their features."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,7 +22,12 @@ from selfflow_robotics.world.frozen_encoder import (
     load_encoder,
 )
 from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
-from selfflow_robotics.world.network import checkpoint_record, load_network, model_config
+from selfflow_robotics.world.network import (
+    check_same_shape,
+    checkpoint_record,
+    load_network,
+    model_config,
+)
 
 TINY = MultimodalConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
 REPA = ObjectiveConfig(mask_ratio=0, target="encoder")
@@ -167,3 +174,31 @@ def test_a_record_from_before_there_were_encoders_still_reads():
     record = checkpoint_record(TINY, None, {}, {"image": 1.0})
     del record["model"]["feature_channels"]
     assert model_config(record) == TINY
+
+
+def test_another_shape_is_named_by_its_first_difference(run):
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    check_same_shape(checkpoint, replace(TINY, image_size=(64, 64), feature_channels=8))
+    wider = replace(TINY, sit=replace(TINY.sit, width=48))
+    with pytest.raises(UserError, match=r"step_0000001 has model.sit.width=24, not 48; give"):
+        check_same_shape(checkpoint, wider)
+    with pytest.raises(UserError, match=r"has model.action_horizon=6, not 5; give"):
+        check_same_shape(checkpoint, replace(TINY, action_horizon=5))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"image_model": {}}, "is of a run of pretrain/images.py; this needs one of pretrain/run"),
+        ({"model": 5}, "does not describe a network this version knows"),
+        ({}, "does not describe a network this version knows"),
+    ],
+)
+def test_a_run_of_another_kind_is_one_line(tmp_path, record, message):
+    save_checkpoint(tmp_path / "checkpoints", 1, {"teacher": {}}, record)
+    for use in (
+        lambda: load_network(tmp_path, torch.device("cpu")),
+        lambda: load_encoder(f"run:{tmp_path}"),
+    ):
+        with pytest.raises(UserError, match=message):
+            use()
