@@ -6,8 +6,9 @@
     python pretrain/encode.py experiment=debug                        # seconds, nothing downloaded
 
 DATA is a folder with one subfolder for each class, a flat folder (label 0), or tar shards in
-WebDataset's layout (KEY.jpg beside KEY.cls). Pictures are cropped as ADM does. What cannot be used
-is counted by cause; more than max_skipped of it stops the command. The latents' mean and standard
+WebDataset's layout (KEY.jpg beside KEY.cls, labels below 100 000). Only *.jpg, *.jpeg, *.png and
+*.webp are looked at. Pictures are cropped as ADM does. What cannot be used is counted by cause;
+more than max_skipped of it stops the command. The latents' mean and standard
 deviation are stored in float16, with a checksum for each shard: 16 KB for a picture of 256 px with
 SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), and as much again with mirror=true.
 Interrupted, the same command goes on where it was; the result depends on the pictures alone, not on

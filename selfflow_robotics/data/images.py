@@ -15,6 +15,7 @@ import glob
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,10 @@ class ImageList:
 
 def read_item(root: Path, item: Item) -> bytes:
     """The bytes of a picture's file. Raises OSError."""
-    with (root / item.file).open("rb") as file:
+    path = root / item.file
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
+        raise OSError(f"{path} is no regular file")
+    with path.open("rb") as file:
         file.seek(item.offset)
         return file.read(item.num_bytes)
 
@@ -97,7 +101,7 @@ def _list_folder(root: Path) -> ImageList:
         raise _unreadable(error) from error
     classes = [name for name in entries if (root / name).is_dir()]
     tars = [root / name for name in entries if name.endswith(".tar")]
-    loose = [name for name in entries if _is_picture(name) and (root / name).is_file()]
+    loose = [name for name in entries if _is_picture(name) and name not in classes]
     below = [
         _file_item(root, file, label)
         for label, name in enumerate(classes)

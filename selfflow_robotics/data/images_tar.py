@@ -8,7 +8,7 @@ from pathlib import Path
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 
-MAX_LABEL = 999_999  # more is no class but a mistake, and would ask for gigabytes of embeddings
+MAX_LABEL = 99_999  # more is no class but a mistake, and would ask for gigabytes of embeddings
 
 
 def tar_items(

@@ -40,6 +40,15 @@ def test_links_are_followed(tmp_path):
         read_item(images.root, images.items[1])
 
 
+@pytest.mark.parametrize("name", ["a/f.png", "f.png"])
+def test_a_pipe_is_no_picture_and_is_not_waited_for(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    (item,) = list_images(tmp_path).items
+    with pytest.raises(OSError, match=r"f\.png is no regular file"):
+        read_item(tmp_path, item)
+
+
 def test_a_flat_folder_has_label_zero(tmp_path):
     for number in (1, 0):
         (tmp_path / f"{number}.png").write_bytes(picture_bytes(number))
@@ -80,16 +89,16 @@ def test_samples_without_a_label_or_picture_are_counted(tmp_path):
     files = samples(range(3)) | {
         "a.jpg": b"", "b.cls": b"1", "c.jpg": b"", "c.png": b"", "c.cls": b"0",
         "d.jpg": b"", "d.cls": b"cat", "e.jpg": b"", "e.cls": b"-1", "f.png": b"",
-        "f.cls": b"1" * 9,
+        "f.cls": b"1" * 9, "g.png": b"", "g.cls": b"100000",
     }  # fmt: skip
     images = list_images(write_tar(tmp_path / "t.tar", files))
     assert len(images.items) == 3
     assert images.skips.record() == {
-        "bad label": {"count": 3, "example": "t.tar/d"},
+        "bad label": {"count": 4, "example": "t.tar/d"},
         "no label": {"count": 1, "example": "t.tar/a"},
         "no single picture": {"count": 2, "example": "t.tar/b"},
     }
-    assert images.num_found == 9
+    assert images.num_found == 10
 
 
 @pytest.mark.parametrize("cut", [0, 100, 700, 5000, 9000, "between two files"])
