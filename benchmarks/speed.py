@@ -157,16 +157,6 @@ def write(output: Path, found: list[Variant], record: dict, text: str) -> None:
     output.with_name(f"{output.name}.md").write_text(text)
 
 
-def timed_device(name: str) -> torch.device:
-    """The device, if it is one that `timed` can time; else UserError."""
-    device = choose_device(name)
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device '{name}' cannot be timed; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device '{name}': torch sees {torch.cuda.device_count()} GPU(s)")
-    return device
-
-
 def writable(output: Path) -> Path:
     """`output` without the suffix of one of its files; UserError if they cannot be written."""
     suffixes = (".md", ".json")
@@ -207,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.set_defaults(batch=2, rounds=1, compile=False)
         options = parser.parse_args(argv)
     try:
-        device = timed_device(options.device)
+        device = choose_device(options.device)
         options.output = writable(options.output)
     except UserError as error:
         parser.error(str(error))

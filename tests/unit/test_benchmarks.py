@@ -37,7 +37,7 @@ def refused(capsys):
     ("arguments", "says"),
     [
         (["--device", "foo"], "'foo' is unknown"),
-        (["--device", "meta"], "'meta' cannot be timed"),
+        (["--device", "meta"], "'meta' is not supported"),
         (["--threads", "0"], "--threads: must be a whole number of at least 1, got '0'"),
         (["--sample-steps", "x"], "--sample-steps: must be"),
         (["--batch", "0"], "--batch: must be"),
