@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, runs_of_kind
+from selfflow_robotics.cli.runs import open_run, run_folder, runs_of_kind
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -122,9 +122,10 @@ class FinetuneConfig:
     ),
 )
 def main(config: FinetuneConfig) -> None:
+    folder = run_folder(config.runs_dir, config.name)
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
-        run = open_run("finetune", Path(config.runs_dir) / config.name, config, ranks)
+        run = open_run("finetune", folder, config, ranks)
         data = RobotData(config, ranks)
     normalizer = ActionNormalizer(data.stats)
 

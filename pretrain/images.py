@@ -26,7 +26,7 @@ from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run
+from selfflow_robotics.cli.runs import open_run, run_folder
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.data.transfer import to_device
@@ -100,11 +100,12 @@ class ImagesConfig:
     ),
 )
 def main(config: ImagesConfig) -> None:
+    folder = run_folder(config.runs_dir, config.name)
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
         shapes = Path(config.root), config.num_shapes, config.shape_px
         reader = LatentReader(config.data or shape_latents(*shapes))
-        run = open_run("images", Path(config.runs_dir) / config.name, config, ranks)
+        run = open_run("images", folder, config, ranks)
         check_same_latents(run, reader.fingerprints, reader.folder)
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run
+from selfflow_robotics.cli.runs import open_run, run_folder
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
@@ -103,6 +103,7 @@ class PretrainConfig:
     ),
 )
 def main(config: PretrainConfig) -> None:
+    folder = run_folder(config.runs_dir, config.name)
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
     frozen, shape = None, config.model
     if config.encoder is not None:
@@ -111,7 +112,7 @@ def main(config: PretrainConfig) -> None:
         channels = head_channels(frozen, config.objective, shape.sit.width)
         shape = replace(shape, feature_channels=channels)
     with ranks.first_alone():
-        run = open_run("pretrain", Path(config.runs_dir) / config.name, config, ranks)
+        run = open_run("pretrain", folder, config, ranks)
         index = RldsIndex.open(
             Path(config.data) if config.data else ensure_demonstrations(config.collect)
         )

@@ -12,7 +12,7 @@ from selfflow_robotics.cli import launch
 from selfflow_robotics.cli.app import compose, config_dir
 from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.cli.help import experiment_headers
-from selfflow_robotics.cli.runs import find_checkpoint, open_run, run_of, runs_of_kind
+from selfflow_robotics.cli.runs import find_checkpoint, open_run, run_folder, run_of, runs_of_kind
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.checkpoint import save_checkpoint
 
@@ -111,6 +111,7 @@ class _Collect:
 class _Config:
     lr: float = 0.1
     threads: int = 1
+    device: str = "auto"
     collect: _Collect = field(default_factory=_Collect)
 
 
@@ -118,8 +119,57 @@ def test_a_run_with_a_checkpoint_keeps_its_configuration(tmp_path):
     run = open_run("finetune", tmp_path / "a", _Config())
     assert open_run("finetune", run, _Config(lr=0.2)) == run  # nothing to lose yet
     _write_checkpoint(run, 1)
-    open_run("finetune", run, _Config(lr=0.2, threads=2, collect=_Collect(processes=8)))
+    other_way = _Config(lr=0.2, threads=2, device="cpu", collect=_Collect(processes=8))
+    assert open_run("finetune", run, other_way) == run
     with pytest.raises(UserError, match=r"holds a run with lr=0\.2, not 0\.1"):
         open_run("finetune", run, _Config())
     with pytest.raises(UserError, match=r"collect\.seed=0, not 1"):
         open_run("finetune", run, _Config(lr=0.2, collect=_Collect(seed=1)))
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    for name in ("config.yaml", "run.json", "metrics.jsonl"):
+        (folder / name).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="thesis holds files and no run of ours"):
+        open_run("pretrain", folder, _Config())
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+        ("config.yaml", "run.json", "metrics.jsonl"), '{"mine": 1}'
+    )
+
+
+def test_what_an_interrupted_start_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".run.json").write_text('{"ki')
+    open_run("pretrain", tmp_path, _Config())
+    (tmp_path / "config.yaml").unlink()
+    open_run("pretrain", tmp_path, _Config(lr=0.2))
+    assert "lr: 0.2" in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_of_another_kind_is_named(tmp_path, saved):
+    run = open_run("images", tmp_path / "a", _Config())
+    if saved:
+        _write_checkpoint(run, 1)
+    with pytest.raises(UserError, match="a is an images run, not a finetune run; give this one"):
+        open_run("finetune", run, _Config())
+
+
+@pytest.mark.parametrize("damage", [None, b"a: [", b"\xff\x00", b"", b"- 1", b"1: 2"])
+def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, damage):
+    run = open_run("finetune", tmp_path / "a", _Config())
+    _write_checkpoint(run, 1)
+    (run / "config.yaml").unlink()
+    if damage is not None:
+        (run / "config.yaml").write_bytes(damage)
+    expected = "holds a run with" if damage == b"1: 2" else "config.yaml is missing or damaged"
+    with pytest.raises(UserError, match=expected):
+        open_run("finetune", run, _Config())
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/tmp"])
+def test_a_runs_name_is_one_folders_name(name):
+    with pytest.raises(UserError, match="is no name for a folder in runs; give another name"):
+        run_folder("runs", name)
