@@ -37,6 +37,7 @@ Tests call `main(["--task", "x"])`.
 
 import functools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -51,8 +52,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from selfflow_robotics.cli.arguments import Flag, to_overrides
-from selfflow_robotics.cli.help import help_text
-from selfflow_robotics.cli.typed import build, complaint, explain, mirror
+from selfflow_robotics.cli.help import groups, help_text
+from selfflow_robotics.cli.typed import build, complaint, explain, keys_of, mirror, modules_of
 from selfflow_robotics.errors import UserError, unknown
 
 __all__ = ["Flag", "config_dir", "hydra_app"]
@@ -77,10 +78,11 @@ def hydra_app(
             arguments = list(sys.argv[1:] if argv is None else argv)
             if {"--help", "-h"} & set(arguments):
                 doc = main.__globals__.get("__doc__")
-                print(help_text(config_dir(), config_name, doc or "", flags))
+                print(help_text(config_dir(), config_name, doc or "", flags, modules_of(schema)))
                 return
             try:
-                overrides = to_overrides(arguments, flags, config_name)
+                keys = [*keys_of(schema), "experiment", *groups(config_dir(), config_name)]
+                overrides = to_overrides(arguments, flags, config_name, keys)
                 if any(word.startswith("hydra/launcher=") for word in overrides):
                     _through_hydra(config_name, schema, overrides, main)
                     return
@@ -136,6 +138,11 @@ def _run_hydra(
         raise _explain_hydra(schema, error) from None
     except OmegaConfBaseException as error:
         raise explain(schema, error) from None
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        names = " or ".join(["experiment", *groups(config_dir(), config_name)])
+        raise UserError(f"a number or null is no choice of {names}; give a file's name") from None
     except yaml.YAMLError as error:
         raise UserError("not YAML: " + " ".join(str(error).split())) from None
     finally:
@@ -168,11 +175,17 @@ def _missing(config_name: str, error: MissingConfigException) -> UserError:
 
 
 def _explain_hydra(schema: type, error: HydraException) -> UserError:
-    if isinstance(error.__cause__, OmegaConfBaseException):
-        return explain(schema, error.__cause__)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        typed = lines[0].partition("=")[2] if lines[0].startswith("Error merging") else ""
+        return explain(schema, error.__cause__, typed)
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if key and value and value[0] not in "[{'\"" and '"' not in value:
+            return UserError(f"cannot read '{error.override}'; write {key}='\"{value}\"'")
         return UserError(f"cannot read '{error.override}': {lines[0]}")
+    if group := re.match(r"Could not override '(.+?)'\. No match in the defaults list", lines[0]):
+        return complaint(schema, group[1], lines[0])
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     if keys:  # a value or key in a YAML file: "In 'file': ...", then OmegaConf's own lines
         where = lines[0].partition(":")[0]

@@ -1,17 +1,22 @@
 """From what is typed to hydra's overrides: flags, quoting, the name `experiment`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from selfflow_robotics.errors import UserError, unknown
 
-# Hydra's own options; the second set takes a value that may be the next word.
+# Hydra's own options; those of the second set take a value, which is one of these if any are given.
 HYDRA_SWITCHES = {
     *("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
-    *("--shell-completion", "-sc", "--info", "-i"),
+    *("--shell-completion", "-sc"),
 }
-HYDRA_OPTIONS = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd"}
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+HYDRA_OPTIONS: dict[str, tuple[str, ...]] = {
+    **{"--cfg": CFG, "-c": CFG, "--info": INFO, "-i": INFO},
+    **dict.fromkeys(("--package", "-p", "--config-dir", "-cd"), ()),
+}
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,13 @@ def quoted(value: str) -> str:
     return f"'{value}'"
 
 
-def to_overrides(argv: Sequence[str], flags: Sequence[Flag], config_name: str) -> list[str]:
+def to_overrides(
+    argv: Sequence[str], flags: Sequence[Flag], config_name: str, keys: Collection[str] = ()
+) -> list[str]:
     """`argv` with flags rewritten and `experiment=X` pointed at the command's own experiments.
 
-    Hydra's own options come first: its parser takes all overrides in one run of words.
+    Hydra's own options come first: its parser takes all overrides in one run of words. `keys` are
+    the settings that somebody may take for options.
 
     Raises UserError for an option that neither the script nor hydra has, or one without a value.
     """
@@ -53,13 +61,21 @@ def to_overrides(argv: Sequence[str], flags: Sequence[Flag], config_name: str) -
         name, equals, value = word.partition("=")
         if name in by_name:
             if not equals:
-                if not words or words[0].startswith("--"):
-                    raise UserError(f"{name} needs a value: {name} VALUE")
-                value = words.pop(0)
+                value = _next_value(words, name, "VALUE")
+            _refuse_empty(name, value)
             overrides.append(by_name[name].override(value))
         elif name in HYDRA_OPTIONS:
-            options += [word] if equals or not words else [word, words.pop(0)]
+            choices = HYDRA_OPTIONS[name]
+            if not equals:
+                value = _next_value(words, name, choices[0] if choices else "VALUE")
+            if choices and value not in choices:
+                raise UserError(f"{name} takes {', '.join(choices)}, not '{value}'")
+            options += [word] if equals else [word, value]
         elif word.startswith("-") and name not in HYDRA_SWITCHES:
+            key = name.lstrip("-").replace("-", "_")
+            if key in keys:
+                value = value if equals else (words or ["VALUE"])[0]
+                raise UserError(f"{name} is a setting, not an option; write {key}={value}")
             raise unknown("option", name, [*by_name, "--help", "--cfg", "--multirun"])
         elif word.startswith("-"):
             options.append(word)
@@ -68,5 +84,22 @@ def to_overrides(argv: Sequence[str], flags: Sequence[Flag], config_name: str) -
         elif not equals and not word.startswith("~"):
             raise UserError(f"'{word}' is neither an option nor key=value; --help shows both")
         else:
+            if name in {flag.config_key for flag in flags}:
+                _refuse_empty(name, value.strip("'\""))
             overrides.append(word)
     return options + overrides
+
+
+def _next_value(words: list[str], name: str, example: str) -> str:
+    """The word after the option `name`, taken from `words`."""
+    if not words or words[0].startswith("--"):
+        raise UserError(f"{name} needs a value: {name} {example}")
+    return words.pop(0)
+
+
+def _refuse_empty(name: str, value: str) -> None:
+    """Nothing would mean the default, and is mostly a shell variable that is not set."""
+    if not value.strip():
+        raise UserError(
+            f"{name} is empty (a shell variable that is not set?); give it a value or leave it out"
+        )

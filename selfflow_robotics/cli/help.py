@@ -1,13 +1,19 @@
-"""What `--help` prints: the script's docstring, its flags, its experiments, its options."""
+"""What `--help` prints: the script's docstring, flags, experiments, choices and options."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from selfflow_robotics.cli.arguments import Flag
 
 
-def help_text(configs: Path, config_name: str, doc: str, flags: Sequence[Flag]) -> str:
-    """The help of the command whose config is `<configs>/<config_name>.yaml`."""
+def help_text(
+    configs: Path, config_name: str, doc: str, flags: Sequence[Flag], modules: Sequence[str] = ()
+) -> str:
+    """The help of the command whose config is `<configs>/<config_name>.yaml`; `modules` define
+    parts of its schema."""
     parts = [doc.strip()]
     if flags:
         rows = [(f"{f.name} VALUE", f.help or f"same as {f.config_key}=VALUE") for f in flags]
@@ -16,22 +22,40 @@ def help_text(configs: Path, config_name: str, doc: str, flags: Sequence[Flag]) 
     if experiments:
         rows = [(f"experiment={name}", header) for name, header in experiments]
         parts.append("Experiments (settings for a purpose):\n" + _table(rows))
+    for group in groups(configs, config_name):
+        rows = [(f"{group}={name}", header) for name, header in headers(configs / group)]
+        parts.append(f"Choices of {group} (configs/{group}):\n" + _table(rows))
     parts.append(
         f"Options (configs/{config_name}.yaml; change with key=value, nested ones a.b=value)"
         ":\n" + _indented(_without_defaults(configs / f"{config_name}.yaml"))
     )
-    parts.append(
-        "  --cfg job prints the whole configuration without running it; -m key=a,b runs each."
-    )
+    last = "--cfg job prints every key without running anything; -m key=a,b runs each."
+    if modules:
+        files = ", ".join(f"{name.replace('.', '/')}.py" for name in modules)
+        last += f" What is not explained above is in the Config classes of {files}."
+    parts.append(_filled(last, "  ", "  "))
     return "\n\n".join(parts)
 
 
 def experiment_headers(configs: Path, config_name: str) -> list[tuple[str, str]]:
     """(name, first comment line) of each experiment of the command."""
-    return [
-        (path.stem, path.read_text().partition("\n")[0].lstrip("# ").strip())
-        for path in sorted((configs / "experiment" / config_name).glob("*.yaml"))
-    ]
+    return headers(configs / "experiment" / config_name)
+
+
+def headers(folder: Path) -> list[tuple[str, str]]:
+    """(name, first comment line) of each YAML file; hydra's own "@package" line is none."""
+    rows = []
+    for path in sorted(folder.glob("*.yaml")):
+        lines = path.read_text().removeprefix("# @package _global_\n").splitlines() or [""]
+        rows.append((path.stem, lines[0].lstrip("# ").strip()))
+    return rows
+
+
+def groups(configs: Path, config_name: str) -> list[str]:
+    """The folders of `configs` that the command's defaults list chooses a file of, by name."""
+    defaults = yaml.safe_load((configs / f"{config_name}.yaml").read_text())["defaults"]
+    words = [word for entry in defaults if isinstance(entry, dict) for word in entry]
+    return [word for word in words if not word.startswith("experiment/")]
 
 
 def _without_defaults(path: Path) -> str:
@@ -50,7 +74,15 @@ def _without_defaults(path: Path) -> str:
 
 def _table(rows: list[tuple[str, str]]) -> str:
     width = max(len(left) for left, _ in rows)
-    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
+    return "\n".join(
+        _filled(right, f"  {left:<{width}}  ", " " * (width + 4)) for left, right in rows
+    )
+
+
+def _filled(text: str, first: str, later: str) -> str:
+    return textwrap.fill(
+        text, 100, initial_indent=first, subsequent_indent=later, break_on_hyphens=False
+    )
 
 
 def _indented(text: str) -> str:

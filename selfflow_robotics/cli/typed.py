@@ -9,6 +9,7 @@ walk over the type hints (`build`), where every complaint names its key.
 import dataclasses
 import functools
 import math
+import re
 import types
 from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -142,6 +143,16 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
     return keys
 
 
+def modules_of(schema: type) -> list[str]:
+    """The modules of the dataclasses that `schema` nests, other than its own."""
+    modules = []
+    for hint in get_type_hints(schema).values():
+        for part in (hint, *get_args(hint)):
+            if isinstance(part, type) and dataclasses.is_dataclass(part):
+                modules += [part.__module__, *modules_of(part)]
+    return [name for name in dict.fromkeys(modules) if name != schema.__module__]
+
+
 def nearest_keys(schema: type, key: str) -> list[str]:
     """The keys that were probably meant, whole or by their last part."""
     keys = keys_of(schema)
@@ -151,17 +162,28 @@ def nearest_keys(schema: type, key: str) -> list[str]:
     return list(dict.fromkeys(near))[:3]
 
 
-def explain(schema: type, error: OmegaConfBaseException) -> UserError:
-    """OmegaConf's complaint in one line."""
-    return complaint(schema, error.full_key or "", str(error.msg or error))
+def explain(schema: type, error: OmegaConfBaseException, typed: str = "") -> UserError:
+    """OmegaConf's complaint in one line; `typed` is the value that it is about, if known."""
+    key, parent = error.full_key or "", error.parent_node
+    if isinstance(parent, DictConfig) and parent._metadata.object_type is dict:
+        group, _, name = key.rpartition(".")  # its names are free, so that the schema knows none
+        return _at(group, str(unknown("key", name, map(str, parent))))
+    return complaint(schema, key, str(error.msg or error), typed)
 
 
-def complaint(schema: type, key: str, text: str) -> UserError:
+def complaint(schema: type, key: str, text: str, typed: str = "") -> UserError:
     """The error for `key`: the keys that were probably meant if it is unknown, else `text`."""
-    if not key or key in keys_of(schema) or "[" in key:
+    keys = keys_of(schema)
+    if key in keys and "is not a ListConfig" in text:
+        return _at(key, f"takes a list; write {key}=[{typed or '...'}]")
+    if key in keys and re.search("not a subclass|to Dict|Cannot merge DictConfig", text):
+        inner = next((k for k in keys if k.startswith(f"{key}.")), f"{key}.NAME")
+        return _at(key, f"holds several settings; write {inner}=... (--cfg job shows them all)")
+    if not key or key in keys or "[" in key:
         return _at(key, text.splitlines()[0])
     near = nearest_keys(schema, key)
     if near:
+        near = [f"{k}.*" if any(o.startswith(f"{k}.") for o in keys) else k for k in near]
         return UserError(f"unknown config key '{key}'; did you mean {' or '.join(near)}?")
     top = [field.name for field in dataclasses.fields(schema)]
     return UserError(f"unknown config key '{key}'; there are: {', '.join(top)}")

@@ -95,7 +95,7 @@ def test_a_flag_is_a_spelling_of_an_override(run, argv):
     assert config.task == "move"
 
 
-@pytest.mark.parametrize("path", ["a=1,b", "it's", "a\\", "a\\'b", "${z}", "\\${z}", "", "a b#c"])
+@pytest.mark.parametrize("path", ["a=1,b", "it's", "a\\", "a\\'b", "${z}", "\\${z}", "a b#c"])
 def test_a_literal_flag_means_exactly_what_is_typed(run, path):
     [config] = run("--checkpoint", path)
     assert config.checkpoint == Path(path)
@@ -138,6 +138,35 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
         (["sampler.betas=[1,2,3]"], "sampler.betas: takes 2 values, got 3"),
         (["sampler.num_steps=-1"], "sampler: num_steps must be at least 1, got -1"),
         (["task=???"], "'task' must be given: task=..."),
+        (["--names", "b"], "--names is a setting, not an option; write names=b"),
+        (
+            ["--sampler.num-steps=3"],
+            "--sampler.num-steps is a setting, not an option; write sampler.num_steps=3",
+        ),
+        (["--experiment"], "--experiment is a setting, not an option; write experiment=VALUE"),
+        (["--cfg"], "--cfg needs a value: --cfg job"),
+        (["--cfg", "steps=3"], "--cfg takes job, hydra, all, not 'steps=3'"),
+        (["--info"], "--info needs a value: --info all"),
+        (["names=b"], "names: takes a list; write names=[b]"),
+        (
+            ["sampler=5"],
+            "sampler: holds several settings; write sampler.num_steps=..."
+            " (--cfg job shows them all)",
+        ),
+        (
+            ["teacher=[5]"],
+            "teacher: holds several settings; write teacher.num_steps=..."
+            " (--cfg job shows them all)",
+        ),
+        (
+            ["weights=5"],
+            "weights: holds several settings; write weights.NAME=... (--cfg job shows them all)",
+        ),
+        (["+weights.flow=1", "weights.flwo=5"], "weights: unknown key 'flwo'; did you mean flow?"),
+        (["samplr.kind=heun"], "unknown config key 'samplr'; did you mean sampler.*?"),
+        (["task=Ünï"], """cannot read 'task=Ünï'; write task='"Ünï"'"""),
+        (["task=a=b"], """cannot read 'task=a=b'; write task='"a=b"'"""),
+        (["experiment=5"], "a number or null is no choice of experiment; give a file's name"),
         (["names=[a"], "cannot read 'names=[a': no viable alternative at input '[a'"),
     ],
 )
@@ -148,6 +177,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, capsys, argv, line):
     assert stop.value.code == 2
     assert captured.err == f"error: {line}\n"
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("argv", [["--checkpoint", ""], ["--checkpoint="], ["checkpoint=''"]])
+def test_an_empty_value_is_no_default(run, capsys, argv):
+    with pytest.raises(SystemExit):
+        run(*argv)
+    assert "checkpoint is empty (a shell variable that is not set?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
