@@ -37,6 +37,28 @@ def test_the_config_composes_and_converts_with_each_of_its_experiments(path):
         assert isinstance(config, main.schema)
 
 
+def test_the_papers_network_is_never_trained_on_shapes_by_mistake():
+    main = _main(ROOT / "pretrain/images.py")
+    for name, _ in experiment_headers(config_dir(), "images"):
+        overrides = to_overrides([f"experiment={name}"], (), "images")
+        [config] = compose("images", main.schema, overrides)
+        assert (config.data is not None) == (config.sit.width == 1152), name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_help_fits_into_a_hundred_columns(path, capsys):
+    _main(path)(["--help"])
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 100] == []
+
+
+def test_help_lists_the_choices_of_each_group(capsys):
+    _main(ROOT / "pretrain/images.py")(["--help"])
+    text = capsys.readouterr().out
+    assert "  objective=vanilla               flow matching: one timestep a sample" in text
+    assert "  size=XL  SiT-XL and the paper's layers at its depth" in text
+    assert "selfflow_robotics/objective/self_flow.py" in " ".join(text.split())
+
+
 def test_each_config_belongs_to_a_script():
     used = {_main(path).config_name for path in SCRIPTS}
     assert {path.stem for path in config_dir().glob("*.yaml")} == used
