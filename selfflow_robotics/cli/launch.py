@@ -23,7 +23,11 @@ def _run(name: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    runpy.run_path(str(path), run_name="__main__")
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except KeyboardInterrupt:  # while it imports; afterwards `hydra_app` answers
+        print("interrupted; repeat the command to go on", file=sys.stderr)
+        sys.exit(130)
 
 
 def pretrain() -> None:

@@ -88,6 +88,17 @@ def test_each_console_command_runs_a_script_that_is_there(command, monkeypatch):
     assert Path(ran[0]).is_file()
 
 
+def test_ctrl_c_while_a_console_command_imports_is_one_line(monkeypatch, capsys):
+    def interrupted(path, run_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch.runpy, "run_path", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        launch.pretrain()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted; repeat the command to go on\n"
+
+
 def _write_run(root, name, **run):
     folder = root / name
     folder.mkdir(parents=True)
