@@ -64,7 +64,7 @@ class ObjectiveConfig:
         if not 0 <= self.mask_ratio <= 0.5:
             raise UserError(f"objective.mask_ratio must be in [0, 0.5], got {self.mask_ratio}")
         if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise UserError(f"objective.gamma must be a number from 0 on, got {self.gamma}")
+            raise UserError(f"objective.gamma must be >= 0 and finite, got {self.gamma}")
         if self.target != "teacher" and self.teacher_view != "cleanest":  # which is the default
             raise UserError(
                 f"objective.teacher_view={self.teacher_view} has no effect with "

@@ -111,7 +111,7 @@ def test_numbers_that_are_not_finite_are_one_line(classes):
     [
         ({"num_steps": 1}, "num_steps must be at least 2"),
         ({"method": "euler", "num_steps": 0}, "num_steps must be at least 1"),
-        ({"shift": 0.0}, "shift must be positive"),
+        ({"shift": 0.0}, "shift must be in"),
         ({"guidance_interval": (0.5, 0.4)}, "guidance_low <= guidance_high"),
     ],
 )
