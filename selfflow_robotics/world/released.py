@@ -29,11 +29,11 @@ def fetch_released(download: bool) -> Path:
         if not download:
             raise UserError(
                 f"the released weights are not on this machine; download=true fetches {FILE} "
-                f"(2.7 GB) from huggingface.co/{REPOSITORY}, or give the path of that file"
+                f"(2.7 GB) from Hugging Face ({REPOSITORY}), or give the path of that file"
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"cannot download {FILE} from huggingface.co/{REPOSITORY} ({reason}); check the "
+            f"cannot download {FILE} from Hugging Face ({reason}); check the "
             "network, or give the path of that file"
         ) from error
     finally:
