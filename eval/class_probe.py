@@ -132,7 +132,7 @@ def main(config: ClassProbeConfig) -> None:
 
 
 def image_checkpoint(config: ClassProbeConfig) -> Path:
-    """The weights file or checkpoint folder that is meant. Raises UserError where it is not of a
+    """The weights file or checkpoint folder to probe. Raises UserError where it is not of a
     network of labelled pictures."""
     given = config.checkpoint
     if given in NAMES and not Path(given).exists():

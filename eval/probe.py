@@ -111,7 +111,7 @@ def main(config: ProbeConfig) -> None:
 
 
 def scene_checkpoint(given: str | None) -> Path:
-    """The checkpoint that is meant. Raises UserError for a network of labelled pictures, where
+    """The checkpoint to probe. Raises UserError for a network of labelled pictures, where
     there is nothing to find but the class."""
     is_file = given is not None and is_released_file(Path(given))
     checkpoint = Path(str(given)) if is_file else find_checkpoint(given, "pretrain")

@@ -108,7 +108,7 @@ class FinetuneConfig:
                 f"augment.shift_px must be below the picture's sides {self.model.image_size}, "
                 f"got {self.augment.shift_px}"
             )
-        for name in ("policy_batch", "frame_batch", "threads"):
+        for name in ("policy_batch", "frame_batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 

@@ -55,7 +55,7 @@ class EncodeConfig:
     num_shapes: int = 4000
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "shard_size", "threads"):
+        for name in ("image_size", "batch_size", "shard_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.image_size > MOST_PX:

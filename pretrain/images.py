@@ -86,7 +86,7 @@ class ImagesConfig:
         check_seed(self.seed)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
-        for name in ("batch_size", "threads", "num_shapes", "patch"):
+        for name in ("batch_size", "num_shapes", "patch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 

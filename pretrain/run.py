@@ -86,7 +86,7 @@ class PretrainConfig:
         for role in self.roles:
             if role not in ("image", "clip"):
                 raise UserError(f"pretraining plays the roles image and clip, not '{role}'")
-        for name in ("image_batch", "clip_batch", "threads"):
+        for name in ("image_batch", "clip_batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         longest = 1 + self.model.later_frames

@@ -172,8 +172,9 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 def _finished(folder: Path) -> list[Path]:
     """The finished checkpoints in a folder of them, by step (beyond 10^7 names are longer)."""
-    found = {path.parent.name.removeprefix("step_"): path for path in folder.glob(f"*/{MANIFEST}")}
-    return [found[step].parent for step in sorted(filter(str.isdecimal, found), key=int)]
+    found = [path.parent for path in folder.glob(f"step_*/{MANIFEST}")]
+    ours = [path for path in found if path.name.removeprefix("step_").isdecimal()]
+    return sorted(ours, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def _crc32c(path: Path) -> str:

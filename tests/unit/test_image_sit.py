@@ -1,7 +1,10 @@
 """The class-conditional network for pictures."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.image_sit import (
@@ -126,3 +129,9 @@ def test_xl_has_the_size_of_the_paper():
 def test_impossible_shapes_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         ImageSiTConfig(**settings)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_sizes_of_the_commands_are_those_of_the_library(name):
+    path = Path(__file__).parents[2] / "configs" / "size" / f"{name}.yaml"
+    assert SiTConfig(**yaml.safe_load(path.read_text())["sit"]) == SIZES[name]

@@ -79,7 +79,7 @@ def test_every_objective_trains_the_student_and_never_the_teacher(model, row):
     assert ("effective_mask_ratio" in logged) == (row != "diffusion_forcing")
 
 
-# Distributions p(t) and their quantile functions' inverses.
+# Distributions p(t), and the share of each below t.
 DISTRIBUTIONS = [
     (TimestepConfig(), scipy.stats.uniform.cdf),
     (
