@@ -108,6 +108,9 @@ def main(config: ClassProbeConfig) -> None:
         "num_pictures": config.num_pictures,
         "seed": config.seed,
     }
+    if network.taken:
+        settings["taken"] = network.taken
+        print(f"weights taken from {path}: {network.taken}")
     counts = {part: len(rows) for part, rows in parts.items()}
     name = folder_name("class_probe", settings)
     output = open_results(config.output or own_output(path, name), path, name)

@@ -7,12 +7,13 @@
     torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
 
 Checkpoints are runs of pretrain/images.py, runs of pretrain/run.py (first frames, no classes), or
-the paper's released weights. Published numbers are 50 000 pictures of 250 stochastic steps without
-guidance, classes drawn at random. Picture k is a function of (seed, k), and processes share the
-batches: with the same batch_size, precision and kind of device, any number of processes and any
-interruption give the same bits. A repeated command goes on; what is finished is left as it is.
-Results lie in RUN/eval/generation-...: samples.npz (arr_0, uint8 [N, H, W, 3]), samples.png. While
-it is put together, an npz needs its size a second time.
+the paper's released weights. Of a training checkpoint in their layout ({"model", "ema", ...}, with
+or without prefixes) the moving average is sampled, and the command says so. Published numbers are
+50 000 pictures of 250 stochastic steps without guidance, classes drawn at random. Picture k is a
+function of (seed, k), and processes share the batches: with the same batch_size, precision and kind
+of device, any number of processes and any interruption give the same bits. A repeated command goes
+on; what is finished is left as it is. Results lie in RUN/eval/generation-...: samples.npz (arr_0,
+uint8 [N, H, W, 3]), samples.png. While it is put together, an npz needs its size a second time.
 """
 
 import hashlib
@@ -102,6 +103,8 @@ def main(config: GenerationConfig) -> None:
     device = process.device(config.device)
     path = chosen_checkpoint(config)
     network = load(path, config, device)
+    if process.is_first and isinstance(network, ImageNetwork) and network.taken:
+        print(f"weights taken from {path}: {network.taken}")
     how = sampling(network, config, choose_precision(config.precision, device))
     maker, told = picture_maker(network, config, how)
     num_images = config.num_images or default_number(network)
@@ -232,7 +235,10 @@ def picture_maker(
             f"{network.checkpoint} was trained with; give that one: autoencoder_weights=PATH"
         )
     maker = ClassPictures(network, autoencoder, how, config.seed, config.labels)
-    return maker, {"autoencoder": autoencoder.fingerprint, "labels": config.labels}
+    told: dict[str, Any] = {"autoencoder": autoencoder.fingerprint, "labels": config.labels}
+    if network.taken:
+        told["taken"] = network.taken
+    return maker, told
 
 
 def default_number(network: ImageNetwork | Network) -> int:

@@ -9,9 +9,10 @@ import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.convert import load_released
+from selfflow_robotics.models.convert import read_released
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
 from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
@@ -21,8 +22,6 @@ from selfflow_robotics.training.checkpoint import (
     resolve_checkpoint,
     resuming,
 )
-
-RELEASED_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 
 @dataclass
@@ -34,6 +33,7 @@ class ImageNetwork:
     class_names: list[str] | None
     checkpoint: Path
     fingerprint: str | None = None  # of the autoencoder that made the latents it was trained on
+    taken: str = ""  # which of a foreign file's weights these are, in words; see `read_released`
 
 
 def image_record(
@@ -76,7 +76,7 @@ def is_image_record(record: dict[str, Any]) -> bool:
 
 def is_released_file(path: Path) -> bool:
     """Whether the path means a file of released weights, not a run or checkpoint folder."""
-    return path.is_file() or (path.suffix in RELEASED_SUFFIXES and not path.is_dir())
+    return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
 
 
 def weights_hash(path: Path) -> str:
@@ -94,8 +94,8 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
     Raises UserError where there is none, it is damaged, or it is something else.
     """
     if is_released_file(path):
-        model = load_released(path, heads)
-        return ImageNetwork(model.to(device).eval(), AutoencoderConfig(), None, path)
+        model, taken = read_released(path, heads)
+        return ImageNetwork(model.to(device).eval(), AutoencoderConfig(), None, path, taken=taken)
     checkpoint = resolve_checkpoint(path)
     record = read_manifest(checkpoint)["extra"]
     if not is_image_record(record):

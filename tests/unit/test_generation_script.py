@@ -89,6 +89,24 @@ def test_released_weights_are_sampled_through_an_autoencoder(folder):
         assert grid.size == (256, 128)
 
 
+def test_of_a_training_checkpoint_the_moving_average_is_sampled(folder, capsys):
+    pytest.importorskip("diffusers", reason="the extra 'images' is not installed")
+    from tests.unit.test_sd_vae import write_vae
+
+    write_released(folder / "tiny.pt")
+    write_vae(folder / "vae")
+    average = torch.load("tiny.pt")
+    raw = {name: v if name == "pos_embed" else v + 1 for name, v in average.items()}
+    torch.save({"model": raw, "ema": average, "steps": 3}, "training.pt")
+    pictures = []
+    for name in ("tiny", "training"):
+        main([*QUICK, "--checkpoint", f"{name}.pt", "heads=4", "autoencoder_weights=vae"])
+        (result,) = folder.glob(f"runs/{name}/eval/generation-*/samples.npz")
+        pictures.append(np.load(result)["arr_0"])
+    assert (pictures[0] == pictures[1]).all()
+    assert "'ema'" in capsys.readouterr().out
+
+
 def _nothing(_folder):
     pass
 
@@ -125,6 +143,12 @@ def _other_pictures(_folder):
     main([*QUICK, "seed=9", "--output", "out"])
 
 
+def _two_averages(folder):
+    write_released(folder / "tiny.pt")
+    state = torch.load(folder / "tiny.pt")
+    torch.save({"ema_1": state, "ema_2": state}, folder / "tiny.pt")
+
+
 TINY = ["--checkpoint", "tiny.pt"]
 
 
@@ -137,6 +161,7 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_cut_released, TINY, "tiny.pt is truncated"),
         (_foreign, TINY, "has no x_embedder.proj.weight"),
         (_released, TINY, "pass heads"),
+        (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
         (_nothing, ["heads=4"], "heads is for files of released weights"),
