@@ -119,7 +119,7 @@ def main(config: ClassProbeConfig) -> None:
         print(f"already measured: {output / 'probe.json'}")
     else:
         print(
-            f"{path} on {reader.folder}: {reader.num_classes} classes, "
+            f"{path} on {reader.folder}: {len(reader.labels)} classes, "
             f"{counts['train']} train, {counts['validation']} validation, {counts['test']} test"
         )
         steps = num_batches(sum(counts.values())) + len(layers) + 1

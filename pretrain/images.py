@@ -27,6 +27,7 @@ from torch import Tensor
 from selfflow_robotics.autoencoders.load import load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.data.transfer import to_device
@@ -128,9 +129,12 @@ def main(config: ImagesConfig) -> None:
     state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(
-        f"{size:.1f} M parameters, {len(reader)} latents of {reader.num_classes} classes, "
+        f"{size:.1f} M parameters, {len(reader)} latents of {len(reader.labels)} classes, "
         f"{device} {precision}, run {run}"
     )
+
+    if note := missing_classes(reader.labels, reader.num_classes, reader.class_names):
+        print(note)
 
     def batch_at(step: int) -> tuple[int, LatentBatch]:
         return step, reader.read(ranks.share(sampler.batch(step)))
@@ -177,7 +181,8 @@ def main(config: ImagesConfig) -> None:
         except UserError as error:
             print(f"no sample pictures: {error}")
             return
-        labels = torch.arange(SAMPLES, device=device) % shape.num_classes
+        classes = torch.tensor(reader.labels, device=device)
+        labels = classes[torch.arange(SAMPLES, device=device) % len(classes)]
         normal = SeededNormal(range(SAMPLES), device)
         latents = sample_images(state.teacher, labels, normal, method="euler", num_steps=50)
         frames = autoencoder.decode(latents).cpu().numpy()
@@ -192,7 +197,9 @@ def main(config: ImagesConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=image_record(shape, reader.autoencoder, reader.class_names, reader.fingerprints),
+        extra=image_record(
+            shape, reader.autoencoder, reader.class_names, reader.fingerprints, reader.labels
+        ),
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

@@ -46,7 +46,7 @@ MAX_LATENTS = 4096
 def check_fits(network: ImageNetwork, reader: LatentReader) -> None:
     """Raises UserError where `reader` has not the kind of latents that the network was made for, or
     no two classes."""
-    if reader.num_classes < 2:
+    if len(reader.labels) < 2:
         raise UserError(f"{reader.folder} has pictures of one class only; there is nothing to read")
     config = network.model.config
     wanted, found = (

@@ -24,6 +24,9 @@ SIZES = {
 }
 
 
+MAX_POSITIONS = 1 << 30  # numbers; more are a mistake that would fill the memory
+
+
 @dataclass(frozen=True)
 class ImageSiTConfig:
     """The network's shape. The defaults around `sit` are those of ImageNet at 256 px."""
@@ -55,6 +58,11 @@ class ImageSiTConfig:
             )
         if self.sit.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model.sit.width must be divisible by 4, got {self.sit.width}")
+        if self.grid**2 * self.sit.width > MAX_POSITIONS:
+            raise UserError(
+                f"model.latent_size {self.latent_size} in patches of {self.patch} is too large for "
+                f"a network of width {self.sit.width}"
+            )
 
     @property
     def token_channels(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
@@ -33,6 +34,8 @@ class ImageNetwork:
     class_names: list[str] | None
     checkpoint: Path
     fingerprint: str | None = None  # of the autoencoder that made the latents it was trained on
+    # Classes that training had, None for all: the embeddings of others are as they were drawn.
+    labels: list[int] | None = None
     taken: str = ""  # which of a foreign file's weights these are, in words; see `read_released`
 
 
@@ -41,16 +44,19 @@ def image_record(
     autoencoder: AutoencoderConfig,
     class_names: list[str] | None,
     latents: dict[str, str],
+    labels: list[int] | None = None,
 ) -> dict[str, Any]:
     """The `extra` of a checkpoint's manifest: all that `load_image_network` reads back.
 
-    `latents` are the fingerprints of what the latents are made of, `autoencoder` and `source`.
+    `latents` are the fingerprints of what the latents are made of, `autoencoder` and `source`;
+    `labels` those that have pictures, None for all.
     """
     return {
         "image_model": asdict(model),
         "autoencoder": {"kind": autoencoder.kind, "weights": autoencoder.weights},
         "class_names": class_names,
         "latents": latents,
+        "labels": labels,
     }
 
 
@@ -102,16 +108,33 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
         raise UserError(
             f"{checkpoint} is no network of labelled pictures; pretrain/images.py trains one"
         )
+    tensors = load_part(checkpoint, "teacher")
     try:
         fields = dict(record["image_model"])
-        fields["sit"] = SiTConfig(**fields["sit"])
-        model = ImageSiT(ImageSiTConfig(**fields))
+        config = ImageSiTConfig(**{**fields, "sit": SiTConfig(**fields["sit"])})
+        _check_numbers(config, tensors)
+        model = ImageSiT(config)
         autoencoder = AutoencoderConfig(**record["autoencoder"])
         class_names = record["class_names"]
         fingerprint = record.get("latents", {}).get("autoencoder")
-    except (KeyError, TypeError) as error:
+        labels = record.get("labels")  # absent where an earlier version trained
+        if labels is not None and not set(labels) <= set(range(config.num_classes)):
+            raise ValueError("labels are no classes")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"
         ) from error
-    load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
-    return ImageNetwork(model.to(device).eval(), autoencoder, class_names, checkpoint, fingerprint)
+    load_weights(model, tensors, checkpoint)
+    model.to(device).eval()
+    return ImageNetwork(model, autoencoder, class_names, checkpoint, fingerprint, labels or None)
+
+
+def _check_numbers(config: ImageSiTConfig, tensors: dict[str, Tensor]) -> None:
+    """Raises ValueError where the recorded network is larger than its weights, before it is built:
+    a record may say anything."""
+    if config.sit.depth <= len(tensors):
+        with torch.device("meta"):
+            wanted = sum(weight.numel() for weight in ImageSiT(config).state_dict().values())
+        if wanted == sum(weight.numel() for weight in tensors.values()):
+            return
+    raise ValueError("its weights are of another size")

@@ -67,9 +67,9 @@ class PictureMaker(Protocol):
 class ClassPictures:
     """Pictures of a network of labelled classes.
 
-    The class is drawn uniformly from (seed, k), as ADM's protocol wants it (not balanced), or it is
-    the k-th of `labels`, which repeat. Raises UserError for labels that the network does not have
-    and for an autoencoder of other latents.
+    The class is drawn uniformly from (seed, k) among those that training had, as ADM's protocol
+    wants it (not balanced), or it is the k-th of `labels`, which repeat. Raises UserError for
+    labels that the network does not have or never saw, and for an autoencoder of other latents.
     """
 
     def __init__(
@@ -84,6 +84,12 @@ class ClassPictures:
         last = self.config.num_classes - 1
         if labels is not None and not (labels and 0 <= min(labels) <= max(labels) <= last):
             raise UserError(f"labels must be numbers from 0 to {last}, got {list(labels)}")
+        self._trained = network.labels or range(self.config.num_classes)
+        if untrained := sorted(set(labels or ()) - set(self._trained)):
+            raise UserError(
+                f"{network.checkpoint} was trained without pictures of class {untrained[0]}; ask "
+                "for other labels"
+            )
         if autoencoder.channels != self.config.channels:
             raise UserError(
                 f"the network makes latents of {self.config.channels} channels, the autoencoder "
@@ -104,7 +110,8 @@ class ClassPictures:
         """The class of a picture."""
         if self._labels is not None:
             return self._labels[number % len(self._labels)]
-        return int(numpy_generator(self._seed, number, 1).integers(self.config.num_classes))
+        drawn = numpy_generator(self._seed, number, 1).integers(len(self._trained))
+        return self._trained[drawn]
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         how = self._sampling

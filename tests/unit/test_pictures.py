@@ -1,5 +1,6 @@
 """Pictures by number out of both kinds of network: `world.pictures`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,21 @@ def test_classes_are_drawn_at_random_or_take_turns(classes):
     for labels in ([5], [-1], []):
         with pytest.raises(UserError, match="labels must be numbers from 0 to 4"):
             ClassPictures(classes, PixelLatents(), QUICK, 0, labels)
+
+
+def test_only_classes_that_training_had_are_drawn(classes):
+    gaps = replace(classes, labels=[1, 4])
+    maker = ClassPictures(gaps, PixelLatents(), QUICK, seed=0)
+    assert {maker.label(number) for number in range(100)} == {1, 4}
+    assert ClassPictures(gaps, PixelLatents(), QUICK, 0, [4, 1]).label(0) == 4
+    with pytest.raises(UserError, match="without pictures of class 2"):
+        ClassPictures(gaps, PixelLatents(), QUICK, 0, [1, 2])
+    whole = replace(classes, labels=[0, 1, 2, 3, 4])
+    drawn, all_drawn = (
+        [ClassPictures(network, PixelLatents(), QUICK, 0).label(n) for n in range(20)]
+        for network in (classes, whole)
+    )
+    assert drawn == all_drawn
 
 
 def test_an_autoencoder_of_other_latents_is_refused(classes):
