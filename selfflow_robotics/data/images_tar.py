@@ -90,7 +90,7 @@ def _check_end(file: io.BufferedReader, end: int, path: Path) -> None:
         raise UserError(f"{path} is damaged or cut short at byte {end}; copy it again")
     buffer = bytearray(_END_BLOCK)
     while num_bytes := file.readinto(buffer):
-        if any(memoryview(buffer)[:num_bytes]):
+        if buffer.count(0, 0, num_bytes) != num_bytes:
             raise UserError(
                 f"{path} goes on after its end at byte {end}: several tars in one file; keep them "
                 "apart ('some/*.tar' reads them all), or join them with tar --concatenate"

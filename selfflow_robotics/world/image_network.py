@@ -120,7 +120,7 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
         labels = record.get("labels")  # absent where an earlier version trained
         if labels is not None and not set(labels) <= set(range(config.num_classes)):
             raise ValueError("labels are no classes")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"
         ) from error

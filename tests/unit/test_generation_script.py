@@ -1,5 +1,6 @@
 """eval/generation.py as it is typed: every kind of checkpoint, and every mistake as one line."""
 
+import json
 import runpy
 import shutil
 import sys
@@ -143,6 +144,22 @@ def _other_pictures(_folder):
     main([*QUICK, "seed=9", "--output", "out"])
 
 
+def _claims(**changes):
+    """A run whose record was changed, and its checksum with it."""
+
+    def prepare(folder):
+        path = folder / "runs/classes/checkpoints/step_0000003/manifest.json"
+        extra = json.loads(path.read_text())["extra"]
+        model = extra["image_model"]
+        for name, value in changes.items():
+            part = model["sit"] if name in model["sit"] else model if name in model else extra
+            part[name] = value
+        weights = load_file(path.with_name("teacher.safetensors"))
+        save_checkpoint(path.parents[1], 3, {"teacher": weights}, extra)
+
+    return prepare
+
+
 def _two_averages(folder):
     write_released(folder / "tiny.pt")
     state = torch.load(folder / "tiny.pt")
@@ -161,6 +178,12 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_cut_released, TINY, "tiny.pt is truncated"),
         (_foreign, TINY, "has no x_embedder.proj.weight"),
         (_released, TINY, "pass heads"),
+        (_claims(depth=10**9), [], "does not describe a network"),
+        (_claims(width=48 * 10**6), [], "does not describe a network"),
+        (_claims(num_classes=10**12), [], "does not describe a network"),
+        (_claims(latent_size=10**6), [], "too large"),
+        (_claims(labels=[9]), [], "does not describe a network"),
+        (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
         (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),

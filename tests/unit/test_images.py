@@ -236,6 +236,13 @@ def test_a_crafted_tar_is_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_name_of_strange_bytes_is_one_line(tmp_path):
+    files = {"a\nb\udcff.png": picture_bytes(0), "c.\x1b[2J": b""} | samples(range(1))
+    images = list_images(write_tar(tmp_path / "t.tar", files))
+    lines = [images.skips.examples["no label"], *images.notes()]
+    assert all(line.isprintable() and line.encode() for line in lines)
+
+
 def test_classes_without_pictures_are_named(tmp_path):
     root = write_folder(tmp_path / "set", {"cat": 1, "__MACOSX": 0, "logs": 0})
     (root / "logs" / "log.txt").write_text("x")
