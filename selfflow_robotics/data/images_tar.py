@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.data.skips import Skips, printable
 from selfflow_robotics.errors import UserError
 
 MAX_LABEL = 99_999  # more is no class but a mistake, and would ask for gigabytes of embeddings
@@ -61,7 +61,7 @@ def tar_items(
     except UserError:
         raise
     except Exception as error:  # crafted headers make tarfile fail in many ways
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = printable(str(error))[:200] or type(error).__name__
         raise UserError(f"{path} is no whole tar file ({reason}); copy it again") from error
     return found
 
