@@ -87,7 +87,8 @@ def read_info(directory: Path) -> Info:
         )
     content = read_json(directory / "dataset_info.json")
     try:
-        proto = json_format.ParseDict(content, dataset_info_pb2.DatasetInfo())
+        proto = dataset_info_pb2.DatasetInfo()  # pyright: ignore[reportAttributeAccessIssue]
+        json_format.ParseDict(content, proto)
         template = naming.ShardedFileTemplate(
             dataset_name=proto.name,
             data_dir=tfds.core.Path(directory),

@@ -19,7 +19,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
     Raises ValueError saying why where `decode_picture` could not, or not faithfully.
     """
     if data.startswith(JPEG_START):
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        header = simplejpeg.decode_jpeg_header(data)
+        height, width, colours = int(header[0]), int(header[1]), header[2]
         if colours not in ("YCbCr", "Gray", "RGB"):
             raise ValueError(f"a JPEG of {colours} colours, RGB or grey is needed")
     elif data.startswith(PNG_START):

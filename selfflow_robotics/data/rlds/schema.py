@@ -128,8 +128,9 @@ def check_features(content: Any, path: Path) -> None:
         pending += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
     if isinstance(content, dict) and "type" in content:
         return  # an old file of another layout; the records are checked all the same
+    features = feature_pb2.Feature()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        features = json_format.ParseDict(content, feature_pb2.Feature())  # pyright: ignore[reportAttributeAccessIssue]
+        json_format.ParseDict(content, features)
     except Exception as error:  # of many kinds, for JSON that is no Feature
         raise UserError(
             f"{path}: its JSON files cannot be read ({' '.join(str(error).split())[:200]}); copy "
