@@ -71,12 +71,28 @@ BAD = {
     "size": ({"action": {"world_vector": tensor((4,), np.float32)}}, "world_vector", "(4,)"),
     "any size": ({"action": {"world_vector": tensor((None,), np.float32)}}, "world_vector", "3"),
     "text": ({"action": {"world_vector": F.Text()}}, "world_vector", "Text"),
-    "zlib": ({"action": ARM | {"rotation_delta": tensor((3,), np.float32, encoding="zlib")}}, "rotation_delta", "zlib"),
-    "bool command": ({"action": {"gripper_closedness_action": tensor((1,), np.bool_)}}, GRIPPER, "bool"),
-    "unsigned": ({"action": {"gripper_closedness_action": tensor((1,), np.uint8)}}, GRIPPER, "uint8"),
-    "embedding": ({"observation": {"natural_language_instruction": tensor((512,), np.float32)}}, TEXT, "512"),
+    "zlib": (
+        {"action": ARM | {"rotation_delta": tensor((3,), np.float32, encoding="zlib")}},
+        "rotation_delta",
+        "zlib",
+    ),
+    "bool command": (
+        {"action": {"gripper_closedness_action": tensor((1,), np.bool_)}},
+        GRIPPER,
+        "bool",
+    ),
+    "unsigned": (
+        {"action": {"gripper_closedness_action": tensor((1,), np.uint8)}},
+        GRIPPER,
+        "uint8",
+    ),
+    "embedding": (
+        {"observation": {"natural_language_instruction": tensor((512,), np.float32)}},
+        TEXT,
+        "512",
+    ),
     "no Dataset": ({"steps": F.FeaturesDict}, IMAGE, "0 Sequences"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", GOOD.values(), ids=GOOD.keys())
@@ -175,13 +191,25 @@ def test_splits_mean_what_they_mean_to_tensorflow_datasets(toy, split, episodes)
 def test_a_part_of_a_shard_needs_the_whole_shard(toy):
     data = shard(toy).read_bytes()
     shard(toy).write_bytes(data[: int.from_bytes(data[:8], "little") + 16])
-    with pytest.raises(UserError, match="1 records, but dataset_info.json says 2"):
+    with pytest.raises(UserError, match=r"1 records, but dataset_info.json says 2"):
         RldsIndex.open(toy, "train[:1]")
 
 
 @pytest.mark.parametrize(
-    "split", ["", "val", "train[", "train[:9]", "train[:200%]", "train[3:2]", "train+val", "train[x]", "+", "train[2]"]
-)  # fmt: skip
+    "split",
+    [
+        "",
+        "val",
+        "train[",
+        "train[:9]",
+        "train[:200%]",
+        "train[3:2]",
+        "train+val",
+        "train[x]",
+        "+",
+        "train[2]",
+    ],
+)
 def test_a_split_that_is_not_there(toy, split):
     with pytest.raises(UserError, match="split") as caught:
         RldsIndex.open(toy, split)
@@ -199,10 +227,14 @@ def test_a_split_that_is_not_there(toy, split):
             [0, 0, 1, 0, 1],
             [0, 0, 0, 1, 0],
         ),
-        (lambda v: v["aspects/success"].float_list.value.append(1), [1, 1, 1, 0, 1], [0, 0, 0, 1, 0]),
+        (
+            lambda v: v["aspects/success"].float_list.value.append(1),
+            [1, 1, 1, 0, 1],
+            [0, 0, 0, 1, 0],
+        ),
     ],
     ids=["told", "absent", "not looked at", "as a float"],
-)  # fmt: skip
+)
 def test_success_where_the_data_tell(toy, edit, success, failed):
     for number in range(2):
         edit_record(shard(toy), number, edit)
@@ -227,7 +259,10 @@ def test_training_on_successes_only(toy):
         assert len(held_out) == round(0.4 * len(chosen))
 
 
-@pytest.mark.parametrize("options", [["--split", "val"], ["--split=train[3:2]"], ["--split", "train[1:2]", "successes_only=true"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [["--split", "val"], ["--split=train[3:2]"], ["--split", "train[1:2]", "successes_only=true"]],
+)
 def test_the_command_takes_a_split_and_says_what_is_not_there(toy, tmp_path, capsys, options):
     with pytest.raises(SystemExit) as stop:
         finetune()["main"](
