@@ -33,9 +33,9 @@ from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
+from selfflow_robotics.objective.roles import ROLES, RoleSchedule, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
@@ -129,7 +129,9 @@ def main(config: FinetuneConfig) -> None:
         data = RobotData(config, ranks)
     normalizer = ActionNormalizer(data.stats)
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    torch.manual_seed(
+        torch_seed("first weights", config.seed)
+    )  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller model.sit"):
         model = MultimodalSiT(config.model).to(device)
         start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
@@ -168,7 +170,7 @@ def main(config: FinetuneConfig) -> None:
                     ROLES["policy"],
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),
-                    torch_generator(config.seed, number, 4, device=device),
+                    torch_generator("held out", config.seed, number, device=device),
                 ).flow_loss.item()
                 for number, windows in enumerate(data.held_out_batches())
             ]
@@ -218,6 +220,7 @@ class RobotData:
         plain = [episode for episode in training if not self._index.disturbed[episode]]
         undisturbed = every if len(plain) == len(training) else self._windows(self._index, plain)
         play = self._play()
+        self._schedule = RoleSchedule(config.roles, config.seed)
         self._mixtures = {}
         for role, weight in config.roles.items():
             if weight == 0:
@@ -229,7 +232,7 @@ class RobotData:
             else:
                 readers, batch = [undisturbed, play], config.frame_batch
                 shares = [1 - config.play_share, config.play_share]
-            self._mixtures[role] = Mixture(readers, shares, batch, config.seed)
+            self._mixtures[role] = Mixture(readers, shares, batch, config.seed, role)
         self._words = (
             f"{len(training)} episodes, {len(every)} steps, {len(held_out)} held out, "
             f"{0 if play is None else len(play)} steps of play"
@@ -240,9 +243,9 @@ class RobotData:
 
     def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
         """A step, the row that it plays, and its windows."""
-        role = draw_role(self.config.roles, self.config.seed, step)
+        role, turn = self._schedule.at(step)
         later = self.config.model.later_frames if has_frames(role) else 0
-        return step, role, self._mixtures[role].batch(step, later, self._ranks.share)
+        return step, role, self._mixtures[role].batch(turn, later, self._ranks.share)
 
     def held_out_batches(self) -> Iterator[WindowBatch]:
         """Windows of the held-out episodes, evenly spread."""

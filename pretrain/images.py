@@ -38,7 +38,7 @@ from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.image_loss import SLOT, image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
@@ -121,7 +121,9 @@ def main(config: ImagesConfig) -> None:
         encoder = encoder_of_latents(frozen, autoencoder, shape.patch)
     sampler = reader.sampler(config.batch_size, config.seed)
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    torch.manual_seed(
+        torch_seed("first weights", config.seed)
+    )  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller sit"):
         model = ImageSiT(shape).to(device)
         teacher = make_teacher(model)
@@ -158,7 +160,7 @@ def main(config: ImagesConfig) -> None:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         few = min(SAMPLES, len(reader))
         mean, std, labels = (to_device(part, device) for part in reader.read(np.arange(few)))
-        generator = torch_generator(config.seed, 5, device=device)
+        generator = torch_generator("agreement of latents", config.seed, device=device)
         tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
 
         def features(network: ImageSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:

@@ -33,9 +33,9 @@ from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, arrange, check_weights, draw_role
+from selfflow_robotics.objective.roles import ROLES, RoleSchedule, arrange, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
@@ -120,12 +120,15 @@ def main(config: PretrainConfig) -> None:
     reader = WindowReader(
         index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
     )
+    schedule = RoleSchedule(config.roles, config.seed)
     samplers = {
-        "image": EpochSampler(len(reader), config.image_batch, config.seed),
-        "clip": EpochSampler(len(reader), config.clip_batch, config.seed),
+        role: EpochSampler(len(reader), batch, config.seed, role)
+        for role, batch in (("image", config.image_batch), ("clip", config.clip_batch))
     }
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    torch.manual_seed(
+        torch_seed("first weights", config.seed)
+    )  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller model.sit"):
         model = MultimodalSiT(shape).to(device)
         teacher = make_teacher(model)
@@ -135,9 +138,9 @@ def main(config: PretrainConfig) -> None:
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
 
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
-        role = draw_role(config.roles, config.seed, step)
+        role, turn = schedule.at(step)
         later = 0 if role == "image" else clip_later
-        return step, role, reader.read(ranks.share(samplers[role].batch(step)), future_frames=later)
+        return step, role, reader.read(ranks.share(samplers[role].batch(turn)), future_frames=later)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
@@ -167,7 +170,7 @@ def main(config: PretrainConfig) -> None:
             return network(x_t, tau, context, layers, features_only=True)
 
         student, teacher = partial(features, model), partial(features, state.teacher)
-        generator = torch_generator(config.seed, 5, device=device)
+        generator = torch_generator("agreement", config.seed, device=device)
         with torch.no_grad(), autocast(device, precision):
             return cosine_by_layer(student, teacher, noised, shape.sit.depth, generator)
 
@@ -176,7 +179,9 @@ def main(config: PretrainConfig) -> None:
         auto = model.autoencoder
         size = (SAMPLES, auto.tokens_per_frame, auto.token_channels)
         noise = {
-            "first_frame": torch.randn(size, generator=torch_generator(config.seed)).to(device)
+            "first_frame": torch.randn(size, generator=torch_generator("samples", config.seed)).to(
+                device
+            )
         }
         words = [index.instruction_of(0)] * len(noise["first_frame"])
         tokens = answer(state.teacher, {}, words, noise, num_steps=50)

@@ -135,7 +135,7 @@ def train(
     )
     with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
         for batch, waited in batches:
-            generator = torch_generator(*ranks.names(seed, state.step), device=device)
+            generator = torch_generator("training", seed, ranks.rank, state.step, device=device)
             with autocast(device, precision):
                 out = loss_fn(batch, generator)
             out.loss.backward()

@@ -104,7 +104,9 @@ class ClassPictures:
         """The class of a picture."""
         if self._labels is not None:
             return self._labels[number % len(self._labels)]
-        return int(numpy_generator(self._seed, number, 1).integers(self.config.num_classes))
+        return int(
+            numpy_generator("picture label", self._seed, number).integers(self.config.num_classes)
+        )
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         how = self._sampling

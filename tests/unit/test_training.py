@@ -177,6 +177,7 @@ def test_an_epoch_sees_every_sample_once_and_order_depends_on_seed_alone():
     assert seen[:10] != seen[10:]
     assert EpochSampler(10, 4, seed=1).batch(3) == sampler.batch(3)
     assert EpochSampler(10, 4, seed=2).batch(0) != sampler.batch(0)
+    assert EpochSampler(10, 4, 1, "other").batch(0) != sampler.batch(0)
 
 
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"steps": -5}, {"ema_decay": 1.0}])
