@@ -9,8 +9,9 @@
 It starts from the newest pretraining run of the same network size (init=auto), or from `init=PATH`.
 Every step plays one row of the role table (selfflow_robotics/objective/roles.py), drawn by weight:
 which tokens are clean, which are denoised, which are left out. Rows that ask what actions do also
-read play: aimless motion, recorded where the demonstrations are. Actions are normalised by their
-1 % and 99 % quantiles; the statistics travel in the checkpoint. The run lies in runs/NAME;
+read play: aimless motion, recorded where the demonstrations are. Actions are scaled by
+their 1 % and 99 % quantiles, and clipped there where they are to be predicted; the statistics
+travel in the checkpoint. The run lies in runs/NAME;
 repeating the command continues an interrupted one.
 """
 
@@ -143,7 +144,13 @@ def main(config: FinetuneConfig) -> None:
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
         sample = window_sample(
-            windows, model.autoencoder, normalizer, device, config.augment, generator
+            windows,
+            model.autoencoder,
+            normalizer,
+            ROLES[role],
+            device,
+            config.augment,
+            generator,
         )
         objective = config.frame_objective if denoises_frames(role) else config.policy_objective
         terms = role_loss(
@@ -166,7 +173,7 @@ def main(config: FinetuneConfig) -> None:
                 role_loss(
                     state.teacher,
                     state.teacher,
-                    window_sample(windows, model.autoencoder, normalizer, device),
+                    window_sample(windows, model.autoencoder, normalizer, ROLES["policy"], device),
                     ROLES["policy"],
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),

@@ -144,7 +144,7 @@ def main(config: PretrainConfig) -> None:
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
-        sample = window_sample(windows, model.autoencoder, None, device)
+        sample = window_sample(windows, model.autoencoder, None, ROLES[role], device)
         terms = role_loss(
             model,
             state.teacher,
@@ -162,7 +162,7 @@ def main(config: PretrainConfig) -> None:
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
-        sample = window_sample(windows, model.autoencoder, None, device)
+        sample = window_sample(windows, model.autoencoder, None, ROLES["image"], device)
         clean, noised = arrange(ROLES["image"], sample.tokens)
 
         def features(network: MultimodalSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
