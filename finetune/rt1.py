@@ -32,6 +32,7 @@ from selfflow_robotics.data.samples import window_sample
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule, check_weights
@@ -219,6 +220,7 @@ class RobotData:
         self.config, self._ranks = config, ranks
         given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
         self._index = RldsIndex.open(given)
+        check_texts(self._index.instructions, config.model.text_bytes)
         self.provenance = self._index.provenance
         training, held_out = split_episodes(self._index.num_episodes, config)
         self.stats = self._index.stats(training)
@@ -277,7 +279,9 @@ class RobotData:
         if config.play_share == 0 or asked == 0 or (config.data and not config.play_data):
             return None
         if config.play_data:
-            return self._windows(RldsIndex.open(Path(config.play_data)))
+            index = RldsIndex.open(Path(config.play_data))
+            check_texts(index.instructions, config.model.text_bytes)
+            return self._windows(index)
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
         return self._windows(RldsIndex.open(ensure_demonstrations(replace(config.play, **same))))
 

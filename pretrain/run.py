@@ -30,6 +30,7 @@ from selfflow_robotics.data.samples import window_sample
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
@@ -116,6 +117,7 @@ def main(config: PretrainConfig) -> None:
         index = RldsIndex.open(
             Path(config.data) if config.data else ensure_demonstrations(config.collect)
         )
+    check_texts(index.instructions, config.model.text_bytes)
     clip_later = config.clip_frames - 1
     reader = WindowReader(
         index, horizon=1, future_frames=clip_later, image_size=config.model.image_size

@@ -73,14 +73,17 @@ class SiT(nn.Module):
             cond = cond + condition.unsqueeze(1)
         return Modulation(cond, index)
 
-    def encode_context(self, tokens: Tensor, timesteps: Timesteps) -> list[KeyValue]:
-        """Keys and values of clean tokens [B, M, D] at every block."""
+    def encode_context(
+        self, tokens: Tensor, timesteps: Timesteps, num_blocks: int | None = None
+    ) -> list[KeyValue]:
+        """Keys and values of clean tokens [B, M, D] at every block, or at the first `num_blocks`:
+        all that `forward` needs where it stops there."""
         mod = self.modulation(timesteps)
         kept: list[KeyValue] = []
-        for block in self.blocks[:-1]:
+        *before, last = self.blocks[:num_blocks]
+        for block in before:
             tokens, own = block(tokens, mod)
             kept.append(own)
-        last = self.blocks[-1]
         assert isinstance(last, Block)
         kept.append(last.key_value(tokens, mod))
         return kept

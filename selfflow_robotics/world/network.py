@@ -65,6 +65,7 @@ def model_config(record: dict[str, Any]) -> MultimodalConfig:
     fields = dict(record["model"])
     fields["sit"] = SiTConfig(**fields["sit"])
     fields["image_size"] = tuple(fields["image_size"])
+    fields.setdefault("text_bytes", 63)  # of networks that were trained before it was a setting
     return MultimodalConfig(**fields)
 
 
