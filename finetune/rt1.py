@@ -184,10 +184,9 @@ def main(config: FinetuneConfig) -> None:
             ]
         return {"held_out_policy_loss": sum(losses) / len(losses)}
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
         network = Network(state.teacher, normalizer, {}, ("world_model",), run, device)
-        path = run / "samples" / f"step_{step:07d}.png"
         write_imagined(path, network, data.held_out, seed=config.seed)
 
     train(

@@ -171,7 +171,7 @@ def main(config: ImagesConfig) -> None:
         with autocast(device, precision):
             return cosine_by_layer(student, teacher, noised, config.sit.depth, generator)
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """Pictures of the first classes that the moving average makes out of noise."""
         try:
             autoencoder = load_autoencoder(reader.autoencoder, device)
@@ -183,7 +183,7 @@ def main(config: ImagesConfig) -> None:
         normal = SeededNormal(range(SAMPLES), device)
         latents = sample_images(state.teacher, labels, normal, method="euler", num_steps=50)
         frames = autoencoder.decode(latents).cpu().numpy()
-        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+        write_grid(path, frames, columns=4)
 
     train(
         config.train,

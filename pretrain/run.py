@@ -176,7 +176,7 @@ def main(config: PretrainConfig) -> None:
         with torch.no_grad(), autocast(device, precision):
             return cosine_by_layer(student, teacher, noised, shape.sit.depth, generator)
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """Pictures that the moving average makes out of noise."""
         auto = model.autoencoder
         size = (SAMPLES, auto.tokens_per_frame, auto.token_channels)
@@ -188,7 +188,7 @@ def main(config: PretrainConfig) -> None:
         words = [index.instruction_of(0)] * len(noise["first_frame"])
         tokens = answer(state.teacher, {}, words, noise, num_steps=50)
         frames = auto.decode(tokens["first_frame"])[:, 0].cpu().numpy()
-        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+        write_grid(path, frames, columns=4)
 
     train(
         config.train,
