@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder, runs_of_kind
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -129,6 +129,7 @@ def main(config: FinetuneConfig) -> None:
     with ranks.first_alone():
         run = open_run("finetune", folder, config, ranks)
         data = RobotData(config, ranks)
+        continue_run(run, config, data.fingerprints, ranks)
     normalizer = ActionNormalizer(data.stats)
 
     torch.manual_seed(
@@ -198,7 +199,10 @@ def main(config: FinetuneConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(config.model, data.stats, data.provenance, config.roles),
+        extra={
+            **checkpoint_record(config.model, data.stats, data.provenance, config.roles),
+            "data": data.fingerprints,
+        },
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
         ranks=ranks,
@@ -221,6 +225,7 @@ class RobotData:
         self._index = RldsIndex.open(given)
         check_texts(self._index.instructions, config.model.text_bytes)
         self.provenance = self._index.provenance
+        self.fingerprints = {"data": self._index.fingerprint}
         training, held_out = split_episodes(self._index.num_episodes, config)
         self.stats = self._index.stats(training)
         self.held_out = self._windows(self._index, held_out or training)
@@ -228,6 +233,8 @@ class RobotData:
         plain = [episode for episode in training if not self._index.disturbed[episode]]
         undisturbed = every if len(plain) == len(training) else self._windows(self._index, plain)
         play = self._play()
+        if play is not None:
+            self.fingerprints["play_data"] = play.index.fingerprint
         self._schedule = RoleSchedule(config.roles, config.seed)
         self._mixtures = {}
         for role, weight in config.roles.items():

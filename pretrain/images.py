@@ -26,7 +26,7 @@ from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.data.transfer import to_device
@@ -107,6 +107,7 @@ def main(config: ImagesConfig) -> None:
         reader = LatentReader(config.data or shape_latents(*shapes))
         run = open_run("images", folder, config, ranks)
         check_same_latents(run, reader.fingerprints, reader.folder)
+        continue_run(run, config, {}, ranks)
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
     )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
@@ -117,6 +117,8 @@ def main(config: PretrainConfig) -> None:
         index = RldsIndex.open(
             Path(config.data) if config.data else ensure_demonstrations(config.collect)
         )
+        fingerprints = {"data": index.fingerprint}
+        continue_run(run, config, fingerprints, ranks)
     check_texts(index.instructions, config.model.text_bytes)
     clip_later = config.clip_frames - 1
     reader = WindowReader(
@@ -199,7 +201,10 @@ def main(config: PretrainConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(shape, None, index.provenance, config.roles),
+        extra={
+            **checkpoint_record(shape, None, index.provenance, config.roles),
+            "data": fingerprints,
+        },
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,
