@@ -14,6 +14,7 @@ from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import (
     latest_checkpoint,
     read_manifest,
+    read_record,
     resolve_checkpoint,
     resuming,
 )
@@ -125,11 +126,20 @@ def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = AL
         raise _not_writable(run, error) from error
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML as we write it. An alias may stand for what contains it, or for a million copies."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
 def recorded_settings(run: Path) -> dict[str, Any]:
     """config.yaml of a run folder, as `open_run` wrote it; empty where there is no readable one."""
     try:
-        settings = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        settings = yaml.load(read_record(run / "config.yaml"), _PlainLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -170,8 +180,8 @@ def _not_writable(folder: Path, error: OSError) -> UserError:
 def _run_record(folder: Path) -> dict[str, Any]:
     """run.json of a folder; empty where there is no readable one."""
     try:
-        run = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        run = json.loads(read_record(folder / "run.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return run if isinstance(run, dict) else {}
 

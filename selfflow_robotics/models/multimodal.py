@@ -15,7 +15,7 @@ from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector, zero
-from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
+from selfflow_robotics.models.sit import MOST_TOKENS, SiT, SiTConfig, Timesteps
 from selfflow_robotics.models.text import MOST_TEXT_BYTES, ByteTextEncoder, text_bytes
 
 MOST_PLACES = 100
@@ -39,7 +39,13 @@ class MultimodalConfig:
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
-        PixelAutoencoder(self.image_size, self.patch)  # refuses sizes that do not divide
+        # Refuses sizes that do not divide.
+        tokens = PixelAutoencoder(self.image_size, self.patch).tokens_per_frame
+        if tokens > MOST_TOKENS:
+            raise UserError(
+                f"model.image_size {self.image_size} makes {tokens} patches of {self.patch} px; at "
+                f"most {MOST_TOKENS} are possible"
+            )
         if self.sit.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model.sit.width must be divisible by 4, got {self.sit.width}")
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:

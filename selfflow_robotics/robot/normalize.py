@@ -56,20 +56,22 @@ class NormStats:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "NormStats":
         """From OpenVLA's keys, or Octo's (p01, p99). Raises UserError for missing or bad values."""
-        action = value.get("action")
+        action = value.get("action") if isinstance(value, dict) else None
         if not isinstance(action, dict):
             raise UserError("action statistics: no entry 'action'; give one data set's entry")
         arrays = {}
         for key, other in (("q01", "p01"), ("q99", "p99"), ("mean", "mean"), ("std", "std")):
-            array = np.asarray(action.get(key, action.get(other, [])), np.float64)
+            try:
+                array = np.asarray(action.get(key, action.get(other, [])), np.float64)
+            except (TypeError, ValueError, OverflowError):
+                array = np.empty(0)
             if array.shape != (ACTION_DIM,) or not np.isfinite(array).all():
                 raise UserError(f"action statistics: '{key}' must be {ACTION_DIM} finite numbers")
             arrays[key] = array
-        return cls(
-            **arrays,
-            num_transitions=int(value.get("num_transitions", 0)),
-            num_episodes=int(value.get("num_trajectories", 0)),
-        )
+        counts = [value.get(key, 0) for key in ("num_transitions", "num_trajectories")]
+        if not all(type(count) is int for count in counts):
+            raise UserError("action statistics: num_transitions and num_trajectories are counts")
+        return cls(**arrays, num_transitions=counts[0], num_episodes=counts[1])
 
 
 class ActionNormalizer:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.training.checkpoint import (
+    MOST_STEPS,
     latest_checkpoint,
     prune_checkpoints,
     read_manifest,
@@ -51,6 +52,8 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = "auto"  # `training.compile`; auto: on a GPU
 
     def __post_init__(self) -> None:
+        if self.steps > MOST_STEPS:
+            raise UserError(f"train.steps must be at most {MOST_STEPS}, got {self.steps}")
         least = dict(steps=1, log_every=1, save_every=1, keep_checkpoints=1, sample_every=0)
         for name, value in least.items():
             if getattr(self, name) < value:

@@ -15,8 +15,8 @@ from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
+    load_module,
     load_part,
-    load_weights,
     read_manifest,
     resolve_checkpoint,
     resuming,
@@ -74,6 +74,16 @@ def is_image_record(record: dict[str, Any]) -> bool:
     return "image_model" in record
 
 
+def check_numbers(sit: SiTConfig, fields: dict[str, Any]) -> None:
+    """Raise TypeError where a network's shape, read from JSON, holds anything but its numbers."""
+    for name, value in {**vars(sit), **fields}.items():
+        if name in ("sit", "learn_sigma", "mlp_ratio"):
+            continue
+        parts = value if name == "image_size" else [value]
+        if value is not None and not all(type(part) is int for part in parts):
+            raise TypeError(f"{name} is {value!r:.40}")
+
+
 def is_released_file(path: Path) -> bool:
     """Whether the path means a file of released weights, not a run or checkpoint folder."""
     return path.is_file() or (path.suffix in RELEASED_SUFFIXES and not path.is_dir())
@@ -105,13 +115,14 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
     try:
         fields = dict(record["image_model"])
         fields["sit"] = SiTConfig(**fields["sit"])
-        model = ImageSiT(ImageSiTConfig(**fields))
+        check_numbers(fields["sit"], fields)
+        shape = ImageSiTConfig(**fields)
         autoencoder = AutoencoderConfig(**record["autoencoder"])
         class_names = record["class_names"]
         fingerprint = record.get("latents", {}).get("autoencoder")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"
         ) from error
-    load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
+    model = load_module(lambda: ImageSiT(shape), load_part(checkpoint, "teacher"), checkpoint)
     return ImageNetwork(model.to(device).eval(), autoencoder, class_names, checkpoint, fingerprint)

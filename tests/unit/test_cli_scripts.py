@@ -242,7 +242,13 @@ def test_a_run_of_another_kind_is_named(tmp_path, saved):
         open_run("finetune", run, _Config())
 
 
-@pytest.mark.parametrize("damage", [None, b"a: [", b"\xff\x00", b"", b"- 1", b"1: 2"])
+BOMB = b"".join(
+    b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9)
+)
+HOSTILE = [b"&a {a: *a}", b"a0: &a0 [x]\n" + BOMB, b"{a: " * 20_000, b"a: " + b"1" * 2**25]
+
+
+@pytest.mark.parametrize("damage", [None, b"a: [", b"\xff\x00", b"", b"- 1", b"1: 2", *HOSTILE])
 def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, damage):
     run = open_run("finetune", tmp_path / "a", _Config())
     _write_checkpoint(run, 1)
@@ -258,3 +264,9 @@ def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, d
 def test_a_runs_name_is_one_folders_name(name):
     with pytest.raises(UserError, match="is no name for a folder in runs; give another name"):
         run_folder("runs", name)
+
+
+def test_a_runs_record_that_is_nested_without_end_is_no_run(tmp_path):
+    run = _write_run(tmp_path, "a", kind="finetune", created="2026-01")
+    (run / "run.json").write_text("[" * 100_000)
+    assert runs_of_kind("finetune", tmp_path) == []

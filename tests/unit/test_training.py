@@ -300,7 +300,9 @@ def test_an_epoch_sees_every_sample_once_and_order_depends_on_seed_alone():
     assert EpochSampler(10, 4, 1, "other").batch(0) != sampler.batch(0)
 
 
-@pytest.mark.parametrize("setting", [{"steps": 0}, {"steps": -5}, {"ema_decay": 1.0}])
+@pytest.mark.parametrize(
+    "setting", [{"steps": 0}, {"steps": -5}, {"steps": 10**30}, {"ema_decay": 1.0}]
+)
 def test_impossible_training_settings_are_refused(setting):
     with pytest.raises(UserError):
         TrainConfig(**setting)
@@ -352,7 +354,11 @@ def test_a_batch_of_a_hundred_epochs_is_a_mistake():
 
 def test_foreign_lines_of_the_metrics_are_dropped_on_resuming(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n[1]\n{"step": "x"}\n5\n{"step": 1}\n{"step": 2}\n{"st')
+    nested, huge = "[" * 100_000, '{"step": 1' + "0" * 400 + "}"
+    path.write_text(
+        '{"step": 0}\n[1]\n{"step": "x"}\n5\n'
+        f'{nested}\n{huge}\n{{"step": 1}}\n{{"step": 2}}\n{{"st'
+    )
     MetricsLog(path, 2).write({"step": 2})
     assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
 
