@@ -62,7 +62,7 @@ class Setup:
         self.plain, self.plain_teacher = PlainSiT(self.model), PlainSiT(self.teacher)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        generator = torch_generator(1, device=self.device)
+        generator = torch_generator("benchmark", 1, device=self.device)
         side, channels = self.config.latent_size, self.config.channels
         shape = (size, channels, side, side)
         latents = torch.randn(shape, generator=generator, device=self.device)
@@ -71,7 +71,7 @@ class Setup:
 
     def loss(self, model: ImageSiT, teacher: ImageSiT, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
-        generator = torch_generator(2, device=self.device)
+        generator = torch_generator("benchmark", 2, device=self.device)
         null, objective = self.config.null_label, self.objective
         with autocast(self.device, precision):
             terms = image_loss(model, teacher, x, labels, null, DROPOUT, objective, generator)
@@ -79,7 +79,7 @@ class Setup:
 
     def plain_loss(self, model: PlainSiT, teacher: PlainSiT, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
-        generator = torch_generator(2, device=self.device)
+        generator = torch_generator("benchmark", 2, device=self.device)
         with autocast(self.device, precision):
             return plain_loss(model, teacher, x, labels, DROPOUT, self.objective, generator)
 
@@ -100,7 +100,7 @@ class Setup:
 
     def noise(self, shape: torch.Size) -> Tensor:
         return torch.randn(
-            shape, generator=torch_generator(3, device=self.device), device=self.device
+            shape, generator=torch_generator("benchmark", 3, device=self.device), device=self.device
         )
 
     def teach(self, size: int, precision: str = "fp32") -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
@@ -39,7 +39,7 @@ from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.image_loss import SLOT, image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
@@ -108,6 +108,7 @@ def main(config: ImagesConfig) -> None:
         reader = LatentReader(config.data or shape_latents(*shapes))
         run = open_run("images", folder, config, ranks)
         check_same_latents(run, reader.fingerprints, reader.folder)
+        continue_run(run, config, {}, ranks)
     shape = ImageSiTConfig(
         config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
     )
@@ -122,7 +123,9 @@ def main(config: ImagesConfig) -> None:
         encoder = encoder_of_latents(frozen, autoencoder, shape.patch)
     sampler = reader.sampler(config.batch_size, config.seed)
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    torch.manual_seed(
+        torch_seed("first weights", config.seed)
+    )  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller sit"):
         model = ImageSiT(shape).to(device)
         teacher = make_teacher(model)
@@ -162,7 +165,7 @@ def main(config: ImagesConfig) -> None:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         few = min(SAMPLES, len(reader))
         mean, std, labels = (to_device(part, device) for part in reader.read(np.arange(few)))
-        generator = torch_generator(config.seed, 5, device=device)
+        generator = torch_generator("agreement of latents", config.seed, device=device)
         tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
 
         def features(network: ImageSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
@@ -173,7 +176,7 @@ def main(config: ImagesConfig) -> None:
         with autocast(device, precision):
             return cosine_by_layer(student, teacher, noised, config.sit.depth, generator)
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """Pictures of the first classes that the moving average makes out of noise."""
         try:
             autoencoder = load_autoencoder(reader.autoencoder, device)
@@ -186,7 +189,7 @@ def main(config: ImagesConfig) -> None:
         normal = SeededNormal(range(SAMPLES), device)
         latents = sample_images(state.teacher, labels, normal, method="euler", num_steps=50)
         frames = autoencoder.decode(latents).cpu().numpy()
-        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+        write_grid(path, frames, columns=4)
 
     train(
         config.train,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
@@ -30,12 +30,13 @@ from selfflow_robotics.data.samples import window_sample
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, arrange, check_weights, draw_role
+from selfflow_robotics.objective.roles import ROLES, RoleSchedule, arrange, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
@@ -119,16 +120,22 @@ def main(config: PretrainConfig) -> None:
             Path(config.data) if config.data else ensure_demonstrations(config.collect),
             config.split,
         )
+        fingerprints = {"data": index.fingerprint}
+        continue_run(run, config, fingerprints, ranks)
+    check_texts(index.instructions, config.model.text_bytes)
     clip_later = config.clip_frames - 1
     reader = WindowReader(
         index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
     )
+    schedule = RoleSchedule(config.roles, config.seed)
     samplers = {
-        "image": EpochSampler(len(reader), config.image_batch, config.seed),
-        "clip": EpochSampler(len(reader), config.clip_batch, config.seed),
+        role: EpochSampler(len(reader), batch, config.seed, role)
+        for role, batch in (("image", config.image_batch), ("clip", config.clip_batch))
     }
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    torch.manual_seed(
+        torch_seed("first weights", config.seed)
+    )  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller model.sit"):
         model = MultimodalSiT(shape).to(device)
         teacher = make_teacher(model)
@@ -138,13 +145,13 @@ def main(config: PretrainConfig) -> None:
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
 
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
-        role = draw_role(config.roles, config.seed, step)
+        role, turn = schedule.at(step)
         later = 0 if role == "image" else clip_later
-        return step, role, reader.read(ranks.share(samplers[role].batch(step)), future_frames=later)
+        return step, role, reader.read(ranks.share(samplers[role].batch(turn)), future_frames=later)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
-        sample = window_sample(windows, model.autoencoder, None, device)
+        sample = window_sample(windows, model.autoencoder, None, ROLES[role], device)
         terms = role_loss(
             model,
             state.teacher,
@@ -162,7 +169,7 @@ def main(config: PretrainConfig) -> None:
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
-        sample = window_sample(windows, model.autoencoder, None, device)
+        sample = window_sample(windows, model.autoencoder, None, ROLES["image"], device)
         clean, noised = arrange(ROLES["image"], sample.tokens)
 
         def features(network: MultimodalSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
@@ -170,21 +177,23 @@ def main(config: PretrainConfig) -> None:
             return network(x_t, tau, context, layers, features_only=True)
 
         student, teacher = partial(features, model), partial(features, state.teacher)
-        generator = torch_generator(config.seed, 5, device=device)
+        generator = torch_generator("agreement", config.seed, device=device)
         with torch.no_grad(), autocast(device, precision):
             return cosine_by_layer(student, teacher, noised, shape.sit.depth, generator)
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """Pictures that the moving average makes out of noise."""
         auto = model.autoencoder
         size = (SAMPLES, auto.tokens_per_frame, auto.token_channels)
         noise = {
-            "first_frame": torch.randn(size, generator=torch_generator(config.seed)).to(device)
+            "first_frame": torch.randn(size, generator=torch_generator("samples", config.seed)).to(
+                device
+            )
         }
         words = [index.instruction_of(0)] * len(noise["first_frame"])
         tokens = answer(state.teacher, {}, words, noise, num_steps=50)
         frames = auto.decode(tokens["first_frame"])[:, 0].cpu().numpy()
-        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+        write_grid(path, frames, columns=4)
 
     train(
         config.train,
@@ -195,7 +204,10 @@ def main(config: PretrainConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(shape, None, index.provenance, config.roles),
+        extra={
+            **checkpoint_record(shape, None, index.provenance, config.roles),
+            "data": fingerprints,
+        },
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import TimestepEmbedder, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, Projector
-from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
+from selfflow_robotics.models.sit import MOST_TOKENS, SiT, SiTConfig, Timesteps
 
 # The family of DiT and SiT; XL is the paper's (675 M).
 SIZES = {
@@ -55,6 +55,11 @@ class ImageSiTConfig:
             raise UserError(
                 f"model.latent_size must be divisible by model.patch, got {self.latent_size} and "
                 f"{self.patch}"
+            )
+        if self.grid**2 > MOST_TOKENS:
+            raise UserError(
+                f"model.latent_size {self.latent_size} makes {self.grid**2} patches; at most "
+                f"{MOST_TOKENS} are possible"
             )
         if self.sit.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model.sit.width must be divisible by 4, got {self.sit.width}")

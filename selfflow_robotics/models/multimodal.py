@@ -15,8 +15,8 @@ from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, KeyValue, Projector, zero
-from selfflow_robotics.models.sit import SiT, SiTConfig, Timesteps
-from selfflow_robotics.models.text import ByteTextEncoder, text_bytes
+from selfflow_robotics.models.sit import MOST_TOKENS, SiT, SiTConfig, Timesteps
+from selfflow_robotics.models.text import MOST_TEXT_BYTES, ByteTextEncoder, text_bytes
 
 MOST_PLACES = 100
 
@@ -32,18 +32,29 @@ class MultimodalConfig:
     action_horizon: int = 6
     action_dim: int = 7
     text_tokens: int = 2
+    text_bytes: int = 127  # UTF-8 bytes of the longest instruction; RT-1's longest has 68
     # Channels that the train-only head predicts: of a frozen encoder. None: the network's width.
     feature_channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
-        PixelAutoencoder(self.image_size, self.patch)  # refuses sizes that do not divide
+        # Refuses sizes that do not divide.
+        tokens = PixelAutoencoder(self.image_size, self.patch).tokens_per_frame
+        if tokens > MOST_TOKENS:
+            raise UserError(
+                f"model.image_size {self.image_size} makes {tokens} patches of {self.patch} px; at "
+                f"most {MOST_TOKENS} are possible"
+            )
         if self.sit.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model.sit.width must be divisible by 4, got {self.sit.width}")
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
+            )
+        if not 1 <= self.text_bytes <= MOST_TEXT_BYTES:
+            raise UserError(
+                f"model.text_bytes must be from 1 to {MOST_TEXT_BYTES}, got {self.text_bytes}"
             )
         # All of them are tokens of one sequence.
         if max(self.later_frames, self.action_horizon, self.text_tokens) > MOST_PLACES:
@@ -88,7 +99,9 @@ class MultimodalSiT(nn.Module):
         auto = self.autoencoder
         self.frame_in = PatchStem(auto.patch, auto.channels, width, auto.grid)
         self.action_in = nn.Linear(config.action_dim, width)
-        self.text_in = ByteTextEncoder(width, config.sit.heads, config.text_tokens)
+        self.text_in = ByteTextEncoder(
+            width, config.sit.heads, config.text_tokens, config.text_bytes
+        )
         self.register_buffer(
             "grid_positions", sincos_positions_2d(width, *self.autoencoder.grid), persistent=False
         )
@@ -115,9 +128,13 @@ class MultimodalSiT(nn.Module):
         return self.frame_in(tokens, whole_frames=clean) + positions
 
     def encode_text(self, instructions: list[str]) -> Tensor:
-        """Text tokens [B, text_tokens, D]; equal instructions are encoded once."""
+        """Text tokens [B, text_tokens, D]; equal instructions are encoded once.
+
+        Raises UserError for one of more than `text_bytes` bytes.
+        """
         unique = sorted(set(instructions))
-        tokens = self.text_in(text_bytes(unique, self.frame_times.device))
+        ids = text_bytes(unique, self.config.text_bytes, self.frame_times.device)
+        tokens = self.text_in(ids)
         rows = [unique.index(text) for text in instructions]
         # Its backward adds in a fixed order; that of advanced indexing may not.
         return tokens.index_select(0, torch.tensor(rows, device=tokens.device))
@@ -127,6 +144,9 @@ class MultimodalSiT(nn.Module):
         clean: dict[str, Tensor],
         instructions: list[str] | None,
         timesteps: dict[str, Tensor] | None = None,
+        *,
+        still: Tensor | None = None,
+        num_blocks: int | None = None,
     ) -> Context:
         """One pass over the clean tokens of a sample.
 
@@ -135,6 +155,9 @@ class MultimodalSiT(nn.Module):
             instructions: B texts, or None for a sample without words.
             timesteps: noise level [B] of slots that are conditioning with noise augmentation
                 (already applied to their tokens); 0 for all others.
+            still: the first frame [B, N, C] before that noise, which later frames are predicted as
+                a change of; None: as in `clean`.
+            num_blocks: how many blocks the noised tokens will go through; None: all.
         """
         parts, levels = [], []
         if instructions is not None:
@@ -153,8 +176,8 @@ class MultimodalSiT(nn.Module):
         if timesteps is None:  # everything is at t = 0: one distinct timestep
             values, index = values[:, :1], torch.zeros_like(index)
         index = index.expand(len(values), -1)
-        kept = self.sit.encode_context(torch.cat(parts, dim=1), (values, index))
-        return Context(kept, clean.get("first_frame"))
+        kept = self.sit.encode_context(torch.cat(parts, dim=1), (values, index), num_blocks)
+        return Context(kept, clean.get("first_frame") if still is None else still)
 
     def forward(
         self,

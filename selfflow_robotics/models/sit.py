@@ -18,6 +18,8 @@ from selfflow_robotics.models.modulation import Modulation
 
 Timesteps = tuple[Tensor, Tensor]  # (values [G, V], index [G, N]): V distinct timesteps a sample
 
+MOST_WIDTH, MOST_DEPTH = 2**15, 1000
+MOST_TOKENS = 2**14  # of a picture
 MOST_RATIO = 64  # hidden width of an MLP over the width
 
 
@@ -35,6 +37,11 @@ class SiTConfig:
             raise UserError(
                 "model width, depth and heads must be positive and width divisible by heads, got "
                 f"{self.width}, {self.depth}, {self.heads}"
+            )
+        if self.width > MOST_WIDTH or self.depth > MOST_DEPTH:
+            raise UserError(
+                f"model width must be at most {MOST_WIDTH} and depth at most {MOST_DEPTH}, got "
+                f"{self.width} and {self.depth}"
             )
         if not 0 < self.mlp_ratio <= MOST_RATIO:
             raise UserError(f"model mlp_ratio must be in (0, {MOST_RATIO}], got {self.mlp_ratio}")
@@ -73,14 +80,17 @@ class SiT(nn.Module):
             cond = cond + condition.unsqueeze(1)
         return Modulation(cond, index)
 
-    def encode_context(self, tokens: Tensor, timesteps: Timesteps) -> list[KeyValue]:
-        """Keys and values of clean tokens [B, M, D] at every block."""
+    def encode_context(
+        self, tokens: Tensor, timesteps: Timesteps, num_blocks: int | None = None
+    ) -> list[KeyValue]:
+        """Keys and values of clean tokens [B, M, D] at every block, or at the first `num_blocks`:
+        all that `forward` needs where it stops there."""
         mod = self.modulation(timesteps)
         kept: list[KeyValue] = []
-        for block in self.blocks[:-1]:
+        *before, last = self.blocks[:num_blocks]
+        for block in before:
             tokens, own = block(tokens, mod)
             kept.append(own)
-        last = self.blocks[-1]
         assert isinstance(last, Block)
         kept.append(last.key_value(tokens, mod))
         return kept

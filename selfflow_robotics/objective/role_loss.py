@@ -55,6 +55,9 @@ class ContextNetwork(Protocol):
         clean: dict[str, Tensor],
         instructions: list[str] | None,
         timesteps: dict[str, Tensor] | None = None,
+        *,
+        still: Tensor | None = None,
+        num_blocks: int | None = None,
     ) -> Any: ...
 
     def __call__(self, noised: Any, timesteps: Any, context: Any, *args: Any, **kw: Any) -> Any: ...
@@ -95,13 +98,16 @@ def role_loss(
         if slot in sample.valid
     }
     instructions = _hide_some(sample.instructions, conditioning.text_dropout, generator)
+    still = clean.get("first_frame")
     clean, levels = _augment(clean, conditioning.frame_noise, generator)
 
-    context = model.encode_context(clean, instructions, levels)
+    context = model.encode_context(clean, instructions, levels, still=still)
     teacher_context = None
     if objective.has_teacher:
         with torch.no_grad():
-            teacher_context = teacher.encode_context(clean, instructions, levels)
+            teacher_context = teacher.encode_context(
+                clean, instructions, levels, num_blocks=objective.teacher_layer
+            )
     separate = {"separate_attention": objective.separate_attention}
     return self_flow_loss(
         student=lambda x_t, tau, layers: model(x_t, tau, context, layers, **separate),

@@ -113,4 +113,4 @@ class FlowPolicy:
         self._looks[slot] = (seed, looks + 1)
         config = self.network.model.config
         shape = (config.action_horizon, config.action_dim)
-        return torch.randn(shape, generator=torch_generator(seed, looks, 3))
+        return torch.randn(shape, generator=torch_generator("policy noise", seed, looks))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
@@ -17,8 +16,8 @@ from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
+    load_module,
     load_part,
-    load_weights,
     read_manifest,
     resolve_checkpoint,
     resuming,
@@ -80,6 +79,16 @@ def is_image_record(record: dict[str, Any]) -> bool:
     return "image_model" in record
 
 
+def check_numbers(sit: SiTConfig, fields: dict[str, Any]) -> None:
+    """Raise TypeError where a network's shape, read from JSON, holds anything but its numbers."""
+    for name, value in {**vars(sit), **fields}.items():
+        if name in ("sit", "learn_sigma", "mlp_ratio"):
+            continue
+        parts = value if name == "image_size" else [value]
+        if value is not None and not all(type(part) is int for part in parts):
+            raise TypeError(f"{name} is {value!r:.40}")
+
+
 def is_released_file(path: Path) -> bool:
     """Whether the path means a file of released weights, not a run or checkpoint folder."""
     return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
@@ -111,30 +120,18 @@ def load_image_network(path: Path, device: torch.device, heads: int | None = Non
     tensors = load_part(checkpoint, "teacher")
     try:
         fields = dict(record["image_model"])
-        config = ImageSiTConfig(**{**fields, "sit": SiTConfig(**fields["sit"])})
-        _check_numbers(config, tensors)
-        model = ImageSiT(config)
+        fields["sit"] = SiTConfig(**fields["sit"])
+        check_numbers(fields["sit"], fields)
+        shape = ImageSiTConfig(**fields)
         autoencoder = AutoencoderConfig(**record["autoencoder"])
         class_names = record["class_names"]
         fingerprint = record.get("latents", {}).get("autoencoder")
         labels = record.get("labels")  # absent where an earlier version trained
-        if labels is not None and not set(labels) <= set(range(config.num_classes)):
+        if labels is not None and not set(labels) <= set(range(shape.num_classes)):
             raise ValueError("labels are no classes")
-    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{checkpoint} does not describe a network this version knows ({error})"
         ) from error
-    load_weights(model, tensors, checkpoint)
-    model.to(device).eval()
+    model = load_module(lambda: ImageSiT(shape), tensors, checkpoint).to(device).eval()
     return ImageNetwork(model, autoencoder, class_names, checkpoint, fingerprint, labels or None)
-
-
-def _check_numbers(config: ImageSiTConfig, tensors: dict[str, Tensor]) -> None:
-    """Raises ValueError where the recorded network is larger than its weights, before it is built:
-    a record may say anything."""
-    if config.sit.depth <= len(tensors):
-        with torch.device("meta"):
-            wanted = sum(weight.numel() for weight in ImageSiT(config).state_dict().values())
-        if wanted == sum(weight.numel() for weight in tensors.values()):
-            return
-    raise ValueError("its weights are of another size")

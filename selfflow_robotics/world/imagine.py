@@ -40,7 +40,7 @@ def imagine(
     vectors = torch.from_numpy(np.asarray(actions, np.float32))
     clean = {"first_frame": first, "actions": normalizer.normalize(vectors).to(device)}
     shape = (len(frames), num_frames * autoencoder.tokens_per_frame, autoencoder.token_channels)
-    noise = torch.randn(shape, generator=torch_generator(seed)).to(device)
+    noise = torch.randn(shape, generator=torch_generator("imagination", seed)).to(device)
     tokens = answer(model, clean, instructions, {"later_frames": noise}, num_steps=num_steps)
     return autoencoder.decode(tokens["later_frames"]).cpu().numpy()
 

@@ -11,12 +11,12 @@ from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.robot.normalize import ActionNormalizer, NormStats
 from selfflow_robotics.training.checkpoint import (
+    load_module,
     load_part,
-    load_weights,
     read_manifest,
     resolve_checkpoint,
 )
-from selfflow_robotics.world.image_network import is_image_record
+from selfflow_robotics.world.image_network import check_numbers, is_image_record
 
 
 @dataclass
@@ -65,6 +65,8 @@ def model_config(record: dict[str, Any]) -> MultimodalConfig:
     fields = dict(record["model"])
     fields["sit"] = SiTConfig(**fields["sit"])
     fields["image_size"] = tuple(fields["image_size"])
+    fields.setdefault("text_bytes", 63)  # of networks that were trained before it was a setting
+    check_numbers(fields["sit"], fields)
     return MultimodalConfig(**fields)
 
 
@@ -113,13 +115,15 @@ def load_network(path: Path, device: torch.device) -> Network:
     """
     checkpoint = resolve_checkpoint(path)
     record = read_manifest(checkpoint)["extra"]
-    model = MultimodalSiT(shape_of(checkpoint))
+    shape = shape_of(checkpoint)
     try:
         stats = record["norm_stats"]
         provenance = record["provenance"]
-        roles = tuple(record["roles"])
+        roles = tuple(map(str, record["roles"]))
+        if not isinstance(provenance, dict):
+            raise TypeError("provenance is no dict")
     except (KeyError, TypeError) as error:
         raise _unknown(checkpoint, error) from error
-    load_weights(model, load_part(checkpoint, "teacher"), checkpoint)
+    model = load_module(lambda: MultimodalSiT(shape), load_part(checkpoint, "teacher"), checkpoint)
     normalizer = None if stats is None else ActionNormalizer(NormStats.from_json(stats))
     return Network(model.to(device).eval(), normalizer, provenance, roles, checkpoint, device)

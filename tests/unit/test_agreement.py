@@ -19,8 +19,8 @@ def network(seed):
 
 
 def cosines(student, teacher):
-    x = {"latents": torch.randn(4, 4, 16, generator=torch_generator(1))}
-    return cosine_by_layer(student, teacher, x, 3, torch_generator(2))
+    x = {"latents": torch.randn(4, 4, 16, generator=torch_generator("test", 1))}
+    return cosine_by_layer(student, teacher, x, 3, torch_generator("test", 2))
 
 
 def test_every_level_has_a_cosine_for_each_layer():

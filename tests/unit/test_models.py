@@ -8,7 +8,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.models import layers
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig, constant_timestep
-from selfflow_robotics.models.text import text_bytes
+from selfflow_robotics.models.text import check_texts, text_bytes
 
 CONFIG = MultimodalConfig(
     SiTConfig(width=48, depth=3, heads=3), image_size=(32, 48), later_frames=2
@@ -169,6 +169,45 @@ def test_text_is_bytes_and_empty_text_still_has_a_place(model):
     assert tokens.isfinite().all()
     assert torch.equal(tokens[0], tokens[2])
     assert not torch.allclose(tokens[0], tokens[1])
+
+
+SORT = "open the top drawer, take the sponge out, close the drawer and put it on the left plate"
+
+
+def test_long_instructions_stay_apart_and_what_does_not_fit_is_refused(model):
+    other = SORT.replace("left", "right")
+    tokens = model.encode_text([SORT, other, "x" * 127])
+    assert not torch.allclose(tokens[0], tokens[1])
+    with pytest.raises(UserError, match=r"text_bytes=128"):
+        model.encode_text(["x" * 128])
+    with pytest.raises(UserError, match="Unicode"):
+        model.encode_text(["\ud800"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "named"),
+    [
+        ([SORT, SORT.replace("left", "right"), "a"], 63, [SORT, "right plate", "text_bytes=88"]),
+        (["拿起左边的可乐罐", "拿起左边的苹果"], 15, ["可乐罐", "苹果", "text_bytes=24"]),
+        (["short", "größer"], 7, ["größer", "1 of 2", "text_bytes=8"]),
+    ],
+)
+def test_texts_that_do_not_fit_are_named(texts, most, named):
+    check_texts(texts, max(len(text.encode()) for text in texts))
+    with pytest.raises(UserError) as error:
+        check_texts(texts, most)
+    assert all(word in str(error.value) for word in named)
+
+
+def test_a_context_of_the_first_blocks_gives_the_same_features(model, sample):
+    clean = {"first_frame": sample["first_frame"]}
+    whole = model.encode_context(clean, ["a", "b"])
+    short = model.encode_context(clean, ["a", "b"], num_blocks=1)
+    assert len(short.key_values) == 1 < len(whole.key_values)
+    x = {"actions": sample["actions"]}
+    t = constant_timestep(0.5, x["actions"])
+    one, other = (model(x, t, c, (1,), features_only=True)[1][1] for c in (whole, short))
+    assert torch.equal(one, other)
 
 
 def test_width_must_divide_into_heads():
