@@ -19,6 +19,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from selfflow_robotics.data.rlds.metadata import check_size, read_history
 from selfflow_robotics.data.rlds.scan import JPEG_START, read_info, scan_shards
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.normalize import NormStats
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 # Smaller data sets are indexed in about two seconds, so only larger ones leave a file in the cache.
 CACHE_FROM_BYTES = 2**28
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
 
 
 class RldsIndex:
@@ -47,14 +48,15 @@ class RldsIndex:
     """
 
     def __init__(
-        self, shards: list[Path], tables: dict[str, np.ndarray], metadata: dict[str, Any]
+        self,
+        shards: list[Path],
+        tables: dict[str, np.ndarray],
+        provenance: dict[str, Any],
+        disturbed: np.ndarray,
     ) -> None:
         self.shards = shards
-        self.provenance = metadata["provenance"]
-        told = metadata.get("episodes", [])
-        self.disturbed = np.array(
-            [r < len(told) and bool(told[r].get("disturbed")) for r in tables["record"]], bool
-        )
+        self.provenance = provenance
+        self.disturbed = disturbed
         self.episode_start = tables["episode_start"]
         self.episode_length = tables["episode_length"]
         self.success = tables["success"]
@@ -84,7 +86,7 @@ class RldsIndex:
         Raises UserError for a data set that is unfinished, incomplete or damaged.
         """
         directory = Path(directory).expanduser()
-        shards, lengths, metadata = read_info(directory, split)
+        shards, lengths, info = read_info(directory, split)
         total = sum(path.stat().st_size for path in shards)
         cached = (
             _cache_path(directory, shards, verify) if cache and total >= CACHE_FROM_BYTES else None
@@ -94,7 +96,9 @@ class RldsIndex:
             tables = scan_shards(shards, lengths, total, verify == "full")
             if cached:
                 _save(cached, tables)
-        index = cls(shards, tables, metadata)
+        history = read_history(directory, info, tables, sum(lengths))
+        check_size(directory, info, split, total)
+        index = cls(shards, tables, *history)
         for cause, count in index.left_out.items():
             if count:
                 _log.warning("%s: %d episodes left out: %s", directory, count, cause)

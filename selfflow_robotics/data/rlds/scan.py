@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from selfflow_robotics.data.rlds.metadata import UNTOLD, read_note
 from selfflow_robotics.data.rlds.schema import REQUIRED_KEYS
 from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.errors import UserError
@@ -17,11 +18,8 @@ from selfflow_robotics.robot.actions import policy_from_rt1
 JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG"
 
 
-def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[str, Any]]:
-    """The split's shard files, records in each, and the metadata.
-
-    Its "provenance" always names the data set.
-    """
+def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], tfds.core.DatasetInfo]:
+    """The split's shard files, the number of records in each, and all that TFDS knows."""
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
             f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
@@ -29,7 +27,6 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
         )
     try:
         info = tfds.builder_from_directory(str(directory)).info
-        metadata = {} if info.metadata is None else dict(info.metadata.items())
     except Exception as error:  # TFDS raises many kinds for a bad dataset_info or features file
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -37,6 +34,12 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
         ) from error
     if split not in info.splits:
         raise UserError(f"{directory}: no split '{split}'; there are {sorted(info.splits)}")
+    lengths = info.splits[split].shard_lengths
+    if not lengths:
+        raise UserError(
+            f"{directory}: dataset_info.json does not say how many records the shards of "
+            f"'{split}' hold; copy it again"
+        )
     shards = [Path(os.fspath(path)) for path in info.splits[split].filepaths]
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
@@ -44,8 +47,7 @@ def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[
             f"{directory}: {len(missing)} of {len(shards)} shards missing, first {missing[0]}; "
             "copy them again"
         )
-    provenance = {"dataset": info.name, **metadata.get("provenance", {})}
-    return shards, info.splits[split].shard_lengths, {**metadata, "provenance": provenance}
+    return shards, lengths, info
 
 
 def scan_shards(
@@ -54,6 +56,7 @@ def scan_shards(
     """The arrays that `RldsIndex` is made of. Raises UserError for damaged or incomplete shards."""
     episodes: list[dict[str, Any]] = []
     vocabulary: dict[str, int] = {}
+    recordings: dict[str, None] = {}  # a set in order
     left_out = [0, 0]
     records = 0
     with tqdm(total=total_bytes, desc="index", unit="B", unit_scale=True, delay=2) as progress:
@@ -61,6 +64,7 @@ def scan_shards(
             count = 0
             for offset, record in read_records(path, check_data):
                 episode = _read_episode(record, f"{path}: record {count} (counted from 0)")
+                recordings[episode.pop("recording")] = None
                 values = np.concatenate([episode["actions"], episode["proprio"]], axis=1)
                 if len(values) < 2:
                     left_out[0] += 1
@@ -97,6 +101,8 @@ def scan_shards(
     tables["episode_start"] = np.cumsum(tables["episode_length"]) - tables["episode_length"]
     tables["success"] = np.array([episode["success"] for episode in episodes], bool)
     tables["record"] = np.array([episode["record"] for episode in episodes], np.int64)
+    tables["disturbed"] = np.array([episode["disturbed"] for episode in episodes], np.int8)
+    tables["recordings"] = np.array(list(recordings))
     tables["left_out"] = np.array(left_out)
     return tables
 
@@ -135,7 +141,10 @@ def _read_episode(record: bytes, where: str) -> dict[str, Any]:
         # Pictures follow one another in the record, so equal ones are found in their order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
+    note = read_note(features)
     return {
+        "recording": note.recording if note else "",
+        "disturbed": note.disturbed if note else UNTOLD,
         "actions": policy_from_rt1(
             floats("steps/action/world_vector"),
             floats("steps/action/rotation_delta"),
