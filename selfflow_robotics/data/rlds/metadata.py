@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 MODULE_NAME = "selfflow_robotics.data.rlds.writer"
 DESCRIPTION = "Robot demonstrations with the features of fractal20220817_data."
 _RECORDING, _EPISODE = "env_name", "collection_mode_name"
+RECORDING_KEYS = {"provenance", "image_size", "jpeg_quality"}
 UNTOLD = -1  # in place of a flag that a record does not carry
 
 
@@ -67,7 +68,7 @@ def read_note(features: Any) -> Note | None:
         return None
     if not isinstance(episode, dict) or not isinstance(recording, dict):
         return None
-    if not isinstance(recording.get("provenance"), dict):
+    if {*recording} != RECORDING_KEYS or not isinstance(recording["provenance"], dict):
         return None
     return Note(to_json(recording), episode)
 
@@ -150,7 +151,7 @@ def check_size(directory: Path, info: tfds.core.DatasetInfo, split: str, total: 
     Raises UserError where they differ in a data set of ours; warns of it in another's, whose
     writer may have counted otherwise.
     """
-    told = info.splits[split].num_bytes
+    told = int(info.splits[split].num_bytes)
     size = total - FRAMING_BYTES * info.splits[split].num_examples
     if told == size or (not told and not is_ours(info)):
         return
