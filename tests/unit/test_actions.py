@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from selfflow_robotics.robot.actions import (
     environment_from_policy,
@@ -11,7 +12,6 @@ from selfflow_robotics.robot.actions import (
     policy_from_rt1,
     rt1_from_policy,
 )
-from selfflow_robotics.robot.rotations import rotvec_to_matrix, rpy_to_matrix
 
 
 def gripper_of(command):
@@ -89,9 +89,9 @@ def test_environment_action_turns_the_same_way():
     actions = environment_from_policy(vectors)
     assert actions.dtype == np.float32
     np.testing.assert_array_equal(actions[..., :3], vectors[..., :3])
-    np.testing.assert_allclose(
-        rotvec_to_matrix(actions[..., 3:6]), rpy_to_matrix(vectors[..., 3:6]), atol=1e-6
-    )
+    done = Rotation.from_rotvec(actions[..., 3:6].reshape(-1, 3))
+    asked = Rotation.from_euler("xyz", vectors[..., 3:6].reshape(-1, 3))
+    np.testing.assert_allclose(done.as_matrix(), asked.as_matrix(), atol=1e-6)
     np.testing.assert_array_equal(actions[..., 6], np.where(vectors[..., 6] > 0.5, -1, 1))
 
 
