@@ -33,7 +33,7 @@ from selfflow_robotics.cli.runs import find_checkpoint, run_of
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import (
@@ -76,6 +76,7 @@ class EvalConfig:
     processes: int | None = None
     device: str = "auto"
     output: str | None = None
+    timeout_s: float = TIMEOUT_S
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
@@ -114,7 +115,10 @@ def main(config: EvalConfig) -> int:
 
     with ExitStack() as stack:
         image_size = policy.image_size if isinstance(policy, FlowPolicy) else None
-        spec = home_spec(simulator, task.name, config.simpler, data, image_size, config.renderer)
+        spec = home_spec(
+            *(simulator, task.name, config.simpler, data, image_size),
+            *(config.renderer, config.timeout_s),
+        )
         count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = clients[0].provenance()

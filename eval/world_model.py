@@ -21,7 +21,7 @@ from tqdm import tqdm
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
-from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
@@ -60,6 +60,7 @@ class WorldModelConfig:
     device: str = "auto"
     renderer: Literal["ray", "gl"] | None = None
     output: str | None = None
+    timeout_s: float = TIMEOUT_S
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
@@ -84,7 +85,9 @@ def main(config: WorldModelConfig) -> None:
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
     task = get_task(config.task)
-    spec = own_spec(task.name, config.simpler, network.provenance, size, config.renderer)
+    spec = own_spec(
+        task.name, config.simpler, network.provenance, size, config.renderer, config.timeout_s
+    )
     with SimulatorClient(spec) as client:
         settings = {
             "checkpoint": weights_hash(checkpoint),

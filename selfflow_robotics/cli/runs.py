@@ -19,7 +19,7 @@ Kind = Literal["pretrain", "images", "finetune"]
 # Settings that may differ when a run goes on: they change how it goes, not where. (The training
 # loop compares the precision itself, by what "auto" meant.)
 ANY_VALUE = re.compile(
-    r"threads|device|precision|encoder_download|(collect|play)\.(processes|simpler\..+)"
+    r"threads|device|precision|encoder_download|(collect|play)\.(processes|timeout_s|simpler\..+)"
 )
 
 # What a start that was interrupted before its run.json leaves.
