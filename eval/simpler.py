@@ -152,8 +152,9 @@ def main(config: EvalConfig) -> int:
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
+    print(f"\n{report.to_text()}\n")  # first: the disk may be full
     report.write(ledger.folder)
-    print(f"\n{report.to_text()}\n\nreport: {ledger.folder / 'report.md'}")
+    print(f"report: {ledger.folder / 'report.md'}")
     errors = [record for records in report.episodes.values() for record in records if record.error]
     if errors:
         print(

@@ -28,9 +28,10 @@ them mean nothing to hydra. Everything else is hydra's: `key=value`, `--cfg job`
 The dataclass may nest others and use str, int, float, bool, Literal, tuple, list, dict, Path and
 `| None` (an entry is added to a dict with `+names.key=value`). Its `__post_init__` checks ranges by
 raising ValueError or UserError. What the user got wrong becomes one line on stderr and exit code 2;
-Ctrl-C is 130, SIGTERM 143, SIGHUP 129 (`cli.process`); what we got wrong keeps its traceback. `main` runs after hydra is done: no `outputs/`
-folder, no change of directory, no logging set up behind the script's back (`hydra/launcher=...`,
-for clusters, is the exception). A `main` that returns a non-zero int exits with it.
+Ctrl-C is 130, SIGTERM 143, SIGHUP 129 (`cli.process`); what we got wrong keeps its traceback.
+`main` runs after hydra is done: no `outputs/` folder, no change of directory, no logging set up
+behind the script's back (`hydra/launcher=...`, for clusters, is the exception). A `main` that
+returns a non-zero int exits with it.
 
 Tests call `main(["--task", "x"])`.
 """

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -77,7 +78,7 @@ class _LastingFile(io.FileIO):
             return len(data)
 
 
-def _lasting(stream: io.TextIOBase | None, descriptor: int):  # noqa: ANN202
+def _lasting(stream: Any, descriptor: int) -> Any:
     """`stream` without its errors. What is not the process's own stream is left as it is."""
     own = (sys.__stdout__, sys.__stderr__)[descriptor - 1]
     if stream is not None:

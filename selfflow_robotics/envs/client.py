@@ -161,7 +161,8 @@ class SimulatorClient:
     def _start(self) -> None:
         python = self.spec.python or sys.executable
         try:
-            self._log = tempfile.TemporaryFile()  # it has no name, so that nothing can be left
+            # It has no name, so that nothing can be left of it. `_stop` closes it.
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115
         except OSError as error:
             raise UserError(
                 f"cannot write a simulator's log to {tempfile.gettempdir()} ({error.strerror}); "

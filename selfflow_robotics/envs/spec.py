@@ -23,8 +23,8 @@ class SimulatorSpec:
     `simulator`: "tabletop" (embedded), "simpler" (the user's SimplerEnv checkout at `path`), or
     "module:Class", a `RobotEnv` of one's own that is made as `Class(task, image_size)`.
     `python`: interpreter of the simulator's process; None is this one. SIMPLER needs numpy < 2, so
-    it usually has its own. `env`: environment variables added to that process. `timeout_s`: how long it may take for one
-    answer, the first of which may include compiling shaders.
+    it usually has its own. `env`: environment variables added to that process. `timeout_s`: how
+    long it may take for one answer, the first of which may include compiling shaders.
     """
 
     simulator: str = "tabletop"

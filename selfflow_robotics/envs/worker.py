@@ -1,9 +1,10 @@
 """The process a simulator runs in: reads requests from one pipe, writes replies to another.
 
-`envs.client` starts it with the arguments REQUEST_FD REPLY_FD SPEC_JSON. It imports numpy, gymnasium and the simulator asked for, so it also
-runs in an interpreter without torch. Whatever the simulator prints goes to stderr. The process ends
-when its requests end (the parent has closed the pipe or died) and not before: signals that a
-terminal or a cluster sends to all processes of a command are for the parent to answer.
+`envs.client` starts it with the arguments REQUEST_FD REPLY_FD SPEC_JSON. It imports numpy,
+gymnasium and the simulator asked for, so it also runs in an interpreter without torch. Whatever the
+simulator prints goes to stderr. The process ends when its requests end (the parent has closed the
+pipe or died) and not before: signals that a terminal or a cluster sends to all processes of a
+command are for the parent to answer.
 
 Request `{"id", "method", ...arguments}`, reply `{"id", "value"}` or `{"id", "error": {kind,
 message, traceback}}` (kind "user" or "simulator"). The environment is made at the first request,

@@ -12,7 +12,7 @@ def own_spec(
     data: dict[str, Any],
     network_image_size: tuple[int, int],
     renderer: str | None,
-    timeout_s: float,
+    timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
     """The simulator that the training data came from, else the tabletop; as `home_spec`.
 

@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.locks import hold
 
 
@@ -66,7 +67,7 @@ class Ledger:
             if path.exists():
                 _check_same(path, fingerprint)
             else:
-                _write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
+                write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
             records = _read(folder / "episodes.jsonl")
         except OSError as error:
             raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from None
@@ -78,12 +79,22 @@ class Ledger:
         return list(self._records.values())
 
     def add(self, record: EpisodeRecord) -> None:
-        """Append the record; it is on disk when this returns."""
-        line = json.dumps(asdict(record), sort_keys=True)
-        with (self.folder / "episodes.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append the record; it is on disk when this returns.
+
+        Raises UserError where it cannot be written; the episodes before it are kept.
+        """
+        line = json.dumps(asdict(record), sort_keys=True) + "\n"
+        with (
+            writing(self.folder),
+            (self.folder / "episodes.jsonl").open("ab", buffering=0) as file,
+        ):
+            size = file.tell()
+            try:
+                _write_all(file, line.encode())
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # half a line would be damage
+                raise
         self._records[record.key] = record
 
     def missing(self, policy: str, episodes: Iterable[EpisodeSpec]) -> list[EpisodeSpec]:
@@ -115,10 +126,10 @@ def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
     )
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _read(path: Path) -> list[EpisodeRecord]:
