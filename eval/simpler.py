@@ -50,6 +50,7 @@ from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
@@ -81,10 +82,12 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        for name, least in dict(num_episodes=1, replan_steps=1, num_steps=1, processes=1).items():
+        for name, least in dict(num_episodes=1, replan_steps=1, processes=1).items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} must be at least {least}, got {value}")
+        if self.num_steps is not None:
+            check_num_steps(self.num_steps)
         check_seed(self.seed)
         if self.videos < 0:
             raise UserError(f"videos must not be negative, got {self.videos}")

@@ -40,6 +40,7 @@ from selfflow_robotics.evaluation.world_model import (
     record_future,
     score,
 )
+from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.device import choose_device
 from selfflow_robotics.world.image_network import weights_hash
@@ -66,7 +67,8 @@ class WorldModelConfig:
     def __post_init__(self) -> None:
         get_task(self.task)
         check_seed(self.seed)
-        for name in ("num_episodes", "num_frames", "num_steps"):
+        check_num_steps(self.num_steps)
+        for name in ("num_episodes", "num_frames"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 

@@ -54,7 +54,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from selfflow_robotics.cli.arguments import Flag, to_overrides
 from selfflow_robotics.cli.help import groups, help_text
-from selfflow_robotics.cli.process import exit_code, own_process
+from selfflow_robotics.cli.process import exit_code, own_process, refusal
 from selfflow_robotics.cli.typed import build, complaint, explain, keys_of, mirror, modules_of
 from selfflow_robotics.errors import UserError, unknown
 
@@ -87,6 +87,9 @@ def hydra_app(
                 if error.advice:
                     print(error.advice, file=sys.stderr)
                 print(f"error: {error}", file=sys.stderr)
+                code = 2
+            except (OSError, MemoryError) as error:
+                print(f"error: {refusal(error)}", file=sys.stderr)
                 code = 2
             except KeyboardInterrupt as interrupt:
                 print("interrupted; repeat the command to go on", file=sys.stderr)
@@ -152,6 +155,10 @@ def _run_hydra(
             raise
         names = " or ".join(["experiment", *groups(config_dir(), config_name)])
         raise UserError(f"a number or null is no choice of {names}; give a file's name") from None
+    except RecursionError:
+        raise UserError(
+            "a value or a YAML file nests too deeply, or refers to itself; write it flat"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError("not YAML: " + " ".join(str(error).split())) from None
     finally:

@@ -8,6 +8,7 @@ What is printed is never a reason to fail: a standard stream that is closed, ful
 (`| head`) takes nothing more, and the work goes on.
 """
 
+import errno
 import io
 import os
 import signal
@@ -22,6 +23,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from selfflow_robotics.errors import UserError
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What a disk or a path may answer to any program: no mistake of ours.
+REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+}
+SHOWN_CHARS = 200  # of a path
 
 
 @contextmanager
@@ -49,6 +56,17 @@ def own_process() -> Iterator[None]:
 def exit_code(interrupt: KeyboardInterrupt) -> int:
     """128 and the signal's number, as shells have it: 130, 143 or 129."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def refusal(error: OSError | MemoryError) -> str:
+    """What the machine refused, in one line. Raises `error` where it may be our own mistake."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error or 'for what was asked'}); ask for less"
+    if error.errno not in REFUSALS:
+        raise error
+    path = str(error.filename or "")
+    shown = path if len(path) <= SHOWN_CHARS else f"{path[:SHOWN_CHARS]}..."
+    return f"{error.strerror}: {shown}" if path else str(error.strerror)
 
 
 def _interrupt(number: int, _: object) -> None:

@@ -100,8 +100,11 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
 def recorded_settings(run: Path) -> dict[str, Any]:
     """config.yaml of a run folder, as `open_run` wrote it; empty where there is no readable one."""
     try:
-        settings = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        text = (run / "config.yaml").read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            return {}  # `open_run` writes none, and they may go round in a circle
+        settings = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -126,7 +129,7 @@ def _run_record(folder: Path) -> dict[str, Any]:
     """run.json of a folder; empty where there is no readable one."""
     try:
         run = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return run if isinstance(run, dict) else {}
 

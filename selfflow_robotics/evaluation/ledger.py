@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
@@ -114,7 +114,9 @@ class Ledger:
 def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        if not isinstance(known, dict):
+            raise ValueError("no table")
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged; remove its folder or choose another output=") from None
     if known == fingerprint:
         return
@@ -143,7 +145,20 @@ def _read(path: Path) -> list[EpisodeRecord]:
     records = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
-            records.append(EpisodeRecord(**json.loads(line)))
-        except (ValueError, TypeError):
+            records.append(_record(json.loads(line)))
+        except (ValueError, TypeError, RecursionError):
             raise UserError(f"{path} line {number} is damaged; remove that line to go on") from None
     return records
+
+
+def _record(values: dict[str, Any]) -> EpisodeRecord:
+    """Raises TypeError where a value is missing, unknown or not of its field's type."""
+    record = EpisodeRecord(**values)
+    for name, hint in get_type_hints(EpisodeRecord).items():
+        value = getattr(record, name)
+        kinds = [get_origin(part) or part for part in get_args(hint) or (hint,)]
+        if get_origin(hint) is dict:
+            kinds = [dict]
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            raise TypeError(f"{name} is {type(value).__name__}")
+    return record
