@@ -25,6 +25,7 @@ import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
+from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -212,7 +213,7 @@ def main(config: FinetuneConfig) -> None:
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
         ranks=ranks,
     )
-    print(f"done: {run}; next: python eval/simpler.py --task pick_coke_can")
+    print(f"done: {run}; next: {command('eval/simpler.py')} --task pick_coke_can")
 
 
 class RobotData:
@@ -360,7 +361,8 @@ def initialize(model: MultimodalSiT, config: FinetuneConfig) -> str:
             and replace(shape_of(checkpoint), feature_channels=None) == config.model
         ]
         if not fitting:
-            return "scratch (no pretraining run of this size; python pretrain/run.py makes one)"
+            makes = command("pretrain/run.py")
+            return f"scratch (no pretraining run of this size; {makes} makes one)"
         checkpoint = fitting[0]
     weights = load_part(checkpoint, "teacher")
     trained = read_manifest(checkpoint)["extra"].get("model", {})

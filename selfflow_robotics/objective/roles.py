@@ -46,13 +46,18 @@ def arrange(role: Role, sample: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
     return clean, noised
 
 
+MAX_WEIGHT = 1e6  # weights are relative; beyond this their sum may overflow or drown the others
+
+
 def check_weights(weights: dict[str, float]) -> None:
     """Raise UserError for an unknown row, a negative weight, or no positive weight at all."""
     for name, weight in weights.items():
         if name not in ROLES:
             raise unknown("role", name, ROLES)
-        if not (np.isfinite(weight) and weight >= 0):
-            raise UserError(f"the weight of role '{name}' must be finite and >= 0, got {weight}")
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise UserError(
+                f"the weight of role '{name}' must be from 0 to {MAX_WEIGHT:g}, got {weight}"
+            )
     if not any(weights.values()):
         raise UserError("no role has a positive weight; set one, for example roles.policy=1")
 

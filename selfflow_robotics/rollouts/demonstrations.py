@@ -22,7 +22,7 @@ from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
@@ -55,7 +55,8 @@ class CollectConfig:
     `policies.demonstrator`). "play": aimless motion, for pretraining on pictures. `seed` is the
     first of the seeds, `TRIES` an episode, that the data set takes. `image_size` (height, width)
     None: 64 x 80 on the tabletop, 256 x 320 (RT-1's) in SIMPLER. `name` None: one made of
-    simulator, task, mode and number. `processes` None: one for each core.
+    simulator, task, mode and number. `processes` None: one for each core. `timeout_s`: how long a
+    simulator may take for one answer.
     """
 
     sim: str = "tabletop"  # as `SimulatorSpec.simulator`
@@ -70,6 +71,7 @@ class CollectConfig:
     root: str = "datasets"
     name: str | None = None
     processes: int | None = None
+    timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
         get_task(self.task)
@@ -120,7 +122,9 @@ class CollectConfig:
     @property
     def spec(self) -> SimulatorSpec:
         """The simulators to run."""
-        return simulator_spec(self.sim, self.task, self.simpler, self.image_size, self.renderer)
+        return simulator_spec(
+            self.sim, self.task, self.simpler, self.image_size, self.renderer, self.timeout_s
+        )
 
 
 def _check_same(config: CollectConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from selfflow_robotics.commands import command
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
@@ -35,7 +36,7 @@ class Network:
         if self.normalizer is None:
             raise UserError(
                 f"{self.checkpoint} is a backbone that has seen no actions; fine-tune it first "
-                "(python finetune/rt1.py)"
+                f"({command('finetune/rt1.py')})"
             )
         if role not in self.roles:
             raise UserError(

@@ -24,7 +24,7 @@ FLOORS = [
     {"world", "data"},
     {"objective", "models", "training", "envs"},
     {"autoencoders", "flow", "locks", "robot"},
-    {"errors", "json_file", "rng"},
+    {"commands", "errors", "json_file", "rng"},
 ]
 LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}
 
