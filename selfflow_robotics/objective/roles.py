@@ -77,7 +77,7 @@ class RoleSchedule:
         self._seed = seed
         self._names = [name for name, weight in weights.items() if weight > 0]
         p = np.array([weights[name] for name in self._names])
-        self._p = p / p.max() / (p / p.max()).sum()  # sums of large weights may overflow
+        self._p = p / p.sum()
         self._before = [np.zeros(len(p), np.int64)]  # turns of each row before each block
         self._block, self._rows = -1, np.empty(0, np.int64)
 

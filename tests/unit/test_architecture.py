@@ -48,7 +48,7 @@ WRAPPERS = {
     "hydra": ("cli/",),
     "omegaconf": ("cli/",),
     "av": ("evaluation/", "data/"),
-    "scipy": ("evaluation/",),
+    "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "matplotlib": ("evaluation/",),
     "diffusers": ("autoencoders/",),
     "transformers": ("world/frozen_encoder_patches.py",),
@@ -153,11 +153,11 @@ LIGHT = [
     "robot.observation",
     "robot.rotations",
 ]
-BLOCKED = ["torch", "hydra", "omegaconf", "mujoco", "sapien", "tensorflow", "scipy", "av", "tqdm"]
+BLOCKED = ["torch", "hydra", "omegaconf", "mujoco", "sapien", "tensorflow", "av", "tqdm"]
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_light_modules_import_with_numpy_and_gymnasium_alone(module):
+def test_light_modules_import_with_numpy_scipy_and_gymnasium_alone(module):
     code = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED})); import {NAME}.{module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

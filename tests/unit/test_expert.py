@@ -70,11 +70,13 @@ def test_disturbed_expert_recovers(clients):
         labels = policy.tracks.pop(result.spec.seed).labels
         assert len(labels) == result.steps
         prefixes.append(sum(label is None for label in labels))
+        successes += result.success
+        if prefixes[-1] == result.steps:  # the unrecorded prefix succeeded by chance
+            continue
         clean = np.stack(labels[prefixes[-1] :])
         difference = result.trajectory.actions[prefixes[-1] :] - clean
         assert 0.003 < difference[:, :3].std() < 0.015  # the label does not have the noise
         assert not difference[:, 3:].any()
-        successes += result.success
     assert successes >= 11
     assert min(prefixes) == 0
     assert max(prefixes) > 10  # a grasp that missed

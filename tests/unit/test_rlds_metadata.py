@@ -53,7 +53,7 @@ def test_shards_alone_know(recent, caplog):
     (recent / "metadata.json").unlink()
     index = RldsIndex.open(recent)
     assert index.disturbed.tolist() == DISTURBED
-    assert index.provenance == {"dataset": "toy", **PROVENANCE}
+    assert index.provenance == {"dataset": "toy", "split": "train", **PROVENANCE}
     assert caplog.messages == []
 
 
@@ -85,7 +85,7 @@ def test_what_nothing_tells_is_said(older, caplog):
     (older / "metadata.json").unlink()
     index = RldsIndex.open(older)
     assert not index.disturbed.any()
-    assert index.provenance == {"dataset": "toy"}
+    assert index.provenance == {"dataset": "toy", "split": "train"}
     assert len(caplog.messages) == 2
 
 
@@ -133,7 +133,7 @@ def test_anothers_metadata_and_words_are_not_ours(older, text):
     edit_record(shard(older), 0, edit)
     index = RldsIndex.open(older)
     assert not index.disturbed.any()
-    assert index.provenance == {"dataset": "toy"}
+    assert index.provenance == {"dataset": "toy", "split": "train"}
 
 
 def test_a_shard_of_another_recording_is_refused(recent, tmp_path):

@@ -138,7 +138,7 @@ class RldsIndex:
             self._instruction,
             self._crc,
         ):
-            key.update(np.ascontiguousarray(table))
+            key.update(np.ascontiguousarray(table).tobytes())
         return key.hexdigest()
 
     def instruction_of(self, frame: int) -> str:
