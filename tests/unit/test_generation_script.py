@@ -148,7 +148,7 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
         (_nothing, ["num_images=0"], "num_images must be at least 1, got 0"),
         (_nothing, ["method=dpm"], "unknown value 'dpm'"),
-        (_nothing, ["--output", "/proc/no"], "cannot write pictures to /proc/no"),
+        (_nothing, ["--output", "/proc/no"], "cannot write results to /proc/no"),
         (_other_pictures, ["--output", "out"], "out holds pictures of another seed"),
     ],
 )
