@@ -21,8 +21,10 @@ Method = Literal["euler", "heun", "multistep"]
 
 def check_num_steps(num_steps: int, least: int = 1) -> None:
     """Raise UserError for a number of solver steps that is too small, or beyond all use."""
-    if not least <= num_steps <= MAX_STEPS:
-        raise UserError(f"num_steps must be from {least} to {MAX_STEPS}, got {num_steps}")
+    if num_steps < least:
+        raise UserError(f"num_steps must be at least {least}, got {num_steps}")
+    if num_steps > MAX_STEPS:
+        raise UserError(f"num_steps must be at most {MAX_STEPS}, got {num_steps}")
 
 
 def step(x: State, v: State, dt: float) -> State:

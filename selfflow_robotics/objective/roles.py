@@ -56,7 +56,8 @@ def check_weights(weights: dict[str, float]) -> None:
             raise unknown("role", name, ROLES)
         if not 0 <= weight <= MAX_WEIGHT:
             raise UserError(
-                f"the weight of role '{name}' must be from 0 to {MAX_WEIGHT:g}, got {weight}"
+                f"the weight of role '{name}' must be finite, >= 0 and <= {MAX_WEIGHT:g}, "
+                f"got {weight}"
             )
     if not any(weights.values()):
         raise UserError("no role has a positive weight; set one, for example roles.policy=1")

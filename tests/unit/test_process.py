@@ -136,5 +136,5 @@ def test_weights_beyond_use_are_refused(weight):
 
 @pytest.mark.parametrize("num_steps", [0, 10**9])
 def test_numbers_of_solver_steps_beyond_use_are_refused(num_steps):
-    with pytest.raises(UserError, match="num_steps must be from"):
+    with pytest.raises(UserError, match="num_steps must be at"):
         check_num_steps(num_steps)
