@@ -28,8 +28,8 @@ class Codec(Protocol):
         ...
 
     @property
-    def fingerprint(self) -> str:
-        """The same for codecs that make the same tokens, and for no others."""
+    def fingerprint(self) -> str | None:
+        """The same for codecs that make the same tokens, and for no others; None: not known."""
         ...
 
     def places(self, count: int, first: int = 0) -> Tensor:
