@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
@@ -129,6 +130,8 @@ class SiT(nn.Module):
         visible = None
         if separate_attention:
             visible = mod.index[:, None, :, None] == mod.index[:, None, None, :]
+            number = torch.arange(hidden.shape[1], device=hidden.device)
+            visible = visible | (number < tokens.context)
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             hidden, _ = block(

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,7 +13,6 @@ from benchmarks.flops import flops
 from benchmarks.plain import PlainSiT, plain_ema
 from benchmarks.speed import LAYERS, QUICK
 from benchmarks.speed_sides import Setup, check_equal
-from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig
 from selfflow_robotics.training.compile import compile_blocks
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import update_teacher
