@@ -102,13 +102,13 @@ class PlainSiT(nn.Module):
     def __init__(self, source: Network) -> None:
         super().__init__()
         config, adapter = source.config, source.adapter("first_frame")
-        assert config.num_classes is not None and adapter.grid_positions is not None
-        self.null_label, self.channels = config.num_classes, adapter.config.channels
+        assert adapter.grid_positions is not None
+        self.null_label, self.channels = config.null_label, adapter.config.channels
         self.positions = adapter.grid_positions.flatten(0, 1)
         sit = config.backbone
         with torch.device("meta"):  # all of it is replaced by the source's own parameters
             self.x_embedder = nn.Linear(self.channels, sit.width)
-            self.label_table = nn.Embedding(config.num_classes + 1, sit.width)
+            self.label_table = nn.Embedding(config.null_label + 1, sit.width)
             self.t_embedder = _TimestepEmbedder(sit.width)
             self.blocks = nn.ModuleList(
                 _Block(sit.width, sit.heads, sit.mlp_ratio) for _ in range(sit.depth)

@@ -26,8 +26,8 @@ from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import make_teacher, update_teacher
 
-DECAY, GUIDANCE = 0.9999, 2.0
-CONDITIONING = ConditioningConfig(text_dropout=0.1)
+DECAY, DROPOUT, GUIDANCE = 0.9999, 0.1, 2.0
+CONDITIONING = ConditioningConfig(text_dropout=DROPOUT)
 GROUPS = ("training step", "teacher", "sampler", "guided sampler", "optimiser and average")
 # The largest differences that pass, relative to the largest number compared.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}

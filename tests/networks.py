@@ -1,10 +1,16 @@
 """Small networks for tests, and their questions in one line."""
 
+from pathlib import Path
+
 import torch
 
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.batch import Slot, frame_places, step_places
+from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.modalities.base import FRAMES
-from selfflow_robotics.models.network import Network
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.timesteps import Timesteps
 
 
@@ -39,3 +45,35 @@ def ask_image(network, tokens, timesteps, labels=None, layers=(), **settings):
     slots = {"first_frame": frames_slot(network, tokens)}
     outputs, features = network(slots, Timesteps(*timesteps), context, layers, **settings)
     return outputs.get("first_frame"), features
+
+
+def robot_record(config: RobotConfig, roles, stats=None, provenance=None, feature_channels=None):
+    """What a checkpoint of pretrain/run.py or finetune/rt1.py says of its network."""
+    codecs = config.codecs(stats)
+    return run_record(config.network(feature_channels), codecs, provenance or {}, roles)
+
+
+def robot_bundle(config: RobotConfig, network: Network, roles, stats=None) -> Bundle:
+    codecs = config.codecs(stats)
+    return Bundle(network.eval(), codecs, tuple(roles), {}, Path("run"), torch.device("cpu"))
+
+
+def pixel_latents(config: NetworkConfig, patch: int, fingerprint: str | None = "pixel"):
+    """The codec of an image network whose latents are the pixels."""
+    frames = config.adapters[FRAMES]
+    height, width = (side * patch for side in frames.grid)
+    channels = frames.channels // patch**2
+    return ImageLatents((height, width), channels, patch, AutoencoderConfig("pixel"), fingerprint)
+
+
+def image_record(config: NetworkConfig, patch: int, provenance=None, fingerprint="pixel"):
+    """What a checkpoint of pretrain/images.py says of its network."""
+    codecs = {FRAMES: pixel_latents(config, patch, fingerprint)}
+    return run_record(config, codecs, provenance or {}, ["image"])
+
+
+def image_bundle(network: Network, patch: int, fingerprint: str | None = "pixel") -> Bundle:
+    """With its autoencoder, ready to make pictures."""
+    codec = pixel_latents(network.config, patch, fingerprint).load("cpu")
+    cpu = torch.device("cpu")
+    return Bundle(network.eval(), {FRAMES: codec}, ("image",), {}, Path("run"), cpu)

@@ -10,15 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
-from selfflow_robotics.world.image_network import image_record
-from selfflow_robotics.world.network import checkpoint_record
 
-from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
+from tests.networks import image_record, robot_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"
@@ -39,12 +37,11 @@ def folder(tmp_path, monkeypatch):
     """A folder with a run of each kind, the labelled pictures' being the last."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    scenes = MultimodalConfig(SIT, image_size=(16, 32))
-    record = checkpoint_record(scenes, None, {"task": "pick_coke_can"}, {"image": 1.0})
-    write_run(tmp_path, "scenes", "pretrain", MultimodalSiT(scenes), record)
-    classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
-    record = image_record(classes, AutoencoderConfig("pixel"), None, {"autoencoder": "pixel"})
-    write_run(tmp_path, "classes", "images", ImageSiT(classes), record)
+    scenes = RobotConfig(SIT, image_size=(16, 32))
+    record = robot_record(scenes, ["image"], provenance={"task": "pick_coke_can"})
+    write_run(tmp_path, "scenes", "pretrain", Network(scenes.network()), record)
+    classes = image_config(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+    write_run(tmp_path, "classes", "images", Network(classes), image_record(classes, patch=4))
     return tmp_path
 
 
@@ -201,9 +198,9 @@ def test_the_released_file_is_looked_for_at_the_hub_where_no_such_file_lies(fold
 
 
 def test_another_autoencoder_under_the_recorded_name_is_refused(folder, capsys):
-    classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
-    record = image_record(classes, AutoencoderConfig("pixel"), None, {"autoencoder": "a former"})
-    write_run(folder, "former", "images", ImageSiT(classes), record)
+    classes = image_config(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+    record = image_record(classes, patch=4, fingerprint="a former")
+    write_run(folder, "former", "images", Network(classes), record)
     with pytest.raises(SystemExit) as exit:
         main([*QUICK, "--checkpoint", "runs/former"])
     assert exit.value.code == 2
