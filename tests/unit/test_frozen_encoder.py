@@ -191,5 +191,5 @@ def test_a_record_of_another_kind_is_one_line(tmp_path, record, message):
 def test_a_network_of_labelled_pictures_is_no_encoder(tmp_path):
     parts = {"teacher": Network(IMAGES).state_dict()}
     save_checkpoint(tmp_path / "checkpoints", 1, parts, image_record(IMAGES, patch=2))
-    with pytest.raises(UserError, match="give a run of pretrain/run.py or finetune/rt1.py"):
+    with pytest.raises(UserError, match=r"give a run of pretrain/run\.py or finetune/rt1\.py"):
         load_encoder(f"run:{tmp_path}")

@@ -64,10 +64,8 @@ def test_loss_trains_network_labels_and_head(model):
     model.zero_grad()
     terms, *_ = loss_of(model, 0.1)
     terms.loss.backward()
-    for weight in (
-        model.adapter("first_frame").final_layer.linear.weight,
-        model.projector.linear1.weight,
-    ):
+    output = model.adapter("first_frame").final_layer
+    for weight in (output.linear.weight, model.projector.linear1.weight):
         assert weight.grad.abs().sum() > 0
 
 
