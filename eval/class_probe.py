@@ -107,6 +107,9 @@ def main(config: ClassProbeConfig) -> None:
         "num_pictures": config.num_pictures,
         "seed": config.seed,
     }
+    if bundle.taken:
+        settings["taken"] = bundle.taken
+        print(f"weights taken from {path}: {bundle.taken}")
     counts = {part: len(rows) for part, rows in parts.items()}
     name = folder_name("class_probe", settings)
     output = open_results(config.output or own_output(path, name), path, name)
@@ -115,7 +118,7 @@ def main(config: ClassProbeConfig) -> None:
         print(f"already measured: {output / 'probe.json'}")
     else:
         print(
-            f"{path} on {reader.folder}: {reader.num_classes} classes, "
+            f"{path} on {reader.folder}: {len(reader.labels)} classes, "
             f"{counts['train']} train, {counts['validation']} validation, {counts['test']} test"
         )
         steps = num_batches(sum(counts.values())) + len(layers) + 1

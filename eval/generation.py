@@ -7,12 +7,13 @@
     torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
 
 Checkpoints are runs of pretrain/images.py, runs of pretrain/run.py (first frames, no classes), or
-the paper's released weights. Published numbers are 50 000 pictures of 250 stochastic steps without
-guidance, classes drawn at random. Picture k is a function of (seed, k), and processes share the
-batches: with the same batch_size, precision and kind of device, any number of processes and any
-interruption give the same bits. A repeated command goes on; what is finished is left as it is.
-Results lie in RUN/eval/generation-...: samples.npz (arr_0, uint8 [N, H, W, 3]), samples.png. While
-it is put together, an npz needs its size a second time.
+the paper's released weights. Of a training checkpoint in their layout ({"model", "ema", ...}, with
+or without prefixes) the moving average is sampled, and the command says so. Published numbers are
+50 000 pictures of 250 stochastic steps without guidance, classes drawn at random. Picture k is a
+function of (seed, k), and processes share the batches: with the same batch_size, precision and kind
+of device, any number of processes and any interruption give the same bits. A repeated command goes
+on; what is finished is left as it is. Results lie in RUN/eval/generation-...: samples.npz (arr_0,
+uint8 [N, H, W, 3]), samples.png. While it is put together, an npz needs its size a second time.
 """
 
 import hashlib
@@ -100,6 +101,8 @@ def main(config: GenerationConfig) -> None:
     device = process.device(config.device)
     path = chosen_checkpoint(config)
     bundle = load(path, config, device)
+    if process.is_first and bundle.taken:
+        print(f"weights taken from {path}: {bundle.taken}")
     how = sampling(bundle, config, choose_precision(config.precision, device))
     maker, told = picture_maker(bundle, config, how)
     num_images = config.num_images or default_number(bundle)
@@ -218,6 +221,8 @@ def picture_maker(
         if words is None:
             words = task.instruction if task else ""
         told["instruction"] = words
+    if bundle.taken:
+        told["taken"] = bundle.taken
     bundle = replace(bundle, codecs={**bundle.codecs, FRAMES: codec})
     return NumberedPictures(bundle, how, config.seed, config.labels, words or ""), told
 

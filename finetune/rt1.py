@@ -2,6 +2,7 @@
 
     python finetune/rt1.py                          # demonstrations of the embedded simulator
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
+    python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
     python finetune/rt1.py init=none                # from scratch
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
     python finetune/rt1.py experiment=debug         # under a minute
@@ -66,8 +67,11 @@ class FinetuneConfig:
     runs_dir: str = "runs"
     seed: int = 0
     data: str | None = None
+    split: str = "train"
+    successes_only: bool = False
     collect: CollectConfig = field(default_factory=CollectConfig)
     play_data: str | None = None
+    play_split: str = "train"
     play: CollectConfig = field(default_factory=CollectConfig)
     play_share: float = 0.5
     num_episodes: int | None = None  # the first so many of the training episodes; null: all
@@ -118,6 +122,7 @@ class FinetuneConfig:
     FinetuneConfig,
     flags=(
         Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
         Flag("--init", literal=True, help="a pretraining run or checkpoint, auto, or none"),
     ),
 )
@@ -215,9 +220,9 @@ class RobotData:
     def __init__(self, config: FinetuneConfig, ranks: Ranks) -> None:
         self.config, self._ranks = config, ranks
         given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-        self._index = RldsIndex.open(given)
-        self.provenance = self._index.provenance
-        training, held_out = split_episodes(self._index.num_episodes, config)
+        self._index = RldsIndex.open(given, config.split)
+        self.provenance = self._index.provenance | {"successes_only": config.successes_only}
+        training, held_out = split_episodes(choose_episodes(self._index, config), config)
         self.stats = self._index.stats(training)
         self.held_out = self._windows(self._index, held_out or training)
         every = self._windows(self._index, training)
@@ -236,8 +241,11 @@ class RobotData:
                 readers, batch = [undisturbed, play], config.frame_batch
                 shares = [1 - config.play_share, config.play_share]
             self._mixtures[role] = Mixture(readers, shares, batch, config.seed)
+        failures = int(self._index.failed[training].sum())
+        told = f" ({failures} recorded as failures; successes_only=true leaves them out)"
         self._words = (
-            f"{len(training)} episodes, {len(every)} steps, {len(held_out)} held out, "
+            f"{len(training)} episodes{told if failures else ''}, {len(every)} steps, "
+            f"{len(held_out)} held out, "
             f"{0 if play is None else len(play)} steps of play"
         )
 
@@ -273,9 +281,11 @@ class RobotData:
         if config.play_share == 0 or asked == 0 or (config.data and not config.play_data):
             return None
         if config.play_data:
-            return self._windows(RldsIndex.open(Path(config.play_data)))
-        same = {name: getattr(config.collect, name) for name in SAME_WORLD}
-        return self._windows(RldsIndex.open(ensure_demonstrations(replace(config.play, **same))))
+            given = Path(config.play_data)
+        else:
+            same = {name: getattr(config.collect, name) for name in SAME_WORLD}
+            given = ensure_demonstrations(replace(config.play, **same))
+        return self._windows(RldsIndex.open(given, config.play_split))
 
 
 HELD_OUT_BATCHES = 8  # looked at with each checkpoint
@@ -289,17 +299,32 @@ def has_frames(role: str) -> bool:
     return "later_frames" in ROLES[role]
 
 
-def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[int]]:
+def choose_episodes(index: RldsIndex, config: FinetuneConfig) -> list[int]:
+    """The episodes that may be learnt from, before any are held out."""
+    if not config.successes_only:
+        return list(range(index.num_episodes))
+    chosen = np.flatnonzero(index.success).tolist()
+    if not chosen:
+        raise UserError(
+            f"successes_only=true leaves nothing: of {index.num_episodes} episodes "
+            f"{int(index.failed.sum())} are recorded as failures and none as a success "
+            "(aspects/success)"
+        )
+    return chosen
+
+
+def split_episodes(episodes: list[int], config: FinetuneConfig) -> tuple[list[int], list[int]]:
     """(training, held out): the last episodes are kept out, as in Open X-Embodiment's split."""
+    count = len(episodes)
     held = max(1, round(count * config.validation)) if config.validation else 0
     available = count - held
     wanted = available if config.num_episodes is None else config.num_episodes
     if not 1 <= wanted <= available:
         raise UserError(
-            f"num_episodes={wanted} does not fit: the data set has {count} episodes, {held} of "
-            "them held out; collect more or ask for fewer"
+            f"num_episodes={wanted} does not fit: there are {count} episodes to learn from, {held} "
+            "of them held out; collect more or ask for fewer"
         )
-    return list(range(wanted)), list(range(available, count))
+    return episodes[:wanted], episodes[available:]
 
 
 def initialize(model: Network, config: FinetuneConfig) -> str:

@@ -5,10 +5,10 @@
     python pretrain/encode.py --data 'shards/*.tar' processes=8 output=latents/web
     python pretrain/encode.py experiment=debug                        # seconds, nothing downloaded
 
-DATA is a folder with one subfolder for each class, a flat folder (label 0), or tar shards in
-WebDataset's layout (KEY.jpg beside KEY.cls, labels below 100 000). Only *.jpg, *.jpeg, *.png and
-*.webp are looked at. Pictures are cropped as ADM does. What cannot be used is counted by cause;
-more than max_skipped of it stops the command. The latents' mean and standard
+DATA is a folder with one subfolder for each class (those without pictures are none), a flat folder
+(label 0), or tar shards in WebDataset's layout (KEY.jpg beside KEY.cls, labels below 100 000). Only
+*.jpg, *.jpeg, *.png and *.webp are looked at. Pictures are cropped as ADM does. What cannot be used
+is counted by cause; more than max_skipped of it stops the command. The latents' mean and standard
 deviation are stored in float16, with a checksum for each shard: 16 KB for a picture of 256 px with
 SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), and as much again with mirror=true.
 Interrupted, the same command goes on where it was; the result depends on the pictures alone, not on
@@ -25,7 +25,7 @@ import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, AutoencoderKind, load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.data.images import list_images
+from selfflow_robotics.data.images import list_images, missing_classes
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
 from selfflow_robotics.data.shapes import ensure_shapes
@@ -84,6 +84,8 @@ def main(config: EncodeConfig) -> None:
     source = config.data or ensure_shapes(root, config.num_shapes, config.image_size)
     images = list_images(source)
     print(f"{len(images.items)} pictures of {images.num_classes} classes in {images.root}")
+    for note in images.notes():
+        print(note)
     output = Path(config.output) if config.output else root / _name(config, images.root)
     summary = write_latents(
         images,
@@ -94,6 +96,8 @@ def main(config: EncodeConfig) -> None:
         max_skipped=config.max_skipped,
         shard_size=config.shard_size,
     )
+    if set(summary.labels) < images.labels:  # no picture of a class could be used
+        print(missing_classes(summary.labels, images.num_classes, images.class_names))
     print(_line(summary, output, time.monotonic() - began))
 
 

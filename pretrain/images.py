@@ -9,7 +9,7 @@
 
 The data are latents that pretrain/encode.py made, so no autoencoder runs while training; new
 latents are drawn from its posterior in every epoch. The network is a class-conditional SiT
-(models/image_sit.py) of the released layout. The run lies in runs/NAME: metrics.jsonl, samples/,
+(models/presets.py) of the released layout. The run lies in runs/NAME: metrics.jsonl, samples/,
 checkpoints/. Repeating the command continues an interrupted run; a finished one is left as it is.
 objective/self_flow.py explains the settings of an objective, flow/timesteps.py those of p(t):
 objective.gamma=0.5 objective.timesteps.distribution=logit_normal.
@@ -25,6 +25,7 @@ import torch
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.data.transfer import to_device
@@ -132,9 +133,12 @@ def main(config: ImagesConfig) -> None:
         state = TrainState.start(Network(shape).to(device), config.train.optimizer)
     size = sum(p.numel() for p in state.model.parameters()) / 1e6
     print(
-        f"{size:.1f} M parameters, {len(reader)} latents of {reader.num_classes} classes, "
+        f"{size:.1f} M parameters, {len(reader)} latents of {len(reader.labels)} classes, "
         f"{device} {precision}, run {run}"
     )
+
+    if note := missing_classes(reader.labels, reader.num_classes, reader.class_names):
+        print(note)
 
     def as_batch(latents: LatentBatch, generator: torch.Generator) -> Batch:
         mean, std, labels = (to_device(part, device) for part in latents)
@@ -175,7 +179,7 @@ def main(config: ImagesConfig) -> None:
             return
         bundle = Bundle(state.teacher, codecs, ("image",), {}, run, device)
         how = Sampling(method="euler", num_steps=50)
-        maker = NumberedPictures(bundle, how, config.seed, labels=range(reader.num_classes))
+        maker = NumberedPictures(bundle, how, config.seed, labels=reader.labels)
         write_grid(run / "samples" / f"step_{step:07d}.png", maker(range(SAMPLES)), columns=4)
 
     train(
@@ -187,7 +191,9 @@ def main(config: ImagesConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=run_record(shape, {FRAMES: codec}, reader.fingerprints, ["image"]),
+        extra=run_record(
+            shape, {FRAMES: codec}, reader.fingerprints, ["image"], labels=reader.labels
+        ),
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

@@ -57,6 +57,7 @@ class PretrainConfig:
     runs_dir: str = "runs"
     seed: int = 0
     data: str | None = None
+    split: str = "train"
     collect: CollectConfig = field(default_factory=CollectConfig)
     model: RobotConfig = field(default_factory=RobotConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -93,6 +94,7 @@ class PretrainConfig:
     PretrainConfig,
     flags=(
         Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
         Flag("--encoder", literal=True, help="a frozen encoder for objective=repa"),
     ),
 )
@@ -109,7 +111,8 @@ def main(config: PretrainConfig) -> None:
     with ranks.first_alone():
         run = open_run("pretrain", folder, config, ranks)
         index = RldsIndex.open(
-            Path(config.data) if config.data else ensure_demonstrations(config.collect)
+            Path(config.data) if config.data else ensure_demonstrations(config.collect),
+            config.split,
         )
     clip_later = config.clip_frames - 1
     reader = WindowReader(

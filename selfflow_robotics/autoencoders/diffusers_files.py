@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import read_json
 
 FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
 
@@ -66,7 +67,7 @@ class DiffusersNetwork:
 
     def _read(self, network_class: Any, folder: Path, weights: str) -> Any:
         try:
-            settings = json.loads((folder / FILES[0]).read_text())
+            settings = read_json(folder / FILES[0])
             found = settings["_class_name"]
             if found != self.class_name:
                 raise UserError(

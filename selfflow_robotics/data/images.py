@@ -1,14 +1,14 @@
 """Where pictures with labels lie: a folder for each class, a flat folder, or tar shards.
 
     FOLDER/CLASS/**/*.jpg     one folder for each class; the label is the class's place among the
-                              sorted names, those of empty folders among them
+                              sorted names of folders that hold pictures
     FOLDER/*.jpg              label 0
     FOLDER/*.tar, ONE.tar or 'some/*.tar'
                               WebDataset's layout: KEY.jpg beside KEY.cls, which holds the label
 
-Pictures are *.jpg, *.jpeg, *.png and *.webp; other files are passed over, hidden ones too. Tars are
-plain (not compressed); their headers are read once, from front to back, and pictures by their
-place.
+Pictures are *.jpg, *.jpeg, *.png and *.webp; other files in folders are passed over, hidden ones
+too, and those in tars are counted. Tars are plain (not compressed); their headers are read once,
+from front to back, and pictures by their place.
 """
 
 import glob
@@ -16,16 +16,19 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from selfflow_robotics.data.images_tar import tar_items
-from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.data.skips import Skips, printable
 from selfflow_robotics.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+NAMED = 5  # examples in a line
 
 
 class Item(NamedTuple):
@@ -52,6 +55,25 @@ class ImageList:
     num_classes: int
     class_names: list[str] | None = None  # of "folders"
     skips: Skips = field(default_factory=Skips)
+    others: Counter[str] = field(default_factory=Counter)  # files of tars that are no samples
+    empty: list[str] = field(default_factory=list)  # folders without pictures, which are no classes
+
+    @property
+    def labels(self) -> set[int]:
+        """Those that pictures have; of tars they may have gaps."""
+        return {item.label for item in self.items}
+
+    def notes(self) -> list[str]:
+        """What was left out that is no unusable picture, a line for each kind."""
+        notes = []
+        if self.empty:
+            notes.append(f"no pictures, so no classes: {_few(self.empty)}")
+        if self.others:
+            kinds = [f"{count} {kind}" for kind, count in self.others.most_common()]
+            notes.append(f"other files in the tars, not read: {_few(kinds)}")
+        if note := missing_classes(self.labels, self.num_classes, self.class_names):
+            notes.append(note)
+        return notes
 
     @property
     def num_found(self) -> int:
@@ -64,6 +86,31 @@ class ImageList:
         for item in self.items:
             digest.update(json.dumps(item).encode())
         return digest.hexdigest()
+
+
+def missing_classes(
+    labels: Collection[int], num_classes: int, names: list[str] | None = None
+) -> str | None:
+    """A line that names the classes without pictures; None where there are none.
+
+    Args:
+        labels: those that pictures have.
+        num_classes: labels are 0 to `num_classes` - 1.
+        names: of the classes, if they have any.
+    """
+    missing = sorted(set(range(num_classes)) - set(labels))
+    if not missing:
+        return None
+    words = [names[label] if names else str(label) for label in missing]
+    return (
+        f"{len(missing)} of {num_classes} classes have no usable picture and are never trained: "
+        f"{_few(words)}"
+    )
+
+
+def _few(words: list[str]) -> str:
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return printable(", ".join(words[:NAMED]) + more)
 
 
 def read_item(root: Path, item: Item) -> bytes:
@@ -85,6 +132,8 @@ def list_images(source: str | Path) -> ImageList:
     if path.is_dir():
         return _list_folder(path)
     if path.is_file():
+        if path.name.endswith(COMPRESSED):
+            raise _compressed(path)
         if path.suffix != ".tar":
             raise UserError(f"{path} is neither a folder nor a .tar file; give one of these")
         return _list_tars([path])
@@ -99,13 +148,15 @@ def _list_folder(root: Path) -> ImageList:
         entries = sorted(entry.name for entry in root.iterdir() if entry.name[0] != ".")
     except OSError as error:
         raise _unreadable(error) from error
-    classes = [name for name in entries if (root / name).is_dir()]
+    folders = [name for name in entries if (root / name).is_dir()]
     tars = [root / name for name in entries if name.endswith(".tar")]
-    loose = [name for name in entries if _is_picture(name) and name not in classes]
+    loose = [name for name in entries if _is_picture(name) and name not in folders]
+    if compressed := [name for name in entries if name.endswith(COMPRESSED)]:
+        raise _compressed(root / compressed[0])
+    files = {name: sorted(_pictures_below(root, name)) for name in folders}
+    classes = [name for name in folders if files[name]]
     below = [
-        _file_item(root, file, label)
-        for label, name in enumerate(classes)
-        for file in sorted(_pictures_below(root, name))
+        _file_item(root, file, label) for label, name in enumerate(classes) for file in files[name]
     ]
     found = {"tars": tars, "loose pictures": loose, "folders of pictures": below}
     kinds = [name for name, things in found.items() if things]
@@ -117,7 +168,8 @@ def _list_folder(root: Path) -> ImageList:
         return ImageList(root, "flat", [_file_item(root, name, 0) for name in loose], 1)
     if not below:
         raise UserError(f"no pictures in {root}; it needs *.jpg, *.png, *.webp or *.tar files")
-    return ImageList(root, "folders", below, len(classes), classes)
+    empty = [name for name in folders if not files[name]]
+    return ImageList(root, "folders", below, len(classes), classes, empty=empty)
 
 
 def _file_item(root: Path, file: str, label: int) -> Item:
@@ -144,16 +196,21 @@ def _unreadable(error: OSError) -> UserError:
     return UserError(f"cannot read {error.filename} ({error.strerror}); check its permissions")
 
 
+def _compressed(path: Path) -> UserError:
+    return UserError(f"{path} is compressed; unpack it to a plain .tar, which is read by place")
+
+
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 
 
 def _list_tars(tars: list[Path]) -> ImageList:
     root = Path(os.path.commonpath([tar.parent for tar in tars]))
-    items, skips = [], Skips()
+    items, skips, others = [], Skips(), Counter[str]()
     for tar in tars:
         file = os.path.relpath(tar, root)
-        items += [Item(file, *found) for found in tar_items(tar, PICTURES, skips)]
+        items += [Item(file, *found) for found in tar_items(tar, PICTURES, skips, others)]
     if not items and not skips.total:
         raise UserError(f"no pictures in the tar files at {root}; they need KEY.jpg and KEY.cls")
-    return ImageList(root, "tars", items, 1 + max((i.label for i in items), default=0), None, skips)
+    num_classes = 1 + max((item.label for item in items), default=0)
+    return ImageList(root, "tars", items, num_classes, skips=skips, others=others)

@@ -12,6 +12,14 @@ import numpy as np
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+OTHERS = {
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"ftypavif": "AVIF",
+    b"ftyphei": "HEIC",
+}  # in the first 12 bytes
+MAX_PICTURE_BYTES = 1 << 28  # of a file, which is read whole; Pillow's limit of pixels is below it
 
 
 class BadPicture(Exception):
@@ -21,8 +29,9 @@ class BadPicture(Exception):
 def decode_picture(data: bytes, size: int) -> np.ndarray:
     """uint8 [size, size, 3] of a JPEG, PNG or WebP file's bytes; the first frame of a film.
 
-    Raises BadPicture: "not an image", "too large" (Pillow's limit against decompression bombs, for
-    the picture as it is and as it would be scaled) or "truncated or damaged".
+    Raises BadPicture: "not an image" (with its kind where that is known), "too large" (Pillow's
+    limit against decompression bombs, for the picture as it is and as it would be scaled) or
+    "truncated or damaged".
     """
     try:
         with warnings.catch_warnings():
@@ -31,7 +40,9 @@ def decode_picture(data: bytes, size: int) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadPicture("too large") from None
     except Image.UnidentifiedImageError:
-        raise BadPicture("not an image") from None
+        kinds = [kind for mark, kind in OTHERS.items() if mark in data[:12]]
+        cause = f"not an image that is read ({kinds[0]})" if kinds else "not an image"
+        raise BadPicture(cause) from None
     except Exception:
         raise BadPicture("truncated or damaged") from None
     if _scaled_pixels(image.size, size) > (Image.MAX_IMAGE_PIXELS or float("inf")):
@@ -47,6 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """`image` in mode RGB: transparent parts on white, 16 bits of grey scaled to 8."""
     if image.mode.startswith("I"):
         levels = np.asarray(image, np.float64).clip(0, 65535)
+        levels[levels == image.info.get("transparency", -1)] = 65535
         image = Image.fromarray((levels / 257).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")

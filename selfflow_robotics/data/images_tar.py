@@ -1,67 +1,212 @@
-"""The pictures of a tar shard in WebDataset's layout: KEY.jpg beside KEY.cls."""
+"""The pictures of a tar shard in WebDataset's layout: KEY.jpg beside KEY.cls.
 
-import itertools
+A file's key is its name up to the last dot, folder included. A picture that has no label of its own
+but stands beside a sample, such as `a.seg.png` beside `a.jpg`, is a further field of that sample.
+Files of one key need not lie side by side, and a hard link is the file that it names. Nothing is
+passed over in silence: a picture or label that makes no sample is counted in `skips`, any other
+file in `others`, and a tar that goes on after its end is refused.
+"""
+
+import io
+import posixpath
+import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.data.skips import Skips, printable
 from selfflow_robotics.errors import UserError
 
 MAX_LABEL = 99_999  # more is no class but a mistake, and would ask for gigabytes of embeddings
+LABEL = ".cls"
+# What tarfile reads at once of a header that says how long it is; names and attributes are shorter.
+_MOST_HEADER = 1 << 18
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_END_BLOCK = 1 << 20
+
+
+class TarPicture(NamedTuple):
+    """A picture's name in its tar, where its bytes lie, how many they are, and its label."""
+
+    name: str
+    offset: int
+    num_bytes: int
+    label: int
 
 
 def tar_items(
-    path: Path, pictures: tuple[str, ...], skips: Skips
-) -> Iterator[tuple[str, int, int, int]]:
-    """(name, offset of its bytes, number of them, label) of each picture, in the tar's order.
+    path: Path, pictures: tuple[str, ...], skips: Skips, others: Counter[str]
+) -> list[TarPicture]:
+    """The pictures of a tar, in the order in which their keys appear.
 
-    A sample is a run of files with one key: everything up to the first dot of the file's name. What
-    has no label, no valid one (0 to `MAX_LABEL`), or not exactly one picture goes into `skips`.
-    Raises UserError, naming the tar, where it is damaged, cut short or compressed.
+    What has no label, no valid one (0 to `MAX_LABEL`), or not exactly one picture goes into
+    `skips`; files that are neither picture nor label are counted in `others` by their kind. Raises
+    UserError, naming the tar, where it is damaged, cut short, compressed or several in one.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            files = (member for member in tar if member.isreg() and _key(member))
-            for key, run in itertools.groupby(files, key=_key):
-                sample = {_extension(member): member for member in run}
-                found = [m for extension, m in sample.items() if f".{extension}" in pictures]
-                name = f"{path.name}/{key}"
-                if "cls" not in sample and not found:
-                    continue
-                if len(found) != 1:
-                    skips.add("no single picture", name)
-                elif "cls" not in sample:
-                    skips.add("no label", name)
-                elif (label := _label(tar, sample["cls"])) is None:
-                    skips.add("bad label", name)
-                else:
-                    yield found[0].name, found[0].offset_data, found[0].size, label
-            end = tar.offset
-        with path.open("rb") as file:
-            file.seek(end)
-            # tarfile's walk ends in silence at a header it cannot read; a whole tar ends in zeros.
-            whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is no whole tar file ({error}); copy it again") from error
-    if not whole:
+        with _TarFile(path) as file:
+            if kind := file.compression():
+                raise UserError(f"{path} is compressed ({kind}); unpack it to a plain .tar first")
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                members = _files(tar, pictures, skips, others, path.name)
+                found = list(_samples(tar, members, pictures, skips, others, path.name))
+            _check_end(file, tar.offset, path)
+    except UserError:
+        raise
+    except Exception as error:  # crafted headers make tarfile fail in many ways
+        reason = printable(str(error))[:200] or type(error).__name__
+        raise UserError(f"{path} is no whole tar file ({reason}); copy it again") from error
+    return found
+
+
+class _TarFile(io.BufferedReader):
+    """A file whose headers are read only where they are of a sane size."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+    def compression(self) -> str | None:
+        start = self.peek(8)
+        return next((kind for mark, kind in _COMPRESSED.items() if start.startswith(mark)), None)
+
+
+def _check_end(file: io.BufferedReader, end: int, path: Path) -> None:
+    """tarfile's walk ends in silence at a header it cannot read, and at the end of the first of
+    several tars; after a whole one come zeros alone."""
+    file.seek(end)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise UserError(f"{path} is damaged or cut short at byte {end}; copy it again")
+    buffer = bytearray(_END_BLOCK)
+    while num_bytes := file.readinto(buffer):
+        if buffer.count(0, 0, num_bytes) != num_bytes:
+            raise UserError(
+                f"{path} goes on after its end at byte {end}: several tars in one file; keep them "
+                "apart ('some/*.tar' reads them all), or join them with tar --concatenate"
+            )
 
 
-def _key(member: tarfile.TarInfo) -> str:
-    """The sample that a file belongs to, with its folder; "" for hidden files."""
-    folder, slash, base = member.name.rpartition("/")
-    key = base.partition(".")[0]
-    return folder + slash + key if key else ""
+def _files(
+    tar: tarfile.TarFile,
+    pictures: tuple[str, ...],
+    skips: Skips,
+    others: Counter[str],
+    shard: str,
+) -> dict[str, tarfile.TarInfo]:
+    """The regular files by name. Of one name the last counts, as for tar; a link is its target."""
+    files: dict[str, tarfile.TarInfo] = {}
+    for member in tar:
+        if member.size < 0 or tar.offset <= member.offset:  # would be walked for ever
+            raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+        if member.isdir():
+            continue
+        file, cause = member, ""
+        if member.islnk():
+            file = files.get(member.linkname)
+            cause = "link to nothing"
+        elif member.issparse():
+            file, cause = None, "sparse file"
+        elif not member.isreg():
+            file, cause = None, "symbolic link" if member.issym() else "no regular file"
+        name = member.name
+        wanted = _extension(name) in (LABEL, *pictures) and not _is_hidden(name)
+        if file is None:
+            if wanted:
+                skips.add(cause, f"{shard}/{name}")
+            else:
+                others[cause] += 1
+            continue
+        if name in files:
+            if wanted:
+                skips.add("replaced by a later file of its name", f"{shard}/{name}")
+            else:
+                others["replaced"] += 1
+        files[name] = file
+    return files
 
 
-def _extension(member: tarfile.TarInfo) -> str:
-    return member.name.rpartition("/")[2].partition(".")[2].lower()
+def _samples(
+    tar: tarfile.TarFile,
+    files: dict[str, tarfile.TarInfo],
+    pictures: tuple[str, ...],
+    skips: Skips,
+    others: Counter[str],
+    shard: str,
+) -> Iterator[TarPicture]:
+    for key, names in _by_key(files, pictures, others).items():
+        found = [name for name in names if _extension(name) != LABEL]
+        labels = [name for name in names if _extension(name) == LABEL]
+        where = f"{shard}/{key}"
+        if len(found) != 1:
+            skips.add("no single picture", where)
+        elif not labels:
+            skips.add("no label", where)
+        elif len(labels) > 1 or (label := _label(tar, files[labels[0]])) is None:
+            skips.add("bad label", where)
+        else:
+            file = files[found[0]]
+            yield TarPicture(found[0], file.offset_data, file.size, label)
+
+
+def _by_key(
+    files: dict[str, tarfile.TarInfo], pictures: tuple[str, ...], others: Counter[str]
+) -> dict[str, list[str]]:
+    """The names of pictures and labels by their samples' keys."""
+    wanted: list[str] = []
+    for name in files:
+        if _is_hidden(name):
+            others["hidden"] += 1
+        elif _extension(name) in (LABEL, *pictures):
+            wanted.append(name)
+        else:
+            others[_extension(name) or "without extension"] += 1
+    plain = {_first_key(name) for name in wanted if _is_plain(name)}
+    labelled = {_last_key(name) for name in wanted if _extension(name) == LABEL}
+    samples: dict[str, list[str]] = {}
+    for name in wanted:
+        if _is_plain(name) or _first_key(name) not in plain or _last_key(name) in labelled:
+            samples.setdefault(_last_key(name), []).append(name)
+        else:  # a further field of a sample, such as a.seg.png beside a.jpg
+            others[f".{posixpath.basename(name).partition('.')[2]}"] += 1
+    return samples
+
+
+def _first_key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _last_key(name: str) -> str:
+    return posixpath.splitext(name)[0]
+
+
+def _extension(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def _is_plain(name: str) -> bool:
+    """Whether there is one dot only."""
+    return _first_key(name) == _last_key(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return posixpath.basename(name).startswith(".")
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int | None:
     file = tar.extractfile(member)
     assert file is not None  # a regular file
-    text = file.read(32).decode("ascii", errors="replace").strip()
-    valid = text.isascii() and text.isdigit() and int(text) <= MAX_LABEL
-    return int(text) if valid else None
+    text = file.read(32).decode("utf-8-sig", errors="replace").strip()
+    number = re.fullmatch(r"\+?0*(\d{1,9})(\.0*)?", text, re.ASCII)
+    return int(number[1]) if number and int(number[1]) <= MAX_LABEL else None

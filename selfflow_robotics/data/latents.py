@@ -1,7 +1,7 @@
 """A folder of pictures as latents: what an autoencoder made of them, encoded once, read many times.
 
-    cache.json          the autoencoder, the source, and each shard's rows and sha256; written last,
-                        so its presence vouches for the rest
+    cache.json          the autoencoder, the source, the labels that rows have, and each shard's
+                        rows and sha256; written last, so its presence vouches for the rest
     shard-00000.npy     rows of `row_dtype`: mean, std, label; one picture is one stretch of bytes
 
 Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled to
@@ -15,9 +15,8 @@ that.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +26,15 @@ from torch import Tensor
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.data.images_tar import MAX_LABEL
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import read_json
 
 FORMAT = 1
 RECORD = "cache.json"
+MAX_NUMBERS = 1 << 26  # of a picture's latents; RAE at 1024 px has 3 million
 OPEN_SHARDS = 256  # a mapped file holds a descriptor, and a process has about a thousand
 
 
@@ -87,6 +89,12 @@ class LatentReader:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @cached_property
+    def labels(self) -> list[int]:
+        """Those that rows have, ascending; others of the `num_classes` have no pictures."""
+        recorded = self.record.get("labels")  # absent where an earlier version encoded
+        return used_labels(self.folder, self.record) if recorded is None else recorded
+
     @property
     def autoencoder(self) -> AutoencoderConfig:
         """The autoencoder that made the latents, as it was named then (never downloaded)."""
@@ -130,6 +138,11 @@ class LatentReader:
             mine = shard == number
             first = self._ends[number] - self._shards[number]["rows"]
             rows[mine] = self._rows(int(number))[wanted[mine] - first]
+        if len(rows) and not 0 <= rows["label"].min() <= rows["label"].max() < self.num_classes:
+            raise UserError(
+                f"{self.folder} has labels that are not 0 to {self.num_classes - 1}, the classes "
+                f"that {RECORD} says; encode again"
+            )
         return LatentBatch(
             np.ascontiguousarray(rows["mean"]),
             np.ascontiguousarray(rows["std"]),
@@ -141,10 +154,7 @@ class LatentReader:
         if not self._checked[number]:
             check_shard(path, self._shards[number])
             self._checked[number] = True
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        if rows.dtype != self._dtype or len(rows) != self._shards[number]["rows"]:
-            raise UserError(f"{path} holds other rows than {RECORD} says; encode again")
-        return rows
+        return open_shard(path, self._dtype, self._shards[number]["rows"])
 
 
 # What every reader of cache.json relies on.
@@ -164,24 +174,52 @@ _TYPES = {
 }
 
 
+# What a damaged record raises where it is read.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+
+
 def check_entry(entry: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError, ValueError or AttributeError for what is no shard's record."""
+    """Raises one of `DAMAGE` for what is no shard's record."""
     for key, kind in (("rows", int), ("bytes", int), ("sha256", str)):
         _check_type(key, entry[key], kind)
     Skips.from_record(entry["skipped"])
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    is_right = isinstance(value, kind) and (kind is not int or value >= 0) and value != []
+    is_right = isinstance(value, kind) and value != []
+    if kind is int:
+        is_right = type(value) is int and 0 <= value < 1 << 62
     if not is_right:
-        raise TypeError(f"{name} is {value!r}")
+        raise TypeError(f"{name} is {str(value)[:40]}")
+
+
+def _check_sizes(record: dict[str, Any]) -> None:
+    """Nothing is allocated or counted by numbers that the files cannot have."""
+    latents, num_classes = record["latents"], record["source"]["num_classes"]
+    if not 1 <= num_classes <= MAX_LABEL + 1:
+        raise ValueError(f"source.num_classes is {num_classes}")
+    if min(latents["channels"], latents["size"]) < 1:
+        raise ValueError("latents have no channels or no size")
+    if latents["channels"] * latents["size"] ** 2 > MAX_NUMBERS:
+        raise ValueError(f"latents of {latents['channels']} x {latents['size']}^2 numbers")
+    row = row_dtype(latents["channels"], latents["size"])
+    if any(entry["rows"] * row.itemsize > entry["bytes"] for entry in record["shards"]):
+        raise ValueError("a shard has more rows than its bytes can hold")
+    if not any(entry["rows"] for entry in record["shards"]):
+        raise ValueError("no shard has rows")
+    labels = record.get("labels", [0])
+    if not all(type(label) is int and 0 <= label < num_classes for label in labels) or not labels:
+        raise ValueError("labels are no classes")
+    names = record["source"]["class_names"]
+    if names is not None and len(names) != num_classes:
+        raise ValueError(f"{len(names)} class_names of {num_classes} classes")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """cache.json of a finished cache. Raises UserError where it is missing, damaged or newer."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         if record["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {record['format']}, this version reads format {FORMAT}"
@@ -195,15 +233,37 @@ def read_record(folder: Path) -> dict[str, Any]:
             entry.setdefault("skipped", {})
             check_entry(entry)
         Skips.from_record(record["skipped"])
+        _check_sizes(record)
         return record
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"no finished latents at {folder}: {RECORD} is missing; pretrain/encode.py makes them"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path} is damaged ({error}); remove it and encode the pictures again"
         ) from error
+
+
+def used_labels(folder: Path, record: dict[str, Any]) -> list[int]:
+    """The labels that rows have, ascending, read off the shards."""
+    row = row_dtype(record["latents"]["channels"], record["latents"]["size"])
+    found: set[int] = set()
+    for number, entry in enumerate(record["shards"]):
+        rows = open_shard(shard_path(folder, number), row, entry["rows"])
+        found.update(np.unique(rows["label"]).tolist())
+    return sorted(found)
+
+
+def open_shard(path: Path, dtype: np.dtype, num_rows: int) -> np.ndarray:
+    """A shard's rows, mapped. Raises UserError where it holds something else."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if (rows.dtype, rows.shape) != (dtype, (num_rows,)):
+            raise ValueError
+    except Exception as error:  # numpy fails on foreign headers in many ways
+        raise UserError(f"{path} holds other rows than {RECORD} says; encode again") from error
+    return rows
 
 
 def check_size(path: Path, num_bytes: int) -> None:

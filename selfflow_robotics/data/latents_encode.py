@@ -17,7 +17,7 @@ import torch
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.data.images import Item, read_item
-from selfflow_robotics.data.images_decode import BadPicture, decode_picture
+from selfflow_robotics.data.images_decode import MAX_PICTURE_BYTES, BadPicture, decode_picture
 from selfflow_robotics.data.latents import row_dtype, sha256_of
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
@@ -115,6 +115,8 @@ def _batches(
     for item in job.items:
         looked_at += 1
         try:
+            if item.num_bytes > MAX_PICTURE_BYTES:
+                raise BadPicture("too large")
             frames.append(decode_picture(read_item(job.root, item), encoding.image_size))
             labels.append(item.label)
         except BadPicture as bad:

@@ -14,15 +14,18 @@ from typing import Any
 from tqdm import tqdm
 
 from selfflow_robotics.data.latents import (
+    DAMAGE,
     RECORD,
     check_entry,
     check_shard,
     read_record,
     shard_path,
+    used_labels,
 )
 from selfflow_robotics.data.latents_encode import Shard
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import parse, read_text
 
 JOURNAL = "encoding.jsonl"
 OURS = ("shard-*.npy", "*.tmp", ".lock", JOURNAL, RECORD)
@@ -34,8 +37,8 @@ class Journal:
     Raises UserError where the folder holds something else, or a shard that is damaged.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self._folder, self._identity = folder, identity
+    def __init__(self, folder: Path, identity: dict[str, Any], num_shards: int) -> None:
+        self._folder, self._identity, self._num_shards = folder, identity, num_shards
         self._path = folder / JOURNAL
         self._finished: dict[str, Any] | None = None  # cache.json where nothing is missing
         self.entries: dict[int, dict[str, Any]] = {}
@@ -44,7 +47,7 @@ class Journal:
         if (folder / RECORD).exists():
             found = read_record(folder)
             self._accept(found, dict(enumerate(found["shards"])))
-            if len(self.entries) == len(found["shards"]):
+            if len(self.entries) == num_shards and "labels" in found:
                 self._finished = found
                 self._path.unlink(missing_ok=True)
                 return
@@ -80,6 +83,7 @@ class Journal:
         for entry in shards:
             everything.merge(Skips.from_record(entry["skipped"]))
         record = {**self._identity, "skipped": everything.record(), "shards": shards}
+        record["labels"] = used_labels(self._folder, record)
         self._write(self._folder / RECORD, json.dumps(record, indent=1) + "\n")
         self._path.unlink()
         return record
@@ -87,6 +91,11 @@ class Journal:
     def _accept(self, found: dict[str, Any], entries: dict[int, dict[str, Any]]) -> None:
         """Take over the shards of an earlier call whose files are still there."""
         _refuse_other(self._folder, found, self._identity)
+        if strays := entries.keys() - range(self._num_shards):
+            raise UserError(
+                f"{self._folder} has a record of shard {min(strays)}, of {self._num_shards}; "
+                "remove the folder and encode again"
+            )
         for number in tqdm(sorted(entries), desc="checking", unit="shard", leave=False):
             path = shard_path(self._folder, number)
             if path.exists():
@@ -111,15 +120,15 @@ class Journal:
 def _read_journal(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """What is being made, and the finished shards; a last line without its end does not count."""
     try:
-        first, *rest = path.read_text().split("\n")[:-1]
-        lines = [json.loads(line) for line in rest]
+        first, *rest = read_text(path).split("\n")[:-1]
+        lines = [parse(line) for line in rest]
         for line in lines:
             check_entry(line)
-        found, entries = json.loads(first), {int(line.pop("shard")): line for line in lines}
+        found, entries = parse(first), {int(line.pop("shard")): line for line in lines}
         if not all(isinstance(found.get(key), dict) for key in ("autoencoder", "source")):
             raise KeyError("autoencoder or source")
         return found, entries
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is damaged; remove its folder and encode again") from error
 
 

@@ -30,6 +30,7 @@ class CacheSummary:
     num_new: int  # looked at by this call
     num_bytes: int  # of all shards
     skips: Skips
+    labels: list[int]  # that rows have
 
 
 def write_latents(
@@ -74,7 +75,7 @@ def write_latents(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder)
-        journal = Journal(folder, identity)
+        journal = Journal(folder, identity, len(jobs))
         missing = [job for job in jobs if job.number not in journal.entries]
         num_new = sum(len(job.items) for job in missing)
         skips = Skips()
@@ -107,6 +108,7 @@ def write_latents(
         num_new=num_new,
         num_bytes=sum(entry["bytes"] for entry in record["shards"]),
         skips=Skips.from_record(record["skipped"]),
+        labels=record["labels"],
     )
 
 

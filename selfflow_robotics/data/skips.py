@@ -20,7 +20,7 @@ class Skips:
 
     def add(self, cause: str, name: str) -> None:
         self.counts[cause] += 1
-        self.examples.setdefault(cause, name)
+        self.examples.setdefault(cause, printable(name))
 
     def merge(self, other: "Skips") -> None:
         self.counts.update(other.counts)
@@ -43,6 +43,11 @@ class Skips:
     def text(self) -> str:
         """The counts in words: "2 not an image, 1 too large"."""
         return ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items()))
+
+
+def printable(name: str) -> str:
+    """A file's name as part of one line, whatever bytes it has."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:

@@ -44,7 +44,7 @@ MAX_LATENTS = 4096
 def check_fits(bundle: Bundle, reader: LatentReader) -> None:
     """Raises UserError where `reader` has not the kind of latents that the network was made for, or
     no two classes."""
-    if reader.num_classes < 2:
+    if len(reader.labels) < 2:
         raise UserError(f"{reader.folder} has pictures of one class only; there is nothing to read")
     codec = bundle.frames
     wanted, found = (

@@ -26,6 +26,7 @@ import numpy as np
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.processes import Process
 from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
 
 KEY = "arr_0"
@@ -196,7 +197,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         changed = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; remove its folder or choose another output") from None

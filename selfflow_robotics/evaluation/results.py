@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import read_json
 
 
 def folder_name(kind: str, settings: dict[str, Any]) -> str:
@@ -27,7 +28,7 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     Raises UserError where it is damaged or its "settings" are not these.
     """
     try:
-        report = json.loads(path.read_text())
+        report = read_json(path)
         found = report["settings"]
     except FileNotFoundError:
         return None

@@ -18,8 +18,9 @@ from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec, slot_of
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.modalities.load import codec_from_json, codec_to_json
-from selfflow_robotics.models.convert import load_released
+from selfflow_robotics.models.convert import read_released
 from selfflow_robotics.models.network import Attention, Network, NetworkConfig
+from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
@@ -30,8 +31,9 @@ from selfflow_robotics.training.checkpoint import (
     resuming,
 )
 
-RELEASED_SUFFIXES = (".pt", ".pth", ".safetensors")
 RELEASED_PATCH = 2
+# What a record may raise that says something else than `run_record` writes.
+_UNFIT = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def run_record(
@@ -41,6 +43,7 @@ def run_record(
     roles: Sequence[str],
     *,
     attention: Attention = "prefix",
+    labels: list[int] | None = None,
     start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
@@ -50,6 +53,7 @@ def run_record(
         provenance: what the training data came from.
         roles: rows of the role table that the run plays.
         attention: between clean and noised tokens, as in training.
+        labels: the classes that have pictures; None: all, or there are none.
         start: where the first weights came from; None: drawn at random.
     """
     return {
@@ -58,6 +62,7 @@ def run_record(
         "provenance": provenance,
         "roles": sorted(roles),
         "attention": attention,
+        "labels": labels,
         "start": start,
     }
 
@@ -73,6 +78,9 @@ class Bundle:
     origin: Path  # checkpoint folder or weights file
     device: torch.device
     attention: Attention = "prefix"
+    # Classes that training had, None for all: the embeddings of others are as they were drawn.
+    labels: list[int] | None = None
+    taken: str = ""  # which of a foreign file's weights these are, in words; see `read_released`
 
     @property
     def frames(self) -> Any:
@@ -153,27 +161,31 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
     """
     device = torch.device(device)
     if is_released_file(path):
-        network = load_released(path, heads, RELEASED_PATCH)
+        network, taken = read_released(path, heads, RELEASED_PATCH)
         frames = network.config.adapters[FRAMES]
         assert frames.grid is not None
         size = (frames.grid[0] * RELEASED_PATCH, frames.grid[1] * RELEASED_PATCH)
         codec = ImageLatents(
             size, frames.channels // RELEASED_PATCH**2, RELEASED_PATCH, AutoencoderConfig(), None
         )
-        return Bundle(network.to(device).eval(), {FRAMES: codec}, ("image",), {}, path, device)
+        network.to(device).eval()
+        return Bundle(network, {FRAMES: codec}, ("image",), {}, path, device, taken=taken)
     checkpoint = resolve_checkpoint(path)
-    record = read_record(checkpoint)
+    record, tensors = read_record(checkpoint), load_part(checkpoint, "teacher")
     try:
-        network = Network(NetworkConfig.from_json(record["network"]))
+        config = NetworkConfig.from_json(record["network"])
+        _check_numbers(config, tensors)
+        network = Network(config)
         codecs = {name: codec_from_json(codec) for name, codec in record["codecs"].items()}
         roles, provenance = tuple(record["roles"]), record["provenance"]
-        attention = record["attention"]
-    except (KeyError, TypeError, ValueError) as error:
+        attention, labels = record["attention"], record["labels"]
+        if labels is not None and not set(labels) <= set(range(config.num_classes or 0)):
+            raise ValueError("labels are no classes")
+    except (UserError, *_UNFIT) as error:
         raise _unknown(checkpoint, error) from error
-    load_weights(network, load_part(checkpoint, "teacher"), checkpoint)
-    return Bundle(
-        network.to(device).eval(), codecs, roles, provenance, checkpoint, device, attention
-    )
+    load_weights(network, tensors, checkpoint)
+    network.to(device).eval()
+    return Bundle(network, codecs, roles, provenance, checkpoint, device, attention, labels or None)
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -193,7 +205,7 @@ def read_config(checkpoint: Path) -> NetworkConfig:
     """The configuration of a checkpoint's network. Raises UserError as `read_record`."""
     try:
         return NetworkConfig.from_json(read_record(checkpoint)["network"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (UserError, *_UNFIT) as error:
         raise _unknown(checkpoint, error) from error
 
 
@@ -214,7 +226,7 @@ def check_same_data(run: Path, provenance: dict[str, Any], folder: Path) -> None
 
 def is_released_file(path: Path) -> bool:
     """Whether the path means a file of released weights, not a run or checkpoint folder."""
-    return path.is_file() or (path.suffix in RELEASED_SUFFIXES and not path.is_dir())
+    return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
 
 
 def weights_hash(path: Path) -> str:
@@ -222,6 +234,17 @@ def weights_hash(path: Path) -> str:
     path = path / MANIFEST if path.is_dir() else path
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_numbers(config: NetworkConfig, tensors: dict[str, Tensor]) -> None:
+    """Raises ValueError where the recorded network is larger than its weights, before it is built:
+    a record may say anything."""
+    if config.backbone.depth <= len(tensors):
+        with torch.device("meta"):
+            wanted = sum(weight.numel() for weight in Network(config).state_dict().values())
+        if wanted == sum(weight.numel() for weight in tensors.values()):
+            return
+    raise ValueError("its weights are of another size")
 
 
 def _unknown(checkpoint: Path, error: Exception) -> UserError:

@@ -60,10 +60,10 @@ class PictureMaker(Protocol):
 class NumberedPictures:
     """First frames that a network makes out of noise, told a class or an instruction.
 
-    Of a network of labelled pictures the class is drawn uniformly from (seed, k), as ADM's protocol
-    wants it (not balanced), or it is the k-th of `labels`, which repeat. Others are told the
-    `instruction`. Raises UserError for labels that the network does not have, and for a network
-    that was not trained to make pictures.
+    Of a network of labelled pictures the class is drawn uniformly from (seed, k) among those that
+    training had, as ADM's protocol wants it (not balanced), or it is the k-th of `labels`, which
+    repeat. Others are told the `instruction`. Raises UserError for labels that the network does not
+    have or never saw, and for a network that was not trained to make pictures.
     """
 
     def __init__(
@@ -84,6 +84,12 @@ class NumberedPictures:
         last = self._num_classes - 1
         if labels is not None and not (labels and 0 <= min(labels) <= max(labels) <= last):
             raise UserError(f"labels must be numbers from 0 to {last}, got {list(labels)}")
+        self._trained = bundle.labels or range(self._num_classes)
+        if untrained := sorted(set(labels or ()) - set(self._trained)):
+            raise UserError(
+                f"{bundle.origin} was trained without pictures of class {untrained[0]}; ask for "
+                "other labels"
+            )
         # Once; autocast would convert the weights at every step.
         self._bundle = bundle.in_bfloat16() if sampling.precision == "bf16" else bundle
         self._sampling, self._seed = sampling, seed
@@ -97,7 +103,8 @@ class NumberedPictures:
         """The class of a picture."""
         if self._labels is not None:
             return self._labels[number % len(self._labels)]
-        return int(numpy_generator(self._seed, number, 1).integers(self._num_classes))
+        drawn = numpy_generator(self._seed, number, 1).integers(len(self._trained))
+        return self._trained[drawn]
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         bundle, how, codec = self._bundle, self._sampling, self._bundle.frames

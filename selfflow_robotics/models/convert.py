@@ -11,14 +11,10 @@ three conventions. They end here; the network and everything above it know only 
 Its positions are fixed; they are checked against ours when read and written out again.
 """
 
-import pickle
-import warnings
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
@@ -27,8 +23,7 @@ from selfflow_robotics.models.embeddings import sincos_positions_2d
 from selfflow_robotics.models.network import Network, NetworkConfig
 from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
-
-StateDict = dict[str, Tensor]
+from selfflow_robotics.models.weights_file import StateDict, few, find_weights, read_weights_file
 
 # The release's names and ours, by how they begin.
 _PREFIXES = {
@@ -43,16 +38,7 @@ _POSITIONS = "pos_embed"
 _POSITIONS_TOLERANCE = 1e-2  # a half-precision copy passes, another formula does not
 _TIME_IN = "backbone.t_embedder.mlp.0.weight"
 _LAST = tuple(f"adapters.{FRAMES}.final_layer.linear.{name}" for name in ("weight", "bias"))
-# What torch and safetensors raise for a file that is cut, foreign or wants to run code.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
+_ANCHOR = "x_embedder.proj.weight"  # by which a set of weights is found in a file
 
 
 def from_released(
@@ -63,15 +49,20 @@ def from_released(
     Its only slot is first_frame, its tokens are patches of latents in (c p q) order.
 
     Args:
-        state: a state dict of the release, also inside {"model": ...} or {"state_dict": ...} and
-            with names that begin with "module." or "model.".
+        state: a state dict of the release, or a training checkpoint with one at any depth
+            (`weights_file.find_weights`).
         heads: attention heads; the tensors do not tell. None takes those of the size in `SIZES`
             with this width and depth.
         patch: side of a patch of latents, which the tensors do not tell either.
 
     Raises UserError where a tensor is missing, unknown or of another shape than the others imply.
     """
-    released = _unwrap(state)
+    return _converted(find_weights(state, _ANCHOR).tensors, heads, patch)
+
+
+def _converted(
+    released: StateDict, heads: int | None, patch: int
+) -> tuple[NetworkConfig, StateDict]:
     config = _infer_config(released, heads, patch)
     _check(released, config, patch)
     ours = {_our_name(name): v for name, v in released.items() if name != _POSITIONS}
@@ -97,71 +88,37 @@ def to_released(state: StateDict, config: NetworkConfig, patch: int = 2) -> Stat
 
 
 def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> Network:
-    """The released model from a .pt or .safetensors file, in float32; see `from_released`.
+    """The model of `read_released` alone."""
+    return read_released(path, heads, patch)[0]
+
+
+def read_released(
+    path: Path | str, heads: int | None = None, patch: int = 2
+) -> tuple[Network, str]:
+    """The released model from a .pt or .safetensors file, in float32, and which of the file's
+    weights it has, in words ("" where the file holds a bare state dict); see `from_released`.
 
     Nothing in the file is executed. Raises UserError where it cannot be read or does not fit.
     """
     path = Path(path)
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise UserError(f"{path} is neither .pt nor .safetensors; give a released weights file")
+    content = read_weights_file(path)
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            with warnings.catch_warnings(action="ignore"):  # what matters is raised
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}; give a released weights file") from error
-    except _UNREADABLE as error:
-        # torch's own words are long, and advise to run what is in the file.
-        reason = "is truncated or no weights file"
-        is_pickle = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
-        if is_pickle and _first_byte(path) in (b"P", b"\x80"):  # a zip file or bare pickle
-            reason = "holds Python objects, not plain tensors"
-        elif isinstance(error, OSError) and error.strerror:
-            reason = f"cannot be read ({error.strerror})"
-        raise UserError(f"{path} {reason}; download it again") from error
-    try:
-        config, ours = from_released(state, heads, patch)
+        found = find_weights(content, _ANCHOR)
+        if any(v.is_meta for v in found.tensors.values()):
+            raise UserError("its tensors have no values; save the weights from a real device")
+        config, ours = _converted(found.tensors, heads, patch)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"):  # no time for weights that are replaced at once
         model = Network(config)
     model.load_state_dict({name: v.float() for name, v in ours.items()}, assign=True)
-    return model
-
-
-def _first_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(1)
-
-
-def _unwrap(state: object) -> StateDict:
-    """The tensors of a released file by their plain names."""
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state:
-        raise UserError("the weights are no state dict; give the release's own")
-    odd = [
-        str(name)
-        for name, v in state.items()
-        if not (isinstance(name, str) and isinstance(v, Tensor) and v.is_floating_point())
-    ]
-    if odd:
-        raise UserError(
-            f"the state dict holds things that are no named floating-point tensors: {_few(odd)}"
-        )
-    wrappers = ("module.", "model.")
-    while prefix := next((w for w in wrappers if all(name.startswith(w) for name in state)), None):
-        state = {name.removeprefix(prefix): v for name, v in state.items()}
-    return state
+    return model, found.text
 
 
 def _infer_config(released: StateDict, heads: int | None, patch: int) -> NetworkConfig:
     shapes = {name: tensor.shape for name, tensor in released.items()}
-    blocks = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
-    depth = 1 + max((int(number) for number in blocks if number.isdecimal()), default=-1)
+    # Counted, not read off the largest number, which could be anything.
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     try:
         width, token_channels = shapes["x_embedder.proj.weight"]
         hidden, _ = shapes["blocks.0.mlp.fc1.weight"]
@@ -201,28 +158,23 @@ def _check(released: StateDict, config: NetworkConfig, patch: int) -> None:
         expected = to_released(Network(config).state_dict(), config, patch)
     missing = sorted(expected.keys() - released.keys())
     if missing:
-        raise UserError(f"the state dict lacks {len(missing)} tensors: {_few(missing)}")
+        raise UserError(f"the state dict lacks {len(missing)} tensors: {few(missing)}")
     unexpected = sorted(released.keys() - expected.keys())
     if unexpected:
-        raise UserError(f"the state dict has {len(unexpected)} unknown: {_few(unexpected)}")
+        raise UserError(f"the state dict has {len(unexpected)} unknown: {few(unexpected)}")
     wrong = [
         f"{name} is {tuple(released[name].shape)}, should be {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if released[name].shape != tensor.shape
     ]
     if wrong:
-        raise UserError(f"the state dict has {len(wrong)} wrong shapes: {_few(wrong)}")
+        raise UserError(f"the state dict has {len(wrong)} wrong shapes: {few(wrong)}")
     away = (released[_POSITIONS].cpu().float() - expected[_POSITIONS]).abs().max().item()
     if not away < _POSITIONS_TOLERANCE:
         raise UserError(
             f"{_POSITIONS} is not the fixed sine-cosine grid (off by {away:.3g}); "
             "positions that were trained cannot be used"
         )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return "; ".join(names[:3]) + more
 
 
 def _our_name(name: str) -> str:

@@ -23,6 +23,8 @@ from selfflow_robotics.timesteps import Timesteps
 
 BACKBONES = {SiTConfig.kind: (SiTConfig, SiT)}
 
+MAX_POSITIONS = 1 << 30  # numbers; more are a mistake that would fill the memory
+
 Attention = Literal["prefix", "joint"]
 WORDS = "words"  # the stream of text tokens
 
@@ -43,6 +45,13 @@ class NetworkConfig:
     feature_channels: int | None = None
 
     def __post_init__(self) -> None:
+        for name, adapter in self.adapters.items():
+            height, width = adapter.grid or (1, 1)
+            if max(height * width, adapter.steps) * self.backbone.width > MAX_POSITIONS:
+                raise UserError(
+                    f"the {name} have {height} x {width} tokens and {adapter.steps} steps, too "
+                    f"many for a network of width {self.backbone.width}"
+                )
         for adapter in self.slots.values():
             if adapter not in self.adapters:
                 raise unknown("adapter", adapter, self.adapters)

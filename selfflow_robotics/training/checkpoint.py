@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -93,7 +94,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder. Raises UserError where it is missing or unreadable."""
     path = checkpoint / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         if manifest["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {manifest['format']}, this version reads format {FORMAT}"

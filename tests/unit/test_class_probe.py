@@ -260,8 +260,16 @@ def test_the_command_measures_once(folder, capsys):
 def test_released_weights_are_probed_on_the_latents_given(folder, capsys):
     write_cache(folder / "four", 30, channels=4)
     main([*QUICK, "--checkpoint", "tiny.pt", "heads=4", "--data", "four", "layers=[3]"])
-    assert "layer 3" in capsys.readouterr().out
+    plain = capsys.readouterr().out
+    assert "layer 3" in plain
     assert len(list(Path("runs/tiny/eval").glob("class_probe-*/table.md"))) == 1
+    state = torch.load("tiny.pt")
+    raw = {name: v if name == "pos_embed" else v * 0 for name, v in state.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": state}, "both.pt")
+    main([*QUICK, "--checkpoint", "both.pt", "heads=4", "--data", "four", "layers=[3]"])
+    said, *both = capsys.readouterr().out.splitlines()
+    assert "'state_dict_ema'" in said
+    assert both[1:-1] == plain.splitlines()[1:-1]
 
 
 def test_a_run_of_the_embedded_shapes_is_probed_on_them(folder, capsys):

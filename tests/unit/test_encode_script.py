@@ -13,11 +13,22 @@ import pytest
 
 from selfflow_robotics.data.latents import LatentReader
 from selfflow_robotics.locks import hold
+from selfflow_robotics.training.checkpoint import read_manifest, resolve_checkpoint
 from tests.pictures import picture_bytes, samples, write_folder, write_tar
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "pretrain" / "encode.py"
-main = runpy.run_path(str(SCRIPT), run_name="imported")["main"]
+
+
+def script(name):
+    return runpy.run_path(str(ROOT / name), run_name="imported")["main"]
+
+
+main = script("pretrain/encode.py")
+TINY = [
+    *("name=tiny", "sit={width: 32, depth: 2, heads: 2}", "batch_size=2", "patch=4", "device=cpu"),
+    *("objective.student_layer=1", "objective.teacher_layer=2", "train.steps=1"),
+]
 SMALL = ["autoencoder=pixel", "image_size=16", "processes=1", "device=cpu"]
 
 
@@ -56,6 +67,47 @@ def test_tars_are_taken_by_pattern(folder):
         write_tar(folder / f"s-{number}.tar", samples(range(4 * number, 4 * number + 4)))
     main([*SMALL, "--data", "s-*.tar", "--output", "out"])
     assert len(LatentReader("out")) == 8
+
+
+def test_classes_without_pictures_are_said_and_never_sampled(folder, capsys):
+    (folder / "set" / "__MACOSX").mkdir()
+    files = {}
+    for key, label in (("a.v2", 1), ("b.v2", 1), ("c", 4), ("d", 4)):
+        files |= {f"{key}.png": picture_bytes(label), f"{key}.cls": str(label).encode()}
+    write_tar(folder / "gaps.tar", files | {"about.txt": b"x"})
+    main([*SMALL, "--data", "set", "--output", "one"])
+    assert "__MACOSX" in capsys.readouterr().out
+    assert LatentReader("one").class_names == ["cat", "dog"]
+    main([*SMALL, "--data", "gaps.tar", "--output", "two", "max_skipped=0"])
+    said = capsys.readouterr().out
+    assert ".txt" in said
+    assert "3 of 5 classes" in said
+    assert LatentReader("two").labels == [1, 4]
+    script("pretrain/images.py")(["--data", "two", *TINY])
+    assert "3 of 5 classes" in capsys.readouterr().out
+    quick = ["--checkpoint", "runs/tiny", "num_images=4", "num_steps=2", "device=cpu"]
+    generate = script("eval/generation.py")
+    with pytest.raises(SystemExit) as stop:
+        generate([*quick, "labels=[0]"])
+    assert stop.value.code == 2
+    assert "without pictures of class 0" in capsys.readouterr().err
+    generate([*quick, "--output", "seen"])
+    record = read_manifest(resolve_checkpoint(Path("runs/tiny")))["extra"]
+    assert record["labels"] == [1, 4]
+
+
+def _joined_tars(folder):
+    one = write_tar(folder / "one.tar", samples(range(2)))
+    (folder / "joined.tar").write_bytes(one.read_bytes() * 2)
+
+
+def _dotted_picture_without_label(folder):
+    write_tar(folder / "dots.tar", samples(range(4)) | {"x.y.png": picture_bytes(1)})
+
+
+def _nested_record(folder):
+    _made(folder)
+    (folder / "out" / "cache.json").write_text("[" * 100_000)
 
 
 def _cut_tar(folder):
@@ -102,6 +154,13 @@ def _nothing(folder):
             ["--data", "cut.tar"],
             "cut.tar is damaged or cut short at byte 2560",
         ),
+        (_joined_tars, ["--data", "joined.tar"], "several tars in one file"),
+        (
+            _dotted_picture_without_label,
+            ["--data", "dots.tar", "max_skipped=0"],
+            "1 no label (e.g. dots.tar/x.y)",
+        ),
+        (_nested_record, [], "cache.json is damaged"),
         (_bad_pictures, [], "2 of 6 pictures cannot be used, max_skipped=0.001 allows 1: 2 trunc"),
         (_no_labels, ["--data", "bare.tar"], "2 no label (e.g. bare.tar/a)"),
         (_made, ["image_size=32"], "of another image_size (16, now 32)"),

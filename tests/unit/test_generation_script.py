@@ -1,5 +1,6 @@
 """eval/generation.py as it is typed: every kind of checkpoint, and every mistake as one line."""
 
+import json
 import runpy
 import shutil
 import sys
@@ -86,6 +87,24 @@ def test_released_weights_are_sampled_through_an_autoencoder(folder):
         assert grid.size == (256, 128)
 
 
+def test_of_a_training_checkpoint_the_moving_average_is_sampled(folder, capsys):
+    pytest.importorskip("diffusers", reason="the extra 'images' is not installed")
+    from tests.unit.test_sd_vae import write_vae
+
+    write_released(folder / "tiny.pt")
+    write_vae(folder / "vae")
+    average = torch.load("tiny.pt")
+    raw = {name: v if name == "pos_embed" else v + 1 for name, v in average.items()}
+    torch.save({"model": raw, "ema": average, "steps": 3}, "training.pt")
+    pictures = []
+    for name in ("tiny", "training"):
+        main([*QUICK, "--checkpoint", f"{name}.pt", "heads=4", "autoencoder_weights=vae"])
+        (result,) = folder.glob(f"runs/{name}/eval/generation-*/samples.npz")
+        pictures.append(np.load(result)["arr_0"])
+    assert (pictures[0] == pictures[1]).all()
+    assert "'ema'" in capsys.readouterr().out
+
+
 def _nothing(_folder):
     pass
 
@@ -122,6 +141,28 @@ def _other_pictures(_folder):
     main([*QUICK, "seed=9", "--output", "out"])
 
 
+def _claims(**changes):
+    """A run whose record was changed, and its checksum with it."""
+
+    def prepare(folder):
+        path = folder / "runs/classes/checkpoints/step_0000003/manifest.json"
+        extra = json.loads(path.read_text())["extra"]
+        model = extra["image_model"]
+        for name, value in changes.items():
+            part = model["sit"] if name in model["sit"] else model if name in model else extra
+            part[name] = value
+        weights = load_file(path.with_name("teacher.safetensors"))
+        save_checkpoint(path.parents[1], 3, {"teacher": weights}, extra)
+
+    return prepare
+
+
+def _two_averages(folder):
+    write_released(folder / "tiny.pt")
+    state = torch.load(folder / "tiny.pt")
+    torch.save({"ema_1": state, "ema_2": state}, folder / "tiny.pt")
+
+
 TINY = ["--checkpoint", "tiny.pt"]
 
 
@@ -134,6 +175,13 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_cut_released, TINY, "tiny.pt is truncated"),
         (_foreign, TINY, "has no x_embedder.proj.weight"),
         (_released, TINY, "pass heads"),
+        (_claims(depth=10**9), [], "does not describe a network"),
+        (_claims(width=48 * 10**6), [], "does not describe a network"),
+        (_claims(num_classes=10**12), [], "does not describe a network"),
+        (_claims(latent_size=10**6), [], "too large"),
+        (_claims(labels=[9]), [], "does not describe a network"),
+        (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
+        (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
         (_nothing, ["heads=4"], "heads is for files of released weights"),

@@ -1,5 +1,7 @@
 """Pictures with labels in folders and tar shards: what is listed, and every mistake."""
 
+import gzip
+import io
 import os
 import tarfile
 
@@ -20,8 +22,9 @@ def test_a_folder_of_classes(tmp_path):
     (root / "b" / "readme.txt").write_text("not listed")
     (root / ".hidden").mkdir()
     images = list_images(root)
-    assert images.class_names == ["a", "b", "empty"]
-    assert images.num_classes == 3
+    assert images.class_names == ["a", "b"]
+    assert images.num_classes == 2
+    assert images.empty == ["empty"]
     named = [(item.name, item.label) for item in images.items]
     assert named == [("a/002.png", 0), ("b/000.png", 1), ("b/001.png", 1), ("b/deep/x.JPEG", 1)]
     assert read_item(root, images.items[0]) == picture_bytes(2)
@@ -72,7 +75,7 @@ def test_tar_shards_by_folder_pattern_and_name(tmp_path):
     assert images.num_classes == 3
 
 
-def test_keys_have_folders_and_end_at_the_first_dot(tmp_path):
+def test_keys_have_folders_and_samples_further_fields(tmp_path):
     files = {
         "./x/a.b.txt": b"other", "./x/a.cls": b"1", "./x/a.PNG": picture_bytes(0),
         "./y/a.cls": b" 2 ", "./y/a.seg.png": picture_bytes(1), "./y/a.jpeg": picture_bytes(2),
@@ -83,6 +86,175 @@ def test_keys_have_folders_and_end_at_the_first_dot(tmp_path):
     assert [item.label for item in images.items] == [1, 2, 0]
     assert images.items[2].member.endswith("long/k.png")
     assert images.skips.total == 0
+    assert images.others == {".txt": 1, ".seg.png": 1, "without extension": 1}
+
+
+def add(tar, name, data=b"", kind=tarfile.REGTYPE, target=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, target, len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def test_dotted_names_are_read(tmp_path):
+    one, two = picture_bytes(1), picture_bytes(2)
+    files = {
+        "a.v2.png": one, "a.v2.cls": b"1", "b.png": two, "b.cls": b"0", "b.v2.png": one,
+        "b.v2.cls": b"2", "v1.0/x.y.z.png": two, "v1.0/x.y.z.cls": b"+1.0",
+    }  # fmt: skip
+    images = list_images(write_tar(tmp_path / "t.tar", files))
+    assert [(item.member, item.label) for item in images.items] == [
+        ("a.v2.png", 1), ("b.png", 0), ("b.v2.png", 2), ("v1.0/x.y.z.png", 1),
+    ]  # fmt: skip
+    assert images.skips.total == sum(images.others.values()) == 0
+
+
+def test_a_dotted_picture_without_label_is_counted(tmp_path):
+    files = {"c.v2.png": b"x", "d.v2.cls": b"1", "e.v2.png": b"x", "e.cls": b"0"} | samples(
+        range(1)
+    )
+    images = list_images(write_tar(tmp_path / "t.tar", files))
+    assert images.skips.counts == {"no label": 1, "no single picture": 2}
+
+
+def test_files_of_a_key_need_not_lie_side_by_side(tmp_path):
+    files = samples(range(6))
+    apart = dict(sorted(files.items(), key=lambda pair: pair[0].endswith("cls")))
+    images = list_images(write_tar(tmp_path / "t.tar", apart))
+    assert [item.label for item in images.items] == [0, 1, 2, 0, 1, 2]
+    assert images.skips.total == 0
+
+
+def test_of_one_name_the_last_counts_and_the_others_are_counted(tmp_path):
+    tar = write_tar(tmp_path / "t.tar", samples(range(2)) | {"notes.txt": b"x"})
+    with tarfile.open(tar, "a") as again:
+        add(again, "0000.jpg", picture_bytes(7, "jpg"))
+        add(again, "0000.cls", b"5")
+        add(again, "notes.txt", b"y")
+    images = list_images(tar)
+    assert [item.label for item in images.items] == [5, 1]
+    assert read_item(tmp_path, images.items[0]) == picture_bytes(7, "jpg")
+    assert images.skips.total == 2
+    assert images.others == {".txt": 1, "replaced": 1}
+
+
+def test_hard_links_are_the_files_they_name_and_the_rest_is_counted(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        add(tar, "folder", kind=tarfile.DIRTYPE)
+        add(tar, "a.png", picture_bytes(1))
+        add(tar, "a.cls", b"3")
+        add(tar, "b.png", kind=tarfile.LNKTYPE, target="a.png")
+        add(tar, "b.cls", kind=tarfile.LNKTYPE, target="a.cls")
+        add(tar, "c.png", kind=tarfile.LNKTYPE, target="nothing")
+        add(tar, "d.png", kind=tarfile.SYMTYPE, target="a.png")
+        add(tar, "e.png", kind=tarfile.FIFOTYPE)
+        add(tar, "latest", kind=tarfile.SYMTYPE, target="a.png")
+        add(tar, "._a.png", b"hidden")
+    images = list_images(tmp_path / "t.tar")
+    assert [(item.member, item.label) for item in images.items] == [("a.png", 3), ("b.png", 3)]
+    assert read_item(tmp_path, images.items[1]) == picture_bytes(1)
+    assert images.skips.counts == {"link to nothing": 1, "no regular file": 1, "symbolic link": 1}
+    assert images.others == {"symbolic link": 1, "hidden": 1}
+
+
+def test_a_sparse_picture_is_counted(tmp_path):
+    header = {"GNU.sparse.map": "0,4", "GNU.sparse.size": "4096"}
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.png")
+        member.size, member.pax_headers = 4, header
+        tar.addfile(member, io.BytesIO(b"data"))
+        for name, data in samples(range(1)).items():
+            add(tar, name, data)
+    images = list_images(tmp_path / "t.tar")
+    assert (len(images.items), images.skips.counts) == (1, {"sparse file": 1})
+
+
+def test_joined_tars_are_refused(tmp_path):
+    one = write_tar(tmp_path / "one.tar", samples(range(2))).read_bytes()
+    two = write_tar(tmp_path / "two.tar", samples(range(2, 4))).read_bytes()
+    (tmp_path / "joined").mkdir()
+    (tmp_path / "joined" / "j.tar").write_bytes(one + two)
+    with pytest.raises(UserError, match="several tars in one file"):
+        list_images(tmp_path / "joined")
+    (tmp_path / "joined" / "j.tar").write_bytes(one + bytes(1 << 21))
+    assert len(list_images(tmp_path / "joined").items) == 2
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz", "s.tgz"])
+def test_compressed_tars_are_told_so(tmp_path, name):
+    plain = write_tar(tmp_path / "plain", samples(range(2))).read_bytes()
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).write_bytes(gzip.compress(plain))
+    for source in (tmp_path / "s", tmp_path / "s" / name):
+        with pytest.raises(UserError, match=r"compressed.*unpack"):
+            list_images(source)
+
+
+def long_name(size):
+    """A tar whose first header announces a name of so many bytes."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, size
+    return member.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
+
+
+def chained_names(count):
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 1
+    return (member.tobuf(tarfile.GNU_FORMAT) + b"x" + bytes(511)) * count
+
+
+def negative_size():
+    member = tarfile.TarInfo("a.png")
+    member.size = -1024
+    return bytes(member.tobuf(tarfile.GNU_FORMAT)) + bytes(4096)
+
+
+def pax_size(value):
+    record = f" size={value}\n"
+    record = f"{len(record) + 2}{record}".encode()
+    member = tarfile.TarInfo("pax")
+    member.type, member.size = tarfile.XHDTYPE, len(record)
+    file = tarfile.TarInfo("a.png").tobuf()
+    return member.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + file + bytes(4096)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        long_name(1 << 36),
+        long_name(-512),
+        chained_names(5000),
+        negative_size(),
+        pax_size(-512),
+        pax_size(10**40),
+        b"x" * 10240,
+    ],
+)
+def test_a_crafted_tar_is_one_line(tmp_path, content):
+    (tmp_path / "t.tar").write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.tar is ") as error:
+        list_images(tmp_path / "t.tar")
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_of_strange_bytes_is_one_line(tmp_path):
+    files = {"a\nb\udcff.png": picture_bytes(0), "c.\x1b[2J": b""} | samples(range(1))
+    images = list_images(write_tar(tmp_path / "t.tar", files))
+    lines = [images.skips.examples["no label"], *images.notes()]
+    assert all(line.isprintable() and line.encode() for line in lines)
+
+
+def test_classes_without_pictures_are_named(tmp_path):
+    root = write_folder(tmp_path / "set", {"cat": 1, "__MACOSX": 0, "logs": 0})
+    (root / "logs" / "log.txt").write_text("x")
+    (note,) = list_images(root).notes()
+    assert "__MACOSX, logs" in note
+    files = {"a.png": picture_bytes(0), "a.cls": b"1", "b.png": picture_bytes(1), "b.cls": b"4"}
+    images = list_images(write_tar(tmp_path / "t.tar", files))
+    assert (images.num_classes, images.labels) == (5, {1, 4})
+    (note,) = images.notes()
+    assert "3 of 5" in note
+    assert "0, 2, 3" in note
+    assert list_images(write_folder(tmp_path / "whole", {"a": 1, "b": 1})).notes() == []
 
 
 def test_samples_without_a_label_or_picture_are_counted(tmp_path):

@@ -77,6 +77,9 @@ def test_transparent_parts_are_white():
     palette = Image.new("P", (16, 16), 0)
     palette.putpalette([10, 20, 30] * 256)
     assert (decode_picture(as_file(palette, transparency=0), 16) == 255).all()
+    deep = Image.fromarray(np.full((16, 16), 300, np.uint16))
+    assert (decode_picture(as_file(deep, transparency=300), 16) == 255).all()
+    assert (decode_picture(as_file(deep, transparency=301), 16) == 1).all()
     keyed = Image.new("RGB", (16, 16), (1, 2, 3))
     assert (decode_picture(as_file(keyed, transparency=(1, 2, 3)), 16) == 255).all()
 
@@ -100,6 +103,8 @@ def test_other_formats(kind):
         (b"", "not an image"),
         (b"hello", "not an image"),
         (as_file(Image.new("RGB", (16, 16)), "bmp"), "not an image"),
+        (as_file(Image.new("RGB", (16, 16)), "gif"), r"not an image that is read \(GIF\)"),
+        (as_file(Image.new("RGB", (16, 16)), "tiff"), r"not an image that is read \(TIFF\)"),
         (picture_bytes(0, "jpg")[:-60], "truncated or damaged"),
         (picture_bytes(0, "png")[:-60], "truncated or damaged"),
         (

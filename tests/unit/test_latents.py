@@ -48,12 +48,6 @@ def source(tmp_path):
     return root
 
 
-@pytest.fixture
-def cache(source, tmp_path):
-    make(source, tmp_path / "out")
-    return tmp_path / "out"
-
-
 def test_rows_are_the_encoded_pictures_in_order(source, tmp_path):
     summary = make(source, tmp_path / "out")
     assert (summary.num_pictures, summary.num_new, summary.skips.total) == (10, 11, 1)
@@ -229,57 +223,18 @@ def test_damaged_shards_are_named_before_a_value_is_used(source, tmp_path):
         LatentReader(out)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is damaged"),
-        ("[]", "is damaged"),
-        ('{"format": 1}', r"is damaged \('autoencoder'\)"),
-        ('{"format": 9}', "has format 9, this version reads format 1"),
-    ],
-)
-def test_a_damaged_record_is_one_line(source, tmp_path, text, message):
-    make(source, tmp_path / "out")
-    (tmp_path / "out" / "cache.json").write_text(text)
-    for use in (lambda: LatentReader(tmp_path / "out"), lambda: make(source, tmp_path / "out")):
-        with pytest.raises(UserError, match=message):
-            use()
-
-
-@pytest.mark.parametrize(
-    ("where", "value"),
-    [
-        (("image_size",), "32"),
-        (("latents",), 5),
-        (("latents", "channels"), None),
-        (("latents", "size"), -1),
-        (("source", "num_classes"), [3]),
-        (("autoencoder",), []),
-        (("skipped",), {"cut": 3}),
-        (("shards",), []),
-        (("shards",), {}),
-        (("shards", 0), 7),
-        (("shards", 1, "rows"), "x"),
-        (("shards", 1, "skipped"), {"cut": {"count": "x"}}),
-    ],
-)
-def test_a_record_of_other_types_is_one_line(cache, where, value):
-    path = cache / "cache.json"
-    record = part = json.loads(path.read_text())
-    for key in where[:-1]:
-        part = part[key]
-    part[where[-1]] = value
-    path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"cache\.json is damaged \(.+\); remove it"):
-        LatentReader(cache)
-
-
-@pytest.mark.parametrize("line", ["5", "[]", '{"shard": "x"}', '{"shard": 0, "rows": "x"}'])
-def test_a_journal_of_other_types_is_one_line(cache, source, line):
-    (cache / "cache.json").unlink()
-    (cache / "encoding.jsonl").write_text("{}\n" + line + "\n")
-    with pytest.raises(UserError, match=r"encoding\.jsonl is damaged"):
-        make(source, cache)
+def test_the_labels_that_rows_have_are_recorded(source, tmp_path):
+    for path in (source / "b").iterdir():
+        path.write_bytes(b"no picture")
+    assert make(source, tmp_path / "out", max_skipped=0.5).labels == [0, 2]
+    reader = LatentReader(tmp_path / "out")
+    assert (reader.labels, reader.num_classes) == ([0, 2], 3)
+    record = json.loads((tmp_path / "out" / "cache.json").read_text())
+    del record["labels"]  # as an earlier version left it
+    (tmp_path / "out" / "cache.json").write_text(json.dumps(record))
+    assert LatentReader(tmp_path / "out").labels == [0, 2]
+    make(source, tmp_path / "out", max_skipped=0.5)
+    assert json.loads((tmp_path / "out" / "cache.json").read_text())["labels"] == [0, 2]
 
 
 def test_a_damaged_journal_is_one_line(source, tmp_path):
@@ -305,6 +260,13 @@ def test_too_many_unusable_pictures_stop_with_a_list(source, tmp_path):
             make(source, tmp_path / "out", processes=processes)
     assert not (tmp_path / "out" / "cache.json").exists()
     assert make(source, tmp_path / "out", max_skipped=0.3).num_pictures == 8
+
+
+def test_a_huge_file_is_counted_and_not_read(source, tmp_path):
+    with (source / "a" / "000.png").open("r+b") as file:
+        file.truncate(1 << 36)
+    summary = make(source, tmp_path / "out")
+    assert summary.skips.counts == {"too large": 1, "truncated or damaged": 1}
 
 
 def test_latents_that_float16_cannot_hold_are_refused(source, tmp_path):

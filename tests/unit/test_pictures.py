@@ -70,6 +70,21 @@ def test_classes_are_drawn_at_random_or_take_turns(classes):
             NumberedPictures(classes, QUICK, 0, labels)
 
 
+def test_only_classes_that_training_had_are_drawn(classes):
+    gaps = replace(classes, labels=[1, 4])
+    maker = NumberedPictures(gaps, QUICK, seed=0)
+    assert {maker.label(number) for number in range(100)} == {1, 4}
+    assert NumberedPictures(gaps, QUICK, 0, [4, 1]).label(0) == 4
+    with pytest.raises(UserError, match="without pictures of class 2"):
+        NumberedPictures(gaps, QUICK, 0, [1, 2])
+    whole = replace(classes, labels=[0, 1, 2, 3, 4])
+    drawn, all_drawn = (
+        [NumberedPictures(bundle, QUICK, 0).label(n) for n in range(20)]
+        for bundle in (classes, whole)
+    )
+    assert drawn == all_drawn
+
+
 def test_an_autoencoder_of_other_latents_is_refused():
     config = image_config(SIT, 8, channels=4, patch=4, num_classes=5)
     with pytest.raises(UserError, match="latents of 4 channels, the autoencoder reads 3"):

@@ -4,7 +4,11 @@
 weights, and what the release's own code made of them.
 """
 
+import os
+import re
 import warnings
+import zipfile
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +19,12 @@ from safetensors.torch import load_file, save_file
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.sample import sample
 from selfflow_robotics.modalities.base import FRAMES
-from selfflow_robotics.models.convert import from_released, load_released, to_released
+from selfflow_robotics.models.convert import (
+    from_released,
+    load_released,
+    read_released,
+    to_released,
+)
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
@@ -147,11 +156,124 @@ def test_xl_has_the_names_of_the_release_and_is_recognised():
     assert from_released(state)[0] == config
 
 
-@pytest.mark.parametrize("wrapper", ["model", "state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "model.module."])
+PREFIXES = ["", "module.", "model.", "module.model.", "_orig_mod.module.", "net.", "0."]
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "ema", "model_ema"])
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_wrappers_and_prefixes_are_taken_off(released, model, wrapper, prefix):
-    wrapped = {wrapper: {prefix + name: v for name, v in released.items()}}
+    wrapped = {wrapper: {prefix + name: v for name, v in released.items()}, "epoch": 3}
     assert_same(from_released(wrapped, HEADS)[1], model.state_dict())
+
+
+def test_compiled_and_sharded_blocks_have_the_plain_names(released, model):
+    def renamed(name):
+        name = name.replace("attn.", "_fsdp_wrapped_module.attn.")
+        return re.sub(r"blocks\.(\d+)\.", r"blocks.\1._orig_mod.", name)
+
+    wrapped = {renamed(name): v for name, v in released.items()}
+    assert wrapped.keys() != released.keys()
+    assert_same(from_released(wrapped, HEADS)[1], model.state_dict())
+
+
+def under(prefix, state):
+    return {prefix + name: v for name, v in state.items()}
+
+
+STEP = torch.tensor(7)
+# Where a training script keeps the raw weights (r) and their moving average (e).
+LAYOUTS = {
+    "DiT": lambda r, e: {"model": r, "ema": e, "opt": {"state": {}}, "args": Namespace(lr=1)},
+    "timm": lambda r, e: {"state_dict": r, "state_dict_ema": e, "arch": "sit"},
+    "DDP": lambda r, e: {"model": under("module.", r), "ema": under("module.", e)},
+    "compiled": lambda r, e: under("_orig_mod.", r) | under("ema._orig_mod.", e),
+    "Lightning": lambda r, e: {"state_dict": under("net.", r) | under("net_ema.module.", e)},
+    "averaged": lambda r, e: {"net": r, "swa_model": {"n_averaged": STEP} | under("module.", e)},
+    "inside": lambda r, e: {"ema": under("online_model.", r) | under("ema_model.", e)},
+    "deep": lambda r, e: {"a": [{"modelEMA": {"module": e}}, {"model": r}], "n": [[1]]},
+    "beside": lambda r, e: {**r, "ema": {"shadow": e}},
+    "Adam": lambda r, e: {"optimizer": {"exp_avg": r, "exp_avg_sq": r}, "ema_params": e},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_moving_average_is_taken_wherever_it_lies(released, model, tmp_path, layout):
+    raw = {name: v if name == "pos_embed" else v + 1 for name, v in released.items()}
+    torch.save(LAYOUTS[layout](raw, released), tmp_path / "w.pt")
+    found, taken = read_released(tmp_path / "w.pt", HEADS)
+    assert_same(found.state_dict(), model.state_dict())
+    assert "moving average" in taken
+
+
+@pytest.mark.parametrize(
+    ("layout", "named"),
+    [
+        (lambda r: {"generator": r, "network": r}, ["generator", "network"]),
+        (lambda r: {"ema_0.999": r, "ema_0.9999": r, "model": r}, ["ema_0.999", "ema_0.9999"]),
+        (lambda r: {"student": r, "teacher": r}, ["student", "teacher"]),
+        (lambda r: {"model": r, "ema": {"shadow_params": list(r.values())}}, ["shadow_params"]),
+        (lambda r: {"model": r, "opt": [{"ema": tuple(r.values())}]}, ["opt.0.ema"]),
+        (lambda r: r | {f"model_ema.{n.replace('.', '')}": v for n, v in r.items()}, ["model_ema"]),
+        (lambda r: under("_orig_mod.", r) | r, ["twice"]),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_a_way_to_save_it(released, layout, named):
+    with pytest.raises(UserError) as error:
+        from_released(layout(released), HEADS)
+    assert all(name in str(error.value) for name in [*named, "torch.save("])
+    assert "\n" not in str(error.value)
+
+
+def endless():
+    inside = {}
+    inside["again"] = inside
+    return inside
+
+
+def doubled():
+    inside = [torch.zeros(1)]
+    for _ in range(30):
+        inside = [inside, inside]
+    return inside
+
+
+@pytest.mark.parametrize(
+    "craft",
+    [
+        lambda r: endless(),
+        lambda r: doubled(),
+        lambda r: r | {"x_embedder.proj.weight": torch.zeros(1).expand(10**9, 16)},
+        lambda r: r | {"pos_embed": torch.zeros(1, 10**12, 0)},
+        lambda r: r | {"blocks.999999999.attn.qkv.weight": torch.zeros(1)},
+        lambda r: r | {"final_layer.linear.weight": torch.zeros(32, 48).to_sparse()},
+        lambda r: r | {"final_layer.linear.weight": torch.zeros(32, 48, dtype=torch.complex64)},
+        lambda r: r | {"final_layer.linear.weight": torch.zeros(32, 48, device="meta")},
+    ],
+)
+def test_crafted_tensors_are_one_line_and_fill_no_memory(released, tmp_path, craft):
+    path = tmp_path / "weights.pt"
+    torch.save(craft(released), path)
+    with pytest.raises(UserError) as error:
+        load_released(path, HEADS)
+    assert "\n" not in str(error.value)
+
+
+def test_a_compressed_file_is_not_unpacked(released, tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match="compressed"):
+        load_released(tmp_path / "bomb.pt")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "weights.pt")
+    with pytest.raises(UserError):
+        load_released(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -181,12 +303,12 @@ class Foreign:
     ("content", "message"),
     [
         (b"not weights", r"is truncated or no weights file; download it again$"),
-        ({"model": Foreign()}, r"holds Python objects, not plain tensors; download it again$"),
+        ({"model": Foreign()}, "holds Python objects, not plain tensors"),
         (b"", r"is truncated or no weights file; download it again$"),
-        ({1: torch.zeros(2)}, "no named floating-point tensors: 1$"),
-        ({"a": torch.zeros(2, dtype=torch.int64)}, "no named floating-point tensors: a$"),
-        ([1, 2], "no state dict"),
-        ({"model": {"epoch": 3}}, "no named floating-point tensors: epoch"),
+        ({1: torch.zeros(2)}, r"has no x_embedder.proj.weight"),
+        ({"x_embedder.proj.weight": torch.zeros(2, dtype=torch.int64)}, "no floating-point"),
+        ([1, 2], "no tensors"),
+        ({"model": {"epoch": 3}}, "no tensors"),
         ({"fc.weight": torch.zeros(2)}, r"has no x_embedder.proj.weight"),
         (None, "there is no file"),
     ],

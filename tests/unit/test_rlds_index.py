@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-import os
+import shutil
 import subprocess
 import sys
 
@@ -37,7 +37,7 @@ def test_reads_what_tensorflow_datasets_wrote():
     index = RldsIndex.open(GOLDEN_SET)
     assert index.num_episodes == 1
     assert index.image_size == (256, 320)
-    assert index.provenance == {"dataset": "simpler_pick_coke_can"}
+    assert index.provenance == {"dataset": "simpler_pick_coke_can", "split": "train"}
     assert index.success.tolist() == [True]
     assert index.instruction_of(0) == expected["instruction"]
     arm = np.concatenate([expected["world_vector"], expected["rotation_delta"]], 1)
@@ -139,10 +139,10 @@ def test_damaged_json(toy, name):
 
 
 def test_unknown_split(toy):
-    refuses(toy, r"no split 'val'; there are \['train'\]", split="val")
+    refuses(toy, "no split 'val' .*; there are: train", split="val")
 
 
-@pytest.mark.parametrize("key", [IMAGE, "steps/action/world_vector", "aspects/success"])
+@pytest.mark.parametrize("key", [IMAGE, "steps/action/world_vector"])
 def test_missing_key(toy, key):
     edit_record(shard(toy), 1, lambda features: features.pop(key))
     refuses(toy, f"record 1 .* lacks '{key}'")
@@ -209,7 +209,7 @@ def test_nothing_but_degenerate_episodes(tmp_path):
 def test_damaged_picture(toy):
     def edit(features):
         values = features[IMAGE].bytes_list.value
-        values[2] = values[2][: len(values[2]) // 2]
+        values[2] = values[2][:-50]
 
     edit_record(shard(toy), 1, edit)
     index = RldsIndex.open(toy)
@@ -226,15 +226,15 @@ def test_picture_of_another_size(toy):
         features[IMAGE].bytes_list.value[1] = buffer.getvalue()
 
     edit_record(shard(toy), 0, edit)
-    with pytest.raises(UserError, match=r"episode 0, step 1: the picture is \(20, 30, 3\)"):
-        RldsIndex.open(toy).frame(1)
+    with pytest.raises(UserError, match=r"record 0 .*, step 1: the picture is \(20, 30\)"):
+        RldsIndex.open(toy)
 
 
 def test_pictures_of_an_unknown_kind(toy):
     edit_record(
         shard(toy), 1, lambda f: f[IMAGE].bytes_list.value.__setitem__(1, b"GIF89a not supported")
     )
-    refuses(toy, "record 1 .*, step 1: the picture is neither JPEG nor PNG")
+    refuses(toy, "record 1 .*, step 1: .*neither JPEG nor PNG")
 
 
 def test_png_pictures_and_equal_neighbours(toy):
@@ -271,12 +271,23 @@ def test_index_is_kept_and_renewed_when_the_data_change(toy, tmp_path, monkeypat
     kept.write_bytes(kept.read_bytes()[:100])  # a damaged cache is made anew
     assert RldsIndex.open(toy).num_frames == 20
 
-    status = shard(toy).stat()
-    os.utime(shard(toy), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    edit_record(shard(toy, 1), 0, lambda f: f["session_pb"].int64_list.value.append(1))
     RldsIndex.open(toy)
     assert len(list(kept.parent.iterdir())) == 2
     RldsIndex.open(toy, verify="length")
     assert len(list(kept.parent.iterdir())) == 3
+    RldsIndex.open(toy, split="train[1:]")
+    assert len(list(kept.parent.iterdir())) == 4
+
+
+def test_a_copy_elsewhere_and_later_needs_no_new_index(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_module, "CACHE_FROM_BYTES", 0)
+    first = RldsIndex.open(toy)
+    moved = tmp_path / "elsewhere" / "0.1.0"
+    shutil.copytree(toy, moved)  # with new times
+    monkeypatch.setattr(index_module, "scan_shards", None)
+    np.testing.assert_array_equal(RldsIndex.open(moved).frame(9), first.frame(9))
 
 
 def test_small_sets_leave_nothing_in_the_cache(toy, tmp_path, monkeypatch):

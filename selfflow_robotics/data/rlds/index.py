@@ -5,21 +5,20 @@ picture is then read and decoded on its own. Memory: about 80 bytes a step (300 
 million steps of fractal20220817_data).
 """
 
-import contextlib
-import hashlib
-import io
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
-import simplejpeg
-from PIL import Image
 
-from selfflow_robotics.data.rlds.scan import JPEG_START, read_info, scan_shards
+from selfflow_robotics.data.rlds import cache as index_cache
+from selfflow_robotics.data.rlds.info import MAX_METADATA_BYTES, Info, read_info, read_json
+from selfflow_robotics.data.rlds.pictures import decode_picture
+from selfflow_robotics.data.rlds.scan import scan_shards
+from selfflow_robotics.data.rlds.tfrecord import read_framing
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.normalize import NormStats
 
@@ -27,7 +26,6 @@ _log = logging.getLogger(__name__)
 
 # Smaller data sets are indexed in about two seconds, so only larger ones leave a file in the cache.
 CACHE_FROM_BYTES = 2**28
-_INDEX_VERSION = 2
 
 
 class RldsIndex:
@@ -37,7 +35,8 @@ class RldsIndex:
     |----------------|-----------------|------------------------------------------------------|
     | episode_start  | int64 [E]       | the first step of each episode                       |
     | episode_length | int64 [E]       | its number of steps, at least 2                      |
-    | success        | bool [E]        | the recorded aspects/success                         |
+    | success        | bool [E]        | recorded as a success (aspects/success)              |
+    | failed         | bool [E]        | recorded as a failure; data may say neither          |
     | actions        | float32 [N, 7]  | policy vectors (`robot.actions`), metres and radians |
     | proprio        | float32 [N, 8]  | tool xyz (m), quaternion xyzw, gripper_closed        |
     | image_size     | (int, int)      | height, width of the stored pictures                 |
@@ -47,20 +46,25 @@ class RldsIndex:
     """
 
     def __init__(
-        self, shards: list[Path], tables: dict[str, np.ndarray], metadata: dict[str, Any]
+        self, shards: list[Path], tables: dict[str, Any], metadata: dict[str, Any]
     ) -> None:
         self.shards = shards
         self.provenance = metadata["provenance"]
-        told = metadata.get("episodes", [])
+        told = metadata.get("episodes")
+        disturbed = [
+            isinstance(one, dict) and bool(one.get("disturbed"))
+            for one in (told if isinstance(told, list) else [])
+        ]
         self.disturbed = np.array(
-            [r < len(told) and bool(told[r].get("disturbed")) for r in tables["record"]], bool
+            [r < len(disturbed) and disturbed[r] for r in tables["record"]], bool
         )
         self.episode_start = tables["episode_start"]
         self.episode_length = tables["episode_length"]
         self.success = tables["success"]
+        self.failed = tables["failed"]
         self.actions = tables["actions"]
         self.proprio = tables["proprio"]
-        self.instructions: list[str] = tables["instructions"].tolist()
+        self.instructions: list[str] = tables["instructions"]
         self.left_out = {
             "shorter than two steps": int(tables["left_out"][0]),
             "numbers not finite": int(tables["left_out"][1]),
@@ -69,10 +73,11 @@ class RldsIndex:
         self._shard = tables["shard"]
         self._offset = tables["offset"]
         self._size = tables["size"]
+        self._crc = tables["crc"]
         self.num_episodes = len(self.episode_start)
         self.num_frames = len(self.actions)
-        height, width = self._picture(0).shape[:2]
-        self.image_size = (height, width)
+        height, width = tables["image_size"].tolist()
+        self.image_size: tuple[int, int] = (height, width)
 
     @classmethod
     def open(
@@ -80,21 +85,35 @@ class RldsIndex:
     ) -> "RldsIndex":
         """Open `<root>/<name>/<version>`, indexing it if the cache does not know it.
 
+        split: as TensorFlow Datasets takes it, such as train, train[:90%] or train+val.
         verify: "full" compares every record's checksum, "length" the framing only.
         Raises UserError for a data set that is unfinished, incomplete or damaged.
         """
-        directory = Path(directory).expanduser()
-        shards, lengths, metadata = read_info(directory, split)
-        total = sum(path.stat().st_size for path in shards)
-        cached = (
-            _cache_path(directory, shards, verify) if cache and total >= CACHE_FROM_BYTES else None
-        )
-        tables = _load(cached) if cached else None
+        info = read_info(Path(os.path.expanduser(directory)))
+        pieces = info.pieces(split)
+        files = sorted({piece.path for piece in pieces})
+        missing = [path.name for path in files if not os.path.isfile(path)]
+        if missing:
+            raise UserError(
+                f"{directory}: {len(missing)} of {len(files)} shards missing, first {missing[0]}; "
+                "copy them again"
+            )
+        framing = {path: read_framing(path) for path in files}
+        for piece in pieces:
+            if len(framing[piece.path]) != piece.records:
+                raise UserError(
+                    f"{piece.path}: {len(framing[piece.path])} records, but dataset_info.json says "
+                    f"{piece.records}; copy both files again"
+                )
+        cached, tables = None, None
+        if cache and sum(path.stat().st_size for path in files) >= CACHE_FROM_BYTES:
+            cached = index_cache.path_of(info.directory, pieces, framing, verify)
+            tables = index_cache.load(cached, pieces)
         if tables is None:
-            tables = scan_shards(shards, lengths, total, verify == "full")
+            tables = scan_shards(pieces, verify == "full")
             if cached:
-                _save(cached, tables)
-        index = cls(shards, tables, metadata)
+                index_cache.save(cached, tables)
+        index = cls([piece.path for piece in pieces], tables, _metadata(info, split))
         for cause, count in index.left_out.items():
             if count:
                 _log.warning("%s: %d episodes left out: %s", directory, count, cause)
@@ -109,28 +128,43 @@ class RldsIndex:
         return np.searchsorted(self.episode_start, frames, side="right") - 1
 
     def encoded_frame(self, frame: int) -> bytes:
-        """The stored JPEG or PNG file of one step."""
+        """The stored JPEG or PNG file of one step.
+
+        Raises UserError naming the shard, episode and step if it is not what was indexed.
+        """
         # Opened anew each time: no handle is shared between threads or processes, and a data set
-        # of a thousand shards does not use up the file descriptors. It costs 1 % of the decoding.
-        path = self.shards[self._shard[frame]]
-        handle = os.open(path, os.O_RDONLY)
+        # of a thousand shards does not use up the file descriptors. It costs 1 % of the decoding,
+        # and so does the checksum.
         try:
-            return os.pread(handle, int(self._size[frame]), int(self._offset[frame]))
-        finally:
-            os.close(handle)
+            handle = os.open(self.shards[self._shard[frame]], os.O_RDONLY)
+            try:
+                data = os.pread(handle, int(self._size[frame]), int(self._offset[frame]))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise UserError(
+                f"{self._where(frame)}: cannot be read ({error.strerror}); copy the file again"
+            ) from error
+        if google_crc32c.value(data) != self._crc[frame]:
+            raise UserError(
+                f"{self._where(frame)}: the picture changed after the data set was indexed "
+                "(checksum differs); copy the file again"
+            )
+        return data
 
     def frame(self, frame: int) -> np.ndarray:
         """The picture of one step, uint8 [H, W, 3]; exactly what TensorFlow's decoder makes of it.
 
         Raises UserError naming the shard, episode and step of a picture that cannot be decoded.
         """
-        image = self._picture(frame)
-        if image.shape != (*self.image_size, 3):
+        data = self.encoded_frame(frame)
+        try:
+            return decode_picture(data)
+        except ValueError as error:
             raise UserError(
-                f"{self._where(frame)}: the picture is {image.shape}, others are "
-                f"{(*self.image_size, 3)}; record one data set with one camera size"
-            )
-        return image
+                f"{self._where(frame)}: damaged picture ({error}), though its checksum is right: "
+                "record or convert this episode again"
+            ) from error
 
     def stats(self, episodes: Sequence[int] | None = None) -> NormStats:
         """Statistics of the actions of the chosen episodes (None: all)."""
@@ -140,55 +174,20 @@ class RldsIndex:
         steps = [self.actions[a : a + n] for a, n in zip(starts, lengths, strict=True)]
         return NormStats.compute(np.concatenate(steps), len(steps))
 
-    def _picture(self, frame: int) -> np.ndarray:
-        try:
-            return _decode(self.encoded_frame(frame))
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"{self._where(frame)}: damaged picture ({error}); copy the file again"
-            ) from error
-
     def _where(self, frame: int) -> str:
         episode = int(self.episode_of(np.asarray(frame)))
         step = frame - self.episode_start[episode]
         return f"{self.shards[self._shard[frame]]}: episode {episode}, step {step}"
 
 
-def _decode(data: bytes) -> np.ndarray:
-    if data.startswith(JPEG_START):
-        # The fast transform gives TensorFlow's default decoding bit for bit; a picture cut short
-        # or with a broken stream raises ValueError.
-        return simplejpeg.decode_jpeg(data, fastdct=True, strict=True)
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+def _metadata(info: Info, split: str) -> dict[str, Any]:
+    """metadata.json, whose "provenance" always names the data set and what was read of it.
 
-
-def _cache_path(directory: Path, shards: list[Path], verify: str) -> Path:
-    """Where this data set's index is kept; other features, shards or times give another name."""
-    key = hashlib.sha256(f"{_INDEX_VERSION} {verify}".encode())
-    key.update((directory / "features.json").read_bytes())
-    for path in shards:
-        status = path.stat()
-        key.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
-    root = os.environ.get("SELFFLOW_CACHE") or Path.home() / ".cache" / "selfflow_robotics"
-    return Path(root) / "rlds" / f"{key.hexdigest()}.npz"
-
-
-def _load(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with np.load(path) as archive:
-            return dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # not there, or left unfinished by a full disk: build it anew
-
-
-def _save(path: Path, tables: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(unfinished, **tables)
-        unfinished.replace(path)
-    except OSError as error:
-        _log.warning("the index is not kept: %s", error)
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
+    Any owner of a data set may keep anything in metadata.json.
+    """
+    path = info.directory / "metadata.json"
+    found = read_json(path, MAX_METADATA_BYTES) if os.path.lexists(path) else {}
+    found = found if isinstance(found, dict) else {}
+    told = found.get("provenance")
+    own = {"dataset": info.name, "split": split}
+    return {**found, "provenance": {**(told if isinstance(told, dict) else {}), **own}}

@@ -1,66 +1,42 @@
 """One pass over a data set's shards: what the index keeps of every episode, with all checks."""
 
-import os
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
+import google_crc32c
 import numpy as np
-import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
-from selfflow_robotics.data.rlds.schema import REQUIRED_KEYS
+from selfflow_robotics.data.rlds.info import Piece
+from selfflow_robotics.data.rlds.pictures import picture_size
+from selfflow_robotics.data.rlds.schema import IMAGE, NUMBERS, TEXT
 from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.actions import policy_from_rt1
 
-JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG"
+_CONVERT = "its checksum is right, so it was written so: convert the data again"
 
 
-def read_info(directory: Path, split: str) -> tuple[list[Path], list[int], dict[str, Any]]:
-    """The split's shard files, records in each, and the metadata.
+def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
+    """The arrays that `RldsIndex` is made of, and `instructions`, a list of texts.
 
-    Its "provenance" always names the data set.
+    Raises UserError for damaged records and for episodes that do not hold what `schema` asks for.
     """
-    if not (directory / "dataset_info.json").is_file():
-        raise UserError(
-            f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
-            "folder <name>/<version>, or repeat the command of an interrupted recording"
-        )
-    try:
-        info = tfds.builder_from_directory(str(directory)).info
-        metadata = {} if info.metadata is None else dict(info.metadata.items())
-    except Exception as error:  # TFDS raises many kinds for a bad dataset_info or features file
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{directory}: its JSON files cannot be read ({cause}); copy them again"
-        ) from error
-    if split not in info.splits:
-        raise UserError(f"{directory}: no split '{split}'; there are {sorted(info.splits)}")
-    shards = [Path(os.fspath(path)) for path in info.splits[split].filepaths]
-    missing = [path.name for path in shards if not path.is_file()]
-    if missing:
-        raise UserError(
-            f"{directory}: {len(missing)} of {len(shards)} shards missing, first {missing[0]}; "
-            "copy them again"
-        )
-    provenance = {"dataset": info.name, **metadata.get("provenance", {})}
-    return shards, info.splits[split].shard_lengths, {**metadata, "provenance": provenance}
-
-
-def scan_shards(
-    shards: list[Path], lengths: list[int], total_bytes: int, check_data: bool
-) -> dict[str, np.ndarray]:
-    """The arrays that `RldsIndex` is made of. Raises UserError for damaged or incomplete shards."""
     episodes: list[dict[str, Any]] = []
     vocabulary: dict[str, int] = {}
     left_out = [0, 0]
-    records = 0
-    with tqdm(total=total_bytes, desc="index", unit="B", unit_scale=True, delay=2) as progress:
-        for number, (path, length) in enumerate(zip(shards, lengths, strict=True)):
-            count = 0
-            for offset, record in read_records(path, check_data):
-                episode = _read_episode(record, f"{path}: record {count} (counted from 0)")
+    size: tuple[int, int] | None = None
+    total = sum(piece.take for piece in pieces)
+    with tqdm(total=total, desc="index", unit="episode", delay=2) as progress:
+        for number, piece in enumerate(pieces):
+            chosen = slice(piece.skip, piece.skip + piece.take)
+            records = read_records(piece.path, check_data, chosen)
+            for count, (offset, record) in enumerate(records, piece.skip):
+                episode = _read_episode(
+                    record, f"{piece.path}: record {count} (counted from 0)", size
+                )
+                size = episode.pop("image_size") or size
                 values = np.concatenate([episode["actions"], episode["proprio"]], axis=1)
                 if len(values) < 2:
                     left_out[0] += 1
@@ -68,73 +44,79 @@ def scan_shards(
                     left_out[1] += 1
                 else:
                     episode["offset"] += offset
-                    episode["record"] = records
-                    episode["shard"] = np.full(len(values), number, np.uint16)
+                    episode["record"] = piece.before + count
+                    episode["shard"] = np.full(len(values), number, np.int32)
                     episode["instruction"] = np.array(
                         [vocabulary.setdefault(text, len(vocabulary)) for text in episode["texts"]],
                         np.int32,
                     )
                     del episode["texts"]
                     episodes.append(episode)
-                count += 1
-                records += 1
-                progress.update(len(record))
-            if count != length:
-                raise UserError(
-                    f"{path}: {count} records, but dataset_info.json says {length}; "
-                    "copy the file again"
-                )
+                progress.update()
     if not episodes:
         raise UserError(
-            f"{shards[0].parent}: no usable episode; {left_out[0]} have fewer than two steps, "
-            f"{left_out[1]} hold numbers that are not finite"
+            f"{pieces[0].path.parent}: no usable episode; {left_out[0]} have fewer than two "
+            f"steps, {left_out[1]} hold numbers that are not finite"
         )
 
-    per_step = ("actions", "proprio", "instruction", "offset", "size", "shard")
-    tables = {key: np.concatenate([episode[key] for episode in episodes]) for key in per_step}
-    tables["instructions"] = np.array(list(vocabulary))
+    per_step = ("actions", "proprio", "instruction", "offset", "size", "crc", "shard")
+    tables: dict[str, Any] = {
+        key: np.concatenate([episode[key] for episode in episodes]) for key in per_step
+    }
+    tables["instructions"] = list(vocabulary)
     tables["episode_length"] = np.array([len(episode["size"]) for episode in episodes], np.int64)
     tables["episode_start"] = np.cumsum(tables["episode_length"]) - tables["episode_length"]
-    tables["success"] = np.array([episode["success"] for episode in episodes], bool)
-    tables["record"] = np.array([episode["record"] for episode in episodes], np.int64)
-    tables["left_out"] = np.array(left_out)
+    for key, kind in (("success", bool), ("failed", bool), ("record", np.int64)):
+        tables[key] = np.array([episode[key] for episode in episodes], kind)
+    tables["left_out"] = np.array(left_out, np.int64)
+    tables["image_size"] = np.array(size, np.int64)
     return tables
 
 
-def _read_episode(record: bytes, where: str) -> dict[str, Any]:
-    """The values of one episode; `offset` counts from the start of the record."""
+def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
+    """The values of one episode; `offset` counts from the start of the record.
+
+    `image_size` is that of the episodes before.
+    """
     try:
         example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
         features = example.features.feature
     except Exception as error:  # protobuf's DecodeError has no public home
-        raise UserError(f"{where} is no tf.train.Example; copy the file again") from error
-    for key in REQUIRED_KEYS:
-        if key not in features:
+        raise UserError(f"{where} is no tf.train.Example; {_CONVERT}") from error
+    widths = {IMAGE: 1, TEXT: 1} | NUMBERS
+    values = {key: _values(features, key, where) for key in widths}
+    # The number of steps is what most of the keys say, so that the odd one is named.
+    steps, _ = Counter(len(values[key]) / width for key, width in widths.items()).most_common(1)[0]
+    for key, width in widths.items():
+        if len(values[key]) != steps * width:
             raise UserError(
-                f"{where} lacks '{key}'; the data must have fractal20220817_data's features"
-            )
-    images = features["steps/observation/image"].bytes_list.value
-    values = {}
-    for key, (kind, width) in REQUIRED_KEYS.items():
-        values[key] = getattr(features[key], kind).value
-        expected = len(images) * width if width else 1
-        if len(values[key]) != expected:
-            raise UserError(
-                f"{where}: '{key}' has {len(values[key])} values, {expected} are needed"
+                f"{where}: '{key}' has {len(values[key])} values, {steps * width:g} are needed; "
+                f"{_CONVERT}"
             )
 
     def floats(key: str) -> np.ndarray:
-        return np.array(values[key], np.float32).reshape(len(images), REQUIRED_KEYS[key][1])
+        return np.array(values[key], np.float32).reshape(-1, NUMBERS[key])
 
-    sizes = np.array([len(image) for image in images], np.int32)
+    images = values[IMAGE]
     offsets = np.empty(len(images), np.int64)
     position = 0
     for step, image in enumerate(images):
-        if not image.startswith((JPEG_START, PNG_START)):
-            raise UserError(f"{where}, step {step}: the picture is neither JPEG nor PNG")
+        try:
+            size = picture_size(image)
+        except ValueError as error:
+            raise UserError(
+                f"{where}, step {step}: the picture cannot be used ({error}); {_CONVERT}"
+            ) from error
+        image_size = image_size or size
+        if size != image_size:
+            raise UserError(
+                f"{where}, step {step}: the picture is {size}, others are {image_size} (height, "
+                "width); record one data set with one camera size"
+            )
         # Pictures follow one another in the record, so equal ones are found in their order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
+    success = _success(features, where)
     return {
         "actions": policy_from_rt1(
             floats("steps/action/world_vector"),
@@ -148,11 +130,41 @@ def _read_episode(record: bytes, where: str) -> dict[str, Any]:
             ],
             axis=1,
         ),
-        "texts": [
-            text.decode("utf-8", "replace")
-            for text in values["steps/observation/natural_language_instruction"]
-        ],
-        "success": bool(values["aspects/success"][0]),
+        "texts": [text.decode("utf-8", "replace") for text in values[TEXT]],
+        "image_size": image_size,
+        "success": success is True,
+        "failed": success is False,
         "offset": offsets,
-        "size": sizes,
+        "size": np.array([len(image) for image in images], np.int32),
+        "crc": np.array([google_crc32c.value(image) for image in images], np.uint32),
     }
+
+
+def _values(features: Any, key: str, where: str) -> Any:
+    """The values of a key: bytes of pictures and words, else numbers of either kind."""
+    if key not in features:
+        raise UserError(f"{where} lacks '{key}'; {_CONVERT}")
+    kind = features[key].WhichOneof("kind")
+    wanted = ("bytes_list",) if key in (IMAGE, TEXT) else ("float_list", "int64_list")
+    if kind is None:  # written for an episode without steps
+        return []
+    if kind not in wanted:
+        raise UserError(f"{where}: '{key}' is a {kind}, a {' or '.join(wanted)} is needed")
+    return getattr(features[key], kind).value
+
+
+def _success(features: Any, where: str) -> bool | None:
+    """Whether the episode is recorded as a success; None if the record does not say."""
+    told = {}
+    for name in ("success", "has_aspects"):
+        key = f"aspects/{name}"
+        if key in features and (kind := features[key].WhichOneof("kind")):
+            values = getattr(features[key], kind).value
+            if kind == "bytes_list" or len(values) != 1:
+                raise UserError(
+                    f"{where}: '{key}' is a {kind} of {len(values)} values, one truth value is "
+                    "needed"
+                )
+            told[name] = bool(values[0])
+    # In RT-1's data the aspects of an episode that nobody looked at are all false.
+    return told.get("success") if told.get("has_aspects", True) else None

@@ -5,19 +5,27 @@ reader of Open X-Embodiment data takes it. Source: `tensorflow_datasets/robotics
 published features.json.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
+from tensorflow_datasets.core.proto import feature_pb2
 
-# What a reader needs of every record: flat key -> (kind, values per step; 0 = one an episode).
-REQUIRED_KEYS = {
-    "steps/observation/image": ("bytes_list", 1),
-    "steps/observation/natural_language_instruction": ("bytes_list", 1),
-    "steps/observation/base_pose_tool_reached": ("float_list", 7),
-    "steps/observation/gripper_closed": ("float_list", 1),
-    "steps/action/world_vector": ("float_list", 3),
-    "steps/action/rotation_delta": ("float_list", 3),
-    "steps/action/gripper_closedness_action": ("float_list", 1),
-    "aspects/success": ("int64_list", 0),
+from selfflow_robotics.errors import UserError
+
+# What a reader needs of every step, by the keys of a record.
+IMAGE = "steps/observation/image"
+TEXT = "steps/observation/natural_language_instruction"
+GRIPPER = "steps/action/gripper_closedness_action"
+# Numbers a step, of any type.
+NUMBERS = {
+    "steps/observation/base_pose_tool_reached": 7,
+    "steps/observation/gripper_closed": 1,
+    "steps/action/world_vector": 3,
+    "steps/action/rotation_delta": 3,
+    GRIPPER: 1,
 }
 
 ASPECTS = ("already_success", "feasible", "has_aspects", "success", "undesirable")
@@ -87,3 +95,116 @@ def fractal_features(height: int = 256, width: int = 320) -> tfds.features.Featu
             "steps": features.Dataset(step),
         }
     )
+
+
+_OWN_CLASSES = {
+    f"{one.__module__}.{one.__name__}"
+    for one in vars(tfds.features).values()
+    if isinstance(one, type) and issubclass(one, tfds.features.FeatureConnector)
+}
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last in files before TFDS 4.5
+
+
+def check_features(content: Any, path: Path) -> None:
+    """Check what features.json (`content`, read from `path`) says of the keys above.
+
+    Other features may be anything, as they are not read. Numbers of any type and shape are good if
+    a step has as many as are needed, and `steps` may be a Dataset or a Sequence: they are stored
+    alike. Raises UserError naming the first feature that is not stored as it is read, and for a
+    feature of a class that is not TensorFlow Datasets' own.
+    """
+    pending = [content]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            for key in _CLASS_KEYS:
+                name = one.get(key)
+                if isinstance(name, str) and name not in _OWN_CLASSES:
+                    raise UserError(
+                        f"{path} names the class {name[:100]!r}, which is none of TensorFlow "
+                        "Datasets' own and could run any code; write the data set with the "
+                        "classes of tfds.features"
+                    )
+        pending += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+    if isinstance(content, dict) and "type" in content:
+        return  # an old file of another layout; the records are checked all the same
+    features = feature_pb2.Feature()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        json_format.ParseDict(content, features)
+    except Exception as error:  # of many kinds, for JSON that is no Feature
+        raise UserError(
+            f"{path}: its JSON files cannot be read ({' '.join(str(error).split())[:200]}); copy "
+            "them again"
+        ) from error
+    if complaint := _complaint(features):
+        raise UserError(f"{path}: {complaint}; convert the data to fractal20220817_data's features")
+
+
+def _complaint(features: Any) -> str | None:
+    for key in (IMAGE, TEXT, *NUMBERS):
+        leaf, sequences = _leaf(features, key)
+        if leaf is None:
+            return f"lacks '{key}'"
+        if sequences != 1:
+            return (
+                f"'{key}' is {_describe(leaf)} within {sequences} Sequences or Datasets; one a "
+                "step is needed, with 'steps' as the only Dataset"
+            )
+        if wanted := _wanted(key, leaf):
+            return f"'{key}' is {_describe(leaf)}, but {wanted}"
+    return None
+
+
+def _leaf(feature: Any, key: str) -> tuple[Any, int]:
+    """The feature of a flat key and the number of Sequences, Datasets and Videos around it."""
+    sequences = 0
+    for name in (*key.split("/"), None):
+        while feature.WhichOneof("content") == "sequence":
+            feature, sequences = feature.sequence.feature, sequences + 1
+        if name is not None:
+            if name not in feature.features_dict.features:
+                return None, 0
+            feature = feature.features_dict.features[name]
+    return feature, sequences + (feature.WhichOneof("content") == "video")
+
+
+def _wanted(key: str, leaf: Any) -> str | None:
+    """What is needed in place of `leaf`; None if it will do."""
+    kind = leaf.WhichOneof("content")
+    shape, dtype = _shape(leaf), _dtype(leaf)
+    plain = kind == "tensor" and leaf.tensor.encoding in ("", "none")
+    is_bytes = kind == "text" or (plain and dtype in ("string", "object") and np.prod(shape) == 1)
+    if key == IMAGE:
+        if (kind == "image" and dtype in ("", "uint8")) or is_bytes:
+            return None
+        return "JPEG or PNG bytes of 8-bit pictures (tfds.features.Image, uint8) are needed"
+    if key == TEXT:
+        return None if is_bytes else "a Text is needed"
+    width = NUMBERS[key]
+    if kind == "class_label" or not plain or dtype in ("string", "object") or "complex" in dtype:
+        return f"a Tensor of {width} numbers is needed, without encoding"
+    if min(shape, default=1) < 1 or np.prod(shape, dtype=object) != width:
+        return f"{width} numbers a step are needed"
+    if key == GRIPPER and dtype.startswith(("bool", "uint")):
+        return "it has to hold -1 (open), 0 (no change) and +1 (close)"
+    return None
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    content = getattr(leaf, leaf.WhichOneof("content") or "tensor")
+    return tuple(content.shape.dimensions) if "shape" in content.DESCRIPTOR.fields_by_name else ()
+
+
+def _dtype(leaf: Any) -> str:
+    return getattr(getattr(leaf, leaf.WhichOneof("content") or "tensor"), "dtype", "")
+
+
+def _describe(leaf: Any) -> str:
+    encoding = leaf.tensor.encoding
+    words = [
+        leaf.python_class_name.rpartition(".")[2] or "of no class",
+        _dtype(leaf),
+        str(_shape(leaf)) if _shape(leaf) else "",
+        f"encoded as {encoding}" if encoding not in ("", "none") else "",
+    ]
+    return " ".join(word for word in words if word)

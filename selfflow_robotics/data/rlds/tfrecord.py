@@ -4,18 +4,22 @@ One record is: length (uint64, little endian), masked CRC-32C of those eight byt
 data, masked CRC-32C of the data (uint32). Source: tensorflow/core/lib/io/record_writer.h.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
+import numpy as np
 
 from selfflow_robotics.errors import UserError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
+# An hour of an episode; protobuf itself ends at 2 GiB.
+MAX_RECORD_BYTES = 2**30
 
 
 def masked_crc(data: bytes) -> int:
@@ -32,31 +36,66 @@ def write_record(file: BinaryIO, data: bytes) -> None:
     file.write(_FOOTER.pack(masked_crc(data)))
 
 
-def read_records(path: Path, check_data: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Yield (position of the data in the file, data) of every record of `path`.
+def read_framing(path: Path) -> np.ndarray:
+    """int64 [R, 3] of the R records of `path`: where the data begin, their length, their checksum.
 
-    The length's checksum and the end of the file are always checked, the data's if `check_data`.
-    A file cut exactly between two records looks whole: compare the number of records.
-    Raises UserError naming the file, the record and its position.
+    Reads 16 bytes a record, not the data. Raises UserError naming the file, the record and its
+    position where a length is damaged, goes beyond the end of the file or is above
+    `MAX_RECORD_BYTES`. A file cut exactly between two records looks whole: compare the number.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
-    with file:
-        position, number = 0, 0
-        while header := file.read(_HEADER.size):
-            where = f"{path}: record {number} (counted from 0) at byte {position}"
+    with _open(path) as file:
+        end = os.fstat(file.fileno()).st_size
+        frames: list[tuple[int, int, int]] = []
+        position = 0
+        while position < end:
+            where = _where(path, len(frames), position)
+            file.seek(position)
+            header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 raise UserError(f"{where} is cut short; copy the file again")
             length, length_crc = _HEADER.unpack(header)
             if masked_crc(header[:8]) != length_crc:
                 raise UserError(f"{where} has a damaged length; copy the file again")
-            data, footer = file.read(length), file.read(_FOOTER.size)
+            if length > MAX_RECORD_BYTES:
+                raise UserError(
+                    f"{where} claims {length} bytes; an episode has {MAX_RECORD_BYTES} at most"
+                )
+            start = position + _HEADER.size
+            file.seek(start + length)
+            footer = file.read(_FOOTER.size)
             if len(footer) < _FOOTER.size:
                 raise UserError(f"{where} is cut short; copy the file again")
-            if check_data and masked_crc(data) != _FOOTER.unpack(footer)[0]:
+            frames.append((start, length, _FOOTER.unpack(footer)[0]))
+            position = start + length + _FOOTER.size
+    return np.array(frames, np.int64).reshape(-1, 3)
+
+
+def read_records(
+    path: Path, check_data: bool = True, chosen: slice = slice(None)
+) -> Iterator[tuple[int, bytes]]:
+    """Yield (position of the data in the file, data) of the chosen records of `path`.
+
+    The framing of the whole file is checked, and the data's checksum if `check_data`.
+    Raises UserError as `read_framing`.
+    """
+    framing = read_framing(path)
+    with _open(path) as file:
+        for number in range(len(framing))[chosen]:
+            start, length, crc = framing[number].tolist()
+            file.seek(start)
+            data = file.read(length)
+            if check_data and masked_crc(data) != crc:
+                where = _where(path, number, start - _HEADER.size)
                 raise UserError(f"{where} is damaged (checksum differs); copy the file again")
-            yield position + _HEADER.size, data
-            position += length + FRAMING_BYTES
-            number += 1
+            yield start, data
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
+
+
+def _where(path: Path, number: int, position: int) -> str:
+    return f"{path}: record {number} (counted from 0) at byte {position}"

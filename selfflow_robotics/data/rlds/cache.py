@@ -1,0 +1,135 @@
+"""The index of a large data set, kept between runs; whatever is wrong with it, it is made anew.
+
+It is known by what the data are, not by where they lie or how old they are: by the JSON files and
+the length and checksum of every record. Kept as safetensors: no code in it can run, and a file
+that claims more than it holds is refused before anything is allocated.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
+
+from selfflow_robotics.data.rlds.info import Piece
+
+_log = logging.getLogger(__name__)
+
+_VERSION = 3
+# The tables: type, and shape beyond the number of steps or of episodes.
+_PER_STEP = {
+    "actions": (np.float32, (7,)),
+    "proprio": (np.float32, (8,)),
+    "instruction": (np.int32, ()),
+    "shard": (np.int32, ()),
+    "offset": (np.int64, ()),
+    "size": (np.int32, ()),
+    "crc": (np.uint32, ()),
+}
+_PER_EPISODE = {
+    "episode_start": (np.int64, ()),
+    "episode_length": (np.int64, ()),
+    "success": (np.bool_, ()),
+    "failed": (np.bool_, ()),
+    "record": (np.int64, ()),
+}
+_TEXTS = ("instructions",)  # lists of strings, as JSON
+_CHECKSUM = "checksum"
+
+
+def path_of(
+    directory: Path, pieces: list[Piece], framing: dict[Path, np.ndarray], verify: str
+) -> Path:
+    """Where the index of these pieces is kept; another content gives another name."""
+    key = hashlib.sha256(f"{_VERSION} {verify}".encode())
+    for name in ("features.json", "dataset_info.json"):
+        key.update((directory / name).read_bytes())
+    for piece in pieces:
+        key.update(f"{piece.path.name} {piece.skip} {piece.take} {piece.before}".encode())
+        key.update(framing[piece.path].tobytes())
+    root = os.environ.get("SELFFLOW_CACHE") or Path.home() / ".cache" / "selfflow_robotics"
+    return Path(root) / "rlds" / f"{key.hexdigest()}.safetensors"
+
+
+def save(path: Path, tables: dict[str, Any]) -> None:
+    """Keep the tables; a disk that cannot hold them costs a warning."""
+    arrays = {
+        key: np.frombuffer(json.dumps(value).encode(), np.uint8) if key in _TEXTS else value
+        for key, value in tables.items()
+    }
+    arrays[_CHECKSUM] = _checksum(arrays)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(to_safetensors(arrays))
+        unfinished.replace(path)
+    except OSError as error:
+        _log.warning("the index is not kept: %s", error)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+def load(path: Path, pieces: list[Piece]) -> dict[str, Any] | None:
+    """The tables kept at `path`; None if there are none or they do not fit the pieces."""
+    sizes = np.array([piece.path.stat().st_size for piece in pieces], np.int64)
+    try:
+        with path.open("rb") as file:
+            # A step takes more room in the data than in their index.
+            if os.fstat(file.fileno()).st_size > sizes.sum() + 2**20:
+                return None
+            arrays = from_safetensors(file.read())
+        if not np.array_equal(arrays.pop(_CHECKSUM), _checksum(arrays)):
+            return None
+        tables = {
+            key: json.loads(value.tobytes()) if key in _TEXTS else value
+            for key, value in arrays.items()
+        }
+        return tables if _fits(tables, sizes) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
+        return None  # not there, or left unfinished by a full disk
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    crc = 0
+    for key in sorted(arrays):
+        crc = google_crc32c.extend(crc, key.encode() + np.ascontiguousarray(arrays[key]).tobytes())
+    return np.array([crc], np.uint32)
+
+
+def _fits(tables: dict[str, Any], sizes: np.ndarray) -> bool:
+    """Whether the tables could be an index of shards of these sizes in bytes."""
+    lengths, starts, texts = (
+        tables[key] for key in ("episode_length", "episode_start", "instructions")
+    )
+    steps, episodes = len(tables["actions"]), len(lengths)
+    for expected, count in ((_PER_STEP, steps), (_PER_EPISODE, episodes)):
+        for key, (kind, shape) in expected.items():
+            if tables[key].dtype != kind or tables[key].shape != (count, *shape):
+                return False
+    for key in ("left_out", "image_size"):
+        if tables[key].dtype != np.int64 or tables[key].shape != (2,):
+            return False
+    shard, offset, size = tables["shard"], tables["offset"], tables["size"]
+    return bool(
+        isinstance(texts, list)
+        and all(isinstance(text, str) for text in texts)
+        and episodes > 0
+        and (lengths >= 2).all()
+        and (lengths <= steps).all()
+        and lengths.sum() == steps
+        and (starts == np.cumsum(lengths) - lengths).all()
+        and ((shard >= 0) & (shard < len(sizes))).all()
+        and ((offset >= 0) & (size > 0) & (offset <= sizes[shard] - size)).all()
+        and ((tables["instruction"] >= 0) & (tables["instruction"] < len(texts))).all()
+        and np.isfinite(tables["actions"]).all()
+        and np.isfinite(tables["proprio"]).all()
+        and (tables["image_size"] > 0).all()
+    )

@@ -1,0 +1,147 @@
+"""What a data set's JSON files say: its splits and shards, and the features of a step.
+
+They are read as plain data into TensorFlow Datasets' own messages. Its `builder_from_directory`
+would import whatever module features.json names as the home of a feature's class, so that opening
+a data set could run code; here no class is looked up, and unknown ones are refused.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from google.protobuf import json_format
+from tensorflow_datasets.core import naming, splits
+from tensorflow_datasets.core.proto import dataset_info_pb2
+
+from selfflow_robotics.data.rlds.schema import check_features
+from selfflow_robotics.errors import UserError
+
+MAX_JSON_BYTES = 2**24  # fractal20220817_data: 20 kB
+MAX_METADATA_BYTES = 2**28  # holds an entry for each episode
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The records of one shard that a split reads: `take` of them after `skip`."""
+
+    path: Path
+    skip: int
+    take: int
+    records: int  # in the whole shard
+    before: int  # in the shards of the same split before this one
+
+
+@dataclass(frozen=True)
+class Info:
+    """dataset_info.json."""
+
+    directory: Path
+    name: str
+    description: str
+    module_name: str
+    splits: splits.SplitDict
+
+    def pieces(self, split: str) -> list[Piece]:
+        """What an expression such as train, train[:90%] or train+val reads, in its order.
+
+        It means what it means to TensorFlow Datasets: tensorflow.org/datasets/splits. Raises
+        UserError for one that is not understood or names no episode.
+        """
+        names = ", ".join(sorted(self.splits))
+        try:
+            found = self.splits[split].file_instructions
+        except Exception as error:  # TFDS raises many kinds, and several lines
+            cause = " ".join(str(error).split())
+            raise UserError(
+                f"{self.directory}: no split '{split}' ({cause}); there are: {names}; a part is "
+                "written train[:90%] or train[100:200], a sum train+test"
+            ) from error
+        if not found:
+            raise UserError(f"{self.directory}: split '{split}' holds no episode")
+        before = {}
+        for one in self.splits.values():
+            count = 0
+            for path, length in zip(one.filepaths, one.shard_lengths, strict=True):
+                before[os.fspath(path)] = count
+                count += length
+        return [
+            Piece(Path(i.filename), i.skip, i.take, i.examples_in_shard, before[i.filename])
+            for i in found
+        ]
+
+
+def read_info(directory: Path) -> Info:
+    """Read and check dataset_info.json and features.json.
+
+    Raises UserError for a data set that is unfinished, whose JSON is damaged or absurd, whose
+    features are not RT-1's, or that is not stored as TFRecords.
+    """
+    if not os.path.isfile(directory / "dataset_info.json"):
+        raise UserError(
+            f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
+            "folder <name>/<version>, or repeat the command of an interrupted recording"
+        )
+    content = read_json(directory / "dataset_info.json")
+    try:
+        proto = dataset_info_pb2.DatasetInfo()  # pyright: ignore[reportAttributeAccessIssue]
+        json_format.ParseDict(content, proto)
+        template = naming.ShardedFileTemplate(
+            dataset_name=proto.name,
+            data_dir=tfds.core.Path(directory),
+            filetype_suffix=proto.file_format or "tfrecord",
+        )
+        found = splits.SplitDict.from_proto(proto.splits, template)
+    except Exception as error:  # of many kinds, for a file that is JSON but no DatasetInfo
+        raise _unreadable(directory / "dataset_info.json", error) from error
+    if proto.file_format not in ("", "tfrecord"):
+        raise UserError(
+            f"{directory}: stored as {proto.file_format}, tfrecord is needed; convert it with "
+            "tfds convert_format"
+        )
+    for one in found.values():
+        if not one.shard_lengths or min(one.shard_lengths) < 0:
+            raise UserError(
+                f"{directory}: dataset_info.json does not say how many episodes each shard of "
+                f"'{one.name}' holds (shardLengths); copy it again"
+            )
+    check_features(read_json(directory / "features.json"), directory / "features.json")
+    return Info(directory, proto.name, proto.description, proto.module_name, found)
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The content of a JSON file of at most `max_bytes` and `MAX_DEPTH` levels.
+
+    Raises UserError for a file that is missing, larger, deeper or no JSON.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"more than {max_bytes} bytes")
+        content = json.loads(data)
+        level = [content]
+        for _ in range(MAX_DEPTH):
+            level = [child for one in level for child in _children(one)]
+        if level:
+            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return content
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    cause = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return UserError(
+        f"{path.parent}: its JSON files cannot be read ({path.name}: {cause or 'empty'}); copy "
+        "them again"
+    )

@@ -1,0 +1,29 @@
+"""JSON files that anyone may have written: bounded before they are read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 28
+
+
+def read_text(path: Path) -> str:
+    """A regular file's text. Raises OSError, and ValueError where it is too large or no text."""
+    if path.exists() and not path.is_file():  # a pipe would wait for a writer
+        raise ValueError("no regular file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{size} bytes are more than any such file has")
+    return path.read_text()
+
+
+def parse(text: str) -> Any:
+    """What JSON text says. Raises ValueError where it says nothing, or is nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says. Raises OSError and ValueError as `read_text` and `parse` do."""
+    return parse(read_text(path))
