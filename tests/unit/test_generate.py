@@ -1,6 +1,7 @@
 """The sampler: images of given classes, guidance, and modulation made ahead."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference import sample as sampler
 from selfflow_robotics.inference.sample import ModulationAhead, SeededNormal, sample
 from selfflow_robotics.models.network import Network
-from selfflow_robotics.models.presets import RobotConfig, image_config
+from selfflow_robotics.models.presets import RELEASED_TIME, RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.timesteps import Timesteps
 from tests.networks import as_slots, ask_image, frames_slot
 
 SIT = SiTConfig(width=48, depth=2, heads=3)
-CONFIG = image_config(SIT, latent_size=8, num_classes=10)
+CONFIG = image_config(replace(SIT, **RELEASED_TIME), latent_size=8, num_classes=10)
 LABELS = torch.tensor([3, 7, 0, 9])
 SEEDS = [5, 6, 7, 8]
 
