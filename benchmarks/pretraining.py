@@ -133,7 +133,7 @@ def successes(folder: Path) -> list[bool]:
 
 def interval(runs: list[list[bool]]) -> tuple[float, float]:
     """95 % interval of the mean rate: training seeds drawn anew, then episodes within each."""
-    rng = numpy_generator(0)
+    rng = numpy_generator("benchmark", 0)
     means = []
     for _ in range(4000):
         drawn = [runs[i] for i in rng.integers(len(runs), size=len(runs))]

@@ -66,7 +66,7 @@ class Setup:
         self.plain, self.plain_teacher = PlainSiT(self.model), PlainSiT(self.teacher)
 
     def batch(self, size: int) -> tuple[Slot, Tensor]:
-        generator = torch_generator(1, device=self.device)
+        generator = torch_generator("benchmark", 1, device=self.device)
         frames = self.config.adapters[FRAMES]
         assert frames.grid is not None
         places = frame_places(frames.grid, 1).to(self.device)
@@ -78,7 +78,7 @@ class Setup:
     def loss(self, model: Network, teacher: Network, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
         batch = Batch({"first_frame": x}, labels=labels)
-        generator = torch_generator(2, device=self.device)
+        generator = torch_generator("benchmark", 2, device=self.device)
         with autocast(self.device, precision):
             return loss(
                 model, teacher, batch, ROLES["image"], self.objective, CONDITIONING, generator
@@ -86,7 +86,7 @@ class Setup:
 
     def plain_loss(self, model: PlainSiT, teacher: PlainSiT, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
-        generator = torch_generator(2, device=self.device)
+        generator = torch_generator("benchmark", 2, device=self.device)
         with autocast(self.device, precision):
             return plain_loss(
                 model,
@@ -115,7 +115,7 @@ class Setup:
 
     def noise(self, shape: torch.Size) -> Tensor:
         return torch.randn(
-            shape, generator=torch_generator(3, device=self.device), device=self.device
+            shape, generator=torch_generator("benchmark", 3, device=self.device), device=self.device
         )
 
     def teach(self, size: int, precision: str = "fp32") -> Tensor:

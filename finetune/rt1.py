@@ -10,8 +10,9 @@
 It starts from the newest pretraining run of the same network size (init=auto), or from `init=PATH`.
 Every step plays one row of the role table (selfflow_robotics/objective/roles.py), drawn by weight:
 which tokens are clean, which are denoised, which are left out. Rows that ask what actions do also
-read play: aimless motion, recorded where the demonstrations are. Actions are normalised by their
-1 % and 99 % quantiles; the statistics travel in the checkpoint. The run lies in runs/NAME;
+read play: aimless motion, recorded where the demonstrations are. Actions are scaled by
+their 1 % and 99 % quantiles, and clipped there where they are to be predicted; the statistics
+travel in the checkpoint. The run lies in runs/NAME;
 repeating the command continues an interrupted one.
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder, runs_of_kind
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -35,18 +36,19 @@ from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.inference.bundle import Bundle, read_config, run_record
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
+from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import (
     ROLES,
     SLOTS,
+    RoleSchedule,
     check_loss_weights,
     check_weights,
     denoises_frames,
-    draw_role,
 )
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.checkpoint import (
@@ -132,9 +134,11 @@ def main(config: FinetuneConfig) -> None:
     with ranks.first_alone():
         run = open_run("finetune", folder, config, ranks)
         data = RobotData(config, ranks)
+        continue_run(run, config, data.fingerprints, ranks)
     codecs, shape = config.model.codecs(data.stats), config.model.network()
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    # The modules' own initialisation is the only global draw.
+    torch.manual_seed(torch_seed("first weights", config.seed))
     with enough_memory("choose a smaller model.sit"):
         model = Network(shape).to(device)
         start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
@@ -171,17 +175,16 @@ def main(config: FinetuneConfig) -> None:
                     role,
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),
-                    torch_generator(config.seed, number, 4, device=device),
+                    torch_generator("held out", config.seed, number, device=device),
                 ).flow_loss.item()
                 for number, windows in enumerate(data.held_out_batches())
             ]
         return {"held_out_policy_loss": sum(losses) / len(losses)}
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
         attention = config.conditioning.attention
         bundle = Bundle(state.teacher, codecs, ("world_model",), {}, run, device, attention)
-        path = run / "samples" / f"step_{step:07d}.png"
         write_imagined(path, bundle, data.held_out, seed=config.seed)
 
     train(
@@ -199,6 +202,7 @@ def main(config: FinetuneConfig) -> None:
             data.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
             attention=config.conditioning.attention,
+            data=data.fingerprints,
             start={"source": start},
         ),
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
@@ -221,7 +225,9 @@ class RobotData:
         self.config, self._ranks = config, ranks
         given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
         self._index = RldsIndex.open(given, config.split)
+        check_texts(self._index.instructions, config.model.text_bytes)
         self.provenance = self._index.provenance | {"successes_only": config.successes_only}
+        self.fingerprints = {"data": self._index.fingerprint}
         training, held_out = split_episodes(choose_episodes(self._index, config), config)
         self.stats = self._index.stats(training)
         self.held_out = self._windows(self._index, held_out or training)
@@ -229,6 +235,9 @@ class RobotData:
         plain = [episode for episode in training if not self._index.disturbed[episode]]
         undisturbed = every if len(plain) == len(training) else self._windows(self._index, plain)
         play = self._play()
+        if play is not None:
+            self.fingerprints["play_data"] = play.index.fingerprint
+        self._schedule = RoleSchedule(config.roles, config.seed)
         self._mixtures = {}
         for role, weight in config.roles.items():
             if weight == 0:
@@ -240,7 +249,7 @@ class RobotData:
             else:
                 readers, batch = [undisturbed, play], config.frame_batch
                 shares = [1 - config.play_share, config.play_share]
-            self._mixtures[role] = Mixture(readers, shares, batch, config.seed)
+            self._mixtures[role] = Mixture(readers, shares, batch, config.seed, role)
         failures = int(self._index.failed[training].sum())
         told = f" ({failures} recorded as failures; successes_only=true leaves them out)"
         self._words = (
@@ -254,9 +263,9 @@ class RobotData:
 
     def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
         """A step, the row that it plays, and its windows."""
-        role = draw_role(self.config.roles, self.config.seed, step)
+        role, turn = self._schedule.at(step)
         later = self.config.model.later_frames if has_frames(role) else 0
-        return step, role, self._mixtures[role].batch(step, later, self._ranks.share)
+        return step, role, self._mixtures[role].batch(turn, later, self._ranks.share)
 
     def held_out_batches(self) -> Iterator[WindowBatch]:
         """Windows of the held-out episodes, evenly spread."""
@@ -285,7 +294,9 @@ class RobotData:
         else:
             same = {name: getattr(config.collect, name) for name in SAME_WORLD}
             given = ensure_demonstrations(replace(config.play, **same))
-        return self._windows(RldsIndex.open(given, config.play_split))
+        index = RldsIndex.open(given, config.play_split)
+        check_texts(index.instructions, config.model.text_bytes)
+        return self._windows(index)
 
 
 HELD_OUT_BATCHES = 8  # looked at with each checkpoint

@@ -24,7 +24,7 @@ import torch
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
@@ -49,7 +49,7 @@ from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
@@ -108,6 +108,7 @@ def main(config: ImagesConfig) -> None:
         reader = LatentReader(config.data or shape_latents(*shapes))
         run = open_run("images", folder, config, ranks)
         check_same_data(run, reader.fingerprints, reader.folder)
+        continue_run(run, config, {}, ranks)
     size = (reader.latent_size, reader.latent_size)
     fingerprint = reader.fingerprints["autoencoder"]
     codec = ImageLatents(size, reader.channels, config.patch, reader.autoencoder, fingerprint)
@@ -128,7 +129,8 @@ def main(config: ImagesConfig) -> None:
     sampler = reader.sampler(config.batch_size, config.seed)
     conditioning = ConditioningConfig(text_dropout=config.label_dropout)
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    # The modules' own initialisation is the only global draw.
+    torch.manual_seed(torch_seed("first weights", config.seed))
     with enough_memory("choose a smaller sit"):
         state = TrainState.start(Network(shape).to(device), config.train.optimizer)
     size = sum(p.numel() for p in state.model.parameters()) / 1e6
@@ -165,12 +167,12 @@ def main(config: ImagesConfig) -> None:
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""
-        generator = torch_generator(config.seed, 5, device=device)
+        generator = torch_generator("agreement of latents", config.seed, device=device)
         batch = as_batch(reader.read(np.arange(min(SAMPLES, len(reader)))), generator)
         with autocast(device, precision):
             return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """Pictures of the first classes that the moving average makes out of noise."""
         try:
             codecs = {FRAMES: codec.load(device)}
@@ -180,7 +182,7 @@ def main(config: ImagesConfig) -> None:
         bundle = Bundle(state.teacher, codecs, ("image",), {}, run, device)
         how = Sampling(method="euler", num_steps=50)
         maker = NumberedPictures(bundle, how, config.seed, labels=reader.labels)
-        write_grid(run / "samples" / f"step_{step:07d}.png", maker(range(SAMPLES)), columns=4)
+        write_grid(path, maker(range(SAMPLES)), columns=4)
 
     train(
         config.train,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import open_run, run_folder
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
@@ -36,12 +36,13 @@ from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
+from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
+from selfflow_robotics.objective.roles import ROLES, RoleSchedule, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
@@ -114,25 +115,30 @@ def main(config: PretrainConfig) -> None:
             Path(config.data) if config.data else ensure_demonstrations(config.collect),
             config.split,
         )
+        fingerprints = {"data": index.fingerprint}
+        continue_run(run, config, fingerprints, ranks)
+    check_texts(index.instructions, config.model.text_bytes)
     clip_later = config.clip_frames - 1
     reader = WindowReader(
         index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
     )
+    schedule = RoleSchedule(config.roles, config.seed)
     samplers = {
-        "image": EpochSampler(len(reader), config.image_batch, config.seed),
-        "clip": EpochSampler(len(reader), config.clip_batch, config.seed),
+        role: EpochSampler(len(reader), batch, config.seed, role)
+        for role, batch in (("image", config.image_batch), ("clip", config.clip_batch))
     }
 
-    torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
+    # The modules' own initialisation is the only global draw.
+    torch.manual_seed(torch_seed("first weights", config.seed))
     with enough_memory("choose a smaller model.sit"):
         state = TrainState.start(Network(shape).to(device), config.train.optimizer)
     size = sum(p.numel() for p in state.model.parameters()) / 1e6
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
 
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
-        role = draw_role(config.roles, config.seed, step)
+        role, turn = schedule.at(step)
         later = 0 if role == "image" else clip_later
-        return step, role, reader.read(ranks.share(samplers[role].batch(step)), future_frames=later)
+        return step, role, reader.read(ranks.share(samplers[role].batch(turn)), future_frames=later)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
@@ -153,18 +159,18 @@ def main(config: PretrainConfig) -> None:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
         batch = window_batch(windows, codecs, ROLES["image"], device)
-        generator = torch_generator(config.seed, 5, device=device)
+        generator = torch_generator("agreement", config.seed, device=device)
         with autocast(device, precision):
             return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
-    def show(step: int) -> None:
+    def show(path: Path) -> None:
         """Pictures that the moving average makes out of noise."""
         bundle = Bundle(
             state.teacher, codecs, ("image",), {}, run, device, config.conditioning.attention
         )
         how = Sampling(method="euler", num_steps=50)
         maker = NumberedPictures(bundle, how, config.seed, instruction=index.instruction_of(0))
-        write_grid(run / "samples" / f"step_{step:07d}.png", maker(range(SAMPLES)), columns=4)
+        write_grid(path, maker(range(SAMPLES)), columns=4)
 
     train(
         config.train,
@@ -181,6 +187,7 @@ def main(config: PretrainConfig) -> None:
             index.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
             attention=config.conditioning.attention,
+            data=fingerprints,
         ),
         on_checkpoint=agreement,
         on_sample=show,

@@ -1,12 +1,17 @@
-"""Randomness as a function of names: the same seed, rank and step always draw the same numbers.
+"""Randomness as a function of names: the same purpose, seed and step always draw the same numbers.
 
 Nothing in the library reads a global generator. A generator is made where it is needed from the
-integers that identify the draw (seed, step, ...), so a resumed run sees the same noise. Names that
-differ in zeros at their end alone, (3) and (3, 0), are one name.
+purpose of the draw and what identifies it (seed, step, ...), so a resumed run sees the same noise,
+and draws for different purposes never share a stream.
 """
+
+import hashlib
+import json
 
 import numpy as np
 import torch
+
+Name = int | str  # numpy's integers too
 
 
 def check_seed(seed: int) -> None:
@@ -15,13 +20,26 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed must be from 0 to 2 ** 63 - 1, got {seed}")
 
 
-def numpy_generator(*names: int) -> np.random.Generator:
-    """A generator that depends on `names` (non-negative integers, e.g. seed, episode) alone."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(names)))
+def numpy_generator(purpose: str, *names: Name) -> np.random.Generator:
+    """A generator that depends on its arguments alone, e.g. `numpy_generator("order", seed, 3)`."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_hash(purpose, names))))
 
 
-def torch_generator(*names: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The same for torch, e.g. `torch_generator(seed, rank, step)`."""
-    state = np.random.SeedSequence(names).generate_state(2, np.uint32)
-    seed = int(state[0]) << 32 | int(state[1])
-    return torch.Generator(device).manual_seed(seed & (2**63 - 1))
+def torch_generator(
+    purpose: str, *names: Name, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """The same for torch, e.g. `torch_generator("noise", seed, rank, step)`."""
+    return torch.Generator(device).manual_seed(torch_seed(purpose, *names))
+
+
+def torch_seed(purpose: str, *names: Name) -> int:
+    """A seed for `torch.manual_seed`. On a CPU torch uses the lower 32 of its 63 bits."""
+    return _hash(purpose, names) & (2**63 - 1)
+
+
+def _hash(purpose: str, names: tuple[Name, ...]) -> int:
+    """128 bits of SHA-256 over the names in a form that tells (1, 23), (12, 3) and ("1", 23)
+    apart."""
+    plain = [name if isinstance(name, str) else int(name) for name in names]
+    digest = hashlib.sha256(json.dumps([purpose, *plain]).encode()).digest()
+    return int.from_bytes(digest[:16], "little")

@@ -10,16 +10,26 @@ from typing import Any, Literal, get_args
 import yaml
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import read_json, read_text
 from selfflow_robotics.locks import hold
-from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint
+from selfflow_robotics.training.checkpoint import (
+    MOST_RECORD_BYTES,
+    latest_checkpoint,
+    read_manifest,
+    resolve_checkpoint,
+    resuming,
+)
 from selfflow_robotics.training.distributed import ALONE, Ranks
 
 Kind = Literal["pretrain", "images", "finetune"]
 
-# Settings that may differ when a run goes on: they change how it goes, not where. (The training
-# loop compares the precision itself, by what "auto" meant.)
+# Settings that may differ when a run goes on: where it and its data lie (`continue_run` compares
+# what these hold), how long it trains, and how it is computed and watched. (The training loop
+# compares the precision itself, by what "auto" meant.)
 ANY_VALUE = re.compile(
-    r"threads|device|precision|encoder_download|(collect|play)\.(processes|simpler\..+)"
+    r"name|runs_dir|data|play_data|root|(collect|play)\.(root|processes|simpler\..+)"
+    r"|train\.(steps|log_every|save_every|sample_every|keep_checkpoints)"
+    r"|threads|device|precision|encoder_download"
 )
 
 # What a start that was interrupted before its run.json leaves.
@@ -77,31 +87,60 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
     """
     if not ranks.is_first:
         return folder
-    settings = json.loads(json.dumps(asdict(config), default=str))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_strangers(folder, kind)
         hold(folder)
         if latest_checkpoint(folder):
-            _refuse_other(folder, settings)
+            _refuse_other(folder, _settings(config))
             return folder
         created = datetime.now(UTC).isoformat(timespec="seconds")
         begun = folder / ".run.json"  # a torn run.json would be a stranger's
         begun.write_text(json.dumps({"kind": kind, "created": created}) + "\n")
         begun.replace(folder / "run.json")
-        (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        _write_settings(folder, config)
     except OSError as error:
-        raise UserError(
-            f"cannot write the run folder {folder} ({error.strerror}); choose another runs_dir"
-        ) from error
+        raise _not_writable(folder, error) from error
     return folder
+
+
+def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = ALONE) -> None:
+    """Record the settings with which a run goes on, after comparing its data by content.
+
+    `data` are fingerprints of what it reads, by setting, as they stand under "data" in the `extra`
+    of its checkpoints. Raises UserError where the run was trained on other data.
+    """
+    newest = latest_checkpoint(run)
+    if newest is None or not ranks.is_first:
+        return
+    with resuming(run):
+        known = read_manifest(newest)["extra"].get("data", data)
+    for key in {**known, **data}:
+        if known.get(key) != data.get(key):
+            raise UserError(
+                f"{run} was trained on other data than {key} holds now; give the new run another "
+                "name=..., or the former data"
+            )
+    try:
+        _write_settings(run, config)
+    except OSError as error:
+        raise _not_writable(run, error) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML as we write it. An alias may stand for what contains it, or for a million copies."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
 
 
 def recorded_settings(run: Path) -> dict[str, Any]:
     """config.yaml of a run folder, as `open_run` wrote it; empty where there is no readable one."""
     try:
-        settings = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        settings = yaml.load(read_text(run / "config.yaml", MOST_RECORD_BYTES), _PlainLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -122,10 +161,27 @@ def open_results(given: str | None, checkpoint: Path, name: str) -> Path:
     return folder
 
 
+def _write_settings(run: Path, config: Any) -> None:
+    """config.yaml of a run folder, whole or as it was before."""
+    unfinished = run / ".config.yaml"
+    unfinished.write_text(yaml.safe_dump(_settings(config), sort_keys=False))
+    unfinished.replace(run / "config.yaml")
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the run folder {folder} ({error.strerror}); choose another runs_dir"
+    )
+
+
 def _run_record(folder: Path) -> dict[str, Any]:
     """run.json of a folder; empty where there is no readable one."""
     try:
-        run = json.loads((folder / "run.json").read_text())
+        run = read_json(folder / "run.json", MOST_RECORD_BYTES)
     except (OSError, ValueError):
         return {}
     return run if isinstance(run, dict) else {}

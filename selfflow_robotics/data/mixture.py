@@ -8,16 +8,23 @@ import numpy as np
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.rng import Name
 
 
 class Mixture:
     """Every batch holds a share of each data set, rounded to whole windows; shuffled per data set.
 
-    `batch(step)` is a pure function of (seed, step). Readers must agree on horizon and frames.
+    `batch(number)` is a pure function of (seed, names, number). Readers must agree on horizon and
+    frames.
     """
 
     def __init__(
-        self, readers: Sequence[WindowReader], shares: Sequence[float], batch_size: int, seed: int
+        self,
+        readers: Sequence[WindowReader],
+        shares: Sequence[float],
+        batch_size: int,
+        seed: int,
+        *names: Name,
     ) -> None:
         if min(shares) < 0 or sum(shares) <= 0:
             raise UserError(f"shares of data sets must be >= 0 and not all 0, got {list(shares)}")
@@ -25,21 +32,21 @@ class Mixture:
             raise UserError(f"a batch of {batch_size} is too small to hold every data set")
         edges = np.round(np.cumsum([0, *shares]) / sum(shares) * batch_size).astype(int)
         self._parts = [
-            (reader, EpochSampler(len(reader), int(count), seed))
-            for reader, count in zip(readers, np.diff(edges), strict=True)
+            (reader, EpochSampler(len(reader), int(count), seed, *names, place))
+            for place, (reader, count) in enumerate(zip(readers, np.diff(edges), strict=True))
             if count > 0
         ]
 
     def batch(
         self,
-        step: int,
+        number: int,
         future_frames: int | None = None,
         share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
     ) -> WindowBatch:
-        """The windows of a step, or the `share` of each data set's that one process takes;
-        `future_frames` as in `WindowReader.read`."""
+        """The windows of the batch of this number, counted from 0 without gaps, or the `share` of
+        each data set's that one process takes; `future_frames` as in `WindowReader.read`."""
         parts = [
-            reader.read(share(sampler.batch(step)), future_frames)
+            reader.read(share(sampler.batch(number)), future_frames)
             for reader, sampler in self._parts
         ]
         joined = {

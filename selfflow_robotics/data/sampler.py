@@ -1,21 +1,21 @@
-"""Which samples a step sees: a shuffled order that is a function of (seed, step) alone."""
+"""Which samples a batch holds: a shuffled order that is a function of its names alone."""
 
 import numpy as np
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.rng import numpy_generator
+from selfflow_robotics.rng import Name, numpy_generator
 
 MOST_EPOCHS = 100  # in one batch
 
 
 class EpochSampler:
-    """Every sample once an epoch, in an order that depends on (seed, epoch).
+    """Every sample once an epoch, in an order that depends on (seed, epoch, names).
 
-    Nothing has to be stored to resume: the batch of step k is positions [k B, (k + 1) B) of the
-    endless sequence of shuffled epochs.
+    Nothing has to be stored to resume: batch k is positions [k B, (k + 1) B) of the endless
+    sequence of shuffled epochs. Samplers of one run differ in their `names`.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int) -> None:
+    def __init__(self, num_samples: int, batch_size: int, seed: int, *names: Name) -> None:
         if num_samples < 1:
             raise UserError("the data set has no samples to train on; collect more episodes")
         if batch_size < 1:
@@ -25,17 +25,19 @@ class EpochSampler:
                 f"a batch of {batch_size} shows each of the {num_samples} samples more than "
                 f"{MOST_EPOCHS} times; choose a smaller batch size"
             )
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.num_samples, self.batch_size = num_samples, batch_size
+        self._seed, self._names = seed, names
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
-    def batch(self, step: int) -> list[int]:
-        """Sample numbers of a step, `batch_size` of them."""
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+    def batch(self, number: int) -> list[int]:
+        """Sample numbers of the batch of this number, counted from 0 without gaps."""
+        positions = range(number * self.batch_size, (number + 1) * self.batch_size)
         return [self._at(position) for position in positions]
 
     def _at(self, position: int) -> int:
         epoch, offset = divmod(position, self.num_samples)
         if epoch != self._epoch:
-            self._order = numpy_generator(self.seed, epoch, 2).permutation(self.num_samples)
+            generator = numpy_generator("order of samples", self._seed, epoch, *self._names)
+            self._order = generator.permutation(self.num_samples)
             self._epoch = epoch
         return int(self._order[offset])

@@ -66,7 +66,7 @@ def ensure_shapes(root: Path, num_pictures: int, size: int, seed: int = 0) -> Pa
             (unfinished / shape).mkdir(parents=True)
         for number in range(num_pictures):
             shape = SHAPES[number % len(SHAPES)]
-            pixels = draw_shape(shape, size, numpy_generator(seed, number))
+            pixels = draw_shape(shape, size, numpy_generator("shape", seed, number))
             Image.fromarray(pixels).save(unfinished / shape / f"{number:06d}.png")
         unfinished.rename(folder)
     except OSError as error:

@@ -80,7 +80,9 @@ def split_pictures(
 
     Raises UserError for fewer than `MIN_PICTURES`.
     """
-    drawn = numpy_generator(seed, 8).permutation(num_rows // copies)[:num_pictures]
+    drawn = numpy_generator("class probe pictures", seed).permutation(num_rows // copies)[
+        :num_pictures
+    ]
     if len(drawn) < MIN_PICTURES:
         raise UserError(
             f"class probes need at least {MIN_PICTURES} pictures, got {len(drawn)}; give a larger "
@@ -123,7 +125,7 @@ def read_sources(
         parts: dict[int | None, list[np.ndarray]] = {layer: [] for layer in (None, *layers)}
         for start in range(0, len(rows), BATCH):
             mean, std, _ = map(torch.from_numpy, reader.read(rows[start : start + BATCH]))
-            generator = torch_generator(seed, start, 8)
+            generator = torch_generator("class probe noise", seed, start)
             latents = sample_posterior(mean, std, generator)
             noise = torch.randn(latents.shape, generator=generator)
             x_t = path.interpolate(latents, noise, torch.tensor(t))

@@ -19,7 +19,9 @@ def write_imagined(
     Two rows of pictures a window: the recorded frames, and the same first frame with imagined ones.
     """
     num_windows = min(num_windows, len(reader))
-    chosen = numpy_generator(seed, 4).choice(len(reader), num_windows, replace=False)
+    chosen = numpy_generator("imagined windows", seed).choice(
+        len(reader), num_windows, replace=False
+    )
     batch = reader.read(chosen)
     first = batch.frames[:, :1]
     num_later = batch.frames.shape[1] - 1

@@ -84,7 +84,9 @@ def probe_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec
     """The episodes to play, variants in turn; a longer list begins with the shorter one."""
     if not 0 < num_episodes <= NUM_SEEDS:
         raise UserError(f"num_episodes must be in [1, {NUM_SEEDS}], got {num_episodes}")
-    seeds = FIRST_SEED + numpy_generator(seed, 6).permutation(NUM_SEEDS)[:num_episodes]
+    seeds = (
+        FIRST_SEED + numpy_generator("probe episodes", seed).permutation(NUM_SEEDS)[:num_episodes]
+    )
     variants = task.variants
     return [
         EpisodeSpec(task.name, variants[i % len(variants)], number)

@@ -114,7 +114,7 @@ def read_sources(
     """The pixels and each layer at each timestep; a frame's noise is the same at all of them."""
     codec = bundle.frames
     tokens = codec.encode(torch.from_numpy(frames.images)[:, None])
-    noise = torch.randn(tokens.shape, generator=torch_generator(seed, 7))
+    noise = torch.randn(tokens.shape, generator=torch_generator("probe noise", seed))
     for t in timesteps:
         x_t = path.interpolate(tokens, noise, torch.tensor(t))
         yield Source(t, None, x_t.flatten(1).numpy())

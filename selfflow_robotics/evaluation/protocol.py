@@ -64,7 +64,7 @@ def evaluation_episodes(
             f"num_episodes={num_episodes} is too many: "
             f"protocol={protocol} has {len(episodes)} episodes"
         )
-    order = numpy_generator(seed, 1).permutation(len(episodes))
+    order = numpy_generator("grid order", seed).permutation(len(episodes))
     return [episodes[index] for index in order[:num_episodes]]
 
 
@@ -72,7 +72,7 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     """`count` different seeds in [0, NUM_SEEDS), decided by `seed`."""
     if not 0 < count <= NUM_SEEDS:
         raise UserError(f"num_episodes must be in [1, {NUM_SEEDS}], got {count}")
-    return numpy_generator(seed, 0).permutation(NUM_SEEDS)[:count].tolist()
+    return numpy_generator("episode seeds", seed).permutation(NUM_SEEDS)[:count].tolist()
 
 
 def random_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec]:

@@ -230,6 +230,6 @@ def _parsed(text: str) -> dict[str, Any]:
     """A JSON object, or {} for anything else."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -43,7 +43,7 @@ def record_future(
     client: SimulatorClient, spec: EpisodeSpec, num_frames: int, size: tuple[int, int]
 ) -> Future:
     """Play `spec` with the expert to a random step, then on from there in both ways."""
-    prefix_steps = int(numpy_generator(spec.seed, 5).integers(MAX_PREFIX_STEPS + 1))
+    prefix_steps = int(numpy_generator("future prefix", spec.seed).integers(MAX_PREFIX_STEPS + 1))
     expert = ScriptedExpert()
     expert.begin(0, spec)
     start = client.call("reset", **_reset(spec))

@@ -24,8 +24,8 @@ from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
+    load_module,
     load_part,
-    load_weights,
     read_manifest,
     resolve_checkpoint,
     resuming,
@@ -33,7 +33,7 @@ from selfflow_robotics.training.checkpoint import (
 
 RELEASED_PATCH = 2
 # What a record may raise that says something else than `run_record` writes.
-_UNFIT = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)
+_UNFIT = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def run_record(
@@ -44,6 +44,7 @@ def run_record(
     *,
     attention: Attention = "prefix",
     labels: list[int] | None = None,
+    data: dict[str, str] | None = None,
     start: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
@@ -54,6 +55,7 @@ def run_record(
         roles: rows of the role table that the run plays.
         attention: between clean and noised tokens, as in training.
         labels: the classes that have pictures; None: all, or there are none.
+        data: fingerprints of the data sets, by what they are for.
         start: where the first weights came from; None: drawn at random.
     """
     return {
@@ -63,6 +65,7 @@ def run_record(
         "roles": sorted(roles),
         "attention": attention,
         "labels": labels,
+        "data": data,
         "start": start,
     }
 
@@ -171,20 +174,19 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         network.to(device).eval()
         return Bundle(network, {FRAMES: codec}, ("image",), {}, path, device, taken=taken)
     checkpoint = resolve_checkpoint(path)
-    record, tensors = read_record(checkpoint), load_part(checkpoint, "teacher")
+    record, config = read_record(checkpoint), read_config(checkpoint)
     try:
-        config = NetworkConfig.from_json(record["network"])
-        _check_numbers(config, tensors)
-        network = Network(config)
         codecs = {name: codec_from_json(codec) for name, codec in record["codecs"].items()}
-        roles, provenance = tuple(record["roles"]), record["provenance"]
+        roles, provenance = tuple(map(str, record["roles"])), record["provenance"]
+        if not isinstance(provenance, dict):
+            raise TypeError("provenance is no dict")
         attention, labels = record["attention"], record["labels"]
         if labels is not None and not set(labels) <= set(range(config.num_classes or 0)):
             raise ValueError("labels are no classes")
     except (UserError, *_UNFIT) as error:
         raise _unknown(checkpoint, error) from error
-    load_weights(network, tensors, checkpoint)
-    network.to(device).eval()
+    tensors = load_part(checkpoint, "teacher")
+    network = load_module(lambda: Network(config), tensors, checkpoint).to(device).eval()
     return Bundle(network, codecs, roles, provenance, checkpoint, device, attention, labels or None)
 
 
@@ -234,17 +236,6 @@ def weights_hash(path: Path) -> str:
     path = path / MANIFEST if path.is_dir() else path
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_numbers(config: NetworkConfig, tensors: dict[str, Tensor]) -> None:
-    """Raises ValueError where the recorded network is larger than its weights, before it is built:
-    a record may say anything."""
-    if config.backbone.depth <= len(tensors):
-        with torch.device("meta"):
-            wanted = sum(weight.numel() for weight in Network(config).state_dict().values())
-        if wanted == sum(weight.numel() for weight in tensors.values()):
-            return
-    raise ValueError("its weights are of another size")
 
 
 def _unknown(checkpoint: Path, error: Exception) -> UserError:

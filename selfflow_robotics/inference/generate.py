@@ -103,8 +103,8 @@ class NumberedPictures:
         """The class of a picture."""
         if self._labels is not None:
             return self._labels[number % len(self._labels)]
-        drawn = numpy_generator(self._seed, number, 1).integers(len(self._trained))
-        return self._trained[drawn]
+        generator = numpy_generator("picture label", self._seed, number)
+        return self._trained[generator.integers(len(self._trained))]
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         bundle, how, codec = self._bundle, self._sampling, self._bundle.frames

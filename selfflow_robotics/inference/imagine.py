@@ -38,7 +38,7 @@ def imagine(
         "actions": codec.encode(torch.from_numpy(np.asarray(actions, np.float32)), clip=False),
     }
     shape = (len(frames), num_frames * frames_codec.tokens_per_step, frames_codec.channels)
-    noise = {"later_frames": torch.randn(shape, generator=torch_generator(seed))}
+    noise = {"later_frames": torch.randn(shape, generator=torch_generator("imagination", seed))}
     tokens = bundle.ask(noise, clean, words=instructions, num_steps=num_steps)
     return frames_codec.decode(tokens["later_frames"]).cpu().numpy()
 

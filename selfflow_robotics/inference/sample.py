@@ -33,7 +33,7 @@ class SeededNormal:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.generators = [torch_generator(seed) for seed in seeds]
+        self.generators = [torch_generator("generation", seed) for seed in seeds]
         self.device = device
 
     def __call__(self, shape: torch.Size) -> Tensor:

@@ -38,7 +38,9 @@ class Actions:
         What a network must predict is clipped to the scale; what it is told, it is told as it was
         (`clip` = False).
         """
-        return ActionNormalizer(self.stats).normalize(raw.to(torch.float32), clip)
+        scale = ActionNormalizer(self.stats)
+        vectors = raw.to(torch.float32)
+        return scale.normalize_target(vectors) if clip else scale.normalize(vectors)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, 7] -> policy vectors float32 [B, N, 7]."""

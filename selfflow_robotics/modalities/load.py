@@ -21,4 +21,9 @@ def codec_from_json(record: dict[str, Any]) -> Codec:
     kind = record["kind"]
     if kind not in CODECS:
         raise unknown("codec", kind, CODECS)
+    for name in ("image_size", "latent_size", "latent_channels", "patch"):
+        value = record.get(name, 1)
+        parts = value if isinstance(value, list | tuple) else [value]
+        if not all(type(part) is int and part > 0 for part in parts):
+            raise TypeError(f"{name} is {value!r:.40}")
     return CODECS[kind].from_json({k: v for k, v in record.items() if k != "kind"})

@@ -23,6 +23,7 @@ from selfflow_robotics.timesteps import Timesteps
 
 BACKBONES = {SiTConfig.kind: (SiTConfig, SiT)}
 
+MOST_TOKENS = 2**14  # of a picture
 MAX_POSITIONS = 1 << 30  # numbers; more are a mistake that would fill the memory
 
 Attention = Literal["prefix", "joint"]
@@ -47,6 +48,11 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         for name, adapter in self.adapters.items():
             height, width = adapter.grid or (1, 1)
+            if height * width > MOST_TOKENS:
+                raise UserError(
+                    f"{height} x {width} tokens make one of the {name}; at most {MOST_TOKENS} are "
+                    "possible"
+                )
             if max(height * width, adapter.steps) * self.backbone.width > MAX_POSITIONS:
                 raise UserError(
                     f"the {name} have {height} x {width} tokens and {adapter.steps} steps, too "
@@ -69,6 +75,7 @@ class NetworkConfig:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "NetworkConfig":
         """Raises KeyError, TypeError or UserError for a record that is none."""
+        _check_numbers(record)
         fields = dict(record)
         backbone = dict(fields["backbone"])
         kind = backbone.pop("kind")
@@ -167,7 +174,10 @@ class Network(nn.Module):
         )
 
     def encode_words(self, words: Words) -> Tensor:
-        """Text tokens [B, M, D]; equal texts are encoded once."""
+        """Text tokens [B, M, D]; equal texts are encoded once.
+
+        Raises UserError for a text that is longer than the network reads.
+        """
         if self.text is None or self.config.text is None:
             raise UserError("this network reads no words")
         kind = "embeddings" if isinstance(words, Tensor) else "bytes"
@@ -176,7 +186,8 @@ class Network(nn.Module):
         if isinstance(words, Tensor):
             return self.text(words)
         unique = sorted(set(words))
-        tokens = self.text(text_bytes(unique, self.projector.linear1.weight.device))
+        device = self.projector.linear1.weight.device
+        tokens = self.text(text_bytes(unique, self.config.text.most_bytes, device))
         rows = torch.tensor([unique.index(text) for text in words], device=tokens.device)
         # Its backward adds in a fixed order; that of advanced indexing may not.
         return tokens.index_select(0, rows)
@@ -311,6 +322,25 @@ class Network(nn.Module):
         places = torch.zeros(hidden.shape[1], 3, dtype=torch.long, device=hidden.device)
         at_zero = Timesteps.constant(0.0, hidden)
         return Tokens(hidden, places, at_zero, ((WORDS, hidden.shape[1]),))
+
+
+# What a record may have that is no whole number.
+_OTHERS = {"mlp_ratio", "timestep_scale", "timestep_origin", "learn_sigma"}
+
+
+def _check_numbers(record: Any, name: str = "network") -> None:
+    """Raise TypeError where JSON holds anything but a configuration's numbers and names."""
+    if isinstance(record, dict):
+        for key, value in record.items():
+            _check_numbers(value, key)
+    elif isinstance(record, list | tuple):
+        for value in record:
+            _check_numbers(value, name)
+    elif name in _OTHERS:
+        if type(record) not in (int, float, bool):
+            raise TypeError(f"{name} is {record!r:.40}")
+    elif record is not None and type(record) not in (int, str):
+        raise TypeError(f"{name} is {record!r:.40}")
 
 
 def _repeat(base: Tensor, like: Tensor) -> Tensor:

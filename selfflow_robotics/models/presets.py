@@ -72,6 +72,7 @@ class RobotConfig:
     action_horizon: int = 6
     action_dim: int = 7
     text_tokens: int = 2
+    text_bytes: int = 127  # UTF-8 bytes of the longest instruction; RT-1's longest has 68
 
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
@@ -87,6 +88,7 @@ class RobotConfig:
                 "model.later_frames, action_horizon and text_tokens must be at most "
                 f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
             )
+        self.network()  # refuses what no network can have
 
     @property
     def pixels(self) -> PixelPatches:
@@ -115,6 +117,6 @@ class RobotConfig:
                 "actions": Actions.prediction,
             },
             changes={"later_frames": "first_frame"},  # most of a picture stays
-            text=TextConfig(tokens=self.text_tokens),
+            text=TextConfig("bytes", self.text_tokens, self.text_bytes),
             feature_channels=feature_channels,
         )

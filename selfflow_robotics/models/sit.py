@@ -19,6 +19,7 @@ from selfflow_robotics.models.layers import Block, KeyValue, zero
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.timesteps import Timesteps
 
+MOST_WIDTH, MOST_DEPTH = 2**15, 1000
 MOST_RATIO = 64  # hidden width of an MLP over the width
 
 
@@ -43,6 +44,11 @@ class SiTConfig:
             raise UserError(
                 "model width, depth and heads must be positive and width divisible by heads, got "
                 f"{self.width}, {self.depth}, {self.heads}"
+            )
+        if self.width > MOST_WIDTH or self.depth > MOST_DEPTH:
+            raise UserError(
+                f"model width must be at most {MOST_WIDTH} and depth at most {MOST_DEPTH}, got "
+                f"{self.width} and {self.depth}"
             )
         if self.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model width must be divisible by 4, got {self.width}")

@@ -1,6 +1,7 @@
 """The way of words into a network: a small trainable encoder of bytes, or a projection of what a
 frozen text encoder has made of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
 
-MAX_BYTES = 64
+MOST_TEXT_BYTES = 1024
 PAD = 256  # one id after the 256 bytes
 
 
@@ -20,6 +21,7 @@ class TextConfig:
 
     kind: Literal["bytes", "embeddings"] = "bytes"
     tokens: int = 2  # bytes: that a text becomes
+    most_bytes: int = 127  # bytes: of the longest text
     channels: int = 0  # embeddings: of each token
 
     def __post_init__(self) -> None:
@@ -28,34 +30,70 @@ class TextConfig:
                 "text needs at least one token and embeddings at least one channel, got "
                 f"{self.tokens} and {self.channels}"
             )
+        if not 1 <= self.most_bytes <= MOST_TEXT_BYTES:
+            raise UserError(
+                f"model.text_bytes must be from 1 to {MOST_TEXT_BYTES}, got {self.most_bytes}"
+            )
 
     def build(self, width: int, heads: int) -> nn.Module:
         """The part of a network that turns words into text tokens [B, M, D]."""
         if self.kind == "embeddings":
             return nn.Linear(self.channels, width)
-        return ByteTextEncoder(width, heads, self.tokens)
+        return ByteTextEncoder(width, heads, self.tokens, self.most_bytes)
 
 
-def text_bytes(texts: list[str], device: torch.device | str = "cpu") -> Tensor:
-    """UTF-8 bytes of each text, cut and padded to MAX_BYTES: int64 [B, MAX_BYTES].
+def check_texts(texts: Iterable[str], most_bytes: int) -> None:
+    """Raise UserError for texts of more than `most_bytes` bytes, naming the longest one and, where
+    there are two that differ only after that, both: nothing is cut."""
+    raw = {text: _encoded(text) for text in texts}
+    long = [text for text, data in raw.items() if len(data) > most_bytes]
+    if not long:
+        return
+    starts: dict[bytes, str] = {}
+    alike = ""
+    for text, data in raw.items():
+        other = starts.setdefault(data[:most_bytes], text)
+        if other != text:
+            alike = f"; '{other}' and '{text}' would be one instruction to it"
+            break
+    longest = max(long, key=lambda text: len(raw[text]))
+    raise UserError(
+        f"the network reads instructions of at most {most_bytes} bytes, and {len(long)} of "
+        f"{len(raw)} are longer{alike}; '{longest}' needs a network trained with "
+        f"model.text_bytes={len(raw[longest])}"
+    )
+
+
+def text_bytes(
+    texts: list[str], most_bytes: int = 127, device: torch.device | str = "cpu"
+) -> Tensor:
+    """UTF-8 bytes of each text, padded: int64 [B, 1 + most_bytes].
 
     The first place always holds PAD, so that the empty text (the null condition of classifier-free
-    guidance) still has one place to look at.
+    guidance) still has one place to look at. Raises UserError for a text that does not fit.
     """
-    ids = torch.full((len(texts), MAX_BYTES), PAD, dtype=torch.long)
+    check_texts(texts, most_bytes)
+    ids = torch.full((len(texts), 1 + most_bytes), PAD, dtype=torch.long)
     for row, text in zip(ids, texts, strict=True):
-        raw = text.encode()[: MAX_BYTES - 1]
+        raw = _encoded(text)
         row[1 : 1 + len(raw)] = torch.tensor(list(raw), dtype=torch.long)
     return ids.to(device)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the instruction {text!r} is no valid Unicode; write it anew") from error
 
 
 class ByteTextEncoder(nn.Module):
     """Bytes to a few tokens: one transformer layer, then learned queries that pool it."""
 
-    def __init__(self, width: int, heads: int, num_tokens: int) -> None:
+    def __init__(self, width: int, heads: int, num_tokens: int, most_bytes: int = 127) -> None:
         super().__init__()
         self.embed = nn.Embedding(PAD + 1, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(MAX_BYTES, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1 + most_bytes, width))
         self.layer = nn.TransformerEncoderLayer(
             width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
         )
@@ -64,7 +102,7 @@ class ByteTextEncoder(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Bytes [B, MAX_BYTES] -> text tokens [B, num_tokens, D]."""
+        """Bytes [B, 1 + most_bytes] -> text tokens [B, num_tokens, D]."""
         padding = ids == PAD
         padding[:, 0] = False
         hidden = self.layer(self.embed(ids) + self.positions, src_key_padding_mask=padding)

@@ -73,7 +73,7 @@ class Demonstrator:
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Draw the disturbance of this episode from its seed."""
-        rng = numpy_generator(episode.seed, 1)
+        rng = numpy_generator("disturbance", episode.seed)
         track = self._slots[slot] = self.tracks[episode.seed] = _Disturbed(rng)
         if rng.random() >= self.recovery:
             return
@@ -142,7 +142,7 @@ class Player:
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """A new episode, drawn from its seed."""
-        rng = numpy_generator(episode.seed, 2)
+        rng = numpy_generator("play", episode.seed)
         track = self.tracks[episode.seed] = Track(rng)
         self._slots[slot] = (track, RandomWalk(rng, WALK_MEMORY))
         self._stretches[slot] = (rng.random() < 0.5, int(rng.integers(*STRETCH_STEPS)))

@@ -125,4 +125,4 @@ class FlowPolicy:
         bundle, count = self.bundle, self._actions.channels * self.bundle.horizon
         if self.joint:
             count += bundle.later_frames * bundle.frames.tokens_per_step * bundle.frames.channels
-        return torch.randn(count, generator=torch_generator(seed, looks, 3))
+        return torch.randn(count, generator=torch_generator("policy noise", seed, looks))

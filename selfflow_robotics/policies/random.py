@@ -30,7 +30,9 @@ class RandomPolicy:
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Start the walk of this episode."""
-        self._walks[slot] = RandomWalk(numpy_generator(self.seed, episode.seed), memory=0.0)
+        self._walks[slot] = RandomWalk(
+            numpy_generator("random policy", self.seed, episode.seed), memory=0.0
+        )
 
     def act(
         self,

@@ -1,7 +1,8 @@
 """Statistics of a data set's actions, and the scale on which networks see them.
 
-Arm dimensions go to [-1, 1] by their 1 % and 99 % quantiles and are clipped there, because real
-recordings hold outliers (fractal's largest world_vector is 22 m); the gripper stays in {0, 1}. The
+The 1 % and 99 % quantiles of an arm dimension go to -1 and 1; the gripper stays in {0, 1}. Actions
+that a network must predict are clipped there, because real recordings hold outliers (fractal's
+largest world_vector is 22 m). Actions that a network is told are not: they are what was done. The
 JSON layout is that of OpenVLA's `dataset_statistics.json`, one data set's entry.
 """
 
@@ -55,24 +56,30 @@ class NormStats:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "NormStats":
         """From OpenVLA's keys, or Octo's (p01, p99). Raises UserError for missing or bad values."""
-        action = value.get("action")
+        action = value.get("action") if isinstance(value, dict) else None
         if not isinstance(action, dict):
             raise UserError("action statistics: no entry 'action'; give one data set's entry")
         arrays = {}
         for key, other in (("q01", "p01"), ("q99", "p99"), ("mean", "mean"), ("std", "std")):
-            array = np.asarray(action.get(key, action.get(other, [])), np.float64)
+            try:
+                array = np.asarray(action.get(key, action.get(other, [])), np.float64)
+            except (TypeError, ValueError, OverflowError):
+                array = np.empty(0)
             if array.shape != (ACTION_DIM,) or not np.isfinite(array).all():
                 raise UserError(f"action statistics: '{key}' must be {ACTION_DIM} finite numbers")
             arrays[key] = array
-        return cls(
-            **arrays,
-            num_transitions=int(value.get("num_transitions", 0)),
-            num_episodes=int(value.get("num_trajectories", 0)),
-        )
+        counts = [value.get(key, 0) for key in ("num_transitions", "num_trajectories")]
+        if not all(type(count) is int for count in counts):
+            raise UserError("action statistics: num_transitions and num_trajectories are counts")
+        return cls(**arrays, num_transitions=counts[0], num_episodes=counts[1])
 
 
 class ActionNormalizer:
-    """Policy vectors to the network's scale and back, for numpy arrays and torch tensors alike."""
+    """Policy vectors to the network's scale and back, for numpy arrays and torch tensors alike.
+
+    `normalize` is for actions that are given (clean tokens) and keeps every action apart from every
+    other; `normalize_target` is for actions that are learnt (noised tokens).
+    """
 
     def __init__(self, stats: NormStats) -> None:
         arm = slice(0, 6)
@@ -82,15 +89,18 @@ class ActionNormalizer:
         self.half_range[arm] = np.maximum((stats.q99[arm] - stats.q01[arm]) / 2, _HALF_RANGE_FLOOR)
         self.limit = np.array([1.0] * 6 + [np.inf])
 
-    def normalize(self, actions: Any, clip: bool = True) -> Any:
-        """Policy vectors [..., 7], floating, to arm in [-1, 1], gripper as it is; beyond that only
-        without `clip`."""
-        scaled = (actions - _like(actions, self.centre)) / _like(actions, self.half_range)
+    def normalize(self, actions: Any) -> Any:
+        """Policy vectors [..., 7], floating; the arm's quantiles go to -1 and 1, outliers beyond.
+        The gripper stays as it is."""
+        return (actions - _like(actions, self.centre)) / _like(actions, self.half_range)
+
+    def normalize_target(self, actions: Any) -> Any:
+        """The same with the arm clipped to [-1, 1]."""
         limit = _like(actions, self.limit)
-        return scaled.clip(-limit, limit) if clip else scaled
+        return self.normalize(actions).clip(-limit, limit)
 
     def unnormalize(self, actions: Any) -> Any:
-        """The inverse (but for the clipping): network scale [..., 7] to metres and radians."""
+        """The inverse of `normalize`: network scale [..., 7] to metres and radians."""
         return actions * _like(actions, self.half_range) + _like(actions, self.centre)
 
 

@@ -263,7 +263,7 @@ class _Plan(Iterator[EpisodeSpec]):
 
 def _object_xy(task: Task, seed: int) -> list[float]:
     (x_far, x_near), (y_low, y_high) = task.object_x_m, task.object_y_m
-    rng = numpy_generator(seed, 0)
+    rng = numpy_generator("object place", seed)
     return [
         float(rng.uniform(x_far - MARGIN_M, x_near + MARGIN_M)),
         float(rng.uniform(y_low - MARGIN_M, y_high + MARGIN_M)),

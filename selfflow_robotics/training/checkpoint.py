@@ -13,12 +13,13 @@ its name only after everything in it is on disk; checksums are compared before a
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,8 +27,12 @@ from torch import Tensor, nn
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import read_json
 
+Module = TypeVar("Module", bound=nn.Module)
+
 FORMAT = 1
 MANIFEST = "manifest.json"
+MOST_STEPS = 10**9
+MOST_RECORD_BYTES = 2**24  # of a record in JSON or YAML; 100 000 names of classes are 2 MB
 
 
 def save_checkpoint(
@@ -94,7 +99,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder. Raises UserError where it is missing or unreadable."""
     path = checkpoint / MANIFEST
     try:
-        manifest = read_json(path)
+        manifest = read_json(path, MOST_RECORD_BYTES)
         if manifest["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {manifest['format']}, this version reads format {FORMAT}"
@@ -102,8 +107,12 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         if manifest["extra_crc32c"] != _crc32c_of(manifest["extra"]):
             raise UserError(f"{path} was altered: its record does not match its checksum")
         for key, kind in (("step", int), ("files", dict), ("extra", dict)):
-            if not isinstance(manifest[key], kind):
+            if type(manifest[key]) is not kind:
                 raise TypeError(f"{key} is no {kind.__name__}")
+        if not 0 <= manifest["step"] <= MOST_STEPS:
+            raise ValueError(f"step is not from 0 to {MOST_STEPS}")
+        if (named := _step_of(checkpoint)) not in (None, manifest["step"]):
+            raise ValueError(f"step is {manifest['step']}, its folder's {named}")
         for name, file in manifest["files"].items():
             if not {"bytes", "crc32c"} <= file.keys():
                 raise KeyError(name)
@@ -140,6 +149,30 @@ def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no tensors ({error}); use another checkpoint") from error
 
 
+def load_module(build: Callable[[], Module], tensors: dict[str, Tensor], source: Path) -> Module:
+    """The module that `build` makes, with `tensors` for weights.
+
+    Shapes are compared before memory is taken for it. Raises UserError where they do not fit or
+    `build` cannot make one.
+    """
+    try:
+        with torch.device("meta"):
+            planned = build().state_dict()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{source} describes a network that cannot be made: {reason}") from error
+    for name in {**planned, **tensors}:
+        shapes = [tuple(part[name].shape) if name in part else None for part in (tensors, planned)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{source} does not fit the model: '{name}' is {shapes[0] or 'missing'} in the "
+                f"file, {shapes[1] or 'not there'} in the network that its manifest describes"
+            )
+    module = build()
+    load_weights(module, tensors, source)
+    return module
+
+
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Strictly load `tensors`. Raises UserError naming the first key that does not fit."""
     try:
@@ -158,8 +191,7 @@ def resuming(run: Path) -> Iterator[None]:
         *older, newest = _finished(run / "checkpoints")
         advice = "start again under another name=..."
         if older:
-            step = int(older[-1].name.removeprefix("step_"))
-            advice = f"remove {newest} to go on from step {step}"
+            advice = f"remove {newest} to go on from step {_step_of(older[-1])}"
         raise UserError(f"{error}: {advice}") from error
 
 
@@ -174,8 +206,14 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 def _finished(folder: Path) -> list[Path]:
     """The finished checkpoints in a folder of them, by step (beyond 10^7 names are longer)."""
     found = [path.parent for path in folder.glob(f"step_*/{MANIFEST}")]
-    ours = [path for path in found if path.name.removeprefix("step_").isdecimal()]
-    return sorted(ours, key=lambda path: int(path.name.removeprefix("step_")))
+    steps = {path: step for path in found if (step := _step_of(path)) is not None}
+    return sorted(steps, key=steps.__getitem__)
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    """The step in the name of a checkpoint's folder; None for a name of another kind."""
+    number = checkpoint.name.removeprefix("step_")
+    return int(number) if number != checkpoint.name and number.isdecimal() else None
 
 
 def _crc32c(path: Path) -> str:

@@ -56,10 +56,6 @@ class Ranks:
             )
         return batch[self.rank :: self.size]
 
-    def names(self, *names: int) -> tuple[int, ...]:
-        """The names of a random draw (`rng`), told apart between processes."""
-        return names if self.size == 1 else (*names, self.rank)
-
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its mean over the processes."""
         if self.size == 1:

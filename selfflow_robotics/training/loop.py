@@ -23,6 +23,7 @@ from tqdm import tqdm
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.training.checkpoint import (
+    MOST_STEPS,
     latest_checkpoint,
     prune_checkpoints,
     read_manifest,
@@ -51,6 +52,8 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = "auto"  # `training.compile`; auto: on a GPU
 
     def __post_init__(self) -> None:
+        if self.steps > MOST_STEPS:
+            raise UserError(f"train.steps must be at most {MOST_STEPS}, got {self.steps}")
         least = dict(steps=1, log_every=1, save_every=1, keep_checkpoints=1, sample_every=0)
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -87,7 +90,7 @@ def train(
     precision: str,
     extra: dict[str, Any],
     on_checkpoint: Callable[[], dict[str, Any]] | None = None,
-    on_sample: Callable[[int], None] | None = None,
+    on_sample: Callable[[Path], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
     """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
@@ -97,14 +100,15 @@ def train(
         loss_fn: (batch, generator) -> StepLoss; it holds the model and the teacher itself.
         extra: stored in every checkpoint's manifest.
         on_checkpoint: what else to log with each checkpoint.
-        on_sample: called with the step every `sample_every` steps and at the end.
+        on_sample: writes sample pictures to the path that it is given, every `sample_every` steps
+            and at the end; also those that an interrupted run did not come to.
         ranks: the processes that train together; `batch_at` gives this one's share, and the first
             alone logs, saves and calls the two above.
 
     Raises UserError when a loss or gradient is not finite or a checkpoint cannot be written. On a
     CPU that is before the weights change. A GPU is not waited for between two logged steps: there
-    it is at the next of these, before anything is logged or saved. Ctrl-C and SIGTERM end the run
-    after the present step, with a checkpoint, as KeyboardInterrupt.
+    it is at the next of these, before anything is logged or saved. Ctrl-C, SIGTERM and SIGHUP end
+    the run after the present step, with a checkpoint, as KeyboardInterrupt.
     """
     folder = run / "checkpoints"
     extra = {**extra, "precision": precision}
@@ -112,12 +116,20 @@ def train(
     if newest is not None:
         with resuming(run):
             manifest = read_manifest(newest)
-        if manifest["step"] >= config.steps:
+        finished = manifest["step"] >= config.steps
+        is_due = on_sample and (finished or _is_sampled(manifest["step"], config))
+        missing = is_due and not _sample_path(run, manifest["step"]).exists()
+        if not finished:
+            _check_precision(manifest["extra"], precision, run)
+        if missing or not finished:
+            with resuming(run):
+                state.load(newest)
+        if missing and on_sample and ranks.is_first:
+            _write_samples(on_sample, run, state.step)
+        if finished:
             print(f"{run} is finished already: {manifest['step']} steps")
+            ranks.wait()
             return
-        _check_precision(manifest["extra"], precision, run)
-        with resuming(run):
-            state.load(newest)
         print(f"resuming {run} at step {state.step} of {config.steps}")
     log = MetricsLog(run / "metrics.jsonl", state.step) if ranks.is_first else None
     if compiles(config.compile, device):
@@ -135,7 +147,7 @@ def train(
     )
     with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
         for batch, waited in batches:
-            generator = torch_generator(*ranks.names(seed, state.step), device=device)
+            generator = torch_generator("training", seed, ranks.rank, state.step, device=device)
             with autocast(device, precision):
                 out = loss_fn(batch, generator)
             out.loss.backward()
@@ -177,16 +189,32 @@ def train(
             if stopping:
                 ranks.wait()  # torchrun kills all that are left soon after the first has gone
                 raise KeyboardInterrupt
-            sampled = config.sample_every and done % config.sample_every == 0
-            if on_sample and sampled and done < config.steps and ranks.is_first:
-                on_sample(state.step)
+            if on_sample and _is_sampled(done, config) and done < config.steps and ranks.is_first:
+                _write_samples(on_sample, run, done)
             if logged:
                 started, tokens, waits = time.perf_counter(), 0, []
             else:
                 started += time.perf_counter() - paused
     if on_sample and ranks.is_first:
-        on_sample(state.step)
+        _write_samples(on_sample, run, state.step)
     ranks.wait()
+
+
+def _is_sampled(step: int, config: TrainConfig) -> bool:
+    return config.sample_every > 0 and step > 0 and step % config.sample_every == 0
+
+
+def _sample_path(run: Path, step: int) -> Path:
+    return run / "samples" / f"step_{step:07d}.png"
+
+
+def _write_samples(on_sample: Callable[[Path], None], run: Path, step: int) -> None:
+    """The samples of a step, whole or not at all; `on_sample` may find that it can make none."""
+    unfinished, final = run / ".samples.png", _sample_path(run, step)
+    on_sample(unfinished)
+    if unfinished.exists():
+        final.parent.mkdir(exist_ok=True)
+        unfinished.replace(final)
 
 
 def _all_stop(requested: bool, done: int, ranks: Ranks, device: torch.device) -> bool:
@@ -237,13 +265,15 @@ def _check_precision(extra: dict[str, Any], precision: str, run: Path) -> None:
 
 
 class _StopRequest:
-    """Turns Ctrl-C and SIGTERM into a flag, so that no weight is ever saved half updated."""
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag: no weight is ever saved half updated."""
 
     def __enter__(self) -> "_StopRequest":
         self.requested = False
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup
                 self._previous[number] = signal.signal(number, self._request)
         return self
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from selfflow_robotics.errors import UserError
 
+MOST_LINE = 2**20  # characters; a longer line is not ours
+
 
 class MetricsLog:
     """Appends to metrics.jsonl; a resumed run first forgets what came after its checkpoint."""
@@ -20,9 +22,11 @@ class MetricsLog:
         if not path.exists():
             return
         with self._one_line():
-            lines = [line for line in path.read_text().splitlines() if _step(line) < resumed_step]
             kept = path.with_suffix(".tmp")  # a full disk must not cost what was logged
-            kept.write_text("".join(line + "\n" for line in lines))
+            with path.open() as before, kept.open("w") as after:
+                while line := before.readline(MOST_LINE):
+                    if _step(line) < resumed_step:
+                        after.write(line.rstrip("\n") + "\n")
             kept.replace(path)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -46,7 +50,7 @@ def _step(line: str) -> float:
     """The step of a line; a torn or foreign line counts as later than any step."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 

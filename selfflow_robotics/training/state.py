@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.training import checkpoint as ckpt
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import make_teacher
@@ -36,7 +37,7 @@ class TrainState(Generic[Model]):
         parts = {
             "model": self.model.state_dict(),
             "teacher": self.teacher.state_dict(),
-            "optimizer": _flatten(self.optimizers),
+            "optimizer": _flatten(self.model, self.optimizers),
         }
         return ckpt.save_checkpoint(folder, self.step, parts, extra)
 
@@ -44,26 +45,73 @@ class TrainState(Generic[Model]):
         """Continue from a checkpoint folder; strict, and checked against its checksums."""
         for name, module in (("model", self.model), ("teacher", self.teacher)):
             ckpt.load_weights(module, ckpt.load_part(checkpoint, name), checkpoint)
-        _unflatten(self.optimizers, ckpt.load_part(checkpoint, "optimizer"))
+        tensors = ckpt.load_part(checkpoint, "optimizer")
+        _unflatten(self.model, self.optimizers, tensors, checkpoint)
         self.step = ckpt.read_manifest(checkpoint)["step"]
 
 
-def _flatten(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Optimiser state as flat tensors named optimiser/parameter/entry."""
+def _flatten(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Optimiser state as tensors named optimiser/parameter/entry, e.g. AdamW/head.bias/exp_avg."""
     return {
-        f"{i}/{parameter}/{entry}": torch.as_tensor(value)
-        for i, optimizer in enumerate(optimizers)
-        for parameter, entries in optimizer.state_dict()["state"].items()
-        for entry, value in entries.items()
+        f"{kind}/{name}/{entry}": torch.as_tensor(value)
+        for (kind, name), (optimizer, parameter) in _places(model, optimizers).items()
+        for entry, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def _unflatten(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    for i, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            which, parameter, entry = name.split("/")
-            if int(which) == i:
-                state.setdefault(int(parameter), {})[entry] = tensor
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _unflatten(
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    tensors: dict[str, Tensor],
+    source: Path,
+) -> None:
+    """Give every parameter the state that was saved under its name.
+
+    Raises UserError where a name or shape belongs to no parameter of that optimiser, or a parameter
+    has other entries than its like.
+    """
+    places = _places(model, optimizers)
+    states: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, _, rest = key.partition("/")
+        name, _, entry = rest.rpartition("/")
+        if (kind, name) not in places:
+            raise UserError(f"{source}: the optimiser state '{key}' is of no parameter here")
+        shape = places[kind, name][1].shape
+        if tensor.shape not in (shape, torch.Size([])):
+            raise UserError(
+                f"{source}: the optimiser state '{key}' has shape {tuple(tensor.shape)}, its "
+                f"parameter {tuple(shape)}"
+            )
+        states.setdefault((kind, name), {})[entry] = tensor
+    entries: dict[str, set[str]] = {}
+    for (kind, name), state in states.items():
+        if state.keys() != entries.setdefault(kind, set(state)):
+            raise UserError(f"{source}: the optimiser state of '{name}' is incomplete")
+    for optimizer in optimizers:
+        numbers = {
+            parameter: number
+            for number, parameter in enumerate(
+                parameter for group in optimizer.param_groups for parameter in group["params"]
+            )
+        }
+        saved = optimizer.state_dict()
+        saved["state"] = {
+            numbers[places[place][1]]: state
+            for place, state in states.items()
+            if places[place][0] is optimizer
+        }
+        optimizer.load_state_dict(saved)
+
+
+def _places(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> dict[tuple[str, str], tuple[torch.optim.Optimizer, Tensor]]:
+    """(optimiser's kind, parameter's name) -> the two themselves."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        (type(optimizer).__name__, names[parameter]): (optimizer, parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }

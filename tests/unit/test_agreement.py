@@ -25,9 +25,9 @@ def network(seed):
 
 
 def cosines(student, teacher):
-    frame = frames_slot(network(0), torch.randn(4, 4, 16, generator=torch_generator(1)))
+    frame = frames_slot(network(0), torch.randn(4, 4, 16, generator=torch_generator("test", 1)))
     batch = Batch({"first_frame": frame}, labels=torch.zeros(4, dtype=torch.long))
-    return cosine_by_layer(student, teacher, batch, ROLES["image"], torch_generator(2))
+    return cosine_by_layer(student, teacher, batch, ROLES["image"], torch_generator("test", 2))
 
 
 def test_every_level_has_a_cosine_for_each_layer():

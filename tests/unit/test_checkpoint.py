@@ -50,7 +50,17 @@ def test_a_damaged_manifest_is_refused(saved, text, message):
 
 @pytest.mark.parametrize(
     "change",
-    [{"files": None}, {"files": {"a": 5}}, {"files": {"a": {}}}, {"step": "7"}, {"step": None}],
+    [
+        {"files": None},
+        {"files": {"a": 5}},
+        {"files": {"a": {}}},
+        {"step": "7"},
+        {"step": None},
+        {"step": True},
+        {"step": 8},
+        {"step": -7},
+        {"step": 10**30},
+    ],
 )
 def test_a_manifest_of_other_types_is_refused(saved, change):
     manifest = json.loads((saved / ckpt.MANIFEST).read_text())
@@ -115,3 +125,44 @@ def test_a_damaged_newest_checkpoint_says_how_to_go_on(saved, name):
     advice = rf"remove {saved} to go on from step 3$"
     with pytest.raises(UserError, match=advice), ckpt.resuming(run):
         ckpt.load_part(saved, "teacher")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": 1, "extra": ' + "[" * 100_000, "1" * 5000]
+)
+def test_nested_and_endless_manifests_are_one_line(saved, text):
+    (saved / ckpt.MANIFEST).write_text(text)
+    with pytest.raises(UserError, match=r"manifest.json is damaged"):
+        ckpt.read_manifest(saved)
+
+
+def test_a_manifest_of_gigabytes_is_not_read(saved):
+    with (saved / ckpt.MANIFEST).open("r+b") as file:
+        file.truncate(2**40)  # takes no space on disk
+    with pytest.raises(UserError, match="bytes"):
+        ckpt.read_manifest(saved)
+
+
+def test_a_step_beyond_all_runs_is_refused_and_a_copy_may_have_any_name(saved):
+    huge = saved.rename(saved.with_name("step_" + "9" * 200))
+    assert ckpt.latest_checkpoint(saved.parent.parent) == huge
+    with pytest.raises(UserError, match="is damaged"):
+        ckpt.read_manifest(huge)
+    assert ckpt.read_manifest(huge.rename(saved.with_name("best")))["step"] == 7
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torch.nn.Linear(10**6, 10**6),
+        lambda: torch.nn.Linear(2, 2, bias=False),
+        lambda: torch.nn.Linear(2.0, 2),
+        lambda: torch.nn.Linear(10**30, 2),
+    ],
+)
+def test_a_network_of_another_size_is_refused_before_it_takes_memory(saved, build):
+    tensors = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+    with pytest.raises(UserError, match=r"does not fit|cannot be made"):
+        ckpt.load_module(build, tensors, saved)
+    made = ckpt.load_module(lambda: torch.nn.Linear(2, 2), tensors, saved)
+    assert torch.equal(made.weight, tensors["weight"])

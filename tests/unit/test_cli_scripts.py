@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from selfflow_robotics.cli import launch
 from selfflow_robotics.cli.app import compose, config_dir
 from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.cli.help import experiment_headers
-from selfflow_robotics.cli.runs import find_checkpoint, open_run, run_folder, run_of, runs_of_kind
+from selfflow_robotics.cli.runs import (
+    continue_run,
+    find_checkpoint,
+    open_run,
+    recorded_settings,
+    run_folder,
+    run_of,
+    runs_of_kind,
+)
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.checkpoint import save_checkpoint
 
@@ -160,6 +169,49 @@ def test_a_run_with_a_checkpoint_keeps_its_configuration(tmp_path):
         open_run("finetune", run, _Config(lr=0.2, collect=_Collect(seed=1)))
 
 
+@dataclass(frozen=True)
+class _Train:
+    steps: int = 100
+    save_every: int = 10
+    log_every: int = 5
+    sample_every: int = 0
+
+
+@dataclass(frozen=True)
+class _Moved:
+    name: str = "a"
+    runs_dir: str = "runs"
+    data: str | None = None
+    lr: float = 0.1
+    train: _Train = field(default_factory=_Train)
+
+
+def _saved_run(folder, config, data):
+    run = open_run("finetune", folder, config)
+    save_checkpoint(run / "checkpoints", 1, {"teacher": {"w": torch.zeros(1)}}, {"data": data})
+    return run
+
+
+def test_a_run_that_was_moved_goes_on_longer_and_with_moved_data(tmp_path):
+    before = _saved_run(tmp_path / "a", _Moved(data="here"), {"data": "1f"})
+    run = shutil.copytree(before, tmp_path / "disk" / "b")  # this process still holds the former
+    now = _Moved("b", "disk", "../there", train=_Train(200, 20, 1, 50))
+    assert open_run("finetune", run, now) == run
+    continue_run(run, now, {"data": "1f"})
+    assert recorded_settings(run)["train"]["steps"] == 200
+    assert recorded_settings(run)["data"] == "../there"
+
+
+@pytest.mark.parametrize("data", [{"data": "2f"}, {}, {"data": "1f", "play_data": "3f"}])
+def test_a_run_never_goes_on_with_other_data(tmp_path, data):
+    config = _Moved(data="here")
+    run = _saved_run(tmp_path / "a", config, {"data": "1f"})
+    before = recorded_settings(run)
+    with pytest.raises(UserError, match="play_data" if "play_data" in data else "than data"):
+        continue_run(run, _Moved(data="there"), data)
+    assert recorded_settings(run) == before
+
+
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
@@ -190,7 +242,13 @@ def test_a_run_of_another_kind_is_named(tmp_path, saved):
         open_run("finetune", run, _Config())
 
 
-@pytest.mark.parametrize("damage", [None, b"a: [", b"\xff\x00", b"", b"- 1", b"1: 2"])
+BOMB = b"".join(
+    b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9)
+)
+HOSTILE = [b"&a {a: *a}", b"a0: &a0 [x]\n" + BOMB, b"{a: " * 20_000, b"a: " + b"1" * 2**25]
+
+
+@pytest.mark.parametrize("damage", [None, b"a: [", b"\xff\x00", b"", b"- 1", b"1: 2", *HOSTILE])
 def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, damage):
     run = open_run("finetune", tmp_path / "a", _Config())
     _write_checkpoint(run, 1)
@@ -206,3 +264,9 @@ def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, d
 def test_a_runs_name_is_one_folders_name(name):
     with pytest.raises(UserError, match="is no name for a folder in runs; give another name"):
         run_folder("runs", name)
+
+
+def test_a_runs_record_that_is_nested_without_end_is_no_run(tmp_path):
+    run = _write_run(tmp_path, "a", kind="finetune", created="2026-01")
+    (run / "run.json").write_text("[" * 100_000)
+    assert runs_of_kind("finetune", tmp_path) == []

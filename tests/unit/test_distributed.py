@@ -70,13 +70,11 @@ def test_a_process_alone_changes_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert start_ranks(torch.device("cpu")) == (ALONE, torch.device("cpu"))
     assert ALONE.share([1, 2, 3]) == [1, 2, 3]
-    assert ALONE.names(4, 5) == (4, 5)
 
 
-def test_shares_are_disjoint_and_complete_and_draw_other_noise():
+def test_shares_are_disjoint_and_complete():
     both = [Ranks(rank, 2) for rank in range(2)]
     assert sorted(item for ranks in both for item in ranks.share(range(6))) == list(range(6))
-    assert both[0].names(4, 5) != both[1].names(4, 5)
 
 
 def test_a_batch_that_does_not_divide_is_refused():

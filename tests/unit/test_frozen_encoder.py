@@ -30,7 +30,9 @@ REPA = ObjectiveConfig(mask_ratio=0, target="encoder")
 
 
 def frames(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch_generator(0))
+    return torch.randint(
+        0, 256, (*shape, 3), dtype=torch.uint8, generator=torch_generator("test", 0)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ SHAPE = {
 
 
 def frames(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=torch_generator(0))
+    return torch.randint(
+        0, 256, (*shape, 3), dtype=torch.uint8, generator=torch_generator("test", 0)
+    )
 
 
 def normalised(pictures: torch.Tensor, mean, std) -> torch.Tensor:

@@ -19,7 +19,7 @@ NUM, BATCH = 10, 3
 
 
 def picture(number):
-    return numpy_generator(number).integers(0, 256, (*SIZE, 3), np.uint8)
+    return numpy_generator("test", number).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
 def make(numbers):

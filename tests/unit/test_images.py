@@ -371,7 +371,9 @@ def test_shapes_are_drawn_once_and_are_a_function_of_the_seed(tmp_path):
     assert ensure_shapes(tmp_path, 9, 32) == folder
     assert (folder / "circle" / "000000.png").stat().st_mtime_ns == before
     for shape in SHAPES:
-        one, again, other = (draw_shape(shape, 32, numpy_generator(0, n)) for n in (1, 1, 2))
+        one, again, other = (
+            draw_shape(shape, 32, numpy_generator("test", 0, n)) for n in (1, 1, 2)
+        )
         assert one.shape == (32, 32, 3)
         assert (one == again).all()
         assert (one != other).any()

@@ -299,14 +299,14 @@ def test_many_shards_are_read_with_few_open(tmp_path, monkeypatch):
 def test_posterior_samples_have_its_moments_and_follow_the_generator():
     mean = torch.full((50, 4, 16, 16), 0.5, dtype=torch.float16)
     std = torch.full_like(mean, 0.25)
-    one, again = (sample_posterior(mean, std, torch_generator(1)) for _ in range(2))
+    one, again = (sample_posterior(mean, std, torch_generator("test", 1)) for _ in range(2))
     assert one.dtype == torch.float32
     assert (one == again).all()
-    assert (one != sample_posterior(mean, std, torch_generator(2))).any()
+    assert (one != sample_posterior(mean, std, torch_generator("test", 2))).any()
     n = one.numel()
     assert abs(one.mean() - 0.5) < 5 * 0.25 / n**0.5
     assert abs(one.std() - 0.25) < 5 * 0.25 / (2 * n) ** 0.5
-    assert (sample_posterior(mean, torch.zeros_like(std), torch_generator(1)) == 0.5).all()
+    assert (sample_posterior(mean, torch.zeros_like(std), torch_generator("test", 1)) == 0.5).all()
 
 
 def test_the_record_names_what_it_is_made_of(source, tmp_path):

@@ -22,15 +22,15 @@ def readers(tmp_path_factory):
 
 
 def test_a_batch_holds_its_shares_and_depends_on_the_step_alone(readers):
-    mixture = Mixture(readers, [0.75, 0.25], batch_size=8, seed=0)
+    mixture = Mixture(readers, [0.75, 0.25], 8, 0, "video")
     batch = mixture.batch(3)
     assert batch.frames.shape == (8, 3, *IMAGE_SIZE, 3)
     assert len(batch.instruction) == 8
-    again = Mixture(readers, [0.75, 0.25], batch_size=8, seed=0).batch(3)
+    again = Mixture(readers, [0.75, 0.25], 8, 0, "video").batch(3)
     assert np.array_equal(batch.frames, again.frames)
-    for reader, part in ((readers[0], slice(0, 6)), (readers[1], slice(6, 8))):
-        count = part.stop - part.start
-        alone = reader.read(EpochSampler(len(reader), count, seed=0).batch(3))
+    for place, part in enumerate((slice(0, 6), slice(6, 8))):
+        count, reader = part.stop - part.start, readers[place]
+        alone = reader.read(EpochSampler(len(reader), count, 0, "video", place).batch(3))
         assert np.array_equal(batch.actions[part], alone.actions)
 
 

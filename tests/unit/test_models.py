@@ -12,7 +12,7 @@ from selfflow_robotics.models import layers
 from selfflow_robotics.models.network import Network, NetworkConfig
 from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.models.text import TextConfig, text_bytes
+from selfflow_robotics.models.text import TextConfig, check_texts, text_bytes
 from selfflow_robotics.timesteps import Timesteps
 from tests.networks import as_slots, waken
 
@@ -272,6 +272,34 @@ def test_text_is_bytes_and_empty_text_still_has_a_place(model):
     assert tokens.isfinite().all()
     assert torch.equal(tokens[0], tokens[2])
     assert not torch.allclose(tokens[0], tokens[1])
+
+
+SORT = "open the top drawer, take the sponge out, close the drawer and put it on the left plate"
+
+
+def test_long_instructions_stay_apart_and_what_does_not_fit_is_refused(model):
+    other = SORT.replace("left", "right")
+    tokens = model.encode_words([SORT, other, "x" * 127])
+    assert not torch.allclose(tokens[0], tokens[1])
+    with pytest.raises(UserError, match=r"text_bytes=128"):
+        model.encode_words(["x" * 128])
+    with pytest.raises(UserError, match="Unicode"):
+        model.encode_words(["\ud800"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "named"),
+    [
+        ([SORT, SORT.replace("left", "right"), "a"], 63, [SORT, "right plate", "text_bytes=88"]),
+        (["拿起左边的可乐罐", "拿起左边的苹果"], 15, ["可乐罐", "苹果", "text_bytes=24"]),
+        (["short", "größer"], 7, ["größer", "1 of 2", "text_bytes=8"]),
+    ],
+)
+def test_texts_that_do_not_fit_are_named(texts, most, named):
+    check_texts(texts, max(len(text.encode()) for text in texts))
+    with pytest.raises(UserError) as error:
+        check_texts(texts, most)
+    assert all(word in str(error.value) for word in named)
 
 
 def test_width_must_divide_into_heads():

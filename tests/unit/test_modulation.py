@@ -14,12 +14,12 @@ ROWS = [1, 2, 3, modulation.FEW_ROWS + 1]
 
 
 def draw(*shape, seed=0):
-    generator = torch_generator(seed)
+    generator = torch_generator("test", seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
 def rows_and_index(num_rows):
-    index = torch.randint(0, num_rows, (GROUPS, TOKENS), generator=torch_generator(1))
+    index = torch.randint(0, num_rows, (GROUPS, TOKENS), generator=torch_generator("test", 1))
     return draw(GROUPS, num_rows, WIDTH, seed=2), draw(GROUPS, num_rows, WIDTH, seed=3), index
 
 

@@ -30,19 +30,37 @@ def test_released_formula():
     actions = random_actions().astype(np.float64)
     q01, q99 = FRACTAL_STATS.q01[:6], FRACTAL_STATS.q99[:6]
     expected = np.clip(2 * (actions[:, :6] - q01) / (q99 - q01) - 1, -1, 1)
-    ours = ActionNormalizer(FRACTAL_STATS).normalize(actions)
+    ours = ActionNormalizer(FRACTAL_STATS).normalize_target(actions)
     np.testing.assert_allclose(ours[:, :6], expected, atol=1e-12)
     np.testing.assert_array_equal(ours[:, 6], actions[:, 6])
 
 
-def test_round_trip_inside_the_range_and_clipping_outside():
+@pytest.mark.parametrize("factor", [0.5, 3.0, -20.0])
+def test_actions_that_are_given_come_back_exactly_whatever_their_size(factor):
     normalizer = ActionNormalizer(NormStats.compute(random_actions()))
-    inside = random_actions(50) * 0.5
-    back = normalizer.unnormalize(normalizer.normalize(inside))
-    assert back.dtype == np.float32
-    np.testing.assert_allclose(back, inside, atol=1e-6)
+    given = random_actions(50) * np.float32(factor)
+    tokens = normalizer.normalize(given)
+    assert tokens.dtype == np.float32
+    np.testing.assert_allclose(normalizer.unnormalize(tokens), given, atol=1e-6 * abs(factor))
+    assert len(np.unique(tokens[:, 4])) == len(np.unique(given[:, 4]))
+
+
+def test_targets_are_the_same_inside_the_range_and_clipped_outside():
+    normalizer = ActionNormalizer(NormStats.compute(random_actions()))
+    inside = random_actions(50) * np.float32(0.3)
+    np.testing.assert_array_equal(normalizer.normalize_target(inside), normalizer.normalize(inside))
     outlier = np.array([22.0, -22.0, 0, 0, 0, 0, 1], np.float32)
-    assert normalizer.normalize(outlier)[:2].tolist() == [1, -1]
+    assert normalizer.normalize_target(outlier)[:2].tolist() == [1, -1]
+    assert normalizer.normalize_target(outlier)[6] == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
+def test_an_axis_with_one_value_stays_finite_and_small(value):
+    actions = np.full((10, 7), value)
+    normalizer = ActionNormalizer(NormStats.compute(actions))
+    np.testing.assert_array_equal(normalizer.normalize(actions)[:, :6], 0)
+    near = normalizer.normalize(actions + 0.005)[:, :6]
+    assert np.abs(near).max() <= 0.5 + 1e-9
 
 
 def test_torch_gives_the_same_numbers_and_keeps_the_precision():

@@ -8,7 +8,7 @@ import torch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.timesteps import TimestepConfig
 from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps
-from selfflow_robotics.objective.roles import ROLES, arrange, draw_role
+from selfflow_robotics.objective.roles import BLOCK, ROLES, RoleSchedule, arrange
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, self_flow_loss
 
 LOGIT_NORMAL = TimestepConfig("logit_normal", mean=0.8, std=0.8)
@@ -64,10 +64,29 @@ def test_roles_sort_slots_into_clean_and_noised():
 
 def test_roles_are_drawn_by_weight_as_a_function_of_seed_and_step():
     weights = {"policy": 3.0, "joint": 1.0, "video": 0.0}
-    drawn = [draw_role(weights, 0, step) for step in range(2000)]
-    assert drawn == [draw_role(weights, 0, step) for step in range(2000)]
+    schedule = RoleSchedule(weights, 0)
+    drawn = [schedule.at(step)[0] for step in range(2000)]
+    assert drawn == [RoleSchedule(weights, 0).at(step)[0] for step in range(2000)]
+    assert drawn != [RoleSchedule(weights, 1).at(step)[0] for step in range(2000)]
     assert drawn.count("policy") / 2000 == pytest.approx(0.75, abs=0.03)
     assert "video" not in drawn
+
+
+@pytest.mark.parametrize("rare", [0.025, 1.0])
+def test_every_row_counts_its_own_turns_also_from_the_middle_and_backwards(rare):
+    weights = {"policy": 1.0, "joint": rare}
+    schedule = RoleSchedule(weights, 3)
+    steps = [schedule.at(step) for step in range(BLOCK + 300)]
+    for row in weights:
+        turns = [turn for name, turn in steps if name == row]
+        assert turns == list(range(len(turns)))
+    for step in (BLOCK + 299, BLOCK, BLOCK - 1, 0):
+        assert RoleSchedule(weights, 3).at(step) == schedule.at(step) == steps[step]
+
+
+def test_weights_near_the_largest_number_do_not_overflow():
+    schedule = RoleSchedule({"policy": 1e308, "joint": 1e308, "video": 1e308}, 0)
+    assert {schedule.at(step)[0] for step in range(100)} == {"policy", "joint", "video"}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +99,7 @@ def test_roles_are_drawn_by_weight_as_a_function_of_seed_and_step():
 )
 def test_impossible_role_weights_are_refused(weights, message):
     with pytest.raises(UserError, match=message):
-        draw_role(weights, 0, 0)
+        RoleSchedule(weights, 0)
 
 
 class Linear:

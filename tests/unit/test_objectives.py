@@ -263,3 +263,27 @@ def test_separated_groups_cannot_see_each_other(model, attention):
 def test_impossible_objectives_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         ObjectiveConfig(**settings)
+
+
+@pytest.mark.parametrize("role", ["world_model", "video"])
+def test_noise_on_the_clean_frame_leaves_a_still_scene_still(role):
+    """An untrained network predicts no change, and what it changes is the frame without noise."""
+    torch.manual_seed(0)
+    config = RobotConfig(SiTConfig(WIDTH, 4, 2), image_size=(32, 32), later_frames=2)
+    model = Network(config.network())
+    frame = torch.rand(3, PER_FRAME, 768, generator=generator(1))
+    tokens = {
+        "first_frame": frame,
+        "later_frames": frame.repeat(1, 2, 1),
+        "actions": torch.zeros(3, 6, 7),
+    }
+    terms = loss(
+        model,
+        make_teacher(model),
+        Batch(as_slots(model, tokens), ["a"] * 3),
+        ROLES[role],
+        ObjectiveConfig(gamma=0),
+        ConditioningConfig(frame_noise=0.9),
+        generator(2),
+    )
+    assert terms.flow_loss < 1e-9

@@ -71,7 +71,9 @@ def theirs(rae_folder):
 
 @pytest.fixture
 def frames():
-    return torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch_generator(0))
+    return torch.randint(
+        0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch_generator("test", 0)
+    )
 
 
 def test_encoding_is_diffusers_encoder_without_spread(rae, theirs, frames):
@@ -86,7 +88,7 @@ def test_encoding_is_diffusers_encoder_without_spread(rae, theirs, frames):
 
 
 def test_decoding_is_diffusers_decoder_clipped(rae, theirs):
-    latents = 3 * torch.randn(2, 64, 2, 2, generator=torch_generator(0))
+    latents = 3 * torch.randn(2, 64, 2, 2, generator=torch_generator("test", 0))
     with torch.no_grad():
         expected = theirs.decode(latents).sample
     assert expected.min() < 0

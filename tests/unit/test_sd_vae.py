@@ -44,7 +44,9 @@ def vae_folder(tmp_path_factory):
 
 @pytest.fixture
 def frames():
-    return torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8, generator=torch_generator(0))
+    return torch.randint(
+        0, 256, (2, 32, 48, 3), dtype=torch.uint8, generator=torch_generator("test", 0)
+    )
 
 
 def test_encoding_is_diffusers_posterior_scaled(vae_folder, frames):
@@ -63,7 +65,7 @@ def test_encoding_is_diffusers_posterior_scaled(vae_folder, frames):
 def test_decoding_is_diffusers_decoder_of_unscaled_latents(vae_folder):
     from diffusers import AutoencoderKL
 
-    latents = torch.randn(2, 4, 4, 4, generator=torch_generator(0))
+    latents = torch.randn(2, 4, 4, 4, generator=torch_generator("test", 0))
     decoded = SdVae.load(str(vae_folder), download=False).decode(latents)
     with torch.no_grad():
         theirs = AutoencoderKL.from_pretrained(vae_folder).decode(latents / 0.18215).sample

@@ -11,6 +11,7 @@ from torch import nn
 
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.checkpoint import latest_checkpoint, load_part, save_checkpoint
 from selfflow_robotics.training.compile import compile_blocks, compiles
 from selfflow_robotics.training.device import (
     choose_device,
@@ -43,10 +44,12 @@ def new_state() -> TrainState:
     return TrainState(model, make_teacher(model), build_optimizers(model, OptimizerConfig()))
 
 
-def run_to(steps, folder, state, stop_at=None, poison=None, on_sample=None, **settings):
+def run_to(
+    steps, folder, state, stop_at=None, poison=None, on_sample=None, kill=signal.SIGINT, **settings
+):
     def loss_fn(batch, generator):
         if stop_at is not None and state.step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), kill)
         x = batch + 0.1 * torch.randn(batch.shape, generator=generator)
         loss = (state.model(x) - x.sum(dim=1, keepdim=True)).square().mean()
         if state.step == poison:
@@ -100,14 +103,131 @@ def test_a_finished_run_is_left_as_it_is_whatever_this_machine_prefers(tmp_path,
 def test_samples_are_made_once_and_are_no_part_of_a_steps_time(tmp_path):
     seen = []
 
-    def on_sample(step):
-        seen.append(step)
+    def on_sample(path):
+        path.write_bytes(b"picture")
+        seen.append(path)
         time.sleep(0.3)
 
     run_to(4, tmp_path, new_state(), on_sample=on_sample, sample_every=2, log_every=3)
-    assert seen == [2, 4]
+    assert len(seen) == 2
+    samples = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert samples == ["step_0000002.png", "step_0000004.png"]
     records = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert max(record["step_s"] for record in records) < 0.25
+
+
+def samples_of(run):
+    return sorted(int(path.stem.removeprefix("step_")) for path in run.glob("samples/*"))
+
+
+@pytest.mark.parametrize(("until", "left"), [(4, [2, 4]), (2, [2])])
+def test_samples_that_a_kill_prevented_are_made_by_the_next_start(tmp_path, until, left, capsys):
+    class Killed(Exception):
+        pass
+
+    def killed(path):
+        path.write_bytes(b"pict")
+        if state.step == until:
+            raise Killed
+
+    def on_sample(path):
+        path.write_bytes(f"step {again.step}".encode())
+
+    state, again = new_state(), new_state()
+    with pytest.raises(Killed):
+        run_to(4, tmp_path, state, on_sample=killed, sample_every=2)
+    assert samples_of(tmp_path) == left[:-1]
+    run_to(until, tmp_path, again, on_sample=on_sample, sample_every=2)
+    assert samples_of(tmp_path) == left
+    newest = tmp_path / "samples" / f"step_{until:07d}.png"
+    assert newest.read_text() == f"step {until}"
+    assert "finished already" in capsys.readouterr().out
+    before = newest.stat().st_mtime_ns
+    run_to(until, tmp_path, again, on_sample=on_sample, sample_every=2)
+    assert newest.stat().st_mtime_ns == before
+
+
+def test_a_run_that_can_make_no_samples_ends_all_the_same(tmp_path):
+    run_to(2, tmp_path, new_state(), on_sample=lambda path: None)
+    run_to(2, tmp_path, new_state(), on_sample=lambda path: None)
+    assert samples_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_ends_a_run_with_a_checkpoint(tmp_path, kill):
+    before = signal.getsignal(kill)
+    with pytest.raises(KeyboardInterrupt):
+        run_to(9, tmp_path, new_state(), stop_at=2, kill=kill)
+    assert latest_checkpoint(tmp_path).name == "step_0000003"
+    assert signal.getsignal(kill) == before
+
+
+def test_a_run_under_nohup_does_not_end_with_its_terminal(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_to(4, tmp_path, new_state(), stop_at=2, kill=signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert latest_checkpoint(tmp_path).name == "step_0000004"
+
+
+class Reordered(Net):
+    """The same parameters, made in another order."""
+
+    def __init__(self):
+        super().__init__()
+        blocks, head = self.blocks, self.head
+        del self.blocks, self.head
+        self.head, self.blocks = head, blocks
+
+
+def _trained(folder, model):
+    state = TrainState(model, make_teacher(model), build_optimizers(model, OptimizerConfig()))
+    run_to(3, folder, state)
+    return state
+
+
+def test_optimiser_state_follows_the_names_of_parameters(tmp_path):
+    torch.manual_seed(0)
+    saved = _trained(tmp_path, Net())
+    model = Reordered()
+    other = TrainState(model, make_teacher(model), build_optimizers(model, OptimizerConfig()))
+    other.load(latest_checkpoint(tmp_path))
+    moments = [
+        {
+            name: state.optimizers[0].state[parameter]["exp_avg"]
+            for name, parameter in state.model.named_parameters()
+            if parameter in state.optimizers[0].state
+        }
+        for state in (saved, other)
+    ]
+    assert list(moments[0]) != list(moments[1])
+    assert moments[0].keys() == moments[1].keys() > {"head.bias"}
+    assert all(torch.equal(moments[1][name], value) for name, value in moments[0].items())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.update({"AdamW/tail.bias/exp_avg": torch.zeros(1)}),
+        lambda state: state.update({"AdamW/head.bias/exp_avg": torch.zeros(2)}),
+        lambda state: state.update({"AdamW/blocks.0.weight/exp_avg": torch.zeros(6, 6)}),
+        lambda state: state.update({"0/1/exp_avg": torch.zeros(6)}),
+        lambda state: state.pop("AdamW/head.bias/exp_avg_sq"),
+        lambda state: state.update({"Muon/blocks.0.weight/momentum": torch.zeros(6, 6)}),
+    ],
+    ids=["unknown", "shape", "other optimiser", "by place", "cut", "entry"],
+)
+def test_optimiser_state_that_does_not_fit_is_refused(tmp_path, damage):
+    state = _trained(tmp_path, Net())
+    parts = {
+        name: load_part(latest_checkpoint(tmp_path), name)
+        for name in ("model", "teacher", "optimizer")
+    }
+    damage(parts["optimizer"])
+    other = save_checkpoint(tmp_path / "other", 3, parts, {})
+    with pytest.raises(UserError, match="optimiser state"):
+        state.load(other)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
@@ -177,9 +297,12 @@ def test_an_epoch_sees_every_sample_once_and_order_depends_on_seed_alone():
     assert seen[:10] != seen[10:]
     assert EpochSampler(10, 4, seed=1).batch(3) == sampler.batch(3)
     assert EpochSampler(10, 4, seed=2).batch(0) != sampler.batch(0)
+    assert EpochSampler(10, 4, 1, "other").batch(0) != sampler.batch(0)
 
 
-@pytest.mark.parametrize("setting", [{"steps": 0}, {"steps": -5}, {"ema_decay": 1.0}])
+@pytest.mark.parametrize(
+    "setting", [{"steps": 0}, {"steps": -5}, {"steps": 10**30}, {"ema_decay": 1.0}]
+)
 def test_impossible_training_settings_are_refused(setting):
     with pytest.raises(UserError):
         TrainConfig(**setting)
@@ -231,7 +354,11 @@ def test_a_batch_of_a_hundred_epochs_is_a_mistake():
 
 def test_foreign_lines_of_the_metrics_are_dropped_on_resuming(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n[1]\n{"step": "x"}\n5\n{"step": 1}\n{"step": 2}\n{"st')
+    nested, huge = "[" * 100_000, '{"step": 1' + "0" * 400 + "}"
+    path.write_text(
+        '{"step": 0}\n[1]\n{"step": "x"}\n5\n'
+        f'{nested}\n{huge}\n{{"step": 1}}\n{{"step": 2}}\n{{"st'
+    )
     MetricsLog(path, 2).write({"step": 2})
     assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
 

@@ -5,6 +5,9 @@ picture is then read and decoded on its own. Memory: about 80 bytes a step (300 
 million steps of fractal20220817_data).
 """
 
+import functools
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -118,6 +121,23 @@ class RldsIndex:
             if count:
                 _log.warning("%s: %d episodes left out: %s", directory, count, cause)
         return index
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the episodes hold, wherever their files lie: all numbers and words, and
+        of each picture the length of its file."""
+        key = hashlib.sha256(json.dumps([self.instructions, self.image_size]).encode())
+        for table in (
+            self.episode_length,
+            self.success,
+            self.disturbed,
+            self.actions,
+            self.proprio,
+            self._instruction,
+            self._size,
+        ):
+            key.update(np.ascontiguousarray(table))
+        return key.hexdigest()
 
     def instruction_of(self, frame: int) -> str:
         """The words that belong to a step; may be empty."""

@@ -5,7 +5,6 @@ would import whatever module features.json names as the home of a feature's clas
 a data set could run code; here no class is looked up, and unknown ones are refused.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from google.protobuf import json_format
 from tensorflow_datasets.core import naming, splits
 from tensorflow_datasets.core.proto import dataset_info_pb2
 
+from selfflow_robotics import json_file
 from selfflow_robotics.data.rlds.schema import check_features
 from selfflow_robotics.errors import UserError
 
 MAX_JSON_BYTES = 2**24  # fractal20220817_data: 20 kB
 MAX_METADATA_BYTES = 2**28  # holds an entry for each episode
-MAX_DEPTH = 64
 
 
 @dataclass(frozen=True)
@@ -112,31 +111,12 @@ def read_info(directory: Path) -> Info:
     return Info(directory, proto.name, proto.description, proto.module_name, found)
 
 
-def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The content of a JSON file of at most `max_bytes` and `MAX_DEPTH` levels.
-
-    Raises UserError for a file that is missing, larger, deeper or no JSON.
-    """
+def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> Any:
+    """As `json_file.read_json`, but raises UserError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise ValueError(f"more than {max_bytes} bytes")
-        content = json.loads(data)
-        level = [content]
-        for _ in range(MAX_DEPTH):
-            level = [child for one in level for child in _children(one)]
-        if level:
-            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
-    except (OSError, ValueError, RecursionError) as error:
+        return json_file.read_json(path, most_bytes)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    return content
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
