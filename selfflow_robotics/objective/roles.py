@@ -81,9 +81,38 @@ def check_loss_weights(weights: Mapping[str, float], roles: Mapping[str, float])
             )
 
 
-def draw_role(weights: dict[str, float], seed: int, step: int) -> str:
-    """The row that a training step plays: a function of (seed, step), with the given weights."""
-    check_weights(weights)
-    names = [name for name, weight in weights.items() if weight > 0]
-    p = np.array([weights[name] for name in names])
-    return names[numpy_generator(seed, step, 1).choice(len(names), p=p / p.sum())]
+BLOCK = 4096  # steps whose rows are drawn together
+
+
+class RoleSchedule:
+    """The row that each training step plays, and which turn of that row it is.
+
+    Both are functions of (weights, seed, step): rows are drawn with the given weights, and turns
+    are counted per row from 0, so a rare row goes through its data without gaps like any other.
+    """
+
+    def __init__(self, weights: dict[str, float], seed: int) -> None:
+        check_weights(weights)
+        self._seed = seed
+        self._names = [name for name, weight in weights.items() if weight > 0]
+        p = np.array([weights[name] for name in self._names])
+        self._p = p / p.max() / (p / p.max()).sum()  # sums of large weights may overflow
+        self._before = [np.zeros(len(p), np.int64)]  # turns of each row before each block
+        self._block, self._rows = -1, np.empty(0, np.int64)
+
+    def at(self, step: int) -> tuple[str, int]:
+        """(row, turn) of a step; a step far ahead costs one pass over the blocks before it."""
+        block, offset = divmod(step, BLOCK)
+        while len(self._before) <= block:
+            turns = np.bincount(self._drawn(len(self._before) - 1), minlength=len(self._names))
+            self._before.append(self._before[-1] + turns)
+        if block != self._block:
+            self._block, self._rows = block, self._drawn(block)
+        row = self._rows[offset]
+        turn = self._before[block][row] + np.count_nonzero(self._rows[:offset] == row)
+        return self._names[row], int(turn)
+
+    def _drawn(self, block: int) -> np.ndarray:
+        """The rows of a block's steps, as places in the list of names."""
+        generator = numpy_generator("role", self._seed, block)
+        return generator.choice(len(self._names), size=BLOCK, p=self._p)
