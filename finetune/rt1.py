@@ -16,20 +16,18 @@ travel in the checkpoint. The run lies in runs/NAME;
 repeating the command continues an interrupted one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
 from selfflow_robotics.data.augment import AugmentConfig
-from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
+from selfflow_robotics.data.rlds.windows import WindowBatch
+from selfflow_robotics.data.robot_windows import RobotData
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
@@ -42,7 +40,6 @@ from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import (
     ROLES,
     SLOTS,
-    RoleSchedule,
     check_loss_weights,
     check_weights,
     denoises_frames,
@@ -133,7 +130,7 @@ def main(config: FinetuneConfig) -> None:
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
         run = open_run("finetune", folder, config, ranks)
-        data = RobotData(config, ranks)
+        data = open_data(config, ranks)
         continue_run(run, config, data.fingerprints, ranks)
     codecs, shape = config.model.codecs(data.stats), config.model.network()
 
@@ -212,130 +209,23 @@ def main(config: FinetuneConfig) -> None:
     print(f"done: {run}; next: python eval/simpler.py --task pick_coke_can")
 
 
-class RobotData:
-    """Which windows each row of the role table learns from, as a function of the step.
+def open_data(config: FinetuneConfig, ranks: Ranks) -> RobotData:
+    """Demonstrations and, where a row asks what actions do, play; recorded first if need be."""
+    given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
+    index, play = RldsIndex.open(given, config.split), None
+    asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
+    if config.play_share > 0 and asked > 0 and (config.play_data or not config.data):
+        same = {name: getattr(config.collect, name) for name in SAME_WORLD}
+        given = config.play_data or ensure_demonstrations(replace(config.play, **same))
+        play = RldsIndex.open(Path(given), config.play_split)
+    for one in (index, play):
+        if one is not None:
+            check_texts(one.instructions, config.model.text_bytes)
+    return RobotData(index, play, config, ranks.share)
 
-    Rows without later frames read the demonstrations. Rows with later frames read undisturbed ones
-    only: in a disturbed one the recorded action is not what moved the arm. The two rows that ask
-    what actions do also read play: an expert does the expected, which the picture tells already, so
-    only play makes a world model look at the actions.
-    """
-
-    def __init__(self, config: FinetuneConfig, ranks: Ranks) -> None:
-        self.config, self._ranks = config, ranks
-        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-        self._index = RldsIndex.open(given, config.split)
-        check_texts(self._index.instructions, config.model.text_bytes)
-        self.provenance = self._index.provenance | {"successes_only": config.successes_only}
-        self.fingerprints = {"data": self._index.fingerprint}
-        training, held_out = split_episodes(choose_episodes(self._index, config), config)
-        self.stats = self._index.stats(training)
-        self.held_out = self._windows(self._index, held_out or training)
-        every = self._windows(self._index, training)
-        plain = [episode for episode in training if not self._index.disturbed[episode]]
-        undisturbed = every if len(plain) == len(training) else self._windows(self._index, plain)
-        play = self._play()
-        if play is not None:
-            self.fingerprints["play_data"] = play.index.fingerprint
-        self._schedule = RoleSchedule(config.roles, config.seed)
-        self._mixtures = {}
-        for role, weight in config.roles.items():
-            if weight == 0:
-                continue
-            if not has_frames(role):
-                readers, shares, batch = [every], [1.0], config.policy_batch
-            elif play is None or role not in ("world_model", "inverse_dynamics"):
-                readers, shares, batch = [undisturbed], [1.0], config.frame_batch
-            else:
-                readers, batch = [undisturbed, play], config.frame_batch
-                shares = [1 - config.play_share, config.play_share]
-            self._mixtures[role] = Mixture(readers, shares, batch, config.seed, role)
-        failures = int(self._index.failed[training].sum())
-        told = f" ({failures} recorded as failures; successes_only=true leaves them out)"
-        self._words = (
-            f"{len(training)} episodes{told if failures else ''}, {len(every)} steps, "
-            f"{len(held_out)} held out, "
-            f"{0 if play is None else len(play)} steps of play"
-        )
-
-    def __str__(self) -> str:
-        return self._words
-
-    def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
-        """A step, the row that it plays, and its windows."""
-        role, turn = self._schedule.at(step)
-        later = self.config.model.later_frames if has_frames(role) else 0
-        return step, role, self._mixtures[role].batch(turn, later, self._ranks.share)
-
-    def held_out_batches(self) -> Iterator[WindowBatch]:
-        """Windows of the held-out episodes, evenly spread."""
-        size, count = self.config.policy_batch, len(self.held_out)
-        chosen = np.linspace(0, count - 1, min(count, HELD_OUT_BATCHES * size)).astype(int)
-        for start in range(0, len(chosen), size):
-            yield self.held_out.read(chosen[start : start + size], 0)
-
-    def _windows(self, index: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
-        model = self.config.model
-        return WindowReader(
-            index,
-            horizon=model.action_horizon,
-            future_frames=model.later_frames,
-            image_size=model.image_size,
-            episodes=episodes,
-        )
-
-    def _play(self) -> WindowReader | None:
-        config = self.config
-        asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
-        if config.play_share == 0 or asked == 0 or (config.data and not config.play_data):
-            return None
-        if config.play_data:
-            given = Path(config.play_data)
-        else:
-            same = {name: getattr(config.collect, name) for name in SAME_WORLD}
-            given = ensure_demonstrations(replace(config.play, **same))
-        index = RldsIndex.open(given, config.play_split)
-        check_texts(index.instructions, config.model.text_bytes)
-        return self._windows(index)
-
-
-HELD_OUT_BATCHES = 8  # looked at with each checkpoint
 
 # Play is recorded where the demonstrations are.
 SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")
-
-
-def has_frames(role: str) -> bool:
-    """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
-    return "later_frames" in ROLES[role]
-
-
-def choose_episodes(index: RldsIndex, config: FinetuneConfig) -> list[int]:
-    """The episodes that may be learnt from, before any are held out."""
-    if not config.successes_only:
-        return list(range(index.num_episodes))
-    chosen = np.flatnonzero(index.success).tolist()
-    if not chosen:
-        raise UserError(
-            f"successes_only=true leaves nothing: of {index.num_episodes} episodes "
-            f"{int(index.failed.sum())} are recorded as failures and none as a success "
-            "(aspects/success)"
-        )
-    return chosen
-
-
-def split_episodes(episodes: list[int], config: FinetuneConfig) -> tuple[list[int], list[int]]:
-    """(training, held out): the last episodes are kept out, as in Open X-Embodiment's split."""
-    count = len(episodes)
-    held = max(1, round(count * config.validation)) if config.validation else 0
-    available = count - held
-    wanted = available if config.num_episodes is None else config.num_episodes
-    if not 1 <= wanted <= available:
-        raise UserError(
-            f"num_episodes={wanted} does not fit: there are {count} episodes to learn from, {held} "
-            "of them held out; collect more or ask for fewer"
-        )
-    return episodes[:wanted], episodes[available:]
 
 
 def initialize(model: Network, config: FinetuneConfig) -> str:
