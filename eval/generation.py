@@ -205,7 +205,10 @@ def picture_maker(
     codec, words = bundle.frames, config.instruction
     told: dict[str, Any] = {}
     if isinstance(codec, ImageLatents):
-        codec = codec.load(bundle.device, config.autoencoder_weights, config.download)
+        try:
+            codec = codec.load(bundle.device, config.autoencoder_weights, config.download)
+        except UserError as error:
+            raise UserError(f"{bundle.origin}: {error}") from error
         assert codec.autoencoder is not None
         told = {"autoencoder": codec.autoencoder.fingerprint}
     elif config.autoencoder_weights is not None:
