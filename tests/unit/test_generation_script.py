@@ -177,7 +177,7 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_released, TINY, "pass heads"),
         (_claims(depth=10**9), [], "does not describe a network"),
         (_claims(width=48 * 10**6), [], "does not describe a network"),
-        (_claims(num_classes=10**12), [], "does not describe a network"),
+        (_claims(num_classes=10**12), [], "does not fit the model"),
         (_claims(grid=[10**6, 10**6]), [], "does not describe a network"),
         (_claims(labels=[9]), [], "does not describe a network"),
         (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
