@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from selfflow_robotics.models.image_sit import ImageSiTConfig
+from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.models.network import NetworkConfig
 
 FREQUENCIES = 256  # of the timestep embedding
 
@@ -19,7 +20,7 @@ class Flops(NamedTuple):
         return self.student + self.teacher
 
 
-def flops(config: ImageSiTConfig, teacher_layer: int, plain: bool) -> Flops:
+def flops(config: NetworkConfig, teacher_layer: int, plain: bool) -> Flops:
     """Matrix products of a training step for one picture of N tokens, width D, MLP ratio r.
 
         block:    N (8 D^2 + 4 r D^2) linears + 4 N^2 D attention + 12 D^2 rows modulation
@@ -33,9 +34,10 @@ def flops(config: ImageSiTConfig, teacher_layer: int, plain: bool) -> Flops:
     channels of the output (C' = C instead of 2 C). Backward costs twice the forward; only the first
     matrix of the tokens' and of the timesteps' way in needs no gradient of its input.
     """
-    sit, tokens = config.sit, config.grid**2
-    width, channels = sit.width, config.token_channels
-    out = channels * (1 + (config.learn_sigma and plain))
+    sit, frames = config.backbone, config.adapters[FRAMES]
+    assert frames.grid is not None
+    tokens, width, channels = frames.grid[0] * frames.grid[1], sit.width, frames.channels
+    out = channels * (1 + (frames.learn_sigma and plain))
 
     def network(depth: int, rows: int, whole: bool) -> float:
         block = tokens * (8 + 4 * sit.mlp_ratio) * width**2 + 4 * tokens**2 * width

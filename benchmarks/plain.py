@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.models.network import Network
 from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 
@@ -96,24 +97,27 @@ class _Projector(nn.Module):
 
 
 class PlainSiT(nn.Module):
-    """The network of `ImageSiT`, written plainly, on the very parameters of one."""
+    """The network of images of classes, written plainly, on the very parameters of a `Network`."""
 
-    def __init__(self, source: ImageSiT) -> None:
+    def __init__(self, source: Network) -> None:
         super().__init__()
-        self.config: ImageSiTConfig = source.config
-        self.positions = source.positions
-        width, sit = source.config.sit.width, source.config.sit
+        config, adapter = source.config, source.adapter("first_frame")
+        assert adapter.grid_positions is not None
+        self.null_label, self.channels = config.null_label, adapter.config.channels
+        self.positions = adapter.grid_positions.flatten(0, 1)
+        sit = config.backbone
         with torch.device("meta"):  # all of it is replaced by the source's own parameters
-            self.x_embedder = nn.Linear(source.config.token_channels, width)
-            self.label_table = nn.Embedding(source.config.num_classes + 1, width)
-            self.t_embedder = _TimestepEmbedder(width)
+            self.x_embedder = nn.Linear(self.channels, sit.width)
+            self.label_table = nn.Embedding(config.null_label + 1, sit.width)
+            self.t_embedder = _TimestepEmbedder(sit.width)
             self.blocks = nn.ModuleList(
-                _Block(width, sit.heads, sit.mlp_ratio) for _ in range(sit.depth)
+                _Block(sit.width, sit.heads, sit.mlp_ratio) for _ in range(sit.depth)
             )
-            self.final_layer = _FinalLayer(width, source.final_layer.linear.out_features)
-            self.projector = _Projector(width)
+            outputs = adapter.final_layer.linear.out_features
+            self.final_layer = _FinalLayer(sit.width, outputs)
+            self.projector = _Projector(sit.width)
         trained = [p.requires_grad for p in source.parameters()]
-        weights = {name.removeprefix("sit."): p for name, p in source.named_parameters()}
+        weights = {_plain_name(name): p for name, p in source.named_parameters()}
         self.load_state_dict(weights, assign=True)
         for p, requires_grad in zip(source.parameters(), trained, strict=True):
             p.requires_grad_(requires_grad)
@@ -130,7 +134,13 @@ class PlainSiT(nn.Module):
             if i + 1 == layer:
                 features = x
         velocity = self.final_layer(x, c)
-        return velocity[..., : self.config.token_channels], features
+        return velocity[..., : self.channels], features
+
+
+def _plain_name(name: str) -> str:
+    """The library's name of a parameter as `PlainSiT` has it."""
+    name = name.removeprefix("backbone.").removeprefix(f"adapters.{FRAMES}.")
+    return name.replace("stem.", "x_embedder.")
 
 
 def plain_loss(
@@ -142,9 +152,9 @@ def plain_loss(
     config: ObjectiveConfig,
     generator: torch.Generator,
 ) -> Tensor:
-    """L_gen + gamma L_rep with the draws that `objective.image_loss` makes from `generator`."""
+    """L_gen + gamma L_rep with the draws that `objective.loss` makes from `generator`."""
     hidden = torch.rand(len(labels), generator=generator, device=x.device) < label_dropout
-    labels = torch.where(hidden, student.config.null_label, labels)
+    labels = torch.where(hidden, student.null_label, labels)
     tau = draw_dual_timesteps(
         len(x), x.shape[1], config.mask_ratio, config.timesteps, generator, None
     )
@@ -175,7 +185,7 @@ def plain_sample(
 ) -> Tensor:
     """Tokens [B, N, C] of the classes by Euler's method; guided in t <= 0.7 where guidance > 1."""
     x, times = noise, torch.linspace(1, 0, num_steps + 1).tolist()
-    null = torch.full_like(labels, model.config.null_label)
+    null = torch.full_like(labels, model.null_label)
     for t, t_next in pairwise(times):
         at = torch.full((len(x),), t, device=x.device)
         if guidance > 1:

@@ -23,23 +23,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a file
 
+
 from benchmarks.arguments import Parser, positive
 from benchmarks.flops import flops
 from benchmarks.speed_sides import GROUPS, TOLERANCE, Setup, Variant, check_equal, variants
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import SIZES, ImageSiTConfig
+from selfflow_robotics.models.network import NetworkConfig
+from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.device import choose_device, keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {"S": (4, 8), "B": (4, 8), "L": (8, 16), "XL": (8, 20)}  # student's and teacher's
-QUICK = ImageSiTConfig(SiTConfig(width=48, depth=3, heads=3), latent_size=8, num_classes=10)
+QUICK = image_config(
+    SiTConfig(width=48, depth=3, heads=3, **RELEASED_TIME), latent_size=8, num_classes=10
+)
+
+
+def of_size(name: str) -> NetworkConfig:
+    """The image network of one of the sizes."""
+    return image_config(replace(SIZES[name], **RELEASED_TIME))
 
 
 def timed(variant: Variant, device: torch.device) -> float:
@@ -133,11 +143,11 @@ def table(found: list[Variant]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def flop_lines(config: ImageSiTConfig, teacher_layer: int) -> str:
+def flop_lines(config: NetworkConfig, teacher_layer: int) -> str:
     """The count on paper for the size in hand and for XL/2."""
     lines = []
     sizes = {"this size": (config, teacher_layer)}
-    sizes["XL/2"] = ImageSiTConfig(SIZES["XL"]), LAYERS["XL"][1]
+    sizes["XL/2"] = of_size("XL"), LAYERS["XL"][1]
     for name, (shape, layer) in sizes.items():
         ours, plain = (flops(shape, layer, plain).step for plain in (False, True))
         lines.append(
@@ -202,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         parser.error(str(error))
     options.batch = options.batch or (256 if device.type == "cuda" else 2)
-    config, layers = ImageSiTConfig(SIZES[options.size]), LAYERS[options.size]
+    config, layers = of_size(options.size), LAYERS[options.size]
     if options.quick:
         config, layers = QUICK, (1, 2)
     torch.set_num_threads(options.threads)

@@ -12,18 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain import PlainSiT, plain_ema, plain_loss, plain_sample
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
-from selfflow_robotics.models.sit import constant_timestep
-from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.batch import Batch, Slot, frame_places
+from selfflow_robotics.inference.sample import sample
+from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
+from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.compile import compile_blocks
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import make_teacher, update_teacher
-from selfflow_robotics.world.generate import sample_images
 
 DECAY, DROPOUT, GUIDANCE = 0.9999, 0.1, 2.0
+CONDITIONING = ConditioningConfig(text_dropout=DROPOUT)
 GROUPS = ("training step", "teacher", "sampler", "guided sampler", "optimiser and average")
 # The largest differences that pass, relative to the largest number compared.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
@@ -50,53 +54,64 @@ class Variant:
 class Setup:
     """The networks of both sides over the same parameters, and what to do with them."""
 
-    def __init__(self, config: ImageSiTConfig, layers: tuple[int, int], device: torch.device):
+    def __init__(self, config: NetworkConfig, layers: tuple[int, int], device: torch.device):
         self.config, self.device = config, device
         self.objective = ObjectiveConfig(student_layer=layers[0], teacher_layer=layers[1])
         torch.manual_seed(0)
-        self.model = ImageSiT(config).to(device)
+        self.model = Network(config).to(device)
         for name, p in self.model.named_parameters():  # adaLN-Zero would hide every difference
             if "adaLN" in name or "final" in name:
                 nn.init.normal_(p, std=0.02)
         self.teacher = make_teacher(self.model)
         self.plain, self.plain_teacher = PlainSiT(self.model), PlainSiT(self.teacher)
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, size: int) -> tuple[Slot, Tensor]:
         generator = torch_generator("benchmark", 1, device=self.device)
-        side, channels = self.config.latent_size, self.config.channels
-        shape = (size, channels, side, side)
-        latents = torch.randn(shape, generator=generator, device=self.device)
-        labels = torch.arange(size, device=self.device) % self.config.num_classes
-        return patchify(latents, self.config.patch), labels
+        frames = self.config.adapters[FRAMES]
+        assert frames.grid is not None
+        places = frame_places(frames.grid, 1).to(self.device)
+        shape = (size, len(places), frames.channels)
+        tokens = torch.randn(shape, generator=generator, device=self.device)
+        labels = torch.arange(size, device=self.device) % self.config.null_label
+        return Slot(tokens, places), labels
 
-    def loss(self, model: ImageSiT, teacher: ImageSiT, size: int, precision: str) -> Tensor:
+    def loss(self, model: Network, teacher: Network, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
+        batch = Batch({"first_frame": x}, labels=labels)
         generator = torch_generator("benchmark", 2, device=self.device)
-        null, objective = self.config.null_label, self.objective
         with autocast(self.device, precision):
-            terms = image_loss(model, teacher, x, labels, null, DROPOUT, objective, generator)
-        return terms.loss
+            return loss(
+                model, teacher, batch, ROLES["image"], self.objective, CONDITIONING, generator
+            ).loss
 
     def plain_loss(self, model: PlainSiT, teacher: PlainSiT, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
         generator = torch_generator("benchmark", 2, device=self.device)
         with autocast(self.device, precision):
-            return plain_loss(model, teacher, x, labels, DROPOUT, self.objective, generator)
+            return plain_loss(
+                model,
+                teacher,
+                x.tokens,
+                labels,
+                CONDITIONING.text_dropout,
+                self.objective,
+                generator,
+            )
 
-    def sample(self, model: ImageSiT, size: int, steps: int, guidance: float) -> Tensor:
-        _, labels = self.batch(size)
-        latents = sample_images(
-            model, labels, lambda shape: self.noise(shape), method="euler", num_steps=steps,
+    def sample(self, model: Network, size: int, steps: int, guidance: float) -> Tensor:
+        x, labels = self.batch(size)
+        noise = {"first_frame": x.with_tokens(self.noise(x.tokens.shape))}
+        return sample(
+            model, noise, labels=labels, num_steps=steps,
             guidance_scale=guidance, guidance_interval=(0.0, 0.7),
-        )  # fmt: skip
-        return patchify(latents, self.config.patch)
+        )["first_frame"]  # fmt: skip
 
     def plain_sample(
         self, size: int, steps: int, guidance: float, precision: str = "fp32"
     ) -> Tensor:
         x, labels = self.batch(size)
         with autocast(self.device, precision):
-            return plain_sample(self.plain, labels, self.noise(x.shape), steps, guidance)
+            return plain_sample(self.plain, labels, self.noise(x.tokens.shape), steps, guidance)
 
     def noise(self, shape: torch.Size) -> Tensor:
         return torch.randn(
@@ -108,14 +123,16 @@ class Setup:
         x, labels = self.batch(size)
         layer = self.objective.teacher_layer
         with torch.no_grad(), autocast(self.device, precision):
-            at = constant_timestep(0.3, x)
-            return self.teacher(x, at, labels, (layer,), features_only=True)[1][layer]
+            at = Timesteps.constant(0.3, x.tokens)
+            context = self.teacher.encode_context({}, labels=labels)
+            asked = {"first_frame": x}
+            return self.teacher(asked, at, context, (layer,), stop=True)[1][layer]
 
     def plain_teach(self, size: int, precision: str = "fp32") -> Tensor:
         x, labels = self.batch(size)
         with torch.no_grad(), autocast(self.device, precision):
             at = torch.full((size,), 0.3, device=self.device)
-            return self.plain_teacher(x, at, labels, self.objective.teacher_layer)[1]
+            return self.plain_teacher(x.tokens, at, labels, self.objective.teacher_layer)[1]
 
 
 def check_equal(setup: Setup, size: int, steps: int) -> dict[str, float]:
@@ -204,7 +221,7 @@ def variants(setup: Setup, options: argparse.Namespace) -> list[Variant]:
             lambda size: loss(*pair, size, precision), parameters, update if ours else plain_update
         )
 
-    def sampler(model: ImageSiT, steps: int, guidance: float) -> Callable[[int], Tensor]:
+    def sampler(model: Network, steps: int, guidance: float) -> Callable[[int], Tensor]:
         return lambda size: setup.sample(model, size, steps, guidance)
 
     def optimiser_alone(move: Callable[[], None]) -> Callable[[int], None]:

@@ -16,52 +16,49 @@ travel in the checkpoint. The run lies in runs/NAME;
 repeating the command continues an interrupted one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
-from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
-from selfflow_robotics.data.samples import window_sample
+from selfflow_robotics.data.rlds.windows import WindowBatch
+from selfflow_robotics.data.robot_windows import RobotData
+from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.inference.bundle import Bundle, read_config, run_record
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.text import check_texts
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, RoleSchedule, check_weights
+from selfflow_robotics.objective.roles import (
+    ROLES,
+    SLOTS,
+    check_loss_weights,
+    check_weights,
+    denoises_frames,
+)
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.robot.actions import ACTION_DIM
-from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.checkpoint import (
     latest_checkpoint,
     load_part,
     load_weights,
-    read_manifest,
     resolve_checkpoint,
 )
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import Ranks, start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
-from selfflow_robotics.training.teacher import make_teacher
-from selfflow_robotics.world.network import (
-    Network,
-    check_same_shape,
-    checkpoint_record,
-    shape_of,
-)
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,12 @@ class FinetuneConfig:
     num_episodes: int | None = None  # the first so many of the training episodes; null: all
     validation: float = 0.02  # fraction of the episodes, the last ones, that training never sees
     init: str = "auto"
-    model: MultimodalConfig = field(default_factory=MultimodalConfig)
+    model: RobotConfig = field(default_factory=RobotConfig)
     policy_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     frame_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     roles: dict[str, float] = field(default_factory=lambda: {"policy": 1.0})
+    loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SLOTS, 1.0))
     policy_batch: int = 32
     frame_batch: int = 16
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -99,12 +97,11 @@ class FinetuneConfig:
         if not 0 <= self.play_share < 1:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_weights(self.roles)
+        check_loss_weights(self.loss_weights, self.roles)
         for key in ("policy_objective", "frame_objective"):
             check_layers(getattr(self, key), self.model.sit.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
-        if self.model.feature_channels is not None:
-            raise UserError("model.feature_channels is for pretraining; leave it out")
         check_seed(self.seed)
         if self.model.action_dim != ACTION_DIM:
             raise UserError(
@@ -134,55 +131,46 @@ def main(config: FinetuneConfig) -> None:
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
     with ranks.first_alone():
         run = open_run("finetune", folder, config, ranks)
-        data = RobotData(config, ranks)
+        data = open_data(config, ranks)
         continue_run(run, config, data.fingerprints, ranks)
-    normalizer = ActionNormalizer(data.stats)
+    codecs, shape = config.model.codecs(data.stats), config.model.network()
 
-    torch.manual_seed(
-        torch_seed("first weights", config.seed)
-    )  # the modules' own initialisation is the only global draw
+    # The modules' own initialisation is the only global draw.
+    torch.manual_seed(torch_seed("first weights", config.seed))
     with enough_memory("choose a smaller model.sit"):
-        model = MultimodalSiT(config.model).to(device)
+        model = Network(shape).to(device)
         start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
-        teacher = make_teacher(model)
-    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
+        state = TrainState.start(model, config.train.optimizer)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters from {start}; {data}; {device} {precision}, run {run}")
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
-        sample = window_sample(
-            windows,
-            model.autoencoder,
-            normalizer,
-            ROLES[role],
-            device,
-            config.augment,
-            generator,
-        )
-        objective = config.frame_objective if denoises_frames(role) else config.policy_objective
-        terms = role_loss(
+        changes = config.augment
+        denoises = denoises_frames(ROLES[role])
+        terms = loss(
             model,
             state.teacher,
-            sample,
+            window_batch(windows, codecs, ROLES[role], device, changes, generator),
             ROLES[role],
-            objective,
+            config.frame_objective if denoises else config.policy_objective,
             config.conditioning,
             generator,
+            weights=config.loss_weights,
             step=step,
         )
-        num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
-        return StepLoss(terms.loss, num_tokens, lambda: {"role": role, **loss_metrics(terms)})
+        return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def held_out() -> dict[str, float]:
         """The policy's loss on episodes that training never sees, of the weights that act."""
+        role = ROLES["policy"]
         with torch.no_grad(), autocast(device, precision):
             losses = [
-                role_loss(
+                loss(
                     state.teacher,
                     state.teacher,
-                    window_sample(windows, model.autoencoder, normalizer, ROLES["policy"], device),
-                    ROLES["policy"],
+                    window_batch(windows, codecs, role, device),
+                    role,
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),
                     torch_generator("held out", config.seed, number, device=device),
@@ -193,8 +181,9 @@ def main(config: FinetuneConfig) -> None:
 
     def show(path: Path) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
-        network = Network(state.teacher, normalizer, {}, ("world_model",), run, device)
-        write_imagined(path, network, data.held_out, seed=config.seed)
+        attention = config.conditioning.attention
+        bundle = Bundle(state.teacher, codecs, ("world_model",), {}, run, device, attention)
+        write_imagined(path, bundle, data.held_out, seed=config.seed)
 
     train(
         config.train,
@@ -205,10 +194,15 @@ def main(config: FinetuneConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra={
-            **checkpoint_record(config.model, data.stats, data.provenance, config.roles),
-            "data": data.fingerprints,
-        },
+        extra=run_record(
+            shape,
+            codecs,
+            data.provenance,
+            [role for role, weight in config.roles.items() if weight > 0],
+            attention=config.conditioning.attention,
+            data=data.fingerprints,
+            start={"source": start},
+        ),
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
         ranks=ranks,
@@ -216,161 +210,75 @@ def main(config: FinetuneConfig) -> None:
     print(f"done: {run}; next: {command('eval/simpler.py')} --task pick_coke_can")
 
 
-class RobotData:
-    """Which windows each row of the role table learns from, as a function of the step.
+def open_data(config: FinetuneConfig, ranks: Ranks) -> RobotData:
+    """Demonstrations and, where a row asks what actions do, play; recorded first if need be."""
+    given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
+    index, play = RldsIndex.open(given, config.split), None
+    asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
+    if config.play_share > 0 and asked > 0 and (config.play_data or not config.data):
+        same = {name: getattr(config.collect, name) for name in SAME_WORLD}
+        given = config.play_data or ensure_demonstrations(replace(config.play, **same))
+        play = RldsIndex.open(Path(given), config.play_split)
+    for one in (index, play):
+        if one is not None:
+            check_texts(one.instructions, config.model.text_bytes)
+    return RobotData(index, play, config, ranks.share)
 
-    Rows without later frames read the demonstrations. Rows with later frames read undisturbed ones
-    only: in a disturbed one the recorded action is not what moved the arm. The two rows that ask
-    what actions do also read play: an expert does the expected, which the picture tells already, so
-    only play makes a world model look at the actions.
-    """
-
-    def __init__(self, config: FinetuneConfig, ranks: Ranks) -> None:
-        self.config, self._ranks = config, ranks
-        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-        self._index = RldsIndex.open(given, config.split)
-        check_texts(self._index.instructions, config.model.text_bytes)
-        self.provenance = self._index.provenance | {"successes_only": config.successes_only}
-        self.fingerprints = {"data": self._index.fingerprint}
-        training, held_out = split_episodes(choose_episodes(self._index, config), config)
-        self.stats = self._index.stats(training)
-        self.held_out = self._windows(self._index, held_out or training)
-        every = self._windows(self._index, training)
-        plain = [episode for episode in training if not self._index.disturbed[episode]]
-        undisturbed = every if len(plain) == len(training) else self._windows(self._index, plain)
-        play = self._play()
-        if play is not None:
-            self.fingerprints["play_data"] = play.index.fingerprint
-        self._schedule = RoleSchedule(config.roles, config.seed)
-        self._mixtures = {}
-        for role, weight in config.roles.items():
-            if weight == 0:
-                continue
-            if not has_frames(role):
-                readers, shares, batch = [every], [1.0], config.policy_batch
-            elif play is None or role not in ("world_model", "inverse_dynamics"):
-                readers, shares, batch = [undisturbed], [1.0], config.frame_batch
-            else:
-                readers, batch = [undisturbed, play], config.frame_batch
-                shares = [1 - config.play_share, config.play_share]
-            self._mixtures[role] = Mixture(readers, shares, batch, config.seed, role)
-        failures = int(self._index.failed[training].sum())
-        told = f" ({failures} recorded as failures; successes_only=true leaves them out)"
-        self._words = (
-            f"{len(training)} episodes{told if failures else ''}, {len(every)} steps, "
-            f"{len(held_out)} held out, "
-            f"{0 if play is None else len(play)} steps of play"
-        )
-
-    def __str__(self) -> str:
-        return self._words
-
-    def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
-        """A step, the row that it plays, and its windows."""
-        role, turn = self._schedule.at(step)
-        later = self.config.model.later_frames if has_frames(role) else 0
-        return step, role, self._mixtures[role].batch(turn, later, self._ranks.share)
-
-    def held_out_batches(self) -> Iterator[WindowBatch]:
-        """Windows of the held-out episodes, evenly spread."""
-        size, count = self.config.policy_batch, len(self.held_out)
-        chosen = np.linspace(0, count - 1, min(count, HELD_OUT_BATCHES * size)).astype(int)
-        for start in range(0, len(chosen), size):
-            yield self.held_out.read(chosen[start : start + size], 0)
-
-    def _windows(self, index: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
-        model = self.config.model
-        return WindowReader(
-            index,
-            horizon=model.action_horizon,
-            future_frames=model.later_frames,
-            image_size=model.image_size,
-            episodes=episodes,
-        )
-
-    def _play(self) -> WindowReader | None:
-        config = self.config
-        asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
-        if config.play_share == 0 or asked == 0 or (config.data and not config.play_data):
-            return None
-        if config.play_data:
-            given = Path(config.play_data)
-        else:
-            same = {name: getattr(config.collect, name) for name in SAME_WORLD}
-            given = ensure_demonstrations(replace(config.play, **same))
-        index = RldsIndex.open(given, config.play_split)
-        check_texts(index.instructions, config.model.text_bytes)
-        return self._windows(index)
-
-
-HELD_OUT_BATCHES = 8  # looked at with each checkpoint
 
 # Play is recorded where the demonstrations are.
 SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")
 
 
-def denoises_frames(role: str) -> bool:
-    return "noised" in (ROLES[role].first_frame, ROLES[role].later_frames)
-
-
-def has_frames(role: str) -> bool:
-    """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
-    return ROLES[role].later_frames != "absent"
-
-
-def choose_episodes(index: RldsIndex, config: FinetuneConfig) -> list[int]:
-    """The episodes that may be learnt from, before any are held out."""
-    if not config.successes_only:
-        return list(range(index.num_episodes))
-    chosen = np.flatnonzero(index.success).tolist()
-    if not chosen:
-        raise UserError(
-            f"successes_only=true leaves nothing: of {index.num_episodes} episodes "
-            f"{int(index.failed.sum())} are recorded as failures and none as a success "
-            "(aspects/success)"
-        )
-    return chosen
-
-
-def split_episodes(episodes: list[int], config: FinetuneConfig) -> tuple[list[int], list[int]]:
-    """(training, held out): the last episodes are kept out, as in Open X-Embodiment's split."""
-    count = len(episodes)
-    held = max(1, round(count * config.validation)) if config.validation else 0
-    available = count - held
-    wanted = available if config.num_episodes is None else config.num_episodes
-    if not 1 <= wanted <= available:
-        raise UserError(
-            f"num_episodes={wanted} does not fit: there are {count} episodes to learn from, {held} "
-            "of them held out; collect more or ask for fewer"
-        )
-    return episodes[:wanted], episodes[available:]
-
-
-def initialize(model: MultimodalSiT, config: FinetuneConfig) -> str:
+def initialize(model: Network, config: FinetuneConfig) -> str:
     """Load pretrained weights into `model`; returns where they came from, in words."""
     if config.init == "none":
         return "scratch"
     if config.init != "auto":
         checkpoint = resolve_checkpoint(Path(config.init))
-        check_same_shape(checkpoint, config.model)
+        # Positions in a picture are fixed, so it may have another size.
+        if differences := differing(checkpoint, model, ignored="adapters.frames.grid"):
+            name, (old, new) = next(iter(differences.items()))
+            raise UserError(
+                f"{checkpoint} has {name}={old}, not {new}; give that, or another checkpoint"
+            )
     else:
         fitting = [
             checkpoint
             for path in runs_of_kind("pretrain", Path(config.runs_dir))
-            if (checkpoint := latest_checkpoint(path))
-            and replace(shape_of(checkpoint), feature_channels=None) == config.model
+            if (checkpoint := latest_checkpoint(path)) and not differing(checkpoint, model)
         ]
         if not fitting:
             makes = command("pretrain/run.py")
             return f"scratch (no pretraining run of this size; {makes} makes one)"
         checkpoint = fitting[0]
     weights = load_part(checkpoint, "teacher")
-    trained = read_manifest(checkpoint)["extra"].get("model", {})
-    if trained.get("feature_channels") is not None:  # its head predicts an encoder; ours does not
+    if read_config(checkpoint).feature_channels is not None:  # its head predicts an encoder
         weights |= model.projector.state_dict(prefix="projector.")
     load_weights(model, weights, checkpoint)
-    model.forget_frames()
+    for slot in model.config.changes:
+        model.adapter(slot).forget_output()  # whole pictures until now, from here on a change
     return str(checkpoint)
+
+
+def differing(checkpoint: Path, model: Network, ignored: str = "") -> dict[str, tuple[Any, Any]]:
+    """{setting: (the checkpoint's, `model`'s)} where their networks are not the same; the
+    train-only head is not looked at."""
+    old, new = (flat(config.to_json()) for config in (read_config(checkpoint), model.config))
+    names = [name for name in {**old, **new} if name not in ("feature_channels", ignored)]
+    return {
+        name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)
+    }
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""A small trainable text encoder that needs no weights and no vocabulary: it reads bytes."""
+"""The way of words into a network: a small trainable encoder of bytes, or a projection of what a
+frozen text encoder has made of them."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,34 @@ from selfflow_robotics.errors import UserError
 
 MOST_TEXT_BYTES = 1024
 PAD = 256  # one id after the 256 bytes
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How a network reads words: "bytes" needs no weights and no vocabulary, "embeddings" projects
+    those of a frozen encoder."""
+
+    kind: Literal["bytes", "embeddings"] = "bytes"
+    tokens: int = 2  # bytes: that a text becomes
+    most_bytes: int = 127  # bytes: of the longest text
+    channels: int = 0  # embeddings: of each token
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.channels if self.kind == "embeddings" else 1) < 1:
+            raise UserError(
+                "text needs at least one token and embeddings at least one channel, got "
+                f"{self.tokens} and {self.channels}"
+            )
+        if not 1 <= self.most_bytes <= MOST_TEXT_BYTES:
+            raise UserError(
+                f"model.text_bytes must be from 1 to {MOST_TEXT_BYTES}, got {self.most_bytes}"
+            )
+
+    def build(self, width: int, heads: int) -> nn.Module:
+        """The part of a network that turns words into text tokens [B, M, D]."""
+        if self.kind == "embeddings":
+            return nn.Linear(self.channels, width)
+        return ByteTextEncoder(width, heads, self.tokens, self.most_bytes)
 
 
 def check_texts(texts: Iterable[str], most_bytes: int) -> None:

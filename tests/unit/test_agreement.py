@@ -1,26 +1,33 @@
 """Student against teacher, layer by layer."""
 
+from types import SimpleNamespace
+
 import torch
 
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.batch import Batch
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.agreement import LEVELS, cosine_by_layer
+from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.rng import torch_generator
+from tests.networks import frames_slot
+
+CONFIG = image_config(SiTConfig(width=16, depth=3, heads=2), latent_size=4, num_classes=3)
 
 
 def network(seed):
     torch.manual_seed(seed)
-    config = ImageSiTConfig(SiTConfig(width=16, depth=3, heads=2), latent_size=4, num_classes=3)
-    model = ImageSiT(config)
+    model = Network(CONFIG)
     for p in model.parameters():
         p.data = torch.randn(p.shape) * 0.1
-    labels = torch.zeros(4, dtype=torch.long)
-    return lambda x_t, tau, layers: model(x_t["latents"], tau, labels, layers, True)
+    return model
 
 
 def cosines(student, teacher):
-    x = {"latents": torch.randn(4, 4, 16, generator=torch_generator("test", 1))}
-    return cosine_by_layer(student, teacher, x, 3, torch_generator("test", 2))
+    frame = frames_slot(network(0), torch.randn(4, 4, 16, generator=torch_generator("test", 1)))
+    batch = Batch({"first_frame": frame}, labels=torch.zeros(4, dtype=torch.long))
+    return cosine_by_layer(student, teacher, batch, ROLES["image"], torch_generator("test", 2))
 
 
 def test_every_level_has_a_cosine_for_each_layer():
@@ -41,9 +48,15 @@ def test_unlike_networks_agree_less():
 def test_cosine_of_what_was_seen():
     """Identity networks: the cosine is that of the two noised views."""
 
-    def identity(x_t, tau, layers):
-        return {}, dict.fromkeys(layers, x_t["latents"])
+    class Identity:
+        config = SimpleNamespace(backbone=SimpleNamespace(depth=3))
 
-    found = cosines(identity, identity)
+        def encode_context(self, clean, words, labels):
+            return None
+
+        def __call__(self, slots, tau, context, layers, stop):
+            return {}, dict.fromkeys(layers, slots["first_frame"].tokens)
+
+    found = cosines(Identity(), Identity())
     assert found["cosine_by_layer/t=0.2"][0] == found["cosine_by_layer/t=0.2"][2]
     assert 0.95 < found["cosine_by_layer/t=0.2"][0] < 1

@@ -10,34 +10,32 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.data.latents import LatentReader, row_dtype, sha256_of, shard_path
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.class_probe_report import lines_of
 from selfflow_robotics.evaluation.class_probes import (
     flat_latents,
-    mean_features,
     num_batches,
     probe_classes,
     read_sources,
     score_source,
     split_pictures,
 )
-from selfflow_robotics.evaluation.probes import Source
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
-from selfflow_robotics.models.sit import SiTConfig, constant_timestep
+from selfflow_robotics.evaluation.probes import Source, picture_features
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig, image_config
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.image_network import ImageNetwork, image_record
-from selfflow_robotics.world.network import checkpoint_record
+from tests.networks import ask_image, image_bundle, image_record, robot_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"
 main = runpy.run_path(str(ROOT / "eval/class_probe.py"), run_name="imported")["main"]
 probe_main = runpy.run_path(str(ROOT / "eval/probe.py"), run_name="imported")["main"]
 SIT = SiTConfig(width=24, depth=2, heads=3)
-TINY = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+TINY = image_config(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
 QUICK = ["timesteps=[0.5]", "device=cpu"]
 
 
@@ -74,15 +72,15 @@ def write_cache(folder, count=60, channels=3, size=8, mirror=False, classes=3, m
 def tiny_model():
     """A network in which timestep and label matter: adaLN of a new one is zero."""
     torch.manual_seed(0)
-    model = ImageSiT(TINY).eval()
+    model = Network(TINY).eval()
     with torch.no_grad():
-        for block in model.sit.blocks:
+        for block in model.backbone.blocks:
             block.adaLN_modulation[1].weight.normal_(std=0.3)
     return model
 
 
 def network_of(model):
-    return ImageNetwork(model, AutoencoderConfig("pixel"), None, Path("x"), "pixel")
+    return image_bundle(model, patch=4)
 
 
 def planted(width=16, classes=4, count=2000):
@@ -150,19 +148,22 @@ def test_too_few_pictures_are_refused():
 
 
 @torch.no_grad()
-def test_features_are_the_raw_tokens_averaged_and_know_no_label():
+def test_features_are_the_raw_tokens_and_know_no_label():
     model = tiny_model()
+    bundle, null = image_bundle(model, patch=4), TINY.null_label
     x = torch.randn(2, 4, 48, generator=torch.Generator().manual_seed(0))
-    found = mean_features(model, x, 0.5, [0, 2])
-    null = torch.full((2,), TINY.null_label)
-    _, raw = model(x, constant_timestep(0.5, x), null, [2], features_only=True)
-    torch.testing.assert_close(found[2], raw[2].mean(1))
-    torch.testing.assert_close(found[0], (model.x_embedder(x) + model.positions).mean(1))
-    assert not torch.equal(mean_features(model, x, 0.4, [2])[2], found[2])
-    model.label_table.weight[: TINY.null_label] += 1
-    assert torch.equal(mean_features(model, x, 0.5, [2])[2], found[2])
-    model.label_table.weight[TINY.null_label] += 1
-    assert not torch.equal(mean_features(model, x, 0.5, [2])[2], found[2])
+    found = picture_features(bundle, x, 0.5, [0, 2])
+    labels = torch.full((2,), null)
+    _, raw = ask_image(model, x, Timesteps.constant(0.5, x), labels, [2], stop=True)
+    torch.testing.assert_close(found[2], raw[2])
+    adapter = model.adapter("first_frame")
+    positions = adapter.grid_positions.flatten(0, 1)
+    torch.testing.assert_close(found[0], adapter.stem(x) + positions)
+    assert not torch.equal(picture_features(bundle, x, 0.4, [2])[2], found[2])
+    model.label_table.weight[:null] += 1
+    assert torch.equal(picture_features(bundle, x, 0.5, [2])[2], found[2])
+    model.label_table.weight[null] += 1
+    assert not torch.equal(picture_features(bundle, x, 0.5, [2])[2], found[2])
 
 
 def test_the_noise_of_a_row_is_the_same_at_all_timesteps(tmp_path):
@@ -191,8 +192,8 @@ def test_large_latents_are_averaged_for_the_baseline():
 def test_features_of_a_run_gone_astray_are_named(tmp_path):
     reader = LatentReader(write_cache(tmp_path / "cache"))
     model = tiny_model()
-    model.sit.blocks[1].mlp.fc1.weight.data.fill_(torch.nan)
-    with pytest.raises(UserError, match="layer 2 of x has values that are not finite"):
+    model.backbone.blocks[1].mlp.fc1.weight.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="layer 2 of run has values that are not finite"):
         probe_classes(network_of(model), reader, split_pictures(60, 1, 60, 0), [1, 2], [0.0], 0)
 
 
@@ -210,11 +211,10 @@ def prepared(tmp_path_factory):
     """A run of scenes, a run of labelled pictures and its latents, and a released file."""
     tmp_path = tmp_path_factory.mktemp("prepared")
     write_cache(tmp_path / "latents", mirror=True)
-    scenes = MultimodalConfig(SIT, image_size=(16, 32))
-    record = checkpoint_record(scenes, None, {"task": "pick_coke_can"}, {"image": 1.0})
-    write_run(tmp_path, "scenes", "pretrain", MultimodalSiT(scenes), record)
-    latents = {"autoencoder": "pixel", "source": "noise"}
-    record = image_record(TINY, AutoencoderConfig("pixel"), None, latents)
+    scenes = RobotConfig(SIT, image_size=(16, 32))
+    record = robot_record(scenes, ["image"], provenance={"task": "pick_coke_can"})
+    write_run(tmp_path, "scenes", "pretrain", Network(scenes.network()), record)
+    record = image_record(TINY, patch=4, provenance={"autoencoder": "pixel", "source": "noise"})
     write_run(tmp_path, "classes", "images", tiny_model(), record, {"data": "latents"})
     state = {k.removeprefix("model."): v for k, v in load_file(GOLDEN).items() if "model." in k}
     torch.save(state, tmp_path / "tiny.pt")

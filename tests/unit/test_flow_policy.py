@@ -6,26 +6,28 @@ import torch
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.inference.bundle import load_bundle
+from selfflow_robotics.inference.imagine import imagine, psnr
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.imagine import imagine, psnr
-from selfflow_robotics.world.network import checkpoint_record, load_network
 from tests.fractal import FRACTAL_STATS
+from tests.networks import robot_record
 
-CONFIG = MultimodalConfig(SiTConfig(width=96, depth=4, heads=3))
+CONFIG = RobotConfig(SiTConfig(width=96, depth=4, heads=3))
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    model = MultimodalSiT(CONFIG)
+    model = Network(CONFIG.network())
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    record = checkpoint_record(
-        CONFIG, FRACTAL_STATS, {"simulator": "tabletop"}, {"policy": 1.0, "world_model": 1.0}
+    record = robot_record(
+        CONFIG, ["policy", "world_model", "joint"], FRACTAL_STATS, {"simulator": "tabletop"}
     )
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     return save_checkpoint(folder, 1, {"teacher": model.state_dict()}, record)
@@ -46,11 +48,12 @@ def started(checkpoint, slots, **settings) -> FlowPolicy:
     return policy
 
 
-def test_an_episode_goes_the_same_way_whatever_runs_beside_it(checkpoint):
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_episode_goes_the_same_way_whatever_runs_beside_it(checkpoint, joint):
     seen = observations(5)
-    together = started(checkpoint, range(5)).act(list(range(5)), seen)
+    together = started(checkpoint, range(5), joint=joint).act(list(range(5)), seen)
     for slot in range(5):
-        (alone,) = started(checkpoint, [slot]).act([slot], [seen[slot]])
+        (alone,) = started(checkpoint, [slot], joint=joint).act([slot], [seen[slot]])
         assert np.array_equal(alone, together[slot])
 
 
@@ -83,6 +86,14 @@ def test_guidance_one_is_no_guidance(checkpoint):
     assert not np.array_equal(plain, strong)
 
 
+def test_a_joint_rollout_imagines_the_frames_with_the_actions(checkpoint):
+    seen = observations(1)
+    (alone,) = started(checkpoint, [0]).act([0], seen)
+    (joint,) = started(checkpoint, [0], joint=True).act([0], seen)
+    assert joint.shape == alone.shape
+    assert not np.array_equal(joint, alone)
+
+
 @pytest.mark.parametrize("replan_steps", [0, 7])
 def test_no_more_actions_are_executed_than_predicted(checkpoint, replan_steps):
     with pytest.raises(UserError, match="replan_steps must be 1 to 6"):
@@ -90,7 +101,7 @@ def test_no_more_actions_are_executed_than_predicted(checkpoint, replan_steps):
 
 
 def test_imagined_frames_depend_on_the_actions(checkpoint):
-    network = load_network(checkpoint, CPU)
+    network = load_bundle(checkpoint, CPU)
     frames = np.stack([o["image"] for o in observations(2)])
     actions = np.zeros((2, 4, 7), np.float32)
     still = imagine(network, frames, actions, ["pick", "pick"], num_steps=2)
@@ -112,4 +123,12 @@ def test_psnr():
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     folder = save_checkpoint(tmp_path, 1, {"teacher": {}}, {"not": "ours"})
     with pytest.raises(UserError, match="does not describe a network"):
-        load_network(folder, CPU)
+        load_bundle(folder, CPU)
+
+
+@pytest.mark.parametrize("key", ["model", "image_model"])
+def test_a_checkpoint_of_an_earlier_version_is_one_clear_line(tmp_path, key):
+    folder = save_checkpoint(tmp_path, 1, {"teacher": {}}, {key: {"sit": {"width": 192}}})
+    with pytest.raises(UserError, match=r"earlier version .*; train it again$") as error:
+        load_bundle(folder, CPU)
+    assert "\n" not in str(error.value)

@@ -1,35 +1,31 @@
 """Frozen encoders: our own networks, and how tokens and grids meet their features."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from selfflow_robotics.autoencoders.latent import PixelLatents
-from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
-from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
-from selfflow_robotics.models.sit import SiTConfig, constant_timestep
-from selfflow_robotics.objective.self_flow import ObjectiveConfig
-from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.frozen_encoder import (
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.encoders.frames import pool_features, resize_frames
+from selfflow_robotics.encoders.load import (
     check_encoder,
-    encoder_of_latents,
     encoder_of_tokens,
     head_channels,
     load_encoder,
 )
-from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
-from selfflow_robotics.world.network import (
-    check_same_shape,
-    checkpoint_record,
-    load_network,
-    model_config,
-)
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.bundle import load_bundle
+from selfflow_robotics.modalities.latents import ImageLatents, patchify
+from selfflow_robotics.modalities.pixels import PixelPatches
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig, image_config
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.timesteps import Timesteps
+from selfflow_robotics.training.checkpoint import save_checkpoint
+from tests.networks import image_record, robot_record
 
-TINY = MultimodalConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
+TINY = RobotConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
 REPA = ObjectiveConfig(mask_ratio=0, target="encoder")
 
 
@@ -43,12 +39,12 @@ def frames(*shape: int) -> torch.Tensor:
 def run(tmp_path_factory):
     """A run folder with one checkpoint of a network whose blocks do something."""
     torch.manual_seed(0)
-    model = MultimodalSiT(TINY)
+    model = Network(TINY.network())
     for name, parameter in model.named_parameters():
         if "adaLN" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp("run")
-    record = checkpoint_record(TINY, None, {}, {"image": 1.0})
+    record = robot_record(TINY, ["image"])
     save_checkpoint(folder / "checkpoints", 1, {"teacher": model.state_dict()}, record)
     return folder
 
@@ -58,10 +54,11 @@ def test_a_run_gives_a_layers_features_of_the_clean_picture(run, suffix, layer):
     encoder = load_encoder(f"run:{run}{suffix}")
     pictures = frames(2, 32, 48)
     features = encoder(pictures, (2, 3))
-    model = load_network(run, torch.device("cpu")).model
-    tokens = model.autoencoder.encode(pictures[:, None])
-    context = model.encode_context({}, ["", ""])
-    _, expected = model({"first_frame": tokens}, constant_timestep(0.0, tokens), context, (layer,))
+    bundle = load_bundle(run, torch.device("cpu"))
+    tokens = bundle.frames.encode(pictures[:, None])
+    context = bundle.network.encode_context({}, ["", ""])
+    slots = {"first_frame": bundle.slot("first_frame", tokens)}
+    _, expected = bundle.network(slots, Timesteps.constant(0.0, tokens), context, (layer,))
     assert features.shape == (2, 6, encoder.channels) == (2, 6, 24)
     assert not features.requires_grad
     torch.testing.assert_close(features, expected[layer].detach())
@@ -93,7 +90,7 @@ def test_a_name_that_means_nothing_is_one_line(run, name, message):
 
 def test_tokens_and_features_keep_their_order():
     """An encoder that tells every patch's mean brightness, over two slots and three frames."""
-    auto = PixelAutoencoder((32, 48))
+    auto = PixelPatches((32, 48))
     pictures = frames(2, 3, 32, 48)
     tokens = auto.encode(pictures)
     slots = {"first_frame": tokens[:, :6], "later_frames": tokens[:, 6:]}
@@ -119,7 +116,9 @@ def test_latents_are_decoded_a_few_at_a_time_and_keep_their_order():
         means = decoded.float().mean(dim=3).flatten(1)[..., None]
         return pool_features(means, decoded.shape[1:3], grid)
 
-    features = encoder_of_latents(brightness, PixelLatents(), 4)({"latents": tokens})
+    source = AutoencoderConfig("pixel")
+    codec = ImageLatents((8, 8), 3, 4, source, "pixel", PixelLatents())
+    features = encoder_of_tokens(brightness, codec)({"first_frame": tokens})
     assert sizes == [16, 16, 3]
     expected = (tokens.mean(dim=2, keepdim=True) + 1) * 127.5
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-2)
@@ -160,47 +159,39 @@ def test_without_a_head_the_widths_must_agree(run):
 
 
 def test_the_head_predicts_as_many_channels_as_it_is_told():
-    for model in (
-        MultimodalSiT(MultimodalConfig(TINY.sit, TINY.image_size, feature_channels=10)),
-        ImageSiT(ImageSiTConfig(TINY.sit, latent_size=4, num_classes=2, feature_channels=10)),
-    ):
+    images = image_config(TINY.sit, latent_size=4, num_classes=2, feature_channels=10)
+    for config in (TINY.network(10), images):
+        model = Network(config)
         assert model.projector(torch.zeros(1, 2, 24)).shape == (1, 2, 10)
         assert model.projector.linear1.weight.shape == (34, 24)
-    assert MultimodalSiT(TINY).projector.linear1.weight.shape == (48, 24)
-    for config in (MultimodalConfig, ImageSiTConfig):
-        with pytest.raises(UserError, match=r"feature_channels must be at least 1, got 0"):
-            config(feature_channels=0)
+    assert Network(TINY.network()).projector.linear1.weight.shape == (48, 24)
+    with pytest.raises(UserError, match=r"feature_channels must be at least 1, got 0"):
+        TINY.network(0)
 
 
-def test_a_record_from_before_there_were_encoders_still_reads():
-    record = checkpoint_record(TINY, None, {}, {"image": 1.0})
-    del record["model"]["feature_channels"]
-    assert model_config(record) == TINY
-
-
-def test_another_shape_is_named_by_its_first_difference(run):
-    (checkpoint,) = (run / "checkpoints").iterdir()
-    check_same_shape(checkpoint, replace(TINY, image_size=(64, 64), feature_channels=8))
-    wider = replace(TINY, sit=replace(TINY.sit, width=48))
-    with pytest.raises(UserError, match=r"step_0000001 has model.sit.width=24, not 48; give"):
-        check_same_shape(checkpoint, wider)
-    with pytest.raises(UserError, match=r"has model.action_horizon=6, not 5; give"):
-        check_same_shape(checkpoint, replace(TINY, action_horizon=5))
+IMAGES = image_config(SiTConfig(24, 2, 3), latent_size=4, channels=3, patch=2, num_classes=2)
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"image_model": {}}, "is of a run of pretrain/images.py; this needs one of pretrain/run"),
-        ({"model": 5}, "does not describe a network this version knows"),
+        ({"model": 5}, "written by an earlier version"),
+        ({"network": 5}, "does not describe a network this version knows"),
         ({}, "does not describe a network this version knows"),
     ],
 )
-def test_a_run_of_another_kind_is_one_line(tmp_path, record, message):
+def test_a_record_of_another_kind_is_one_line(tmp_path, record, message):
     save_checkpoint(tmp_path / "checkpoints", 1, {"teacher": {}}, record)
     for use in (
-        lambda: load_network(tmp_path, torch.device("cpu")),
+        lambda: load_bundle(tmp_path, torch.device("cpu")),
         lambda: load_encoder(f"run:{tmp_path}"),
     ):
         with pytest.raises(UserError, match=message):
             use()
+
+
+def test_a_network_of_labelled_pictures_is_no_encoder(tmp_path):
+    parts = {"teacher": Network(IMAGES).state_dict()}
+    save_checkpoint(tmp_path / "checkpoints", 1, parts, image_record(IMAGES, patch=2))
+    with pytest.raises(UserError, match=r"give a run of pretrain/run\.py or finetune/rt1\.py"):
+        load_encoder(f"run:{tmp_path}")

@@ -7,9 +7,9 @@ from urllib.error import URLError
 import pytest
 import torch
 
+from selfflow_robotics.encoders.load import load_encoder
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.world.frozen_encoder import load_encoder
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 SHAPE = {

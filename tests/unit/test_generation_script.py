@@ -12,14 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.image_network import image_record
-from selfflow_robotics.world.network import checkpoint_record
+from tests.networks import image_record, robot_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"
@@ -40,12 +38,11 @@ def folder(tmp_path, monkeypatch):
     """A folder with a run of each kind, the labelled pictures' being the last."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    scenes = MultimodalConfig(SIT, image_size=(16, 32))
-    record = checkpoint_record(scenes, None, {"task": "pick_coke_can"}, {"image": 1.0})
-    write_run(tmp_path, "scenes", "pretrain", MultimodalSiT(scenes), record)
-    classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
-    record = image_record(classes, AutoencoderConfig("pixel"), None, {"autoencoder": "pixel"})
-    write_run(tmp_path, "classes", "images", ImageSiT(classes), record)
+    scenes = RobotConfig(SIT, image_size=(16, 32))
+    record = robot_record(scenes, ["image"], provenance={"task": "pick_coke_can"})
+    write_run(tmp_path, "scenes", "pretrain", Network(scenes.network()), record)
+    classes = image_config(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+    write_run(tmp_path, "classes", "images", Network(classes), image_record(classes, patch=4))
     return tmp_path
 
 
@@ -150,10 +147,10 @@ def _claims(**changes):
     def prepare(folder):
         path = folder / "runs/classes/checkpoints/step_0000003/manifest.json"
         extra = json.loads(path.read_text())["extra"]
-        model = extra["image_model"]
+        network = extra["network"]
         for name, value in changes.items():
-            part = model["sit"] if name in model["sit"] else model if name in model else extra
-            part[name] = value
+            parts = (network["backbone"], network, network["adapters"]["frames"], extra)
+            next(part for part in parts if name in part)[name] = value
         weights = load_file(path.with_name("teacher.safetensors"))
         save_checkpoint(path.parents[1], 3, {"teacher": weights}, extra)
 
@@ -181,18 +178,17 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_claims(depth=10**9), [], "does not describe a network"),
         (_claims(width=48 * 10**6), [], "does not describe a network"),
         (_claims(num_classes=10**12), [], "does not fit the model"),
-        (_claims(latent_size=10**6), [], "at most"),
+        (_claims(grid=[10**6, 10**6]), [], "does not describe a network"),
         (_claims(labels=[9]), [], "does not describe a network"),
         (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
         (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
         (_nothing, ["heads=4"], "heads is for files of released weights"),
-        (_nothing, ["--checkpoint", "runs/scenes", "method=sde"], "method=sde samples networks"),
         (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "knows no classes"),
         (_nothing, ["labels=[3]"], "labels must be numbers from 0 to 2, got [3]"),
         (_nothing, ["instruction=x"], "reads no words"),
-        (_nothing, ["autoencoder_weights=vae"], "needs no autoencoder_weights"),
+        (_nothing, ["autoencoder_weights=vae"], "need no autoencoder_weights"),
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
         (_nothing, ["num_images=0"], "num_images must be at least 1, got 0"),
         (_nothing, ["method=dpm"], "unknown value 'dpm'"),
@@ -249,10 +245,12 @@ def test_the_released_file_is_looked_for_at_the_hub_where_no_such_file_lies(fold
 
 
 def test_another_autoencoder_under_the_recorded_name_is_refused(folder, capsys):
-    classes = ImageSiTConfig(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
-    record = image_record(classes, AutoencoderConfig("pixel"), None, {"autoencoder": "a former"})
-    write_run(folder, "former", "images", ImageSiT(classes), record)
+    classes = image_config(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
+    record = image_record(classes, patch=4, fingerprint="a former")
+    write_run(folder, "former", "images", Network(classes), record)
     with pytest.raises(SystemExit) as exit:
         main([*QUICK, "--checkpoint", "runs/former"])
     assert exit.value.code == 2
-    assert "is not the autoencoder any more that runs/former/" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "runs/former/" in error
+    assert "is not the autoencoder any more" in error

@@ -3,37 +3,46 @@
 import pytest
 import torch
 
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.batch import Batch
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import image_config
 from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
+from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from tests.networks import frames_slot
 
-CONFIG = ImageSiTConfig(SiTConfig(32, 4, 2), latent_size=8, channels=4, patch=2, num_classes=5)
+CONFIG = image_config(SiTConfig(32, 4, 2), latent_size=8, num_classes=5)
 
 
 class Watched:
     """A network that remembers the labels it was shown."""
 
     def __init__(self, model):
-        self.model, self.projector, self.labels = model, model.projector, []
+        self.model, self.labels = model, []
+        self.config, self.projector, self.prediction = CONFIG, model.projector, model.prediction
 
-    def __call__(self, tokens, timesteps, labels, *args, **kw):
+    def encode_context(self, clean, *, labels, **settings):
         self.labels.append(labels)
-        return self.model(tokens, timesteps, labels, *args, **kw)
+        return self.model.encode_context(clean, labels=labels, **settings)
+
+    def __call__(self, *args, **settings):
+        return self.model(*args, **settings)
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return ImageSiT(CONFIG)
+    return Network(CONFIG)
 
 
 def loss_of(model, dropout, **settings):
     tokens = torch.randn(64, 16, 16, generator=torch.Generator().manual_seed(1))
+    batch = Batch({"first_frame": frames_slot(model, tokens)}, labels=torch.arange(64) % 5)
     student, teacher = Watched(model), Watched(model)
-    terms = image_loss(
-        student, teacher, tokens, torch.arange(64) % 5, CONFIG.null_label, dropout,
-        ObjectiveConfig(**settings), torch.Generator().manual_seed(0),
+    terms = loss(
+        student, teacher, batch, ROLES["image"], ObjectiveConfig(**settings),
+        ConditioningConfig(text_dropout=dropout), torch.Generator().manual_seed(0),
     )  # fmt: skip
     return terms, student, teacher
 
@@ -55,7 +64,8 @@ def test_loss_trains_network_labels_and_head(model):
     model.zero_grad()
     terms, *_ = loss_of(model, 0.1)
     terms.loss.backward()
-    for weight in (model.final_layer.linear.weight, model.projector.linear1.weight):
+    output = model.adapter("first_frame").final_layer
+    for weight in (output.linear.weight, model.projector.linear1.weight):
         assert weight.grad.abs().sum() > 0
 
 

@@ -3,8 +3,9 @@
 import torch
 
 from selfflow_robotics.autoencoders.latent import PixelLatents
-from selfflow_robotics.models.image_sit import patchify
-from selfflow_robotics.world.frozen_encoder import encoder_of_latents
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.encoders.load import encoder_of_tokens
+from selfflow_robotics.modalities.latents import ImageLatents, patchify
 
 
 class MeanColour:
@@ -23,7 +24,7 @@ def test_features_stand_in_the_order_of_the_tokens():
     )
     latents, _ = PixelLatents().encode(frames)
     tokens = patchify(latents, 2)
-    encode = encoder_of_latents(MeanColour(), PixelLatents(), 2)
-    features = encode({"latents": tokens})
+    codec = ImageLatents((8, 8), 3, 2, AutoencoderConfig("pixel"), "pixel", PixelLatents())
+    features = encoder_of_tokens(MeanColour(), codec)({"first_frame": tokens})
     expected = (tokens.view(2, 16, 3, 4).mean(dim=-1) + 1) * 127.5
     torch.testing.assert_close(features, expected, rtol=0, atol=0.01)

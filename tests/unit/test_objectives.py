@@ -8,18 +8,20 @@ import scipy.stats
 import torch
 import yaml
 
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.timesteps import TimestepConfig
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.role_loss import ConditioningConfig, Sample, role_loss
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.schedules import SCHEDULES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, self_flow_loss
+from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.teacher import make_teacher
+from tests.networks import as_slots, frames_slot
 
 ROWS = {
     path.stem: yaml.safe_load(path.read_text())
@@ -36,7 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def model():
     torch.manual_seed(0)
     sit = SiTConfig(width=WIDTH, depth=4, heads=2)
-    model = MultimodalSiT(MultimodalConfig(sit, image_size=(32, 32), later_frames=2))
+    model = Network(RobotConfig(sit, image_size=(32, 32), later_frames=2).network())
     for parameter in model.parameters():  # nothing starts at zero, so that all gradients flow
         torch.nn.init.normal_(parameter, std=0.1)
     return model
@@ -46,31 +48,29 @@ def encoder(x):
     return torch.cat(list(x.values()), dim=1)[..., :WIDTH]
 
 
-def loss_of(model, row, role="clip", seed=0, **changes):
-    sample = Sample(
-        {
-            "first_frame": torch.randn(3, PER_FRAME, 768, generator=generator(1)),
-            "later_frames": torch.randn(3, 2 * PER_FRAME, 768, generator=generator(2)),
-        },
-        {},
-        ["a", "b", "c"],
-    )
+def loss_of(model, row, role="clip", seed=0, attention="prefix", **changes):
+    tokens = {
+        "first_frame": torch.randn(3, PER_FRAME, 768, generator=generator(1)),
+        "later_frames": torch.randn(3, 2 * PER_FRAME, 768, generator=generator(2)),
+    }
+    batch = Batch(as_slots(model, tokens), ["a", "b", "c"])
     config = ObjectiveConfig(**{**ROWS[row], **changes})
     teacher = make_teacher(model)
-    terms = role_loss(
-        model, teacher, sample, ROLES[role], config, ConditioningConfig(), generator(seed),
-        step=0, encoder=encoder,
+    terms = loss(
+        model, teacher, batch, ROLES[role], config, ConditioningConfig(attention),
+        generator(seed), step=0, encoder=encoder,
     )  # fmt: skip
     return terms, teacher
 
 
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
 @pytest.mark.parametrize("row", ROWS)
-def test_every_objective_trains_the_student_and_never_the_teacher(model, row):
-    terms, teacher = loss_of(model, row)
+def test_every_objective_trains_the_student_and_never_the_teacher(model, row, attention):
+    terms, teacher = loss_of(model, row, attention=attention)
     model.zero_grad()
     terms.loss.backward()
     assert torch.isfinite(terms.loss)
-    assert model.sit.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+    assert model.backbone.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in teacher.parameters())
     trains_head = ROWS[row]["gamma"] > 0 and ROWS[row].get("head", True)
     assert (model.projector.linear1.weight.grad is not None) == trains_head
@@ -117,31 +117,30 @@ def test_near_timesteps_are_a_little_cleaner_and_so_not_of_p_of_t():
 @pytest.mark.parametrize("row", ["self_flow", "dts"])
 def test_without_a_mask_the_flow_loss_is_vanilla_s_to_the_last_bit(row):
     torch.manual_seed(0)
-    network = ImageSiT(ImageSiTConfig(SiTConfig(48, 4, 3), latent_size=8, num_classes=5))
+    network = Network(image_config(SiTConfig(48, 4, 3), latent_size=8, num_classes=5))
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    tokens, labels = torch.randn(6, 16, 16, generator=generator(4)), torch.arange(6) % 5
+    frame = frames_slot(network, torch.randn(6, 16, 16, generator=generator(4)))
+    batch, role = Batch({"first_frame": frame}, labels=torch.arange(6) % 5), ROLES["image"]
 
     def flow_loss(config):
         teacher = make_teacher(network)
-        return image_loss(network, teacher, tokens, labels, 5, 0.1, config, generator()).flow_loss
+        shown = ConditioningConfig()
+        return loss(network, teacher, batch, role, config, shown, generator()).flow_loss
 
     without_mask = ObjectiveConfig(**{**ROWS[row], "mask_ratio": 0.0})
     assert torch.equal(flow_loss(without_mask), flow_loss(ObjectiveConfig(**ROWS["vanilla"])))
 
 
 def test_tubes_of_actions_are_single_tokens(model):
-    sample = Sample(
-        {
-            "first_frame": torch.randn(2, PER_FRAME, 768, generator=generator(1)),
-            "actions": torch.randn(2, 6, 7, generator=generator(2)),
-        },
-        {},
-        ["a", "b"],
-    )
+    tokens = {
+        "first_frame": torch.randn(2, PER_FRAME, 768, generator=generator(1)),
+        "actions": torch.randn(2, 6, 7, generator=generator(2)),
+    }
+    batch = Batch(as_slots(model, tokens), ["a", "b"])
     config = ObjectiveConfig(**{**ROWS["dts"], "mask_shape": "tube"})
-    terms = role_loss(
-        model, None, sample, ROLES["policy"], config, ConditioningConfig(), generator(), step=0
+    terms = loss(
+        model, None, batch, ROLES["policy"], config, ConditioningConfig(), generator(), step=0
     )  # fmt: skip
     assert terms.timesteps.index.shape[1] == 6
     assert 0 < terms.timesteps.index.float().mean() < 1
@@ -237,17 +236,19 @@ def test_gamma_warms_up():
     torch.testing.assert_close(terms.loss, terms.flow_loss - 0.1 * terms.cosine)
 
 
-def test_separated_groups_cannot_see_each_other(model):
-    """Changing a token moves those of its own noise group only, in either attention."""
-    context = model.encode_context({}, ["a"])
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+def test_separated_groups_cannot_see_each_other(model, attention):
+    """Changing a token moves those of its own noise group only, also by way of the words."""
+    context = model.encode_context({}, ["a"], attention=attention)
     index = torch.tensor([[0, 1, 0, 1]])
-    timesteps = (torch.tensor([[0.3, 0.7]]), index)
+    timesteps = Timesteps(torch.tensor([[0.3, 0.7]]), index)
     x = torch.randn(1, PER_FRAME, 768, generator=generator(3))
     other = x.clone()
     other[:, 0] += 1
 
     def outputs(tokens, separate):
-        out, _ = model({"first_frame": tokens}, timesteps, context, separate_attention=separate)
+        slots = {"first_frame": frames_slot(model, tokens)}
+        out, _ = model(slots, timesteps, context, separate_attention=separate)
         return out["first_frame"]
 
     for separate in (True, False):
@@ -268,18 +269,18 @@ def test_impossible_objectives_are_refused(settings, message):
 def test_noise_on_the_clean_frame_leaves_a_still_scene_still(role):
     """An untrained network predicts no change, and what it changes is the frame without noise."""
     torch.manual_seed(0)
-    config = MultimodalConfig(SiTConfig(WIDTH, 4, 2), image_size=(32, 32), later_frames=2)
-    model = MultimodalSiT(config)
+    config = RobotConfig(SiTConfig(WIDTH, 4, 2), image_size=(32, 32), later_frames=2)
+    model = Network(config.network())
     frame = torch.rand(3, PER_FRAME, 768, generator=generator(1))
     tokens = {
         "first_frame": frame,
         "later_frames": frame.repeat(1, 2, 1),
         "actions": torch.zeros(3, 6, 7),
     }
-    terms = role_loss(
+    terms = loss(
         model,
         make_teacher(model),
-        Sample(tokens, {}, ["a"] * 3),
+        Batch(as_slots(model, tokens), ["a"] * 3),
         ROLES[role],
         ObjectiveConfig(gamma=0),
         ConditioningConfig(frame_noise=0.9),

@@ -40,14 +40,17 @@ from selfflow_robotics.evaluation.ridge import (
     r2_and_interval,
     resample_weights,
 )
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.inference.bundle import Bundle
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.rollouts import demonstrations
+from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.network import Network, checkpoint_record
+from tests.networks import robot_bundle, robot_record
 
 ROOT = Path(__file__).parents[2]
-TINY = MultimodalConfig(SiTConfig(width=24, depth=2, heads=3), image_size=(32, 48))
+TINY = RobotConfig(SiTConfig(width=24, depth=2, heads=3), image_size=(32, 48))
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -195,26 +198,28 @@ def test_frames_of_played_episodes_show_what_they_say():
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
+def network() -> Bundle:
     torch.manual_seed(0)
-    model = MultimodalSiT(TINY)
+    model = Network(TINY.network())
     with torch.no_grad():
-        for block in model.sit.blocks:
+        for block in model.backbone.blocks:
             block.adaLN_modulation[1].weight.normal_(std=0.1)
-    return Network(model.eval(), None, {}, ("image",), Path("x"), torch.device("cpu"))
+    return robot_bundle(TINY, model, ["image"])
 
 
 @torch.no_grad()
 def test_features_are_those_of_the_noised_path(network):
-    model = network.model
+    model = network.network
     x = torch.randn(2, 6, 768, generator=torch.Generator().manual_seed(0))
-    features = picture_features(model, x, 0.5, ["a", "b"], [0, 1, 2])
-    torch.testing.assert_close(features[0], model.embed("first_frame", x, clean=False))
-    timesteps = (torch.full((2, 1), 0.5), torch.zeros(2, 6, dtype=torch.long))
+    features = picture_features(network, x, 0.5, [0, 1, 2], ["a", "b"])
+    tokens = model.embed(
+        {"first_frame": network.slot("first_frame", x)}, Timesteps.constant(0.5, x), clean=False
+    )
+    torch.testing.assert_close(features[0], tokens.hidden)
     context = model.encode_context({}, ["a", "b"])
-    hidden, _, _ = model.sit(features[0], timesteps, context.key_values)
+    hidden, _, _ = model.backbone(tokens, context.kept)
     torch.testing.assert_close(features[2], hidden)
-    told_otherwise = picture_features(model, x, 0.0, ["a", "b"], [0, 2])
+    told_otherwise = picture_features(network, x, 0.0, [0, 2], ["a", "b"])
     assert torch.equal(told_otherwise[0], features[0])
     assert not torch.equal(told_otherwise[2], features[2])
 
@@ -248,8 +253,8 @@ def test_a_probe_has_every_row_and_the_same_numbers_twice(network):
 
 def test_the_command_measures_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model = MultimodalSiT(TINY)
-    record = checkpoint_record(TINY, None, {"simulator": "tabletop"}, {"image": 1.0})
+    model = Network(TINY.network())
+    record = robot_record(TINY, ["image"], provenance={"simulator": "tabletop"})
     save_checkpoint(Path("runs/a/checkpoints"), 3, {"teacher": model.state_dict()}, record)
     main = runpy.run_path(str(ROOT / "eval/probe.py"), run_name="imported")["main"]
     arguments = ["experiment=debug", "--checkpoint", "runs/a", "num_episodes=5", "layers=[1]"]

@@ -16,7 +16,7 @@ from selfflow_robotics.cli.app import compose
 from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.data.latents import LatentReader
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import patchify, unpatchify
+from selfflow_robotics.modalities.latents import patchify, unpatchify
 from selfflow_robotics.rng import torch_generator
 from tests.pictures import write_folder
 

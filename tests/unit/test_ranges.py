@@ -5,12 +5,12 @@ import pytest
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.timesteps import TimestepConfig, _plateau_quantiles
-from selfflow_robotics.models.multimodal import MultimodalConfig
+from selfflow_robotics.inference.generate import Sampling
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
-from selfflow_robotics.world.pictures import Sampling
 
 NAN, INF = float("nan"), float("inf")
 
@@ -20,7 +20,7 @@ NAN, INF = float("nan"), float("inf")
     [
         (CollectConfig, {"image_size": (0, 0)}, "image_size is"),
         (CollectConfig, {"image_size": (-64, 80)}, "image_size is"),
-        (MultimodalConfig, {"later_frames": 1000}, "at most 100, got 1000"),
+        (RobotConfig, {"later_frames": 1000}, "at most 100, got 1000"),
         (SiTConfig, {"mlp_ratio": 1e9}, "mlp_ratio must be in"),
         (TimestepConfig, {"mean": 21.0}, "timesteps.mean"),
         (TimestepConfig, {"mean": NAN}, "timesteps.mean"),

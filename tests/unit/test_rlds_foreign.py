@@ -11,6 +11,7 @@ from google.protobuf import json_format
 
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.schema import GRIPPER, IMAGE, TEXT, check_features
+from selfflow_robotics.data.robot_windows import choose_episodes, split_episodes
 from selfflow_robotics.errors import UserError
 from tests.rlds_sets import edit_record, make_set, make_steps, shard
 
@@ -252,13 +253,13 @@ def finetune():
 
 
 def test_training_on_successes_only(toy):
-    parts = finetune()
+    settings = finetune()["FinetuneConfig"]
     index = RldsIndex.open(toy)
     for successes_only, chosen in ((False, [0, 1, 2, 3, 4]), (True, [0, 2, 4])):
-        config = parts["FinetuneConfig"](successes_only=successes_only, validation=0.4)
-        episodes = parts["choose_episodes"](index, config)
+        config = settings(successes_only=successes_only, validation=0.4)
+        episodes = choose_episodes(index, config)
         assert episodes == chosen
-        training, held_out = parts["split_episodes"](episodes, config)
+        training, held_out = split_episodes(episodes, config)
         assert training + held_out == chosen
         assert len(held_out) == round(0.4 * len(chosen))
 

@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import flops
 from benchmarks.plain import PlainSiT, plain_ema
-from benchmarks.speed import LAYERS, QUICK
+from benchmarks.speed import LAYERS, QUICK, of_size
 from benchmarks.speed_sides import Setup, check_equal
-from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.network import Network
 from selfflow_robotics.training.compile import compile_blocks, missing_compiler
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import update_teacher
+from tests.networks import ask_image
 
 CPU = torch.device("cpu")
 
@@ -67,19 +68,19 @@ def test_flops_on_paper_are_those_that_torch_counts(setup, plain):
 
 
 def test_a_step_of_the_largest_size_costs_less_than_two_thirds():
-    config, layer = ImageSiTConfig(SIZES["XL"]), LAYERS["XL"][1]
+    config, layer = of_size("XL"), LAYERS["XL"][1]
     ours, plain = flops(config, layer, plain=False).step, flops(config, layer, plain=True).step
     assert ours <= 895e9
     assert ours <= 0.65 * plain
     with torch.device("meta"):  # shapes alone, so that torch can count the real thing
-        model, teacher = ImageSiT(config).to("meta"), ImageSiT(config).to("meta")
+        model, teacher = Network(config).to("meta"), Network(config).to("meta")
         tokens, labels = torch.zeros(1, 256, 16), torch.zeros(1, dtype=torch.long)
         t, index = torch.zeros(1, 2), torch.zeros(1, 256, dtype=torch.long)
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):
-        velocity, features = model(tokens, (t, index), labels, (LAYERS["XL"][0],))
+        velocity, features = ask_image(model, tokens, (t, index), labels, (LAYERS["XL"][0],))
         with torch.no_grad():
-            teacher(tokens, (t[:, :1], index), labels, (layer,), features_only=True)
+            ask_image(teacher, tokens, (t[:, :1], index), labels, (layer,), stop=True)
         (velocity.sum() + model.projector(features[LAYERS["XL"][0]]).sum()).backward()
     assert counter.get_total_flops() == pytest.approx(ours, rel=1e-3)
 

@@ -1,0 +1,160 @@
+"""Which windows of a robot's data sets each row of the role table learns from, step by step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from selfflow_robotics.data.mixture import Mixture
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.objective.roles import ROLES, RoleSchedule
+
+HELD_OUT_BATCHES = 8  # looked at with each checkpoint
+
+
+class Shape(Protocol):
+    """What a network sees of a window (`models.presets.RobotConfig`)."""
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def later_frames(self) -> int: ...
+    @property
+    def action_horizon(self) -> int: ...
+
+
+class Settings(Protocol):
+    """Of finetune/rt1.py, which explains them."""
+
+    @property
+    def model(self) -> Shape: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def roles(self) -> dict[str, float]: ...
+    @property
+    def successes_only(self) -> bool: ...
+    @property
+    def validation(self) -> float: ...
+    @property
+    def num_episodes(self) -> int | None: ...
+    @property
+    def play_share(self) -> float: ...
+    @property
+    def policy_batch(self) -> int: ...
+    @property
+    def frame_batch(self) -> int: ...
+
+
+class RobotData:
+    """Which windows each row of the role table learns from, as a function of the step.
+
+    Rows without later frames read the demonstrations. Rows with later frames read undisturbed ones
+    only: in a disturbed one the recorded action is not what moved the arm. The two rows that ask
+    what actions do also read play: an expert does the expected, which the picture tells already, so
+    only play makes a world model look at the actions.
+    """
+
+    def __init__(
+        self,
+        index: RldsIndex,
+        play: RldsIndex | None,
+        settings: Settings,
+        share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
+    ) -> None:
+        """`share` picks one process's windows out of those of a step."""
+        self.settings, self._share = settings, share
+        self.provenance = index.provenance | {"successes_only": settings.successes_only}
+        self.fingerprints = {"data": index.fingerprint}
+        training, held_out = split_episodes(choose_episodes(index, settings), settings)
+        self.stats = index.stats(training)
+        self.held_out = self._windows(index, held_out or training)
+        every = self._windows(index, training)
+        plain = [episode for episode in training if not index.disturbed[episode]]
+        undisturbed = every if len(plain) == len(training) else self._windows(index, plain)
+        aimless = None
+        if play is not None:
+            aimless = self._windows(play)
+            self.fingerprints["play_data"] = play.fingerprint
+        self._schedule = RoleSchedule(settings.roles, settings.seed)
+        self._mixtures = {}
+        for role, weight in settings.roles.items():
+            if weight == 0:
+                continue
+            readers, shares, batch = [undisturbed], [1.0], settings.frame_batch
+            if not has_frames(role):
+                readers, batch = [every], settings.policy_batch
+            elif aimless is not None and role in ("world_model", "inverse_dynamics"):
+                readers, shares = (
+                    [undisturbed, aimless],
+                    [1 - settings.play_share, settings.play_share],
+                )
+            self._mixtures[role] = Mixture(readers, shares, batch, settings.seed, role)
+        failures = int(index.failed[training].sum())
+        told = f" ({failures} recorded as failures; successes_only=true leaves them out)"
+        self._words = (
+            f"{len(training)} episodes{told if failures else ''}, {len(every)} steps, "
+            f"{len(held_out)} held out, "
+            f"{0 if aimless is None else len(aimless)} steps of play"
+        )
+
+    def __str__(self) -> str:
+        return self._words
+
+    def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
+        """A step, the row that it plays, and its windows."""
+        role, turn = self._schedule.at(step)
+        later = self.settings.model.later_frames if has_frames(role) else 0
+        return step, role, self._mixtures[role].batch(turn, later, self._share)
+
+    def held_out_batches(self) -> Iterator[WindowBatch]:
+        """Windows of the held-out episodes, evenly spread."""
+        size, count = self.settings.policy_batch, len(self.held_out)
+        chosen = np.linspace(0, count - 1, min(count, HELD_OUT_BATCHES * size)).astype(int)
+        for start in range(0, len(chosen), size):
+            yield self.held_out.read(chosen[start : start + size], 0)
+
+    def _windows(self, index: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
+        model = self.settings.model
+        return WindowReader(
+            index,
+            horizon=model.action_horizon,
+            future_frames=model.later_frames,
+            image_size=model.image_size,
+            episodes=episodes,
+        )
+
+
+def has_frames(role: str) -> bool:
+    """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
+    return "later_frames" in ROLES[role]
+
+
+def choose_episodes(index: RldsIndex, settings: Settings) -> list[int]:
+    """The episodes that may be learnt from, before any are held out."""
+    if not settings.successes_only:
+        return list(range(index.num_episodes))
+    chosen = np.flatnonzero(index.success).tolist()
+    if not chosen:
+        raise UserError(
+            f"successes_only=true leaves nothing: of {index.num_episodes} episodes "
+            f"{int(index.failed.sum())} are recorded as failures and none as a success "
+            "(aspects/success)"
+        )
+    return chosen
+
+
+def split_episodes(episodes: list[int], settings: Settings) -> tuple[list[int], list[int]]:
+    """(training, held out): the last episodes are kept out, as in Open X-Embodiment's split."""
+    count = len(episodes)
+    held = max(1, round(count * settings.validation)) if settings.validation else 0
+    available = count - held
+    wanted = available if settings.num_episodes is None else settings.num_episodes
+    if not 1 <= wanted <= available:
+        raise UserError(
+            f"num_episodes={wanted} does not fit: there are {count} episodes to learn from, {held} "
+            "of them held out; collect more or ask for fewer"
+        )
+    return episodes[:wanted], episodes[available:]

@@ -1,0 +1,29 @@
+"""Codecs by name: what a checkpoint says of its codecs, and back."""
+
+from typing import Any
+
+from selfflow_robotics.errors import unknown
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import Codec
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.modalities.pixels import PixelPatches
+
+CODECS = {codec.kind: codec for codec in (PixelPatches, ImageLatents, Actions)}
+
+
+def codec_to_json(codec: Codec) -> dict[str, Any]:
+    """JSON-able; `codec_from_json` reads it back."""
+    return {"kind": codec.kind, **codec.to_json()}
+
+
+def codec_from_json(record: dict[str, Any]) -> Codec:
+    """Raises UserError for an unknown kind, KeyError or TypeError for a damaged record."""
+    kind = record["kind"]
+    if kind not in CODECS:
+        raise unknown("codec", kind, CODECS)
+    for name in ("image_size", "latent_size", "latent_channels", "patch"):
+        value = record.get(name, 1)
+        parts = value if isinstance(value, list | tuple) else [value]
+        if not all(type(part) is int and part > 0 for part in parts):
+            raise TypeError(f"{name} is {value!r:.40}")
+    return CODECS[kind].from_json({k: v for k, v in record.items() if k != "kind"})
