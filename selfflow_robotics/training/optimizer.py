@@ -1,4 +1,4 @@
-"""AdamW and Muon, both torch's own, and the learning-rate schedule."""
+"""AdamW and Muon, and the learning-rate schedule."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.device import has_bf16
+from selfflow_robotics.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         )
     ]
     if matrices:
+        weights = list(matrices.values())
+        native = has_bf16(weights[0].device)
         optimizers.append(
-            torch.optim.Muon(
-                list(matrices.values()),
+            Muon(
+                weights,
                 lr=config.muon_lr,
                 momentum=config.muon_momentum,
                 weight_decay=config.weight_decay,
-                nesterov=True,
-                adjust_lr_fn="original",  # by the matrix's shape, as Muon's author does
+                dtype=torch.bfloat16 if native else torch.float32,
             )
         )
     for optimizer in optimizers:
