@@ -62,11 +62,12 @@ class Muon(torch.optim.Optimizer):
 
     def _with_momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov's momentum."""
-        state = self.state[parameter]
+        grad, state = parameter.grad, self.state[parameter]
+        assert grad is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+        buffer = state["momentum_buffer"].lerp_(grad, 1 - momentum)
+        return grad.lerp(buffer, momentum)
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
