@@ -1,4 +1,4 @@
-"""The paper's released class-conditional weights as an `ImageSiT`, and back.
+"""The paper's released class-conditional weights as a `Network`, and back.
 
 The release (github.com/black-forest-labs/Self-Flow, weights `selfflow_imagenet256.pt`) differs in
 three conventions. They end here; the network and everything above it know only `flow/path.py`'s.
@@ -23,24 +23,25 @@ from torch import Tensor
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import sincos_positions_2d
-from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.models.presets import FRAMES, RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
 
 StateDict = dict[str, Tensor]
 
 # The release's names and ours, by how they begin.
 _PREFIXES = {
-    "x_embedder.proj.": "x_embedder.",
+    "x_embedder.proj.": f"adapters.{FRAMES}.stem.",
     "y_embedder.embedding_table.": "label_table.",
-    "t_embedder.": "sit.t_embedder.",
-    "blocks.": "sit.blocks.",
-    "final_layer.": "final_layer.",
+    "t_embedder.": "backbone.t_embedder.",
+    "blocks.": "backbone.blocks.",
+    "final_layer.": f"adapters.{FRAMES}.final_layer.",
     "projector.": "projector.",
 }
 _POSITIONS = "pos_embed"
 _POSITIONS_TOLERANCE = 1e-2  # a half-precision copy passes, another formula does not
-_TIME_IN = "sit.t_embedder.mlp.0.weight"
-_LAST = ("final_layer.linear.weight", "final_layer.linear.bias")
+_TIME_IN = "backbone.t_embedder.mlp.0.weight"
+_LAST = tuple(f"adapters.{FRAMES}.final_layer.linear.{name}" for name in ("weight", "bias"))
 # What torch and safetensors raise for a file that is cut, foreign or wants to run code.
 _UNREADABLE = (
     OSError,
@@ -55,8 +56,10 @@ _UNREADABLE = (
 
 def from_released(
     state: dict, heads: int | None = None, patch: int = 2
-) -> tuple[ImageSiTConfig, StateDict]:
-    """The configuration and state dict of an `ImageSiT` equal to the released model.
+) -> tuple[NetworkConfig, StateDict]:
+    """The configuration and state dict of a `Network` equal to the released model.
+
+    Its only slot is first_frame, its tokens are patches of latents in (c p q) order.
 
     Args:
         state: a state dict of the release, also inside {"model": ...} or {"state_dict": ...} and
@@ -69,7 +72,7 @@ def from_released(
     """
     released = _unwrap(state)
     config = _infer_config(released, heads, patch)
-    _check(released, config)
+    _check(released, config, patch)
     ours = {_our_name(name): v for name, v in released.items() if name != _POSITIONS}
     ours[_TIME_IN] = _flip_sines(ours[_TIME_IN])
     for name in _LAST:
@@ -78,19 +81,21 @@ def from_released(
     return config, ours
 
 
-def to_released(state: StateDict, config: ImageSiTConfig) -> StateDict:
-    """The state dict of an `ImageSiT` under the release's names and conventions."""
+def to_released(state: StateDict, config: NetworkConfig, patch: int = 2) -> StateDict:
+    """The state dict of an image network under the release's names and conventions."""
     ours = dict(state)
     ours[_TIME_IN] = _flip_sines(ours[_TIME_IN])
     for name in _LAST:
         rows = _flip_velocity(ours[name], config)
-        ours[name] = rearrange(rows, "(c pq) ... -> (pq c) ...", pq=config.patch**2)
+        ours[name] = rearrange(rows, "(c pq) ... -> (pq c) ...", pq=patch**2)
     released = {_their_name(name): tensor for name, tensor in ours.items()}
-    released[_POSITIONS] = sincos_positions_2d(config.sit.width, config.grid, config.grid)[None]
+    grid = config.adapters[FRAMES].grid
+    assert grid is not None
+    released[_POSITIONS] = sincos_positions_2d(config.backbone.width, *grid)[None]
     return released
 
 
-def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> ImageSiT:
+def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> Network:
     """The released model from a .pt or .safetensors file, in float32; see `from_released`.
 
     Nothing in the file is executed. Raises UserError where it cannot be read or does not fit.
@@ -120,7 +125,7 @@ def load_released(path: Path | str, heads: int | None = None, patch: int = 2) ->
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"):  # no time for weights that are replaced at once
-        model = ImageSiT(config)
+        model = Network(config)
     model.load_state_dict({name: v.float() for name, v in ours.items()}, assign=True)
     return model
 
@@ -152,7 +157,7 @@ def _unwrap(state: object) -> StateDict:
     return state
 
 
-def _infer_config(released: StateDict, heads: int | None, patch: int) -> ImageSiTConfig:
+def _infer_config(released: StateDict, heads: int | None, patch: int) -> NetworkConfig:
     shapes = {name: tensor.shape for name, tensor in released.items()}
     blocks = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
     depth = 1 + max((int(number) for number in blocks if number.isdecimal()), default=-1)
@@ -177,8 +182,10 @@ def _infer_config(released: StateDict, heads: int | None, patch: int) -> ImageSi
             f"width {width} and depth {depth} are no known size, and tensors do not tell the "
             "number of attention heads; pass heads"
         )
-    return ImageSiTConfig(
-        sit=SiTConfig(width, depth, known[0] if heads is None else heads, hidden / width),
+    return image_config(
+        SiTConfig(
+            width, depth, known[0] if heads is None else heads, hidden / width, **RELEASED_TIME
+        ),
         latent_size=round(num_tokens**0.5) * patch,
         channels=token_channels // patch**2,
         patch=patch,
@@ -187,10 +194,10 @@ def _infer_config(released: StateDict, heads: int | None, patch: int) -> ImageSi
     )
 
 
-def _check(released: StateDict, config: ImageSiTConfig) -> None:
+def _check(released: StateDict, config: NetworkConfig, patch: int) -> None:
     """Raise UserError unless the tensors are exactly those of a released model of `config`."""
     with torch.device("meta"):
-        expected = to_released(ImageSiT(config).state_dict(), config)
+        expected = to_released(Network(config).state_dict(), config, patch)
     missing = sorted(expected.keys() - released.keys())
     if missing:
         raise UserError(f"the state dict lacks {len(missing)} tensors: {_few(missing)}")
@@ -233,7 +240,8 @@ def _flip_sines(weight: Tensor) -> Tensor:
     return torch.cat([cosines, -sines], dim=1)
 
 
-def _flip_velocity(rows: Tensor, config: ImageSiTConfig) -> Tensor:
+def _flip_velocity(rows: Tensor, config: NetworkConfig) -> Tensor:
     """The last layer's weight or bias in (c p q) order with the velocity's rows negated."""
-    velocity, variance = rows[: config.token_channels], rows[config.token_channels :]
+    channels = config.adapters[FRAMES].channels
+    velocity, variance = rows[:channels], rows[channels:]
     return torch.cat([-velocity, variance])

@@ -1,34 +1,41 @@
-"""The transformer: hidden tokens in, hidden tokens out, every token at its own timestep.
+"""SiT (arXiv 2401.08740): a transformer whose tokens each have their own timestep.
 
-Scalable Interpolant Transformer (SiT, arXiv 2401.08740) blocks. Clean tokens can be given as a
-context: they are encoded once, cannot see the noised tokens, and any number of noise draws (in
-training) or solver steps (in sampling) look at the keys and values kept from that one pass.
+Clean tokens can be given as a context: they are encoded once, cannot see the noised tokens, and any
+number of noise draws (in training) or solver steps (in sampling) look at the keys and values kept
+from that one pass.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.backbone import Tokens
 from selfflow_robotics.models.embeddings import TimestepEmbedder
 from selfflow_robotics.models.layers import Block, KeyValue, zero
 from selfflow_robotics.models.modulation import Modulation
-
-Timesteps = tuple[Tensor, Tensor]  # (values [G, V], index [G, N]): V distinct timesteps a sample
+from selfflow_robotics.timesteps import Timesteps
 
 MOST_RATIO = 64  # hidden width of an MLP over the width
 
 
 @dataclass(frozen=True)
 class SiTConfig:
-    """Size of the transformer. The full size (675 M, SiT-XL) is width 1152, depth 28, heads 16."""
+    """Size of the transformer. The full size (675 M, SiT-XL) is width 1152, depth 28, heads 16.
 
+    Timesteps t are embedded as timestep_scale * (t - timestep_origin). The released weights count
+    from noise and have no scale: 1 and 1.
+    """
+
+    kind: ClassVar[str] = "sit"
     width: int = 192
     depth: int = 4
     heads: int = 3
     mlp_ratio: float = 4.0
+    timestep_scale: float = 1000.0
+    timestep_origin: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
@@ -36,20 +43,40 @@ class SiTConfig:
                 "model width, depth and heads must be positive and width divisible by heads, got "
                 f"{self.width}, {self.depth}, {self.heads}"
             )
+        if self.width % 4:  # two sine-cosine pairs an axis of the positions
+            raise UserError(f"model width must be divisible by 4, got {self.width}")
         if not 0 < self.mlp_ratio <= MOST_RATIO:
             raise UserError(f"model mlp_ratio must be in (0, {MOST_RATIO}], got {self.mlp_ratio}")
+        if not (0 < self.timestep_scale <= 1e6 and 0 <= self.timestep_origin <= 1):
+            raise UserError(
+                "model timestep_scale must be in (0, 1e6] and timestep_origin in [0, 1], got "
+                f"{self.timestep_scale} and {self.timestep_origin}"
+            )
 
 
 class SiT(nn.Module):
-    """Blocks of a SiT between modality adapters (`models.multimodal`, `models.image_sit`)."""
+    """The blocks of a SiT; see `models.backbone.Backbone`."""
 
-    def __init__(self, config: SiTConfig, t_embedder: TimestepEmbedder | None = None) -> None:
+    positions: Literal["absolute", "rotary"] = "absolute"
+
+    def __init__(self, config: SiTConfig) -> None:
         super().__init__()
-        self.t_embedder = t_embedder or TimestepEmbedder(config.width)
+        self.config = config
+        self.t_embedder = TimestepEmbedder(
+            config.width, scale=config.timestep_scale, origin=config.timestep_origin
+        )
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self._initialize()
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def depth(self) -> int:
+        return self.config.depth
 
     def _initialize(self) -> None:
         """DiT's initialisation: xavier for linears, small timestep MLP, adaLN-Zero."""
@@ -66,68 +93,53 @@ class SiT(nn.Module):
             zero(block.adaLN_modulation)
 
     def modulation(self, timesteps: Timesteps, condition: Tensor | None = None) -> Modulation:
-        """Conditioning of each distinct timestep; `condition` [G, D] (a label) is added to all."""
-        values, index = timesteps
-        cond = self.t_embedder(values)
+        cond = self.t_embedder(timesteps.values)
         if condition is not None:
             cond = cond + condition.unsqueeze(1)
-        return Modulation(cond, index)
+        return Modulation(cond, timesteps.index)
 
-    def encode_context(self, tokens: Tensor, timesteps: Timesteps) -> list[KeyValue]:
-        """Keys and values of clean tokens [B, M, D] at every block."""
-        mod = self.modulation(timesteps)
+    def modulation_rows(self, mod: Modulation) -> list[Tensor]:
+        """[G, V, 6 D] for each block."""
+        return [block.adaLN_modulation(mod.cond) for block in self.blocks]  # pyright: ignore
+
+    def encode_context(
+        self, tokens: Tokens, condition: Tensor | None = None, depth: int | None = None
+    ) -> list[KeyValue]:
+        mod, hidden = self.modulation(tokens.timesteps, condition), tokens.hidden
+        *blocks, last = self.blocks[: self.depth if depth is None else depth]
         kept: list[KeyValue] = []
-        for block in self.blocks[:-1]:
-            tokens, own = block(tokens, mod)
+        for block in blocks:
+            hidden, own = block(hidden, mod)
             kept.append(own)
-        last = self.blocks[-1]
         assert isinstance(last, Block)
-        kept.append(last.key_value(tokens, mod))
+        kept.append(last.key_value(hidden, mod))
         return kept
 
     def forward(
         self,
-        tokens: Tensor,
-        timesteps: Timesteps,
-        context: list[KeyValue] | None = None,
+        tokens: Tokens,
+        kept: list[KeyValue] | None = None,
         layers: Sequence[int] = (),
-        features_only: bool = False,
-        separate_attention: bool = False,
+        stop: bool = False,
         condition: Tensor | None = None,
+        separate_attention: bool = False,
         table: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Modulation, dict[int, Tensor]]:
-        """Hidden tokens [G, N, D] through the blocks, modulated by timestep and `condition` [G, D].
-
-        Returns the last hidden tokens, the modulation (output layers use it too), and the raw
-        features after so many blocks of `layers`. With `features_only` nothing after the last of
-        these is computed: a teacher needs no more. With `separate_attention` tokens see only those
-        at their own timestep, and the context. `table` has the blocks' `rows`, where known already.
-        """
-        mod = self.modulation(timesteps, condition)
+        mod, hidden = self.modulation(tokens.timesteps, condition), tokens.hidden
         visible = None
         if separate_attention:
             visible = mod.index[:, None, :, None] == mod.index[:, None, None, :]
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            tokens, _ = block(
-                tokens,
+            hidden, _ = block(
+                hidden,
                 mod,
-                None if context is None else context[i],
+                None if kept is None else kept[i],
                 visible,
                 None if table is None else table[i],
             )
             if i + 1 in layers:
-                features[i + 1] = tokens
-                if features_only and i + 1 == max(layers):
+                features[i + 1] = hidden
+                if stop and i + 1 == max(layers):
                     break
-        return tokens, mod, features
-
-
-def constant_timestep(t: float | Tensor, like: Tensor) -> Timesteps:
-    """One timestep for all tokens of `like` [G, N, ...]; t is a number or a tensor [G]."""
-    groups, num_tokens = like.shape[:2]
-    index = torch.zeros(groups, num_tokens, dtype=torch.long, device=like.device)
-    if isinstance(t, Tensor):
-        return t.to(like.device, torch.float32).expand(groups)[:, None], index
-    # `full` does not make the host wait for the device, as copying a number there does.
-    return torch.full((groups, 1), t, dtype=torch.float32, device=like.device), index
+        return hidden, mod, features

@@ -1,10 +1,39 @@
-"""A small trainable text encoder that needs no weights and no vocabulary: it reads bytes."""
+"""The way of words into a network: a small trainable encoder of bytes, or a projection of what a
+frozen text encoder has made of them."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from selfflow_robotics.errors import UserError
+
 MAX_BYTES = 64
 PAD = 256  # one id after the 256 bytes
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How a network reads words: "bytes" needs no weights and no vocabulary, "embeddings" projects
+    those of a frozen encoder."""
+
+    kind: Literal["bytes", "embeddings"] = "bytes"
+    tokens: int = 2  # bytes: that a text becomes
+    channels: int = 0  # embeddings: of each token
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.channels if self.kind == "embeddings" else 1) < 1:
+            raise UserError(
+                "text needs at least one token and embeddings at least one channel, got "
+                f"{self.tokens} and {self.channels}"
+            )
+
+    def build(self, width: int, heads: int) -> nn.Module:
+        """The part of a network that turns words into text tokens [B, M, D]."""
+        if self.kind == "embeddings":
+            return nn.Linear(self.channels, width)
+        return ByteTextEncoder(width, heads, self.tokens)
 
 
 def text_bytes(texts: list[str], device: torch.device | str = "cpu") -> Tensor:

@@ -82,11 +82,12 @@ class ActionNormalizer:
         self.half_range[arm] = np.maximum((stats.q99[arm] - stats.q01[arm]) / 2, _HALF_RANGE_FLOOR)
         self.limit = np.array([1.0] * 6 + [np.inf])
 
-    def normalize(self, actions: Any) -> Any:
-        """Policy vectors [..., 7], floating, to arm in [-1, 1] (clipped), gripper as it is."""
-        limit = _like(actions, self.limit)
+    def normalize(self, actions: Any, clip: bool = True) -> Any:
+        """Policy vectors [..., 7], floating, to arm in [-1, 1], gripper as it is; beyond that only
+        without `clip`."""
         scaled = (actions - _like(actions, self.centre)) / _like(actions, self.half_range)
-        return scaled.clip(-limit, limit)
+        limit = _like(actions, self.limit)
+        return scaled.clip(-limit, limit) if clip else scaled
 
     def unnormalize(self, actions: Any) -> Any:
         """The inverse (but for the clipping): network scale [..., 7] to metres and radians."""

@@ -21,9 +21,11 @@ FLOORS = [
     {"evaluation"},
     {"rollouts"},
     {"policies"},
-    {"world", "data"},
+    {"inference", "data"},
     {"objective", "models", "training", "envs"},
+    {"modalities"},
     {"autoencoders", "flow", "locks", "robot"},
+    {"batch", "timesteps"},
     {"errors", "rng"},
 ]
 LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}

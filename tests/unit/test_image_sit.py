@@ -7,26 +7,21 @@ import torch
 import yaml
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import (
-    SIZES,
-    ImageSiT,
-    ImageSiTConfig,
-    patchify,
-    unpatchify,
-)
-from selfflow_robotics.models.sit import SiTConfig, constant_timestep
+from selfflow_robotics.modalities.latents import patchify, unpatchify
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import FRAMES, SIZES, image_config
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.timesteps import Timesteps
+from tests.networks import ask_image, waken
 
-CONFIG = ImageSiTConfig(SiTConfig(width=48, depth=3, heads=3), latent_size=8, num_classes=10)
+SIT = SiTConfig(width=48, depth=3, heads=3)
+CONFIG = image_config(SIT, latent_size=8, num_classes=10)
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = ImageSiT(CONFIG)
-    for name, p in model.named_parameters():  # adaLN-Zero would hide every difference
-        if "adaLN" in name or "final" in name:
-            torch.nn.init.normal_(p, std=0.1)
-    return model
+    return waken(Network(CONFIG), std=0.1)
 
 
 @pytest.fixture
@@ -47,17 +42,19 @@ def test_a_token_holds_its_patch_channel_by_channel():
 
 
 def test_a_new_network_predicts_nothing_and_its_label_table_has_a_null_row():
-    model = ImageSiT(CONFIG)
+    model = Network(CONFIG)
     x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(1))
-    velocity, features = model(x, constant_timestep(0.5, x), torch.tensor([CONFIG.null_label]))
+    velocity, features = ask_image(
+        model, x, Timesteps.constant(0.5, x), torch.tensor([CONFIG.null_label])
+    )
     assert torch.equal(velocity, torch.zeros_like(x))
     assert features == {}
-    assert "positions" not in model.state_dict()
+    assert not any("positions" in name for name in model.state_dict())
 
 
 def test_label_timestep_and_place_of_every_token_count(model, tokens):
     def velocity(labels=LABELS, t=0.5, x=tokens):
-        return model(x, constant_timestep(t, x), labels)[0]
+        return ask_image(model, x, Timesteps.constant(t, x), labels)[0]
 
     plain = velocity()
     assert not torch.allclose(plain, velocity(t=0.4))
@@ -71,47 +68,47 @@ def test_label_timestep_and_place_of_every_token_count(model, tokens):
 def test_modulation_is_computed_for_distinct_timesteps_only(model, tokens):
     """Few values spread by index give what a value for every token gives."""
     seen = []
-    hook = model.sit.blocks[0].adaLN_modulation.register_forward_hook(
+    hook = model.backbone.blocks[0].adaLN_modulation.register_forward_hook(
         lambda _module, args, _out: seen.append(args[0].shape[1])
     )
     index = torch.randint(0, 2, (2, 16), generator=torch.Generator().manual_seed(2))
     values = torch.tensor([[0.2, 0.9], [0.7, 0.1]])
-    two, _ = model(tokens, (values, index), LABELS)
+    two, _ = ask_image(model, tokens, (values, index), LABELS)
     each = (values.gather(1, index), torch.arange(16).expand(2, -1))
-    all_of_them, _ = model(tokens, each, LABELS)
+    all_of_them, _ = ask_image(model, tokens, each, LABELS)
     hook.remove()
     torch.testing.assert_close(two, all_of_them, rtol=1e-5, atol=1e-6)
     assert seen == [2, 16]
 
 
 def test_features_are_those_of_the_layer_and_nothing_after_it_is_computed(model, tokens):
-    timesteps = constant_timestep(0.3, tokens)
-    _, whole = model(tokens, timesteps, LABELS, layers=(2,))
+    timesteps = Timesteps.constant(0.3, tokens)
+    _, whole = ask_image(model, tokens, timesteps, LABELS, layers=(2,))
     ran = []
     hooks = [
         module.register_forward_hook(lambda module, _args, _out: ran.append(module))
-        for module in (*model.sit.blocks, model.final_layer)
+        for module in (*model.backbone.blocks, model.adapters[FRAMES].final_layer)
     ]
-    velocity, alone = model(tokens, timesteps, LABELS, layers=(2,), features_only=True)
+    velocity, alone = ask_image(model, tokens, timesteps, LABELS, layers=(2,), stop=True)
     for hook in hooks:
         hook.remove()
     assert velocity is None
     assert torch.equal(whole[2], alone[2])
-    assert ran == list(model.sit.blocks[:2])
+    assert ran == list(model.backbone.blocks[:2])
 
 
 def test_rows_of_the_variance_do_not_touch_the_velocity(model, tokens):
-    velocity, _ = model(tokens, constant_timestep(0.3, tokens), LABELS)
+    velocity, _ = ask_image(model, tokens, Timesteps.constant(0.3, tokens), LABELS)
     assert velocity.shape == tokens.shape
     velocity.sum().backward()
-    used = model.final_layer.linear.weight.grad.abs().sum(dim=1) > 0
+    used = model.adapters[FRAMES].final_layer.linear.weight.grad.abs().sum(dim=1) > 0
     assert used.tolist() == [True] * 16 + [False] * 16
     model.zero_grad()
 
 
 def test_xl_has_the_size_of_the_paper():
     with torch.device("meta"):
-        model = ImageSiT(ImageSiTConfig(SIZES["XL"]))
+        model = Network(image_config(SIZES["XL"]))
     count = sum(p.numel() for p in model.parameters())
     projector = sum(p.numel() for p in model.projector.parameters())
     assert projector == 2 * (1152 * 2304) + 2304 + 1152
@@ -121,14 +118,17 @@ def test_xl_has_the_size_of_the_paper():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latent_size": 31}, "divisible by model.patch"),
+        ({"latent_size": 31}, "divisible by patch"),
         ({"channels": 0}, "at least 1"),
-        ({"sit": SiTConfig(width=30, depth=1, heads=3)}, "divisible by 4"),
+        ({"num_classes": -1}, "at least 0"),
+        ({"feature_channels": 0}, "at least 1"),
     ],
 )
 def test_impossible_shapes_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        ImageSiTConfig(**settings)
+        image_config(SIT, **settings)
+    with pytest.raises(UserError, match="divisible by 4"):
+        SiTConfig(width=30, depth=1, heads=3)
 
 
 @pytest.mark.parametrize("name", SIZES)

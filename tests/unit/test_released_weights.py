@@ -5,6 +5,7 @@ weights, and what the release's own code made of them.
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.sample import sample
 from selfflow_robotics.models.convert import from_released, load_released, to_released
-from selfflow_robotics.models.image_sit import SIZES, ImageSiT, ImageSiTConfig, patchify
-from selfflow_robotics.world.generate import sample_images
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import FRAMES, RELEASED_TIME, SIZES, image_config
+from selfflow_robotics.models.sit import SiTConfig
+from tests.networks import ask_image, frames_slot
 
 PATH = Path(__file__).parents[1] / "golden" / "official_tiny.safetensors"
 HEADS = 4
@@ -39,7 +43,7 @@ def recorded(golden):
 @pytest.fixture
 def model(released):
     config, state = from_released(released, HEADS)
-    model = ImageSiT(config)
+    model = Network(config)
     model.load_state_dict(state)
     return model
 
@@ -55,8 +59,8 @@ def per_token(t):
 def test_velocities_and_features_equal_the_release(model, recorded, case):
     timesteps = per_token(recorded[f"t_{case}"])
     with torch.no_grad():
-        velocity, raw = model(recorded["x"], timesteps, recorded["labels"], layers=(3,))
-        _, first = model(recorded["x"], timesteps, recorded["labels"], (1,), features_only=True)
+        velocity, raw = ask_image(model, recorded["x"], timesteps, recorded["labels"], (3,))
+        _, first = ask_image(model, recorded["x"], timesteps, recorded["labels"], (1,), stop=True)
         projected = model.projector(first[1])
     close = {"rtol": 0, "atol": 1e-6}  # values reach 1.6
     torch.testing.assert_close(velocity, recorded[f"v_{case}"], **close)
@@ -68,7 +72,7 @@ def test_two_values_and_their_mask_equal_the_release(model, recorded):
     t, mask = recorded["t_dual"], recorded["dual_mask"].long()
     values = torch.stack([torch.stack([t[i][mask[i] == j][0] for j in (0, 1)]) for i in range(3)])
     with torch.no_grad():
-        velocity, _ = model(recorded["x"], (values, mask), recorded["labels"])
+        velocity, _ = ask_image(model, recorded["x"], (values, mask), recorded["labels"])
     torch.testing.assert_close(velocity, recorded["v_dual"], rtol=0, atol=1e-6)
 
 
@@ -77,28 +81,24 @@ def replay(*draws):
     return lambda _shape: next(left)
 
 
+def samples(model, recorded, draws, **settings):
+    """Tokens [B, N, C]; patches of latents in (c p q) order, as they were recorded."""
+    start = frames_slot(model, recorded["sde_init"])
+    settings = {"labels": recorded["labels"], "method": "sde", "num_steps": 12, **settings}
+    return sample(model, {"first_frame": start}, normal=replay(*draws), **settings)["first_frame"]
+
+
 def test_stochastic_samples_equal_the_release(model, recorded):
-    latents = sample_images(
-        model,
-        recorded["labels"],
-        replay(recorded["sde_init"], *recorded["sde_draws"]),
-        num_steps=12,
-    )
-    torch.testing.assert_close(patchify(latents, 2), recorded["sde_out"], rtol=0, atol=1e-5)
+    tokens = samples(model, recorded, recorded["sde_draws"])
+    torch.testing.assert_close(tokens, recorded["sde_out"], rtol=0, atol=1e-5)
 
 
 def test_guided_samples_equal_the_release(model, recorded):
     """The release carries an unconditional half along; what it makes of it is thrown away."""
-    latents = sample_images(
-        model,
-        recorded["labels"],
-        replay(recorded["sde_init"], *recorded["cfg_draws"][:, 3:]),
-        num_steps=12,
-        guidance_scale=2.5,
-        guidance_interval=(0.0, 0.7),
-    )
+    settings = {"guidance_scale": 2.5, "guidance_interval": (0.0, 0.7)}
+    tokens = samples(model, recorded, recorded["cfg_draws"][:, 3:], **settings)
     expected = recorded["cfg_out_uncond_then_cond"][3:]
-    torch.testing.assert_close(patchify(latents, 2), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-5)
 
 
 def assert_same(state, other):
@@ -114,25 +114,27 @@ def test_there_and_back_changes_no_bit(model, released):
 
 
 def test_the_configuration_is_read_off_the_tensors(model):
-    sit = model.config.sit
+    sit = model.config.backbone
     assert (sit.width, sit.depth, sit.heads, sit.mlp_ratio) == (48, 4, 4, 4.0)
-    rest = (model.config.latent_size, model.config.channels, model.config.num_classes)
-    assert rest == (8, 4, 10)
-    assert model.config.learn_sigma
+    assert (sit.timestep_scale, sit.timestep_origin) == (1.0, 1.0)
+    frames = model.config.adapters[FRAMES]
+    assert (frames.grid, frames.channels, frames.learn_sigma) == ((4, 4), 16, True)
+    assert model.config.num_classes == 10
 
 
 def test_a_network_without_variance_goes_there_and_back():
-    config = ImageSiTConfig(latent_size=8, num_classes=2, learn_sigma=False)
-    state = ImageSiT(config).state_dict()
-    again, back = from_released(to_released(state, config), heads=config.sit.heads)
+    sit = SiTConfig(**RELEASED_TIME)
+    config = image_config(sit, latent_size=8, num_classes=2, learn_sigma=False)
+    state = Network(config).state_dict()
+    again, back = from_released(to_released(state, config), heads=sit.heads)
     assert again == config
     assert_same(back, state)
 
 
 def test_xl_has_the_names_of_the_release_and_is_recognised():
-    config = ImageSiTConfig(SIZES["XL"])
+    config = image_config(replace(SIZES["XL"], **RELEASED_TIME))
     with torch.device("meta"):
-        state = to_released(ImageSiT(config).state_dict(), config)
+        state = to_released(Network(config).state_dict(), config)
     layers = ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear"]
     layers += ["final_layer.adaLN_modulation.1", "projector.linear1", "projector.linear2"]
     inside = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1"]
@@ -160,7 +162,9 @@ def test_weights_are_read_from_a_file(released, model, recorded, tmp_path, suffi
         save_file(released, path)
     loaded = load_released(path, HEADS)
     assert_same(loaded.state_dict(), model.state_dict())
-    assert torch.equal(loaded.positions, model.positions)
+    assert torch.equal(
+        loaded.adapters[FRAMES].grid_positions, model.adapters[FRAMES].grid_positions
+    )
     assert all(p.requires_grad for p in loaded.parameters())
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(UserError, match=r"truncated .*download it again") as error:

@@ -1,0 +1,142 @@
+"""The one sampler: the clean part of a sample and noise in, the denoised slots out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from selfflow_robotics.batch import Slot, Words
+from selfflow_robotics.errors import unknown
+from selfflow_robotics.flow import path
+from selfflow_robotics.flow.guidance import guide
+from selfflow_robotics.flow.sde import sde_times, solve_sde
+from selfflow_robotics.flow.solvers import State, VelocityField, solve_ode
+from selfflow_robotics.flow.timesteps import sampling_times
+from selfflow_robotics.models.network import Attention, Context, ModulationTable, Network
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.timesteps import Timesteps
+
+SampleMethod = Literal["sde", "euler", "heun", "multistep"]
+
+# Standard normal numbers of a shape [B, N, C]; each call gives new ones.
+Normal = Callable[[torch.Size], Tensor]
+
+ROWS = 512  # of a modulation table; more of them make its products no cheaper
+
+
+class SeededNormal:
+    """Normal draws in which every sample has its own stream, a function of its seed alone.
+
+    A sample is therefore the same whichever others share its batch. Numbers are drawn on the CPU:
+    another device has the same ones.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.generators = [torch_generator(seed) for seed in seeds]
+        self.device = device
+
+    def __call__(self, shape: torch.Size) -> Tensor:
+        """Standard normal numbers [B, ...], float32 on the device; B is the number of seeds."""
+        draws = [torch.randn(shape[1:], generator=generator) for generator in self.generators]
+        return torch.stack(draws).to(self.device, non_blocking=True)
+
+
+class ModulationAhead:
+    """The network's modulation at a sampler's times, made for several of them at once."""
+
+    def __init__(
+        self, network: Network, context: Context, times: Tensor, slots: Sequence[str]
+    ) -> None:
+        """`times` [S] on the network's device: those that `at` will be asked for."""
+        self._network, self._context, self._slots = network, context, slots
+        self._times, self._numbers = times, times.tolist()
+        groups = 1 if context.condition is None else len(context.condition)
+        self._ahead = max(1, ROWS // groups)
+        self._table: ModulationTable | None = None
+        self._made = range(0)  # the times that the table is of
+
+    def at(self, t: float) -> ModulationTable:
+        """The rows of one of the times."""
+        number = self._numbers.index(t)
+        if self._table is None or number not in self._made:
+            self._made = range(number, number + self._ahead)
+            times = self._times[number : number + self._ahead]
+            self._table = self._network.modulation_table(times, self._context, self._slots)
+        return self._table.at(number - self._made.start)
+
+
+@torch.no_grad()
+def sample(
+    network: Network,
+    noise: Mapping[str, Slot],
+    *,
+    num_steps: int,
+    clean: Mapping[str, Slot] | None = None,
+    words: Words | None = None,
+    labels: Tensor | None = None,
+    method: SampleMethod = "euler",
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    shift: float = 1.0,
+    attention: Attention = "prefix",
+    normal: Normal | None = None,
+    no_words: Words | None = None,
+) -> dict[str, Tensor]:
+    """Denoise the slots of `noise`, given the clean ones, words and labels: tokens [B, N, C].
+
+    With attention = "prefix" the clean part is encoded once, and every step computes only the
+    noised tokens.
+
+    Args:
+        network: in float32, or wholly in bfloat16 (`copy.deepcopy(network).bfloat16()`): faster
+            than autocast, which casts every weight at every step. The state stays float32.
+        noise: standard normal tokens of each slot, at t = 1.
+        num_steps: steps of the solver; evaluations of the network, but twice as many for "heun".
+        clean, words, labels, attention: as in `Network.encode_context`.
+        method: "sde" is the paper's for ImageNet (`flow.sde`); the others solve the ODE.
+        guidance_scale: 1 is no guidance; else words and labels are contrasted with none.
+        guidance_interval: where guidance applies, (low, high) in t; t = 1 is noise.
+        shift: moves the steps towards noise (`flow.timesteps.shift_timesteps`).
+        normal: for "sde", the noise of its steps; one draw for each slot of every step but the
+            last.
+        no_words: what stands for no words in guidance; None: empty texts.
+    """
+    if method not in get_args(SampleMethod):
+        raise unknown("sampling method", method, get_args(SampleMethod))
+    times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
+    dtype = network.dtype
+    first = next(iter(noise.values())).tokens
+    clean = {slot: x.with_tokens(x.tokens.to(dtype)) for slot, x in (clean or {}).items()}
+
+    def field_given(words: Words | None, labels: Tensor | None) -> VelocityField:
+        context = network.encode_context(clean, words, labels=labels, attention=attention)
+        ahead = None
+        if context.tokens is None:
+            # No solver asks at t = 0.
+            ahead = ModulationAhead(network, context, times[:-1].to(first.device), list(noise))
+
+        def field(x_t: State, t: float) -> State:
+            slots = {slot: noise[slot].with_tokens(x.to(dtype)) for slot, x in x_t.items()}
+            joined = torch.cat([x[..., :1] for x in x_t.values()], dim=1)
+            table = None if ahead is None else ahead.at(t)
+            outputs, _ = network(slots, Timesteps.constant(t, joined), context, table=table)
+            at = torch.tensor(t, device=joined.device)  # never 0, so the last step may land
+            return {
+                slot: path.as_velocity(outputs[slot].float(), network.prediction[slot], x, at, 0.0)
+                for slot, x in x_t.items()
+            }
+
+        return field
+
+    field = field_given(words, labels)
+    if guidance_scale != 1.0 and not (words is None and labels is None):
+        empty = None if words is None else no_words
+        if words is not None and empty is None:
+            empty = [""] * len(words)
+        field = guide(field, field_given(empty, None), guidance_scale, guidance_interval)
+    start = {slot: x.tokens for slot, x in noise.items()}
+    if method == "sde":
+        assert normal is not None
+        return solve_sde(field, start, times, lambda x: {s: normal(v.shape) for s, v in x.items()})
+    return solve_ode(field, start, times, method)

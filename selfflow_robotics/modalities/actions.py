@@ -1,0 +1,51 @@
+"""Actions as tokens: policy vectors on the scale of the data set that a network is trained on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from selfflow_robotics.batch import step_places
+from selfflow_robotics.robot.actions import ACTION_DIM
+from selfflow_robotics.robot.normalize import ActionNormalizer, NormStats
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Policy vectors in metres and radians (`robot.actions`) <-> tokens, one each."""
+
+    kind: ClassVar[str] = "actions"
+    prediction: ClassVar[Literal["velocity", "data"]] = "velocity"
+    channels: ClassVar[int] = ACTION_DIM
+
+    stats: NormStats
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps(self.stats.to_json(), sort_keys=True)
+        return "actions " + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def places(self, count: int, first: int = 0) -> Tensor:
+        return step_places(count, first)
+
+    def encode(self, raw: Tensor, clip: bool = True) -> Tensor:
+        """Policy vectors [B, N, 7] as tokens float32 [B, N, 7].
+
+        What a network must predict is clipped to the scale; what it is told, it is told as it was
+        (`clip` = False).
+        """
+        return ActionNormalizer(self.stats).normalize(raw.to(torch.float32), clip)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, 7] -> policy vectors float32 [B, N, 7]."""
+        return ActionNormalizer(self.stats).unnormalize(tokens.float())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"stats": self.stats.to_json()}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Actions":
+        return cls(NormStats.from_json(record["stats"]))

@@ -1,0 +1,50 @@
+"""Codecs: the border between the world (frames, actions) and the tokens of a network.
+
+A codec is not part of a network and has nothing to train. Its tokens can as well come from a cache
+that it once filled.
+"""
+
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+
+class Codec(Protocol):
+    """One kind of data <-> tokens."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `modalities.load`."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """C of a token."""
+        ...
+
+    @property
+    def prediction(self) -> Literal["velocity", "data"]:
+        """What a network should predict of these tokens (`flow.path.Prediction`)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The same for codecs that make the same tokens, and for no others; None: not known."""
+        ...
+
+    def places(self, count: int, first: int = 0) -> Tensor:
+        """Places int64 [N, 3] of the tokens of `count` frames or steps, `first` being the number
+        of the first one."""
+        ...
+
+    def encode(self, raw: Any) -> Tensor:
+        """Tokens [B, N, C]."""
+        ...
+
+    def decode(self, tokens: Tensor) -> Any:
+        """The inverse of `encode`."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """All that `modalities.load.codec_from_json` needs to make this codec again."""
+        ...

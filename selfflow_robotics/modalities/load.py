@@ -1,0 +1,24 @@
+"""Codecs by name: what a checkpoint says of its codecs, and back."""
+
+from typing import Any
+
+from selfflow_robotics.errors import unknown
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import Codec
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.modalities.pixels import PixelPatches
+
+CODECS = {codec.kind: codec for codec in (PixelPatches, ImageLatents, Actions)}
+
+
+def codec_to_json(codec: Codec) -> dict[str, Any]:
+    """JSON-able; `codec_from_json` reads it back."""
+    return {"kind": codec.kind, **codec.to_json()}
+
+
+def codec_from_json(record: dict[str, Any]) -> Codec:
+    """Raises UserError for an unknown kind, KeyError or TypeError for a damaged record."""
+    kind = record["kind"]
+    if kind not in CODECS:
+        raise unknown("codec", kind, CODECS)
+    return CODECS[kind].from_json({k: v for k, v in record.items() if k != "kind"})

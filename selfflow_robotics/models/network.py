@@ -1,0 +1,310 @@
+"""The network: adapters for every kind of token around one backbone, and what conditions it.
+
+A slot of a sample (`batch.Slot`) is either clean, and part of the context, or noised, and denoised.
+Which is which is not decided here (`objective.roles`): the same network makes images of a class,
+predicts videos and acts. A class label is added to the timestep, words are clean tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from selfflow_robotics.batch import Slot, Words
+from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.models.adapters import Adapter, AdapterConfig
+from selfflow_robotics.models.backbone import Backbone, Kept, Tokens
+from selfflow_robotics.models.layers import Projector
+from selfflow_robotics.models.sit import SiT, SiTConfig
+from selfflow_robotics.models.text import TextConfig, text_bytes
+from selfflow_robotics.timesteps import Timesteps
+
+BACKBONES = {SiTConfig.kind: (SiTConfig, SiT)}
+
+Attention = Literal["prefix", "joint"]
+WORDS = "words"  # the stream of text tokens
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Everything that builds a network; stored in every checkpoint."""
+
+    backbone: SiTConfig
+    adapters: dict[str, AdapterConfig]
+    slots: dict[str, str]  # slot -> adapter
+    prediction: dict[str, Literal["velocity", "data"]]  # of each slot (`flow.path`)
+    # {slot: base}: where the base is clean, each frame of the slot is predicted as a change of it.
+    changes: dict[str, str] = field(default_factory=dict)
+    text: TextConfig | None = None
+    num_classes: int | None = None  # None: no labels; else label num_classes is the null label
+    # Channels that the train-only head predicts: of a frozen encoder. None: the network's width.
+    feature_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for adapter in self.slots.values():
+            if adapter not in self.adapters:
+                raise unknown("adapter", adapter, self.adapters)
+        if set(self.prediction) != set(self.slots):
+            raise UserError(f"every slot needs a prediction: {sorted(self.slots)}")
+        if self.num_classes is not None and self.num_classes < 0:
+            raise UserError(f"num_classes must be at least 0, got {self.num_classes}")
+        if self.feature_channels is not None and self.feature_channels < 1:
+            raise UserError(f"feature_channels must be at least 1, got {self.feature_channels}")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; `from_json` reads it back."""
+        return {**asdict(self), "backbone": {"kind": self.backbone.kind, **asdict(self.backbone)}}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "NetworkConfig":
+        """Raises KeyError, TypeError or UserError for a record that is none."""
+        fields = dict(record)
+        backbone = dict(fields["backbone"])
+        kind = backbone.pop("kind")
+        if kind not in BACKBONES:
+            raise unknown("backbone", kind, BACKBONES)
+        fields["backbone"] = BACKBONES[kind][0](**backbone)
+        fields["adapters"] = {
+            name: AdapterConfig(**{**adapter, "grid": adapter["grid"] and tuple(adapter["grid"])})
+            for name, adapter in fields["adapters"].items()
+        }
+        fields["text"] = fields["text"] and TextConfig(**fields["text"])
+        return cls(**fields)
+
+    @property
+    def null_label(self) -> int:
+        """The label that stands for "any": the unconditional half of guidance."""
+        if self.num_classes is None:
+            raise UserError("this network knows no classes")
+        return self.num_classes
+
+    def adapter_of(self, slot: str) -> AdapterConfig:
+        """The adapter of a slot. Raises UserError naming the slots there are."""
+        if slot not in self.slots:
+            raise unknown("slot of this network", slot, self.slots)
+        return self.adapters[self.slots[slot]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The clean part of a sample, as the noised tokens see it."""
+
+    kept: Kept | None  # attention = prefix: the backbone's keys and values
+    tokens: Tokens | None  # attention = joint: the embedded clean tokens
+    base: dict[str, Tensor]  # clean tokens [B, N, C] that others are predicted as a change of
+    condition: Tensor | None  # [1 or B, D], added to every timestep
+
+
+class ModulationTable(NamedTuple):
+    """What all modulation layers make of the same timesteps, computed ahead."""
+
+    backbone: list[Tensor]  # [G, V, ...] for each layer
+    adapters: dict[str, Tensor]  # [G, V, 2 D]
+
+    def at(self, column: int) -> "ModulationTable":
+        """The rows of one of the timesteps."""
+        part = slice(column, column + 1)
+        return ModulationTable(
+            [rows[:, part] for rows in self.backbone],
+            {name: rows[:, part] for name, rows in self.adapters.items()},
+        )
+
+
+class Network(nn.Module):
+    """Adapters around a backbone, with words and labels as conditions."""
+
+    backbone: Backbone
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = BACKBONES[config.backbone.kind][1](config.backbone)
+        width, absolute = self.backbone.width, self.backbone.positions == "absolute"
+        self.adapters = nn.ModuleDict(
+            {name: Adapter(adapter, width, absolute) for name, adapter in config.adapters.items()}
+        )
+        self.text = None if config.text is None else config.text.build(width, config.backbone.heads)
+        self.label_table = None
+        if config.num_classes is not None:
+            self.label_table = nn.Embedding(config.num_classes + 1, width)
+            nn.init.normal_(self.label_table.weight, std=0.02)
+        self.projector = Projector(width, config.feature_channels)
+
+    @property
+    def prediction(self) -> dict[str, Literal["velocity", "data"]]:
+        """What the output of each slot stands for (`flow.path.Prediction`)."""
+        return self.config.prediction
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.projector.linear1.weight.dtype
+
+    def adapter(self, slot: str) -> Adapter:
+        """The adapter of a slot. Raises UserError naming the slots there are."""
+        self.config.adapter_of(slot)
+        return self.adapters[self.config.slots[slot]]  # pyright: ignore[reportReturnType]
+
+    def embed(self, slots: Mapping[str, Slot], timesteps: Timesteps, clean: bool) -> Tokens:
+        """The tokens of all slots [G, N, C] in one sequence of hidden tokens."""
+        hidden = [self.adapter(s).embed(x.tokens, x.places, clean) for s, x in slots.items()]
+        return Tokens(
+            torch.cat(hidden, dim=1),
+            torch.cat([x.places for x in slots.values()]),
+            timesteps,
+            tuple((slot, x.tokens.shape[1]) for slot, x in slots.items()),
+        )
+
+    def encode_words(self, words: Words) -> Tensor:
+        """Text tokens [B, M, D]; equal texts are encoded once."""
+        if self.text is None or self.config.text is None:
+            raise UserError("this network reads no words")
+        kind = "embeddings" if isinstance(words, Tensor) else "bytes"
+        if kind != self.config.text.kind:
+            raise UserError(f"this network reads words as {self.config.text.kind}, not as {kind}")
+        if isinstance(words, Tensor):
+            return self.text(words)
+        unique = sorted(set(words))
+        tokens = self.text(text_bytes(unique, self.projector.linear1.weight.device))
+        rows = torch.tensor([unique.index(text) for text in words], device=tokens.device)
+        # Its backward adds in a fixed order; that of advanced indexing may not.
+        return tokens.index_select(0, rows)
+
+    def condition(self, labels: Tensor | None) -> Tensor | None:
+        """What is added to every timestep, [1 or B, D]: the labels int64 [B], or the null one."""
+        if self.label_table is None:
+            if labels is not None:
+                raise UserError("this network knows no classes, but was given labels")
+            return None
+        return self.label_table.weight[-1:] if labels is None else self.label_table(labels)
+
+    def encode_context(
+        self,
+        clean: Mapping[str, Slot],
+        words: Words | None = None,
+        levels: Mapping[str, Tensor] | None = None,
+        labels: Tensor | None = None,
+        attention: Attention = "prefix",
+        depth: int | None = None,
+        base: Mapping[str, Tensor] | None = None,
+    ) -> Context:
+        """One look at the clean part of a sample.
+
+        Args:
+            clean: the clean slots, [B, N, C] each.
+            words: B texts or their embeddings, or None for a sample without words.
+            levels: noise level [B] of slots that are conditioning with noise augmentation (already
+                applied to their tokens); 0 for all others.
+            labels: int64 [B]; None: the null label, where the network has labels.
+            attention: "prefix": clean tokens see only one another, so that keys and values are
+                kept; "joint": they see the noised tokens too, and are computed with them each time.
+            depth: with "prefix", only the first so many blocks will be asked for; None: all.
+            base: the tokens before noise augmentation of slots that others are a change of.
+
+        Raises UserError for a slot, words or labels that the network does not know.
+        """
+        condition = self.condition(labels)
+        bases = {
+            slot: (base or {}).get(slot, clean[slot].tokens)
+            for slot in set(self.config.changes.values()) & set(clean)
+        }
+        parts = [self._text_tokens(words)] if words is not None else []
+        for slot, x in clean.items():
+            level = 0.0 if levels is None else levels.get(slot, 0.0)
+            parts.append(self.embed({slot: x}, Timesteps.constant(level, x.tokens), clean=True))
+        if not parts:
+            return Context(None, None, bases, condition)
+        tokens = Tokens.join(parts)
+        if levels is None:  # everything is at t = 0: one distinct timestep
+            at_zero = Timesteps.constant(0.0, tokens.hidden)
+            tokens = Tokens(tokens.hidden, tokens.places, at_zero, tokens.streams)
+        if attention == "joint":
+            return Context(None, tokens, bases, condition)
+        return Context(
+            self.backbone.encode_context(tokens, condition, depth), None, bases, condition
+        )
+
+    def forward(
+        self,
+        noised: Mapping[str, Slot],
+        timesteps: Timesteps,
+        context: Context,
+        layers: Sequence[int] = (),
+        stop: bool = False,
+        separate_attention: bool = False,
+        table: ModulationTable | None = None,
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+        """Outputs [G, N, C] of every noised slot, and the noised tokens' raw features [G, N, D]
+        after so many blocks of `layers`.
+
+        Args:
+            noised: the slots x_t; G is a multiple of the context's batch B.
+            timesteps: of the slots' tokens, in their order.
+            context: from `encode_context`, shared by the G / B draws of each sample.
+            layers: 1 to depth.
+            stop: stop after the last of them; there are no outputs then.
+            separate_attention: noised tokens see only those at their own timestep, and the context.
+            table: `modulation_table` of these timesteps and condition; not with a joint context.
+        """
+        tokens = self.embed(noised, timesteps, clean=False)
+        groups, num_noised = tokens.hidden.shape[:2]
+        if context.tokens is not None:
+            clean = context.tokens
+            tokens = Tokens.join([clean.repeat(groups // len(clean.hidden)), tokens])
+        condition = context.condition
+        if condition is not None and len(condition) > 1:
+            condition = condition.repeat_interleave(groups // len(condition), dim=0)
+        hidden, mod, features = self.backbone(
+            tokens,
+            context.kept,
+            layers,
+            stop,
+            condition,
+            separate_attention,
+            None if table is None else table.backbone,
+        )
+        start = hidden.shape[1] - num_noised
+        features = {layer: x[:, start:] for layer, x in features.items()}
+        if stop:
+            return {}, features
+        outputs = {}
+        for slot, x in noised.items():
+            end = start + x.tokens.shape[1]
+            rows = None if table is None else table.adapters[self.config.slots[slot]]
+            part = mod._replace(index=mod.index[:, start:end])
+            outputs[slot] = self.adapter(slot).read(hidden[:, start:end], part, rows)
+            base = context.base.get(self.config.changes.get(slot, ""))
+            if base is not None:
+                outputs[slot] = outputs[slot] + _repeat(base, outputs[slot])
+            start = end
+        return outputs, features
+
+    def modulation_table(
+        self, times: Tensor, context: Context, slots: Sequence[str]
+    ) -> ModulationTable:
+        """What all modulation layers make of times [S]: rows [1 or B, S, ...].
+
+        One product each reads the layers' weights, a third of all, once for all S.
+        """
+        groups = 1 if context.condition is None else len(context.condition)
+        timesteps = Timesteps(times.expand(groups, -1), times.new_zeros(0, dtype=torch.long))
+        mod = self.backbone.modulation(timesteps, context.condition)
+        used = {self.config.slots[slot] for slot in slots}
+        return ModulationTable(
+            self.backbone.modulation_rows(mod),
+            {name: self.adapters[name].modulation_rows(mod) for name in used},  # pyright: ignore
+        )
+
+    def _text_tokens(self, words: Words) -> Tokens:
+        hidden = self.encode_words(words)
+        places = torch.zeros(hidden.shape[1], 3, dtype=torch.long, device=hidden.device)
+        at_zero = Timesteps.constant(0.0, hidden)
+        return Tokens(hidden, places, at_zero, ((WORDS, hidden.shape[1]),))
+
+
+def _repeat(base: Tensor, like: Tensor) -> Tensor:
+    """A frame's tokens [B, N, C], repeated over the draws and frames of `like` [G, T N, C]."""
+    draws, frames = len(like) // len(base), like.shape[1] // base.shape[1]
+    return base.repeat_interleave(draws, dim=0).repeat(1, frames, 1)

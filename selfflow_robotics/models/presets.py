@@ -1,0 +1,110 @@
+"""The two networks that the commands train, as configurations of the one `Network`."""
+
+from dataclasses import dataclass, field
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.adapters import PIXEL_CHANNELS, AdapterConfig
+from selfflow_robotics.models.network import NetworkConfig
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.models.text import TextConfig
+
+FRAMES, ACTIONS = "frames", "actions"  # adapters, and the codecs that make their tokens
+
+# The family of DiT and SiT; XL is the paper's (675 M).
+SIZES = {
+    "S": SiTConfig(width=384, depth=12, heads=6),
+    "B": SiTConfig(width=768, depth=12, heads=12),
+    "L": SiTConfig(width=1024, depth=24, heads=16),
+    "XL": SiTConfig(width=1152, depth=28, heads=16),
+}
+# The released weights embed the distance from noise, without DiT's factor of 1000.
+RELEASED_TIME = {"timestep_scale": 1.0, "timestep_origin": 1.0}
+
+MOST_PLACES = 100
+
+
+def image_config(
+    backbone: SiTConfig,
+    latent_size: int = 32,
+    channels: int = 4,
+    patch: int = 2,
+    num_classes: int = 1000,
+    learn_sigma: bool = True,
+    feature_channels: int | None = None,
+) -> NetworkConfig:
+    """The network of Self-Flow's ImageNet experiment: latents of one image in patches, one label.
+
+    Args:
+        backbone: of the transformer.
+        latent_size: height and width of the latents.
+        channels: of the latents.
+        patch: side of a token, in latents.
+        num_classes, feature_channels: as in `NetworkConfig`.
+        learn_sigma: as in `AdapterConfig`; the released weights have it.
+    """
+    if min(latent_size, channels, patch) < 1 or latent_size % patch:
+        raise UserError(
+            "latent_size, channels and patch must be at least 1 and latent_size divisible by "
+            f"patch, got {latent_size}, {channels} and {patch}"
+        )
+    grid = (latent_size // patch, latent_size // patch)
+    return NetworkConfig(
+        backbone=backbone,
+        adapters={FRAMES: AdapterConfig(channels * patch**2, grid=grid, learn_sigma=learn_sigma)},
+        slots={"first_frame": FRAMES},
+        prediction={"first_frame": "velocity"},
+        num_classes=num_classes,
+        feature_channels=feature_channels,
+    )
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """The network of world model and policy: pixel patches, actions and words."""
+
+    sit: SiTConfig = field(default_factory=SiTConfig)
+    image_size: tuple[int, int] = (64, 80)  # (height, width) px
+    patch: int = 16  # px
+    later_frames: int = 6  # most frames after the first
+    action_horizon: int = 6
+    action_dim: int = 7
+    text_tokens: int = 2
+
+    def __post_init__(self) -> None:
+        if self.patch < 2 or self.patch & (self.patch - 1):
+            raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
+        if any(side < self.patch or side % self.patch for side in self.image_size):
+            raise UserError(
+                f"image size {self.image_size[0]} x {self.image_size[1]} does not divide into "
+                f"{self.patch} x {self.patch} patches; change image_size or patch"
+            )
+        if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
+            raise UserError(
+                "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
+            )
+        # All of them are tokens of one sequence.
+        if max(self.later_frames, self.action_horizon, self.text_tokens) > MOST_PLACES:
+            raise UserError(
+                "model.later_frames, action_horizon and text_tokens must be at most "
+                f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
+            )
+
+    def network(self, feature_channels: int | None = None) -> NetworkConfig:
+        """The network's configuration: frames are predicted as data (a patch of pixels has more
+        numbers than the network is wide), actions as velocities."""
+        grid = (self.image_size[0] // self.patch, self.image_size[1] // self.patch)
+        frames = AdapterConfig(
+            PIXEL_CHANNELS * self.patch**2, "convolutional", grid, 1 + self.later_frames
+        )
+        return NetworkConfig(
+            backbone=self.sit,
+            adapters={
+                FRAMES: frames,
+                ACTIONS: AdapterConfig(self.action_dim, steps=self.action_horizon),
+            },
+            slots={"first_frame": FRAMES, "later_frames": FRAMES, "actions": ACTIONS},
+            prediction={"first_frame": "data", "later_frames": "data", "actions": "velocity"},
+            changes={"later_frames": "first_frame"},  # most of a picture stays
+            text=TextConfig(tokens=self.text_tokens),
+            feature_channels=feature_channels,
+        )
