@@ -22,15 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.backbone import Tokens
-from selfflow_robotics.models.embeddings import TimestepEmbedder
+from selfflow_robotics.models.backbone import WORDS, Tokens
+from selfflow_robotics.models.embeddings import TimestepEmbedder, check_convention
 from selfflow_robotics.models.flux_blocks import DoubleBlock, Layout, Rows, SingleBlock
-from selfflow_robotics.models.layers import KeyValue
+from selfflow_robotics.models.layers import KeyValue, check_ratio
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.models.rotary import AXES, rotary_turns
 from selfflow_robotics.timesteps import Timesteps
-
-MOST_RATIO = 64  # hidden width of an MLP over the width
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class FluxConfig:
     timestep_origin: float = 0.0
     # Streams of tokens (slots, or words) with the weights of the conditioning stream in
     # double-stream blocks; all others have those of the visual one.
-    conditioning: tuple[str, ...] = ("words",)
+    conditioning: tuple[str, ...] = (WORDS,)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditioning", tuple(self.conditioning))  # a list in JSON
@@ -62,15 +60,8 @@ class FluxConfig:
                 f"{2 * AXES} (rotary positions turn pairs of channels on {AXES} axes), got width "
                 f"{self.width} and heads {self.heads}"
             )
-        if not (0 < self.mlp_ratio <= MOST_RATIO and self.hidden >= 1):
-            raise UserError(
-                f"model.flux.mlp_ratio must be in (0, {MOST_RATIO}], got {self.mlp_ratio}"
-            )
-        if not (0 < self.timestep_scale <= 1e6 and 0 <= self.timestep_origin <= 1):
-            raise UserError(
-                "model.flux timestep_scale must be in (0, 1e6] and timestep_origin in [0, 1], got "
-                f"{self.timestep_scale} and {self.timestep_origin}"
-            )
+        check_ratio(self.width, self.mlp_ratio)
+        check_convention(self.timestep_scale, self.timestep_origin)
 
     @property
     def depth(self) -> int:
@@ -168,18 +159,12 @@ class Flux(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in self.t_embedder.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        self.t_embedder.initialize()
         for weight in self.adaLN_modulation.parameters():
             nn.init.zeros_(weight)
 
     def modulation(self, timesteps: Timesteps, condition: Tensor | None = None) -> Modulation:
-        cond = self.t_embedder(timesteps.values)
-        if condition is not None:
-            cond = cond + condition.unsqueeze(1)
-        return Modulation(cond, timesteps.index)
+        return self.t_embedder.modulation(timesteps, condition)
 
     def modulation_rows(self, mod: Modulation) -> list[Tensor]:
         """`Rows`, computed once for all blocks."""

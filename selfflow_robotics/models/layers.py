@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.modulation import Modulation, gated_add, norm_modulate
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each [B, heads, N, D / heads]
@@ -93,6 +94,15 @@ class Attention(nn.Module):
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
         k, v = rearrange(kv, "g n (two h d) -> two g h n d", two=2, h=self.heads)
         return k, v
+
+
+MOST_RATIO = 64  # hidden width of an MLP over the width
+
+
+def check_ratio(width: int, mlp_ratio: float) -> None:
+    """Raise UserError for an MLP that is too wide, or has no hidden channel."""
+    if not (0 < mlp_ratio <= MOST_RATIO and int(width * mlp_ratio) >= 1):
+        raise UserError(f"model mlp_ratio must be in (0, {MOST_RATIO}], got {mlp_ratio}")
 
 
 class Mlp(nn.Module):

@@ -15,23 +15,24 @@ from torch import Tensor, nn
 from selfflow_robotics.batch import Slot, Words
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.models.adapters import Adapter, AdapterConfig
-from selfflow_robotics.models.backbone import Backbone, Kept, Tokens
+from selfflow_robotics.models.backbone import WORDS, Backbone, Kept, Tokens
+from selfflow_robotics.models.flux import Flux, FluxConfig
 from selfflow_robotics.models.layers import Projector
 from selfflow_robotics.models.sit import SiT, SiTConfig
 from selfflow_robotics.models.text import TextConfig, text_bytes
 from selfflow_robotics.timesteps import Timesteps
 
-BACKBONES = {SiTConfig.kind: (SiTConfig, SiT)}
+BackboneConfig = SiTConfig | FluxConfig
+BACKBONES = {SiTConfig.kind: (SiTConfig, SiT), FluxConfig.kind: (FluxConfig, Flux)}
 
 Attention = Literal["prefix", "joint"]
-WORDS = "words"  # the stream of text tokens
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Everything that builds a network; stored in every checkpoint."""
 
-    backbone: SiTConfig
+    backbone: BackboneConfig
     adapters: dict[str, AdapterConfig]
     slots: dict[str, str]  # slot -> adapter
     prediction: dict[str, Literal["velocity", "data"]]  # of each slot (`flow.path`)

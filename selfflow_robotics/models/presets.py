@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.adapters import PIXEL_CHANNELS, AdapterConfig
-from selfflow_robotics.models.network import NetworkConfig
+from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
 
@@ -24,7 +24,7 @@ MOST_PLACES = 100
 
 
 def image_config(
-    backbone: SiTConfig,
+    backbone: BackboneConfig,
     latent_size: int = 32,
     channels: int = 4,
     patch: int = 2,
