@@ -9,21 +9,26 @@ from functools import partial
 from typing import Any
 
 import torch
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from torch import Tensor, nn
 
-from benchmarks.plain import PlainSiT, plain_ema, plain_loss, plain_sample
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
-from selfflow_robotics.models.sit import constant_timestep
-from selfflow_robotics.objective.image_loss import image_loss
+from benchmarks.plain import PlainNetwork, plain_ema, plain_loss, plain_sample
+from selfflow_robotics.batch import Batch, Slot, frame_places
+from selfflow_robotics.inference.sample import sample
+from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.compile import compile_blocks
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import make_teacher, update_teacher
-from selfflow_robotics.world.generate import sample_images
 
-DECAY, DROPOUT, GUIDANCE = 0.9999, 0.1, 2.0
+DECAY, GUIDANCE = 0.9999, 2.0
+CONDITIONING = ConditioningConfig(frame_draws=1, text_dropout=0.1)
+SLOT = "first_frame"  # of a network of labelled images, which has no other
 GROUPS = ("training step", "teacher", "sampler", "guided sampler", "optimiser and average")
 # The largest differences that pass, relative to the largest number compared.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
@@ -50,66 +55,73 @@ class Variant:
 class Setup:
     """The networks of both sides over the same parameters, and what to do with them."""
 
-    def __init__(self, config: ImageSiTConfig, layers: tuple[int, int], device: torch.device):
+    def __init__(self, config: NetworkConfig, layers: tuple[int, int], device: torch.device):
         self.config, self.device = config, device
+        grid = config.adapters[FRAMES].grid
+        assert grid is not None
+        self.places = frame_places(grid, 1).to(device)
         self.objective = ObjectiveConfig(student_layer=layers[0], teacher_layer=layers[1])
         torch.manual_seed(0)
-        self.model = ImageSiT(config).to(device)
+        self.model = Network(config).to(device)
         for name, p in self.model.named_parameters():  # adaLN-Zero would hide every difference
             if "adaLN" in name or "final" in name:
                 nn.init.normal_(p, std=0.02)
         self.teacher = make_teacher(self.model)
-        self.plain, self.plain_teacher = PlainSiT(self.model), PlainSiT(self.teacher)
+        self.plain, self.plain_teacher = PlainNetwork(self.model), PlainNetwork(self.teacher)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        generator = torch_generator(1, device=self.device)
-        side, channels = self.config.latent_size, self.config.channels
-        shape = (size, channels, side, side)
-        latents = torch.randn(shape, generator=generator, device=self.device)
-        labels = torch.arange(size, device=self.device) % self.config.num_classes
-        return patchify(latents, self.config.patch), labels
+        """Tokens [B, N, C] and labels [B]."""
+        labels = torch.arange(size, device=self.device) % self.config.null_label
+        return self.draw(size, 1), labels
 
-    def loss(self, model: ImageSiT, teacher: ImageSiT, size: int, precision: str) -> Tensor:
+    def draw(self, size: int, seed: int) -> Tensor:
+        """Standard normal tokens [B, N, C]."""
+        generator = torch_generator(seed, device=self.device)
+        shape = (size, len(self.places), self.config.adapters[FRAMES].channels)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def slots(self, tokens: Tensor) -> dict[str, Slot]:
+        return {SLOT: Slot(tokens, self.places)}
+
+    def loss(self, model: Network, teacher: Network, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
+        batch = Batch(self.slots(x), labels=labels)
         generator = torch_generator(2, device=self.device)
-        null, objective = self.config.null_label, self.objective
+        role, objective = ROLES["image"], self.objective
         with autocast(self.device, precision):
-            terms = image_loss(model, teacher, x, labels, null, DROPOUT, objective, generator)
+            terms = loss(model, teacher, batch, role, objective, CONDITIONING, generator)
         return terms.loss
 
-    def plain_loss(self, model: PlainSiT, teacher: PlainSiT, size: int, precision: str) -> Tensor:
+    def plain_loss(
+        self, model: PlainNetwork, teacher: PlainNetwork, size: int, precision: str
+    ) -> Tensor:
         x, labels = self.batch(size)
-        generator = torch_generator(2, device=self.device)
+        generator, dropout = torch_generator(2, device=self.device), CONDITIONING.text_dropout
         with autocast(self.device, precision):
-            return plain_loss(model, teacher, x, labels, DROPOUT, self.objective, generator)
+            return plain_loss(model, teacher, x, labels, dropout, self.objective, generator)
 
-    def sample(self, model: ImageSiT, size: int, steps: int, guidance: float) -> Tensor:
+    def sample(self, model: Network, size: int, steps: int, guidance: float) -> Tensor:
         _, labels = self.batch(size)
-        latents = sample_images(
-            model, labels, lambda shape: self.noise(shape), method="euler", num_steps=steps,
+        return sample(
+            model, self.slots(self.draw(size, 3)), num_steps=steps, labels=labels,
             guidance_scale=guidance, guidance_interval=(0.0, 0.7),
-        )  # fmt: skip
-        return patchify(latents, self.config.patch)
+        )[SLOT]  # fmt: skip
 
     def plain_sample(
         self, size: int, steps: int, guidance: float, precision: str = "fp32"
     ) -> Tensor:
-        x, labels = self.batch(size)
+        _, labels = self.batch(size)
         with autocast(self.device, precision):
-            return plain_sample(self.plain, labels, self.noise(x.shape), steps, guidance)
-
-    def noise(self, shape: torch.Size) -> Tensor:
-        return torch.randn(
-            shape, generator=torch_generator(3, device=self.device), device=self.device
-        )
+            return plain_sample(self.plain, labels, self.draw(size, 3), steps, guidance)
 
     def teach(self, size: int, precision: str = "fp32") -> Tensor:
         """The teacher's features, as the loss asks for them."""
         x, labels = self.batch(size)
         layer = self.objective.teacher_layer
         with torch.no_grad(), autocast(self.device, precision):
-            at = constant_timestep(0.3, x)
-            return self.teacher(x, at, labels, (layer,), features_only=True)[1][layer]
+            at = Timesteps.constant(0.3, x)
+            context = self.teacher.encode_context({}, labels=labels)
+            return self.teacher(self.slots(x), at, context, (layer,), stop=True)[1][layer]
 
     def plain_teach(self, size: int, precision: str = "fp32") -> Tensor:
         x, labels = self.batch(size)
@@ -204,7 +216,7 @@ def variants(setup: Setup, options: argparse.Namespace) -> list[Variant]:
             lambda size: loss(*pair, size, precision), parameters, update if ours else plain_update
         )
 
-    def sampler(model: ImageSiT, steps: int, guidance: float) -> Callable[[int], Tensor]:
+    def sampler(model: Network, steps: int, guidance: float) -> Callable[[int], Tensor]:
         return lambda size: setup.sample(model, size, steps, guidance)
 
     def optimiser_alone(move: Callable[[], None]) -> Callable[[int], None]:

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import Backbone, Tokens
 from selfflow_robotics.models.flux import SIZES, Flux, FluxConfig
+from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.rotary import axis_channels
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.compile import compile_blocks
+from tests.networks import as_slots, waken
 
 CONFIG = FluxConfig(width=48, double=2, single=2, heads=3, mlp_ratio=2.0)
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -294,9 +297,44 @@ def test_a_config_survives_json():
     assert FluxConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
+@pytest.mark.parametrize("attention", ["prefix", "joint"])
+def test_it_is_the_backbone_of_a_network(attention):
+    config = dataclasses.replace(RobotConfig(image_size=(32, 48)).network(), backbone=CONFIG)
+    assert NetworkConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    torch.manual_seed(0)
+    network = waken(Network(config))
+    slots = as_slots(network, {"first_frame": draw(2, 6, 768), "actions": draw(4, 6, 7, seed=1)})
+    clean, noised = ({name: slots[name]} for name in ("first_frame", "actions"))
+    context = network.encode_context(clean, ["pick", "place"], attention=attention)
+    times = Timesteps.constant(0.4, noised["actions"].tokens)
+    outputs, features = network(noised, times, context, layers=(3,))
+    assert outputs["actions"].shape == (4, 6, 7)
+    assert features[3].shape == (4, 6, CONFIG.width)
+    outputs["actions"].square().mean().backward()
+    assert network.backbone.blocks[0].conditioning.mlp.fc1.weight.grad.abs().sum() > 0
+
+
+def test_it_learns():
+    model = Flux(CONFIG)
+    out = torch.nn.Linear(CONFIG.width, 2)
+    optimizer = torch.optim.AdamW([*model.parameters(), *out.parameters()], lr=3e-3)
+    tokens = sequence(16, [WORDS, FRAME], 2)
+    # The mean over the words, which a token has to look up, turned by its own timestep.
+    t = tokens.timesteps.per_token[:, 3:, None]
+    target = (1 - 2 * t) * tokens.hidden[:, :3, :2].mean(dim=1, keepdim=True)
+    losses = []
+    for _ in range(60):
+        loss = (out(model(tokens)[0])[:, 3:] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same():
-    model = random_flux(CONFIG)
+    model = random_flux(dataclasses.replace(CONFIG, double=1, single=1))
     context, noised = sequence(2, [WORDS, FRAME], 2), sequence(4, [ACTIONS], 2, seed=1)
     expected, _, _ = model(noised, model.encode_context(context))
     compile_blocks(model)
