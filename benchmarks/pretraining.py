@@ -41,8 +41,8 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
 from selfflow_robotics.evaluation.probes import probe
+from selfflow_robotics.inference.bundle import load_bundle
 from selfflow_robotics.rng import numpy_generator
-from selfflow_robotics.world.network import load_network
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = Path("runs/study")
@@ -112,17 +112,15 @@ def probe_networks(cells: list[tuple[str, int]]) -> None:
     left = [run for run in runs if not (run / "probe.json").exists()]
     frames = None
     for run in tqdm(left, desc="probing", unit="network", disable=not left):
-        network = load_network(run, torch.device("cpu"))
-        config = network.model.config
+        bundle = load_bundle(run, torch.device("cpu"))
         if frames is None:
             task = get_task("pick_coke_can")
-            spec = own_spec(
-                task.name, SimplerInstall(), network.provenance, config.image_size, None
-            )
+            size = bundle.frames.image_size
+            spec = own_spec(task.name, SimplerInstall(), bundle.provenance, size, None)
             with SimulatorClient(spec) as client:
-                frames = play_frames([client], probe_episodes(task, 240, 0), config.image_size)
-        layers = list(range(config.sit.depth + 1))
-        rows = probe(network, frames, layers, list(PROBED_AT), seed=0)
+                frames = play_frames([client], probe_episodes(task, 240, 0), size)
+        layers = list(range(bundle.network.config.backbone.depth + 1))
+        rows = probe(bundle, frames, layers, list(PROBED_AT), seed=0)
         partial = run / "probe.partial"
         partial.write_text(json.dumps(rows))
         partial.replace(run / "probe.json")

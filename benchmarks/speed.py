@@ -48,7 +48,7 @@ SIZES: dict[str, dict[str, SiTConfig | FluxConfig]] = {
     "flux": {"S": FluxConfig(width=384, double=4, single=8, heads=6), **flux.SIZES},
 }
 TINY = {
-    "sit": SiTConfig(width=48, depth=3, heads=3),
+    "sit": SiTConfig(width=48, depth=3, heads=3, **RELEASED_TIME),
     "flux": FluxConfig(width=48, double=1, single=2, heads=3),
 }
 LARGE = {"sit": "XL", "flux": "625M"}  # counted on paper whatever the size in hand

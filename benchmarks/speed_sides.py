@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from torch import Tensor, nn
 
 from benchmarks.plain import PlainNetwork, plain_ema, plain_loss, plain_sample
@@ -17,6 +16,7 @@ from selfflow_robotics.batch import Batch, Slot, frame_places
 from selfflow_robotics.inference.sample import sample
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator

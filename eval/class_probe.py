@@ -41,16 +41,15 @@ from selfflow_robotics.evaluation.results import (
     write_report,
     writing,
 )
-from selfflow_robotics.rng import check_seed
-from selfflow_robotics.training.checkpoint import read_manifest
-from selfflow_robotics.training.device import choose_device
-from selfflow_robotics.world.image_network import (
-    is_image_record,
+from selfflow_robotics.inference.bundle import (
     is_released_file,
-    load_image_network,
+    load_bundle,
+    read_config,
     weights_hash,
 )
-from selfflow_robotics.world.released import NAMES, fetch_released
+from selfflow_robotics.models.released import NAMES, fetch_released
+from selfflow_robotics.rng import check_seed
+from selfflow_robotics.training.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ def main(config: ClassProbeConfig) -> None:
     torch.set_num_threads(1)
     path = image_checkpoint(config)
     reader = LatentReader(config.data or trained_on(path))
-    network = load_image_network(path, choose_device(config.device), config.heads)
-    depth = network.model.config.sit.depth
+    bundle = load_bundle(path, choose_device(config.device), config.heads)
+    depth = bundle.network.config.backbone.depth
     layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
     if not layers or layers[0] < 0 or layers[-1] > depth:
         raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
-    check_fits(network, reader)
+    check_fits(bundle, reader)
     timesteps = sorted(set(config.timesteps))
     parts = split_pictures(len(reader), reader.copies, config.num_pictures, config.seed)
     settings = {
@@ -121,7 +120,7 @@ def main(config: ClassProbeConfig) -> None:
         )
         steps = num_batches(sum(counts.values())) + len(layers) + 1
         with tqdm(total=len(timesteps) * steps, desc="probing") as bar:
-            rows = probe_classes(network, reader, parts, layers, timesteps, config.seed, bar.update)
+            rows = probe_classes(bundle, reader, parts, layers, timesteps, config.seed, bar.update)
         report = {"data": str(reader.folder), "counts": counts, "rows": rows, "settings": settings}
         title = f"Class probes of {path} on {reader.folder}"
         with writing(output):
@@ -140,7 +139,7 @@ def image_checkpoint(config: ClassProbeConfig) -> Path:
     if given and is_released_file(Path(given)):
         return Path(given)
     checkpoint = find_checkpoint(given, "images")
-    if not is_image_record(read_manifest(checkpoint)["extra"]):
+    if not read_config(checkpoint).num_classes:
         raise UserError(
             f"{checkpoint} is a network of scenes and knows no classes; eval/probe.py probes those"
         )

@@ -17,7 +17,7 @@ it is put together, an npz needs its size a second time.
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -25,32 +25,30 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import run_of, runs_of_kind
 from selfflow_robotics.envs.tasks import TASKS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.generation import Generation
 from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.inference.bundle import (
+    Bundle,
+    is_released_file,
+    load_bundle,
+    weights_hash,
+)
+from selfflow_robotics.inference.generate import NumberedPictures, PictureMaker, Sampling
+from selfflow_robotics.inference.sample import SampleMethod
+from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     latest_checkpoint,
-    read_manifest,
     resolve_checkpoint,
 )
 from selfflow_robotics.training.device import choose_precision
-from selfflow_robotics.world.generate import SampleMethod
-from selfflow_robotics.world.image_network import (
-    ImageNetwork,
-    is_image_record,
-    is_released_file,
-    load_image_network,
-    weights_hash,
-)
-from selfflow_robotics.world.network import Network, load_network
-from selfflow_robotics.world.pictures import ClassPictures, PictureMaker, Sampling, ScenePictures
-from selfflow_robotics.world.released import NAMES, fetch_released
 
 IMAGENET = 1000  # classes of a network that is measured as the paper's
 FOR_FID, FOR_A_LOOK = 50_000, 64  # pictures
@@ -101,23 +99,23 @@ def main(config: GenerationConfig) -> None:
     torch.set_num_threads(1)  # more of them would round otherwise; torchrun uses more cores
     device = process.device(config.device)
     path = chosen_checkpoint(config)
-    network = load(path, config, device)
-    how = sampling(network, config, choose_precision(config.precision, device))
-    maker, told = picture_maker(network, config, how)
-    num_images = config.num_images or default_number(network)
+    bundle = load(path, config, device)
+    how = sampling(bundle, config, choose_precision(config.precision, device))
+    maker, told = picture_maker(bundle, config, how)
+    num_images = config.num_images or default_number(bundle)
     settings = {
-        "weights": weights_hash(network.checkpoint),
+        "weights": weights_hash(bundle.origin),
         **told,
         **asdict(how),
         "seed": config.seed,
         "device": device.type,
     }
     batch_size = min(config.batch_size, num_images)
-    folder = output_folder(config, network, {**settings, "of": [num_images, batch_size]})
+    folder = output_folder(config, bundle, {**settings, "of": [num_images, batch_size]})
     job = Generation(folder, settings, num_images, batch_size, maker.size)
     if process.is_first:
         print(
-            f"{num_images} pictures of {network.checkpoint}: {how.method}, {how.num_steps} steps, "
+            f"{num_images} pictures of {bundle.origin}: {how.method}, {how.num_steps} steps, "
             f"{device.type} {how.precision}, {process.count} processes"
         )
     if job.open(process):
@@ -176,20 +174,16 @@ def chosen_checkpoint(config: GenerationConfig) -> Path:
     return max(found, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime)
 
 
-def load(path: Path, config: GenerationConfig, device: torch.device) -> ImageNetwork | Network:
-    """The network, whichever of the two kinds it is."""
-    if is_released_file(path):
-        return load_image_network(path, device, config.heads)
-    if config.heads is not None:
+def load(path: Path, config: GenerationConfig, device: torch.device) -> Bundle:
+    """The network of a checkpoint or weights file."""
+    if config.heads is not None and not is_released_file(path):
         raise UserError("heads is for files of released weights; a checkpoint knows its own")
-    if is_image_record(read_manifest(path)["extra"]):
-        return load_image_network(path, device)
-    return load_network(path, device)
+    return load_bundle(path, device, config.heads)
 
 
-def sampling(network: ImageNetwork | Network, config: GenerationConfig, precision: str) -> Sampling:
-    """How to sample: by default as published, where the network can be sampled that way."""
-    default = "sde" if isinstance(network, ImageNetwork) else "euler"
+def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampling:
+    """How to sample: by default as published for networks of labelled pictures."""
+    default = "sde" if bundle.labelled else "euler"
     method = config.method or default
     return Sampling(
         method,
@@ -202,52 +196,42 @@ def sampling(network: ImageNetwork | Network, config: GenerationConfig, precisio
 
 
 def picture_maker(
-    network: ImageNetwork | Network, config: GenerationConfig, how: Sampling
+    bundle: Bundle, config: GenerationConfig, how: Sampling
 ) -> tuple[PictureMaker, dict[str, Any]]:
     """What makes the pictures, and what it was told besides `how`."""
-    if isinstance(network, Network):
-        if config.labels is not None or config.autoencoder_weights is not None:
-            raise UserError(
-                f"{network.checkpoint} knows no classes and makes pixels; labels and "
-                "autoencoder_weights are for networks of labelled pictures"
-            )
-        task = TASKS.get(str(network.provenance.get("task")))
-        words = config.instruction
+    codec, words = bundle.frames, config.instruction
+    told: dict[str, Any] = {}
+    if isinstance(codec, ImageLatents):
+        codec = codec.load(bundle.device, config.autoencoder_weights, config.download)
+        assert codec.autoencoder is not None
+        told = {"autoencoder": codec.autoencoder.fingerprint}
+    elif config.autoencoder_weights is not None:
+        raise UserError(f"{bundle.origin} makes pixels; it needs no autoencoder_weights")
+    if bundle.labelled:
+        if words is not None:
+            raise UserError(f"{bundle.origin} reads no words; it is asked by labels=[...]")
+        told["labels"] = config.labels
+    else:
+        if config.labels is not None:
+            raise UserError(f"{bundle.origin} knows no classes; labels are for networks that do")
+        task = TASKS.get(str(bundle.provenance.get("task")))
         if words is None:
             words = task.instruction if task else ""
-        return ScenePictures(network, how, config.seed, words), {"instruction": words}
-    if config.instruction is not None:
-        raise UserError(f"{network.checkpoint} reads no words; it is asked by labels=[...]")
-    kind, weights = network.autoencoder.kind, network.autoencoder.weights
-    if kind == "pixel" and config.autoencoder_weights is not None:
-        raise UserError(f"{network.checkpoint} makes pixels; it needs no autoencoder_weights")
-    autoencoder = load_autoencoder(
-        AutoencoderConfig(kind, config.autoencoder_weights or weights, config.download),
-        next(network.model.parameters()).device,
-    )
-    renamed = config.autoencoder_weights is not None  # another decoder, on the user's own word
-    if not renamed and network.fingerprint not in (None, autoencoder.fingerprint):
-        raise UserError(
-            f"{network.autoencoder.source or kind} is not the autoencoder any more that "
-            f"{network.checkpoint} was trained with; give that one: autoencoder_weights=PATH"
-        )
-    maker = ClassPictures(network, autoencoder, how, config.seed, config.labels)
-    return maker, {"autoencoder": autoencoder.fingerprint, "labels": config.labels}
+        told["instruction"] = words
+    bundle = replace(bundle, codecs={**bundle.codecs, FRAMES: codec})
+    return NumberedPictures(bundle, how, config.seed, config.labels, words or ""), told
 
 
-def default_number(network: ImageNetwork | Network) -> int:
+def default_number(bundle: Bundle) -> int:
     """What FID is published for where the classes are ImageNet's, else enough to look at."""
-    is_imagenet = isinstance(network, ImageNetwork) and network.model.config.num_classes == IMAGENET
-    return FOR_FID if is_imagenet else FOR_A_LOOK
+    return FOR_FID if bundle.network.config.num_classes == IMAGENET else FOR_A_LOOK
 
 
-def output_folder(
-    config: GenerationConfig, network: ImageNetwork | Network, settings: dict[str, Any]
-) -> Path:
+def output_folder(config: GenerationConfig, bundle: Bundle, settings: dict[str, Any]) -> Path:
     """Where the results go: `output`, else a folder named after how they are made."""
     if config.output:
         return Path(config.output)
-    checkpoint = network.checkpoint
+    checkpoint = bundle.origin
     run = run_of(checkpoint) if checkpoint.is_dir() else Path("runs") / checkpoint.stem
     mark = hashlib.sha256(dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return run / "eval" / f"generation-{settings['method']}{settings['num_steps']}-{mark}"

@@ -35,11 +35,14 @@ from selfflow_robotics.evaluation.results import (
     write_report,
     writing,
 )
+from selfflow_robotics.inference.bundle import (
+    is_released_file,
+    load_bundle,
+    read_config,
+    weights_hash,
+)
 from selfflow_robotics.rng import check_seed
-from selfflow_robotics.training.checkpoint import read_manifest
 from selfflow_robotics.training.device import choose_device
-from selfflow_robotics.world.image_network import is_image_record, is_released_file, weights_hash
-from selfflow_robotics.world.network import load_network
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,13 @@ class ProbeConfig:
 def main(config: ProbeConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = scene_checkpoint(config.checkpoint)
-    network = load_network(checkpoint, choose_device(config.device))
-    depth, size = network.model.config.sit.depth, network.model.config.image_size
+    bundle = load_bundle(checkpoint, choose_device(config.device))
+    depth, size = bundle.network.config.backbone.depth, bundle.frames.image_size
     layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
     if not layers or layers[0] < 0 or layers[-1] > depth:
         raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
     timesteps = sorted(set(config.timesteps))
-    spec = own_spec(config.task, config.simpler, network.provenance, size, config.renderer)
+    spec = own_spec(config.task, config.simpler, bundle.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
             "checkpoint": weights_hash(checkpoint),
@@ -100,7 +103,7 @@ def main(config: ProbeConfig) -> None:
             with tqdm(total=len(episodes), unit="episode", desc="playing") as bar:
                 frames = play_frames([client], episodes, size, bar.update)
             with tqdm(total=len(timesteps) * (len(layers) + 1), desc="probing") as bar:
-                rows = probe(network, frames, layers, timesteps, config.seed, bar.update)
+                rows = probe(bundle, frames, layers, timesteps, config.seed, bar.update)
             report = {"frames": len(frames.images), "rows": rows, "settings": settings}
             with writing(output):
                 title = f"Linear probes of {checkpoint}"
@@ -115,7 +118,7 @@ def scene_checkpoint(given: str | None) -> Path:
     there is nothing to find but the class."""
     is_file = given is not None and is_released_file(Path(given))
     checkpoint = Path(str(given)) if is_file else find_checkpoint(given, "pretrain")
-    if is_file or is_image_record(read_manifest(checkpoint)["extra"]):
+    if is_file or read_config(checkpoint).num_classes:
         raise UserError(
             f"{checkpoint} is a network of labelled pictures; eval/class_probe.py probes those"
         )

@@ -71,6 +71,7 @@ class EvalConfig:
     replan_steps: int = 6
     num_steps: int | None = None
     guidance_scale: float | None = None
+    joint: bool = False
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
     videos: int = 3
     processes: int | None = None
@@ -128,6 +129,7 @@ def main(config: EvalConfig) -> int:
             "replan_steps": config.replan_steps,
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
+            **({"joint": True} if config.joint else {}),
         }
         ledger = Ledger.open(output_folder(config, checkpoint, simulator, fingerprint), fingerprint)
         print(f"results in {ledger.folder}")
@@ -227,6 +229,7 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
         replan_steps=config.replan_steps,
         num_steps=config.num_steps,
         guidance_scale=config.guidance_scale,
+        joint=config.joint,
         device=config.device,
     )
 

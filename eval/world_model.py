@@ -40,10 +40,9 @@ from selfflow_robotics.evaluation.world_model import (
     record_future,
     score,
 )
+from selfflow_robotics.inference.bundle import load_bundle, weights_hash
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.device import choose_device
-from selfflow_robotics.world.image_network import weights_hash
-from selfflow_robotics.world.network import load_network
 
 SHOWN = 3  # episodes in the strip
 SETTINGS = ("task", "num_episodes", "num_frames", "num_steps", "seed")  # what decides the numbers
@@ -78,13 +77,13 @@ class WorldModelConfig:
 def main(config: WorldModelConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
-    network = load_network(checkpoint, choose_device(config.device))
-    network.require("world_model")
-    size, longest = network.model.config.image_size, network.model.config.later_frames
+    bundle = load_bundle(checkpoint, choose_device(config.device))
+    bundle.require("world_model")
+    size, longest = bundle.frames.image_size, bundle.later_frames
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
     task = get_task(config.task)
-    spec = own_spec(task.name, config.simpler, network.provenance, size, config.renderer)
+    spec = own_spec(task.name, config.simpler, bundle.provenance, size, config.renderer)
     with SimulatorClient(spec) as client:
         settings = {
             "checkpoint": weights_hash(checkpoint),
@@ -108,7 +107,7 @@ def main(config: WorldModelConfig) -> None:
             except SimulatorError as error:
                 cause = " ".join(str(error).split())
                 raise UserError(f"the {spec.simulator} simulator failed: {cause}") from error
-            imagined = imagine_futures(network, futures, config.num_steps, config.seed)
+            imagined = imagine_futures(bundle, futures, config.num_steps, config.seed)
             result = score(futures, imagined)
             with writing(output):
                 draw(output, task, futures, imagined)

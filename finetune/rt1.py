@@ -17,6 +17,7 @@ repeating the command continues an interrupted one.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,37 +28,36 @@ from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
-from selfflow_robotics.data.samples import window_sample
+from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.inference.bundle import Bundle, read_config, run_record
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
+from selfflow_robotics.objective.roles import (
+    ROLES,
+    SLOTS,
+    check_loss_weights,
+    check_weights,
+    denoises_frames,
+    draw_role,
+)
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
-from selfflow_robotics.robot.normalize import ActionNormalizer
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.checkpoint import (
     latest_checkpoint,
     load_part,
     load_weights,
-    read_manifest,
     resolve_checkpoint,
 )
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import Ranks, start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
-from selfflow_robotics.training.teacher import make_teacher
-from selfflow_robotics.world.network import (
-    Network,
-    check_same_shape,
-    checkpoint_record,
-    shape_of,
-)
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ class FinetuneConfig:
     num_episodes: int | None = None  # the first so many of the training episodes; null: all
     validation: float = 0.02  # fraction of the episodes, the last ones, that training never sees
     init: str = "auto"
-    model: MultimodalConfig = field(default_factory=MultimodalConfig)
+    model: RobotConfig = field(default_factory=RobotConfig)
     policy_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     frame_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     roles: dict[str, float] = field(default_factory=lambda: {"policy": 1.0})
+    loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SLOTS, 1.0))
     policy_batch: int = 32
     frame_batch: int = 16
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -92,12 +93,11 @@ class FinetuneConfig:
         if not 0 <= self.play_share < 1:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_weights(self.roles)
+        check_loss_weights(self.loss_weights, self.roles)
         for key in ("policy_objective", "frame_objective"):
             check_layers(getattr(self, key), self.model.sit.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
-        if self.model.feature_channels is not None:
-            raise UserError("model.feature_channels is for pretraining; leave it out")
         check_seed(self.seed)
         if self.model.action_dim != ACTION_DIM:
             raise UserError(
@@ -127,45 +127,43 @@ def main(config: FinetuneConfig) -> None:
     with ranks.first_alone():
         run = open_run("finetune", folder, config, ranks)
         data = RobotData(config, ranks)
-    normalizer = ActionNormalizer(data.stats)
+    codecs, shape = config.model.codecs(data.stats), config.model.network()
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller model.sit"):
-        model = MultimodalSiT(config.model).to(device)
+        model = Network(shape).to(device)
         start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
-        teacher = make_teacher(model)
-    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
+        state = TrainState.start(model, config.train.optimizer)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters from {start}; {data}; {device} {precision}, run {run}")
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
-        sample = window_sample(
-            windows, model.autoencoder, normalizer, device, config.augment, generator
-        )
-        objective = config.frame_objective if denoises_frames(role) else config.policy_objective
-        terms = role_loss(
+        changes = config.augment
+        denoises = denoises_frames(ROLES[role])
+        terms = loss(
             model,
             state.teacher,
-            sample,
+            window_batch(windows, codecs, ROLES[role], device, changes, generator),
             ROLES[role],
-            objective,
+            config.frame_objective if denoises else config.policy_objective,
             config.conditioning,
             generator,
+            weights=config.loss_weights,
             step=step,
         )
-        num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
-        return StepLoss(terms.loss, num_tokens, lambda: {"role": role, **loss_metrics(terms)})
+        return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def held_out() -> dict[str, float]:
         """The policy's loss on episodes that training never sees, of the weights that act."""
+        role = ROLES["policy"]
         with torch.no_grad(), autocast(device, precision):
             losses = [
-                role_loss(
+                loss(
                     state.teacher,
                     state.teacher,
-                    window_sample(windows, model.autoencoder, normalizer, device),
-                    ROLES["policy"],
+                    window_batch(windows, codecs, role, device),
+                    role,
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),
                     torch_generator(config.seed, number, 4, device=device),
@@ -176,9 +174,10 @@ def main(config: FinetuneConfig) -> None:
 
     def show(step: int) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
-        network = Network(state.teacher, normalizer, {}, ("world_model",), run, device)
+        attention = config.conditioning.attention
+        bundle = Bundle(state.teacher, codecs, ("world_model",), {}, run, device, attention)
         path = run / "samples" / f"step_{step:07d}.png"
-        write_imagined(path, network, data.held_out, seed=config.seed)
+        write_imagined(path, bundle, data.held_out, seed=config.seed)
 
     train(
         config.train,
@@ -189,7 +188,14 @@ def main(config: FinetuneConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(config.model, data.stats, data.provenance, config.roles),
+        extra=run_record(
+            shape,
+            codecs,
+            data.provenance,
+            [role for role, weight in config.roles.items() if weight > 0],
+            attention=config.conditioning.attention,
+            start={"source": start},
+        ),
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
         ranks=ranks,
@@ -278,13 +284,9 @@ HELD_OUT_BATCHES = 8  # looked at with each checkpoint
 SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")
 
 
-def denoises_frames(role: str) -> bool:
-    return "noised" in (ROLES[role].first_frame, ROLES[role].later_frames)
-
-
 def has_frames(role: str) -> bool:
     """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
-    return ROLES[role].later_frames != "absent"
+    return "later_frames" in ROLES[role]
 
 
 def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[int]]:
@@ -300,30 +302,55 @@ def split_episodes(count: int, config: FinetuneConfig) -> tuple[list[int], list[
     return list(range(wanted)), list(range(available, count))
 
 
-def initialize(model: MultimodalSiT, config: FinetuneConfig) -> str:
+def initialize(model: Network, config: FinetuneConfig) -> str:
     """Load pretrained weights into `model`; returns where they came from, in words."""
     if config.init == "none":
         return "scratch"
     if config.init != "auto":
         checkpoint = resolve_checkpoint(Path(config.init))
-        check_same_shape(checkpoint, config.model)
+        # Positions in a picture are fixed, so it may have another size.
+        if differences := differing(checkpoint, model, ignored="adapters.frames.grid"):
+            name, (old, new) = next(iter(differences.items()))
+            raise UserError(
+                f"{checkpoint} has {name}={old}, not {new}; give that, or another checkpoint"
+            )
     else:
         fitting = [
             checkpoint
             for path in runs_of_kind("pretrain", Path(config.runs_dir))
-            if (checkpoint := latest_checkpoint(path))
-            and replace(shape_of(checkpoint), feature_channels=None) == config.model
+            if (checkpoint := latest_checkpoint(path)) and not differing(checkpoint, model)
         ]
         if not fitting:
             return "scratch (no pretraining run of this size; python pretrain/run.py makes one)"
         checkpoint = fitting[0]
     weights = load_part(checkpoint, "teacher")
-    trained = read_manifest(checkpoint)["extra"].get("model", {})
-    if trained.get("feature_channels") is not None:  # its head predicts an encoder; ours does not
+    if read_config(checkpoint).feature_channels is not None:  # its head predicts an encoder
         weights |= model.projector.state_dict(prefix="projector.")
     load_weights(model, weights, checkpoint)
-    model.forget_frames()
+    for slot in model.config.changes:
+        model.adapter(slot).forget_output()  # whole pictures until now, from here on a change
     return str(checkpoint)
+
+
+def differing(checkpoint: Path, model: Network, ignored: str = "") -> dict[str, tuple[Any, Any]]:
+    """{setting: (the checkpoint's, `model`'s)} where their networks are not the same; the
+    train-only head is not looked at."""
+    old, new = (flat(config.to_json()) for config in (read_config(checkpoint), model.config))
+    names = [name for name in {**old, **new} if name not in ("feature_channels", ignored)]
+    return {
+        name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)
+    }
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 if __name__ == "__main__":

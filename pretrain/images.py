@@ -15,44 +15,44 @@ objective/self_flow.py explains the settings of an objective, flow/timesteps.py 
 objective.gamma=0.5 objective.timesteps.distribution=logit_normal.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from selfflow_robotics.autoencoders.load import load_autoencoder
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run, run_folder
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.data.transfer import to_device
+from selfflow_robotics.encoders.load import (
+    check_encoder,
+    encoder_of_tokens,
+    head_channels,
+    load_encoder,
+)
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
+from selfflow_robotics.inference.bundle import Bundle, check_same_data, run_record
+from selfflow_robotics.inference.generate import NumberedPictures, Sampling
+from selfflow_robotics.modalities.base import FRAMES, slot_of
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RELEASED_TIME, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.agreement import cosine_by_layer
-from selfflow_robotics.objective.image_loss import SLOT, image_loss
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
+from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
-from selfflow_robotics.training.teacher import make_teacher
-from selfflow_robotics.world.frozen_encoder import (
-    check_encoder,
-    encoder_of_latents,
-    head_channels,
-    load_encoder,
-)
-from selfflow_robotics.world.generate import SeededNormal, sample_images
-from selfflow_robotics.world.image_network import check_same_latents, image_record
 
 SAMPLES = 16  # pictures looked at while training
 
@@ -66,7 +66,7 @@ class ImagesConfig:
     root: str = "datasets"  # where the embedded data set is made
     num_shapes: int = 2000  # its pictures
     shape_px: int = 32  # their side
-    sit: SiTConfig = field(default_factory=SiTConfig)
+    sit: SiTConfig = field(default_factory=lambda: SiTConfig(**RELEASED_TIME))
     patch: int = 2
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     encoder: str | None = None
@@ -106,82 +106,77 @@ def main(config: ImagesConfig) -> None:
         shapes = Path(config.root), config.num_shapes, config.shape_px
         reader = LatentReader(config.data or shape_latents(*shapes))
         run = open_run("images", folder, config, ranks)
-        check_same_latents(run, reader.fingerprints, reader.folder)
-    shape = ImageSiTConfig(
-        config.sit, reader.latent_size, reader.channels, config.patch, reader.num_classes
-    )
-    encoder = None
+        check_same_data(run, reader.fingerprints, reader.folder)
+    size = (reader.latent_size, reader.latent_size)
+    fingerprint = reader.fingerprints["autoencoder"]
+    codec = ImageLatents(size, reader.channels, config.patch, reader.autoencoder, fingerprint)
+    encoder, feature_channels = None, None
     if config.encoder is not None:
         with ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, device)
-            autoencoder = load_autoencoder(reader.autoencoder, device)
-        reader.check_autoencoder(autoencoder)
-        channels = head_channels(frozen, config.objective, shape.sit.width)
-        shape = replace(shape, feature_channels=channels)
-        encoder = encoder_of_latents(frozen, autoencoder, shape.patch)
+            encoder = encoder_of_tokens(frozen, codec.load(device))
+        feature_channels = head_channels(frozen, config.objective, config.sit.width)
+    shape = image_config(
+        config.sit,
+        reader.latent_size,
+        reader.channels,
+        config.patch,
+        reader.num_classes,
+        feature_channels=feature_channels,
+    )
     sampler = reader.sampler(config.batch_size, config.seed)
+    conditioning = ConditioningConfig(text_dropout=config.label_dropout)
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller sit"):
-        model = ImageSiT(shape).to(device)
-        teacher = make_teacher(model)
-    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
-    size = sum(p.numel() for p in model.parameters()) / 1e6
+        state = TrainState.start(Network(shape).to(device), config.train.optimizer)
+    size = sum(p.numel() for p in state.model.parameters()) / 1e6
     print(
         f"{size:.1f} M parameters, {len(reader)} latents of {reader.num_classes} classes, "
         f"{device} {precision}, run {run}"
     )
+
+    def as_batch(latents: LatentBatch, generator: torch.Generator) -> Batch:
+        mean, std, labels = (to_device(part, device) for part in latents)
+        tokens = codec.to_tokens(sample_posterior(mean, std, generator)[:, None])
+        return Batch({"first_frame": slot_of("first_frame", codec, tokens)}, labels=labels)
 
     def batch_at(step: int) -> tuple[int, LatentBatch]:
         return step, reader.read(ranks.share(sampler.batch(step)))
 
     def loss_fn(batch: tuple[int, LatentBatch], generator: torch.Generator) -> StepLoss:
         step, latents = batch
-        mean, std, labels = (to_device(part, device) for part in latents)
-        tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
-        terms = image_loss(
-            model,
+        terms = loss(
+            state.model,
             state.teacher,
-            tokens,
-            labels,
-            shape.null_label,
-            config.label_dropout,
+            as_batch(latents, generator),
+            ROLES["image"],
             config.objective,
+            conditioning,
             generator,
             step=step,
             encoder=encoder,
         )
-        num_tokens = tokens.shape[0] * tokens.shape[1]
-        return StepLoss(terms.loss, num_tokens, partial(loss_metrics, terms))
+        return StepLoss(terms.loss, terms.num_tokens, partial(loss_metrics, terms))
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""
-        few = min(SAMPLES, len(reader))
-        mean, std, labels = (to_device(part, device) for part in reader.read(np.arange(few)))
         generator = torch_generator(config.seed, 5, device=device)
-        tokens = patchify(sample_posterior(mean, std, generator), shape.patch)
-
-        def features(network: ImageSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
-            return network(x_t[SLOT], tau, labels, layers, features_only=True)
-
-        student, teacher = partial(features, model), partial(features, state.teacher)
-        noised = {SLOT: tokens}
+        batch = as_batch(reader.read(np.arange(min(SAMPLES, len(reader)))), generator)
         with autocast(device, precision):
-            return cosine_by_layer(student, teacher, noised, config.sit.depth, generator)
+            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
     def show(step: int) -> None:
         """Pictures of the first classes that the moving average makes out of noise."""
         try:
-            autoencoder = load_autoencoder(reader.autoencoder, device)
-            reader.check_autoencoder(autoencoder)
+            codecs = {FRAMES: codec.load(device)}
         except UserError as error:
             print(f"no sample pictures: {error}")
             return
-        labels = torch.arange(SAMPLES, device=device) % shape.num_classes
-        normal = SeededNormal(range(SAMPLES), device)
-        latents = sample_images(state.teacher, labels, normal, method="euler", num_steps=50)
-        frames = autoencoder.decode(latents).cpu().numpy()
-        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+        bundle = Bundle(state.teacher, codecs, ("image",), {}, run, device)
+        how = Sampling(method="euler", num_steps=50)
+        maker = NumberedPictures(bundle, how, config.seed, labels=range(reader.num_classes))
+        write_grid(run / "samples" / f"step_{step:07d}.png", maker(range(SAMPLES)), columns=4)
 
     train(
         config.train,
@@ -192,7 +187,7 @@ def main(config: ImagesConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=image_record(shape, reader.autoencoder, reader.class_names, reader.fingerprints),
+        extra=run_record(shape, {FRAMES: codec}, reader.fingerprints, ["image"]),
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

@@ -12,45 +12,41 @@ view (arXiv 2603.06507). The run lies in runs/NAME: metrics.jsonl, samples/, che
 the command continues an interrupted run; a finished one is left as it is.
 """
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import open_run, run_folder
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
-from selfflow_robotics.data.samples import window_sample
+from selfflow_robotics.data.samples import window_batch
+from selfflow_robotics.encoders.load import (
+    check_encoder,
+    encoder_of_tokens,
+    head_channels,
+    load_encoder,
+)
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.inference.bundle import Bundle, run_record
+from selfflow_robotics.inference.generate import NumberedPictures, Sampling
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.objective.agreement import cosine_by_layer
+from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.role_loss import ConditioningConfig, role_loss
-from selfflow_robotics.objective.roles import ROLES, arrange, check_weights, draw_role
+from selfflow_robotics.objective.roles import ROLES, check_weights, draw_role
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.optimizer import build_optimizers
 from selfflow_robotics.training.state import TrainState
-from selfflow_robotics.training.teacher import make_teacher
-from selfflow_robotics.world.answer import answer
-from selfflow_robotics.world.frozen_encoder import (
-    check_encoder,
-    encoder_of_tokens,
-    head_channels,
-    load_encoder,
-)
-from selfflow_robotics.world.network import checkpoint_record
 
 SAMPLES = 16  # pictures looked at while training
 
@@ -62,7 +58,7 @@ class PretrainConfig:
     seed: int = 0
     data: str | None = None
     collect: CollectConfig = field(default_factory=CollectConfig)
-    model: MultimodalConfig = field(default_factory=MultimodalConfig)
+    model: RobotConfig = field(default_factory=RobotConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     encoder: str | None = None
     encoder_download: bool = False
@@ -80,8 +76,6 @@ class PretrainConfig:
         check_weights(self.roles)
         check_layers(self.objective, self.model.sit.depth, "objective")
         check_encoder(self.objective, self.encoder)
-        if self.model.feature_channels is not None:
-            raise UserError("model.feature_channels follows from the encoder; leave it out")
         check_seed(self.seed)
         for role in self.roles:
             if role not in ("image", "clip"):
@@ -105,12 +99,13 @@ class PretrainConfig:
 def main(config: PretrainConfig) -> None:
     folder = run_folder(config.runs_dir, config.name)
     ranks, device, precision = start_training(config.threads, config.device, config.precision)
-    frozen, shape = None, config.model
+    codecs, encoder, feature_channels = config.model.codecs(), None, None
     if config.encoder is not None:
         with ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, device)
-        channels = head_channels(frozen, config.objective, shape.sit.width)
-        shape = replace(shape, feature_channels=channels)
+        feature_channels = head_channels(frozen, config.objective, config.model.sit.width)
+        encoder = encoder_of_tokens(frozen, config.model.pixels)
+    shape = config.model.network(feature_channels)
     with ranks.first_alone():
         run = open_run("pretrain", folder, config, ranks)
         index = RldsIndex.open(
@@ -127,11 +122,8 @@ def main(config: PretrainConfig) -> None:
 
     torch.manual_seed(config.seed)  # the modules' own initialisation is the only global draw
     with enough_memory("choose a smaller model.sit"):
-        model = MultimodalSiT(shape).to(device)
-        teacher = make_teacher(model)
-    encoder = None if frozen is None else encoder_of_tokens(frozen, model.autoencoder)
-    state = TrainState(model, teacher, build_optimizers(model, config.train.optimizer))
-    size = sum(p.numel() for p in model.parameters()) / 1e6
+        state = TrainState.start(Network(shape).to(device), config.train.optimizer)
+    size = sum(p.numel() for p in state.model.parameters()) / 1e6
     print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
 
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
@@ -141,11 +133,10 @@ def main(config: PretrainConfig) -> None:
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
-        sample = window_sample(windows, model.autoencoder, None, device)
-        terms = role_loss(
-            model,
+        terms = loss(
+            state.model,
             state.teacher,
-            sample,
+            window_batch(windows, codecs, ROLES[role], device),
             ROLES[role],
             config.objective,
             config.conditioning,
@@ -153,35 +144,24 @@ def main(config: PretrainConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        num_tokens = sum(loss.numel() for loss in terms.token_loss.values())
-        return StepLoss(terms.loss, num_tokens, lambda: {"role": role, **loss_metrics(terms)})
+        return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
-        sample = window_sample(windows, model.autoencoder, None, device)
-        clean, noised = arrange(ROLES["image"], sample.tokens)
-
-        def features(network: MultimodalSiT, x_t: dict[str, Tensor], tau: Any, layers: Any) -> Any:
-            context = network.encode_context(clean, sample.instructions)
-            return network(x_t, tau, context, layers, features_only=True)
-
-        student, teacher = partial(features, model), partial(features, state.teacher)
+        batch = window_batch(windows, codecs, ROLES["image"], device)
         generator = torch_generator(config.seed, 5, device=device)
-        with torch.no_grad(), autocast(device, precision):
-            return cosine_by_layer(student, teacher, noised, shape.sit.depth, generator)
+        with autocast(device, precision):
+            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
     def show(step: int) -> None:
         """Pictures that the moving average makes out of noise."""
-        auto = model.autoencoder
-        size = (SAMPLES, auto.tokens_per_frame, auto.token_channels)
-        noise = {
-            "first_frame": torch.randn(size, generator=torch_generator(config.seed)).to(device)
-        }
-        words = [index.instruction_of(0)] * len(noise["first_frame"])
-        tokens = answer(state.teacher, {}, words, noise, num_steps=50)
-        frames = auto.decode(tokens["first_frame"])[:, 0].cpu().numpy()
-        write_grid(run / "samples" / f"step_{step:07d}.png", frames, columns=4)
+        bundle = Bundle(
+            state.teacher, codecs, ("image",), {}, run, device, config.conditioning.attention
+        )
+        how = Sampling(method="euler", num_steps=50)
+        maker = NumberedPictures(bundle, how, config.seed, instruction=index.instruction_of(0))
+        write_grid(run / "samples" / f"step_{step:07d}.png", maker(range(SAMPLES)), columns=4)
 
     train(
         config.train,
@@ -192,7 +172,13 @@ def main(config: PretrainConfig) -> None:
         seed=config.seed,
         device=device,
         precision=precision,
-        extra=checkpoint_record(shape, None, index.provenance, config.roles),
+        extra=run_record(
+            shape,
+            codecs,
+            index.provenance,
+            [role for role, weight in config.roles.items() if weight > 0],
+            attention=config.conditioning.attention,
+        ),
         on_checkpoint=agreement,
         on_sample=show,
         ranks=ranks,

@@ -37,6 +37,7 @@ class Batch:
     slots: dict[str, Slot]  # by the names of `objective.roles`
     words: Words | None = None
     labels: Tensor | None = None  # int64 [B]
+    no_words: Tensor | None = None  # [M, C]: the embeddings of the empty text
 
 
 def frame_places(grid: tuple[int, int], num_frames: int, first: int = 0) -> Tensor:

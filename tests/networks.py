@@ -3,8 +3,8 @@
 import torch
 
 from selfflow_robotics.batch import Slot, frame_places, step_places
+from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.network import Network
-from selfflow_robotics.models.presets import FRAMES
 from selfflow_robotics.timesteps import Timesteps
 
 

@@ -1,43 +1,49 @@
 """Windows of a data set as tokens: the way from `data.rlds` to `objective`."""
 
+from collections.abc import Mapping
+
 import torch
 from einops import repeat
-from torch import Tensor
 
-from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.data.augment import AugmentConfig, augment
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.transfer import to_device
-from selfflow_robotics.objective.role_loss import Sample
-from selfflow_robotics.robot.normalize import ActionNormalizer
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec, slot_of
+from selfflow_robotics.objective.roles import Role
 
 
-def window_sample(
-    batch: WindowBatch,
-    autoencoder: PixelAutoencoder,
-    normalizer: ActionNormalizer | None,
+def window_batch(
+    windows: WindowBatch,
+    codecs: Mapping[str, Codec],
+    role: Role,
     device: torch.device,
     changes: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
-) -> Sample:
-    """Tokens of a batch of windows; slots as in `objective.roles`.
+) -> Batch:
+    """Tokens of a batch of windows that plays `role`; slots as in `objective.roles`.
 
-    `normalizer` None leaves the actions out (pretraining sees pictures only). `changes` are made to
-    the pictures, drawn from `generator`.
+    Without a codec of actions these are left out (pretraining sees pictures only). `changes` are
+    made to the pictures, drawn from `generator`.
     """
-    frames = to_device(batch.frames, device)
+    frames = to_device(windows.frames, device)
     if changes is not None and changes.active:
         assert generator is not None
         frames = augment(frames, changes, generator)
-    per_frame = autoencoder.tokens_per_frame
-    pixels = autoencoder.encode(frames)
-    later_valid = to_device(batch.frames_valid[:, 1:], device)
-    tokens: dict[str, Tensor] = {
-        "first_frame": pixels[:, :per_frame],
-        "later_frames": pixels[:, per_frame:],
+    codec = codecs[FRAMES]
+    per_frame = codec.tokens_per_step
+    tokens = codec.encode(frames)
+    valid = repeat(to_device(windows.frames_valid[:, 1:], device), "b t -> b (t n)", n=per_frame)
+    slots = {
+        "first_frame": slot_of("first_frame", codec, tokens[:, :per_frame]),
+        "later_frames": slot_of("later_frames", codec, tokens[:, per_frame:], valid),
     }
-    valid = {"later_frames": repeat(later_valid, "b t -> b (t n)", n=per_frame)}
-    if normalizer is not None:
+    acting = codecs.get(ACTIONS)
+    if isinstance(acting, Actions):
         # Beyond an episode's end the chunk says "hold still": worth learning, so it counts whole.
-        tokens["actions"] = normalizer.normalize(torch.from_numpy(batch.actions)).to(device)
-    return Sample(tokens, valid, batch.instruction)
+        # What the network is told was done, it is told exactly; what it must say is on the scale.
+        clip = role.get("actions") == "noised"
+        actions = acting.encode(torch.from_numpy(windows.actions), clip)
+        slots["actions"] = slot_of("actions", acting, actions.to(device))
+    return Batch(slots, windows.instruction)

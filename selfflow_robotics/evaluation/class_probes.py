@@ -28,14 +28,12 @@ from torch import Tensor
 
 from selfflow_robotics.data.latents import LatentReader, sample_posterior
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.probes import BATCH, Source
+from selfflow_robotics.evaluation.probes import BATCH, Source, picture_features
 from selfflow_robotics.evaluation.ridge import PENALTIES, Ridge
 from selfflow_robotics.evaluation.statistics import wilson_interval
 from selfflow_robotics.flow import path
-from selfflow_robotics.models.image_sit import ImageSiT, patchify
-from selfflow_robotics.models.sit import constant_timestep
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.rng import numpy_generator, torch_generator
-from selfflow_robotics.world.image_network import ImageNetwork
 
 SHARES = {"train": 0.7, "validation": 0.1}  # of the pictures; the rest is the test
 MIN_PICTURES = 20
@@ -43,30 +41,29 @@ MIN_PICTURES = 20
 MAX_LATENTS = 4096
 
 
-def check_fits(network: ImageNetwork, reader: LatentReader) -> None:
+def check_fits(bundle: Bundle, reader: LatentReader) -> None:
     """Raises UserError where `reader` has not the kind of latents that the network was made for, or
     no two classes."""
     if reader.num_classes < 2:
         raise UserError(f"{reader.folder} has pictures of one class only; there is nothing to read")
-    config = network.model.config
+    codec = bundle.frames
     wanted, found = (
-        f"{channels} x {size} x {size}"
-        for channels, size in (
-            (config.channels, config.latent_size),
-            (reader.channels, reader.latent_size),
+        f"{channels} x {height} x {width}"
+        for channels, height, width in (
+            (codec.latent_channels, *codec.latent_size),
+            (reader.channels, reader.latent_size, reader.latent_size),
         )
     )
     if wanted != found:
         raise UserError(
-            f"{network.checkpoint} takes latents of {wanted}, {reader.folder} holds {found}; give "
+            f"{bundle.origin} takes latents of {wanted}, {reader.folder} holds {found}; give "
             "another --data"
         )
-    maker = reader.autoencoder
-    made_by = reader.fingerprints["autoencoder"]
-    if maker.kind != network.autoencoder.kind or network.fingerprint not in (None, made_by):
+    maker, made_by = reader.autoencoder, reader.fingerprints["autoencoder"]
+    if maker.kind != codec.source.kind or codec.fingerprint not in (None, made_by):
         raise UserError(
             f"{reader.folder} holds latents of another autoencoder ({maker.weights or maker.kind}) "
-            f"than {network.checkpoint} was trained on; give another --data"
+            f"than {bundle.origin} was trained on; give another --data"
         )
 
 
@@ -99,20 +96,6 @@ def split_pictures(
     }
 
 
-def mean_features(
-    model: ImageSiT, x_t: Tensor, t: float, layers: Sequence[int]
-) -> dict[int, Tensor]:
-    """Raw features [B, D] after each of `layers` blocks (0: embedded), averaged over the tokens, of
-    noised tokens x_t [B, N, C] at time t in [0, 1], with the class hidden."""
-    features: dict[int, Tensor] = {}
-    if 0 in layers:
-        features[0] = model.embed(x_t)
-    if blocks := [layer for layer in layers if layer > 0]:
-        labels = torch.full((len(x_t),), model.config.null_label, device=x_t.device)
-        features |= model(x_t, constant_timestep(t, x_t), labels, blocks, features_only=True)[1]
-    return {layer: tokens.float().mean(dim=1) for layer, tokens in features.items()}
-
-
 def flat_latents(latents: Tensor) -> Tensor:
     """Latents [B, C, H, W] as [B, n]; neighbours averaged where they are over `MAX_LATENTS`."""
     side = min(latents.shape[-1], int((MAX_LATENTS / latents.shape[1]) ** 0.5))
@@ -123,7 +106,7 @@ def flat_latents(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def read_sources(
-    network: ImageNetwork,
+    bundle: Bundle,
     reader: LatentReader,
     rows: np.ndarray,
     layers: Sequence[int],
@@ -136,8 +119,6 @@ def read_sources(
     A row's latents and noise are the same at all timesteps; they depend on the seed and on the
     rows. `on_step` is called after each batch of a timestep.
     """
-    model = network.model
-    device, patch = next(model.parameters()).device, model.config.patch
     for t in timesteps:
         parts: dict[int | None, list[np.ndarray]] = {layer: [] for layer in (None, *layers)}
         for start in range(0, len(rows), BATCH):
@@ -147,9 +128,9 @@ def read_sources(
             noise = torch.randn(latents.shape, generator=generator)
             x_t = path.interpolate(latents, noise, torch.tensor(t))
             parts[None].append(flat_latents(x_t).numpy())
-            tokens = patchify(x_t.to(device), patch)
-            for layer, features in mean_features(model, tokens, t, layers).items():
-                parts[layer].append(features.cpu().numpy())
+            tokens = bundle.frames.to_tokens(x_t[:, None])
+            for layer, features in picture_features(bundle, tokens, t, layers).items():
+                parts[layer].append(features.float().mean(dim=1).cpu().numpy())
             on_step()
         for layer in (None, *layers):
             yield Source(t, layer, np.concatenate(parts.pop(layer)))
@@ -161,7 +142,7 @@ def num_batches(num_rows: int) -> int:
 
 
 def probe_classes(
-    network: ImageNetwork,
+    bundle: Bundle,
     reader: LatentReader,
     parts: dict[str, np.ndarray],
     layers: Sequence[int],
@@ -186,10 +167,10 @@ def probe_classes(
         {"source": "most frequent class", "layer": None, "t": None, "penalty": None}
         | _accuracy(frequent)
     ]
-    for source in read_sources(network, reader, rows, layers, timesteps, seed, on_step):
+    for source in read_sources(bundle, reader, rows, layers, timesteps, seed, on_step):
         if not np.isfinite(source.values).all():
             raise UserError(
-                f"layer {source.layer} of {network.checkpoint} has values that are not finite: its "
+                f"layer {source.layer} of {bundle.origin} has values that are not finite: its "
                 "training went astray"
             )
         scores.append(score_source(source, labels, numbers))

@@ -6,13 +6,13 @@ import numpy as np
 
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.inference.bundle import Bundle
+from selfflow_robotics.inference.imagine import imagine
 from selfflow_robotics.rng import numpy_generator
-from selfflow_robotics.world.imagine import imagine
-from selfflow_robotics.world.network import Network
 
 
 def write_imagined(
-    path: Path, network: Network, reader: WindowReader, *, seed: int, num_windows: int = 3
+    path: Path, bundle: Bundle, reader: WindowReader, *, seed: int, num_windows: int = 3
 ) -> None:
     """Draw windows of `reader`, imagine their later frames from the first one and the actions.
 
@@ -24,7 +24,7 @@ def write_imagined(
     first = batch.frames[:, :1]
     num_later = batch.frames.shape[1] - 1
     imagined = imagine(
-        network, first[:, 0], batch.actions[:, :num_later], batch.instruction, seed=seed
+        bundle, first[:, 0], batch.actions[:, :num_later], batch.instruction, seed=seed
     )
     rows = np.stack([batch.frames, np.concatenate([first, imagined], axis=1)], axis=1)
     write_grid(path, rows.reshape(-1, *first.shape[2:]), columns=1 + num_later)

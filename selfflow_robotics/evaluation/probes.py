@@ -37,10 +37,9 @@ from selfflow_robotics.evaluation.ridge import (
     resample_weights,
 )
 from selfflow_robotics.flow import path
-from selfflow_robotics.models.multimodal import MultimodalSiT
-from selfflow_robotics.models.sit import constant_timestep
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.world.network import Network
+from selfflow_robotics.timesteps import Timesteps
 
 BATCH = 64
 MAX_GRID = 6
@@ -78,17 +77,24 @@ def flatten(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens.float().flatten(1)
 
 
+@torch.no_grad()
 def picture_features(
-    model: MultimodalSiT, x_t: Tensor, t: float, instructions: list[str], layers: Sequence[int]
+    bundle: Bundle,
+    x_t: Tensor,
+    t: float,
+    layers: Sequence[int],
+    words: list[str] | None = None,
 ) -> dict[int, Tensor]:
-    """Hidden tokens [B, N, D] after each of `layers` for picture tokens x_t [B, N, C] at time t."""
+    """Hidden tokens [B, N, D] after each of `layers` blocks (0: embedded) for picture tokens x_t
+    [B, N, C] at time t, told `words` alone: a class is hidden."""
+    network, slots = bundle.network, {"first_frame": bundle.slot("first_frame", x_t)}
+    timesteps = Timesteps.constant(t, x_t.to(bundle.device))
     features = {}
     if 0 in layers:
-        features[0] = model.embed("first_frame", x_t, clean=False)
+        features[0] = network.embed(slots, timesteps, clean=False).hidden
     if blocks := [layer for layer in layers if layer > 0]:
-        context = model.encode_context({}, instructions)
-        noised, timesteps = {"first_frame": x_t}, constant_timestep(t, x_t)
-        features |= model(noised, timesteps, context, blocks, features_only=True)[1]
+        context = network.encode_context({}, words)
+        features |= network(slots, timesteps, context, blocks, stop=True)[1]
     return features
 
 
@@ -103,11 +109,11 @@ class Source:
 
 @torch.no_grad()
 def read_sources(
-    network: Network, frames: Frames, layers: list[int], timesteps: list[float], seed: int
+    bundle: Bundle, frames: Frames, layers: list[int], timesteps: list[float], seed: int
 ) -> Iterator[Source]:
     """The pixels and each layer at each timestep; a frame's noise is the same at all of them."""
-    model, device = network.model, network.device
-    tokens = model.autoencoder.encode(torch.from_numpy(frames.images)[:, None])
+    codec = bundle.frames
+    tokens = codec.encode(torch.from_numpy(frames.images)[:, None])
     noise = torch.randn(tokens.shape, generator=torch_generator(seed, 7))
     for t in timesteps:
         x_t = path.interpolate(tokens, noise, torch.tensor(t))
@@ -115,15 +121,15 @@ def read_sources(
         parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         for start in range(0, len(x_t), BATCH):
             rows = slice(start, start + BATCH)
-            batch, words = x_t[rows].to(device), frames.instructions[rows]
-            for layer, features in picture_features(model, batch, t, words, layers).items():
-                parts[layer].append(flatten(features, model.autoencoder.grid).cpu())
+            words = frames.instructions[rows]
+            for layer, features in picture_features(bundle, x_t[rows], t, layers, words).items():
+                parts[layer].append(flatten(features, codec.grid).cpu())
         for layer in layers:
             yield Source(t, layer, torch.cat(parts.pop(layer)).numpy())
 
 
 def probe(
-    network: Network,
+    bundle: Bundle,
     frames: Frames,
     layers: list[int],
     timesteps: list[float],
@@ -139,7 +145,7 @@ def probe(
         true = truth[parts["test"]]
         scores = _scores(name, np.broadcast_to(mean, true.shape), true, mean, weights)
         rows.append({"source": "mean", "layer": None, "t": None, "penalty": None, **scores})
-    for source in read_sources(network, frames, layers, timesteps, seed):
+    for source in read_sources(bundle, frames, layers, timesteps, seed):
         rows += score_source(source, frames.truth, parts, weights)
         on_source()
     return rows

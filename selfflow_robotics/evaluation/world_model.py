@@ -15,12 +15,12 @@ import numpy as np
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.inference.bundle import Bundle
+from selfflow_robotics.inference.imagine import imagine, psnr
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.actions import policy_from_environment
 from selfflow_robotics.robot.observation import resize_image
-from selfflow_robotics.world.imagine import imagine, psnr
-from selfflow_robotics.world.network import Network
 
 MAX_PREFIX_STEPS = 12  # the picture is taken after 0 to this many steps of the expert
 # Exchanging left and right: y of a translation, and rotations about the base's x and z axes.
@@ -80,13 +80,13 @@ class Imagined:
     mirrored_frames: np.ndarray
 
 
-def imagine_futures(network: Network, futures: list[Future], num_steps: int, seed: int) -> Imagined:
+def imagine_futures(bundle: Bundle, futures: list[Future], num_steps: int, seed: int) -> Imagined:
     """Imagined frames for the expert's and the mirrored actions, with the same noise."""
     first = np.stack([future.first for future in futures])
     words = [future.instruction for future in futures]
     actions = np.stack([future.actions for future in futures])
     both = [
-        imagine(network, first, policy_from_environment(a), words, num_steps=num_steps, seed=seed)
+        imagine(bundle, first, policy_from_environment(a), words, num_steps=num_steps, seed=seed)
         for a in (actions, actions * MIRROR)
     ]
     return Imagined(*both)

@@ -20,6 +20,7 @@ class Actions:
     kind: ClassVar[str] = "actions"
     prediction: ClassVar[Literal["velocity", "data"]] = "velocity"
     channels: ClassVar[int] = ACTION_DIM
+    tokens_per_step: ClassVar[int] = 1
 
     stats: NormStats
 

@@ -8,6 +8,10 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from selfflow_robotics.batch import Slot
+
+FRAMES, ACTIONS = "frames", "actions"  # the names of codecs, and of the adapters of their tokens
+
 
 class Codec(Protocol):
     """One kind of data <-> tokens."""
@@ -32,9 +36,14 @@ class Codec(Protocol):
         """The same for codecs that make the same tokens, and for no others; None: not known."""
         ...
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a frame (a latent frame, where several frames become one), or of a step."""
+        ...
+
     def places(self, count: int, first: int = 0) -> Tensor:
-        """Places int64 [N, 3] of the tokens of `count` frames or steps, `first` being the number
-        of the first one."""
+        """Places int64 [N, 3] of the tokens of `count` (latent) frames or steps, `first` being the
+        number of the first one."""
         ...
 
     def encode(self, raw: Any) -> Tensor:
@@ -48,3 +57,10 @@ class Codec(Protocol):
     def to_json(self) -> dict[str, Any]:
         """All that `modalities.load.codec_from_json` needs to make this codec again."""
         ...
+
+
+def slot_of(name: str, codec: Codec, tokens: Tensor, valid: Tensor | None = None) -> Slot:
+    """Tokens [B, N, C] of the slot `name` with their places; later frames begin at time 1."""
+    count = tokens.shape[1] // codec.tokens_per_step
+    places = codec.places(count, first=1 if name == "later_frames" else 0)
+    return Slot(tokens, places.to(tokens.device, non_blocking=True), valid)

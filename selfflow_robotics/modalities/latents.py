@@ -1,13 +1,14 @@
 """Frames as the latents of an image autoencoder, in square patches."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
-from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.batch import frame_places
 from selfflow_robotics.errors import UserError
 
@@ -48,12 +49,42 @@ class ImageLatents:
         return self.latent_size[0] // self.patch, self.latent_size[1] // self.patch
 
     @property
-    def tokens_per_frame(self) -> int:
+    def tokens_per_step(self) -> int:
         return self.grid[0] * self.grid[1]
 
     @property
     def channels(self) -> int:
         return self.latent_channels * self.patch**2
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the frames in pixels."""
+        height, width = (side * self._autoencoder().downsample for side in self.latent_size)
+        return height, width
+
+    def load(
+        self, device: torch.device | str, weights: str | None = None, download: bool = False
+    ) -> "ImageLatents":
+        """The same with its autoencoder, which is fetched only if `download`.
+
+        `weights` name another decoder, on the user's own word. Raises UserError where it is missing
+        or not the one that the latents were made with.
+        """
+        if self.source.kind == "pixel" and weights is not None:
+            raise UserError("these latents are pixels; they need no autoencoder_weights")
+        config = replace(self.source, weights=weights or self.source.weights, download=download)
+        autoencoder = load_autoencoder(config, device)
+        if weights is None and self.fingerprint not in (None, autoencoder.fingerprint):
+            raise UserError(
+                f"{config.source or config.kind} is not the autoencoder any more that these "
+                "latents were made with; give that one: autoencoder_weights=PATH"
+            )
+        if autoencoder.channels != self.latent_channels:
+            raise UserError(
+                f"the network makes latents of {self.latent_channels} channels, the autoencoder "
+                f"reads {autoencoder.channels}; give the one that it was trained with"
+            )
+        return replace(self, autoencoder=autoencoder)
 
     def places(self, count: int, first: int = 0) -> Tensor:
         return frame_places(self.grid, count, first)
@@ -65,7 +96,7 @@ class ImageLatents:
 
     def to_latents(self, tokens: Tensor) -> Tensor:
         """The inverse of `to_tokens`."""
-        frames = tokens.reshape(-1, self.tokens_per_frame, tokens.shape[-1])
+        frames = tokens.reshape(-1, self.tokens_per_step, tokens.shape[-1])
         return unpatchify(frames, self.patch, self.grid).unflatten(0, (len(tokens), -1))
 
     def encode(self, raw: Tensor) -> Tensor:
@@ -86,7 +117,9 @@ class ImageLatents:
 
     def to_json(self) -> dict[str, Any]:
         names = ("latent_size", "latent_channels", "patch", "fingerprint")
-        return {name: getattr(self, name) for name in names} | {"source": asdict(self.source)}
+        return {name: getattr(self, name) for name in names} | {
+            "source": {"kind": self.source.kind, "weights": self.source.weights}
+        }
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "ImageLatents":

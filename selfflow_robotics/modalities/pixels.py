@@ -37,7 +37,7 @@ class PixelPatches:
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch
 
     @property
-    def tokens_per_frame(self) -> int:
+    def tokens_per_step(self) -> int:
         return self.grid[0] * self.grid[1]
 
     @property

@@ -5,7 +5,7 @@ nothing of frames, actions or words: adapters make its tokens and read its resul
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -27,6 +27,7 @@ class Tokens:
     places: Tensor  # int64 [N, 3]: (t, h, w); words have none and stand at (0, 0, 0)
     timesteps: Timesteps
     streams: tuple[tuple[str, int], ...]  # (slot or WORDS, number of tokens), in their order
+    context: int = 0  # so many at the start are clean: every token sees them
 
     @classmethod
     def join(cls, parts: Sequence["Tokens"]) -> "Tokens":
@@ -36,14 +37,20 @@ class Tokens:
             torch.cat([part.places for part in parts]),
             Timesteps.join([part.timesteps for part in parts]),
             tuple(stream for part in parts for stream in part.streams),
+            sum(part.context for part in parts),
         )
+
+    @property
+    def is_context(self) -> Tensor:
+        """Which tokens every token sees, bool [N]."""
+        return torch.arange(self.hidden.shape[1], device=self.hidden.device) < self.context
 
     def repeat(self, draws: int) -> "Tokens":
         """Each sample `draws` times, one after the other."""
         if draws == 1:
             return self
         hidden = self.hidden.repeat_interleave(draws, dim=0)
-        return Tokens(hidden, self.places, self.timesteps.repeat(draws), self.streams)
+        return replace(self, hidden=hidden, timesteps=self.timesteps.repeat(draws))
 
 
 class Backbone(Protocol):
@@ -98,7 +105,7 @@ class Backbone(Protocol):
             layers: which features to return, 1 to depth.
             stop: compute nothing after the last of `layers`.
             condition: [1 or G, D], added to every embedded timestep (a class label).
-            separate_attention: tokens see only those at their own timestep, and the context.
+            separate_attention: tokens see only those at their own timestep, and what is context.
             table: `modulation_rows` of these timesteps and condition, where known already.
         """
         ...

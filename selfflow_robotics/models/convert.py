@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.embeddings import sincos_positions_2d
 from selfflow_robotics.models.network import Network, NetworkConfig
-from selfflow_robotics.models.presets import FRAMES, RELEASED_TIME, SIZES, image_config
+from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
 
 StateDict = dict[str, Tensor]

@@ -25,7 +25,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import WORDS, Tokens
 from selfflow_robotics.models.embeddings import TimestepEmbedder, check_convention
 from selfflow_robotics.models.flux_blocks import DoubleBlock, Layout, Rows, SingleBlock
-from selfflow_robotics.models.layers import KeyValue, check_ratio
+from selfflow_robotics.models.layers import KeyValue, at_own_timestep, check_ratio
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.models.rotary import AXES, rotary_turns
 from selfflow_robotics.timesteps import Timesteps
@@ -198,8 +198,8 @@ class Flux(nn.Module):
         mod, order = self.modulation(tokens.timesteps, condition), self._order(tokens)
         hidden, layout = order.apply(tokens.hidden), self._layout(tokens, mod, order, table)
         if separate_attention:
-            index = layout.index
-            layout = layout._replace(visible=index[:, None, :, None] == index[:, None, None, :])
+            is_context = order.apply(tokens.is_context, dim=0)
+            layout = layout._replace(visible=at_own_timestep(layout.index, is_context))
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             hidden, _ = block(hidden, layout, None if kept is None else kept[i])

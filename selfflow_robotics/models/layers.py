@@ -32,6 +32,12 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
 
 
+def at_own_timestep(index: Tensor, is_context: Tensor) -> Tensor:
+    """Which tokens see which, bool [G, 1, N, N]: those at their own of few timesteps (`index`
+    int64 [G, N] says which), and the context (`is_context` bool [N])."""
+    return (index[:, None, :, None] == index[:, None, None, :]) | is_context
+
+
 # Up to this many tokens plain products beat the CPU's fused attention, whose backward is slow.
 SHORT = 256
 

@@ -6,7 +6,7 @@ predicts videos and acts. A class label is added to the timestep, words are clea
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -219,9 +219,9 @@ class Network(nn.Module):
             return Context(None, None, bases, condition)
         tokens = Tokens.join(parts)
         if levels is None:  # everything is at t = 0: one distinct timestep
-            at_zero = Timesteps.constant(0.0, tokens.hidden)
-            tokens = Tokens(tokens.hidden, tokens.places, at_zero, tokens.streams)
+            tokens = replace(tokens, timesteps=Timesteps.constant(0.0, tokens.hidden))
         if attention == "joint":
+            tokens = replace(tokens, context=tokens.hidden.shape[1])
             return Context(None, tokens, bases, condition)
         return Context(
             self.backbone.encode_context(tokens, condition, depth), None, bases, condition

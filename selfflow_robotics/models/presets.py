@@ -1,14 +1,17 @@
 """The two networks that the commands train, as configurations of the one `Network`."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.adapters import PIXEL_CHANNELS, AdapterConfig
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec
+from selfflow_robotics.modalities.pixels import PixelPatches
+from selfflow_robotics.models.adapters import AdapterConfig
 from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
-
-FRAMES, ACTIONS = "frames", "actions"  # adapters, and the codecs that make their tokens
+from selfflow_robotics.robot.normalize import NormStats
 
 # The family of DiT and SiT; XL is the paper's (675 M).
 SIZES = {
@@ -18,7 +21,7 @@ SIZES = {
     "XL": SiTConfig(width=1152, depth=28, heads=16),
 }
 # The released weights embed the distance from noise, without DiT's factor of 1000.
-RELEASED_TIME = {"timestep_scale": 1.0, "timestep_origin": 1.0}
+RELEASED_TIME: dict[str, Any] = {"timestep_scale": 1.0, "timestep_origin": 1.0}
 
 MOST_PLACES = 100
 
@@ -73,11 +76,7 @@ class RobotConfig:
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
-        if any(side < self.patch or side % self.patch for side in self.image_size):
-            raise UserError(
-                f"image size {self.image_size[0]} x {self.image_size[1]} does not divide into "
-                f"{self.patch} x {self.patch} patches; change image_size or patch"
-            )
+        _ = self.pixels  # refuses sizes that do not divide
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
@@ -89,13 +88,20 @@ class RobotConfig:
                 f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
             )
 
+    @property
+    def pixels(self) -> PixelPatches:
+        """The codec of frames."""
+        return PixelPatches(self.image_size, self.patch)
+
+    def codecs(self, stats: NormStats | None = None) -> dict[str, Codec]:
+        """What makes the network's tokens; of frames only where no action statistics are known."""
+        codecs: dict[str, Codec] = {FRAMES: self.pixels}
+        return codecs if stats is None else {**codecs, ACTIONS: Actions(stats)}
+
     def network(self, feature_channels: int | None = None) -> NetworkConfig:
-        """The network's configuration: frames are predicted as data (a patch of pixels has more
-        numbers than the network is wide), actions as velocities."""
-        grid = (self.image_size[0] // self.patch, self.image_size[1] // self.patch)
-        frames = AdapterConfig(
-            PIXEL_CHANNELS * self.patch**2, "convolutional", grid, 1 + self.later_frames
-        )
+        """The network's configuration; `feature_channels` as in `NetworkConfig`."""
+        pixels = self.pixels
+        frames = AdapterConfig(pixels.channels, "convolutional", pixels.grid, 1 + self.later_frames)
         return NetworkConfig(
             backbone=self.sit,
             adapters={
@@ -103,7 +109,11 @@ class RobotConfig:
                 ACTIONS: AdapterConfig(self.action_dim, steps=self.action_horizon),
             },
             slots={"first_frame": FRAMES, "later_frames": FRAMES, "actions": ACTIONS},
-            prediction={"first_frame": "data", "later_frames": "data", "actions": "velocity"},
+            prediction={
+                "first_frame": pixels.prediction,
+                "later_frames": pixels.prediction,
+                "actions": Actions.prediction,
+            },
             changes={"later_frames": "first_frame"},  # most of a picture stays
             text=TextConfig(tokens=self.text_tokens),
             feature_channels=feature_channels,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import Tokens
 from selfflow_robotics.models.embeddings import TimestepEmbedder, check_convention
-from selfflow_robotics.models.layers import Block, KeyValue, check_ratio, zero
+from selfflow_robotics.models.layers import Block, KeyValue, at_own_timestep, check_ratio, zero
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.timesteps import Timesteps
 
@@ -115,7 +115,7 @@ class SiT(nn.Module):
         mod, hidden = self.modulation(tokens.timesteps, condition), tokens.hidden
         visible = None
         if separate_attention:
-            visible = mod.index[:, None, :, None] == mod.index[:, None, None, :]
+            visible = at_own_timestep(mod.index, tokens.is_context)
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             hidden, _ = block(

@@ -6,29 +6,11 @@ timestep has marginal p(t), exactly as in plain flow matching. The teacher sees 
 cleaner of the two, min(t, s).
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from selfflow_robotics.flow.timesteps import TimestepConfig, sample_timesteps
-
-
-class TokenTimesteps(NamedTuple):
-    """Timesteps of a batch as `(values, index)`: few distinct values, and which token has which."""
-
-    values: Tensor  # [B, V]; here the pair (t, s) of each sample, [B, 1] where no token is masked
-    index: Tensor  # [B, N] int64 in [0, V): 1 where the token takes s (the mask M), else 0
-
-    @property
-    def per_token(self) -> Tensor:
-        """tau of Eq. 4, shape [B, N]."""
-        return self.values.gather(1, self.index)
-
-    @property
-    def cleanest(self) -> Tensor:
-        """min(t, s), shape [B]: where the teacher stands."""
-        return self.values.amin(dim=1)
+from selfflow_robotics.timesteps import Timesteps
 
 
 def draw_dual_timesteps(
@@ -38,18 +20,19 @@ def draw_dual_timesteps(
     distribution: TimestepConfig,
     generator: torch.Generator,
     places: Tensor | None = None,
-) -> TokenTimesteps:
-    """Draw the two timesteps and the mask of every sample; `places` as in `draw_mask`.
+) -> Timesteps:
+    """The pair (t, s) of every sample, and its mask as the index: tau of Eq. 4; `places` as in
+    `draw_mask`.
 
     `mask_ratio` = 0 is plain flow matching: one timestep a sample and the same draws of t.
     """
     t = sample_timesteps(distribution, batch, generator)
     if mask_ratio == 0:
         index = torch.zeros(batch, num_tokens, dtype=torch.long, device=t.device)
-        return TokenTimesteps(t[:, None], index)
+        return Timesteps(t[:, None], index)
     s = sample_timesteps(distribution, batch, generator)
     mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
-    return TokenTimesteps(torch.stack([t, s], dim=1), mask)
+    return Timesteps(torch.stack([t, s], dim=1), mask)
 
 
 def draw_mask(

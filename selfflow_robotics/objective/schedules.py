@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.flow.timesteps import TimestepConfig, sample_timesteps
-from selfflow_robotics.objective.dual_timestep import (
-    TokenTimesteps,
-    draw_dual_timesteps,
-    draw_mask,
-)
+from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps, draw_mask
+from selfflow_robotics.timesteps import Timesteps
 
 NEAR = 0.2  # how much cleaner `near`'s second timestep is at most
 
@@ -28,11 +25,11 @@ def draw_full_mask(
     distribution: TimestepConfig,
     generator: torch.Generator,
     places: Tensor | None = None,
-) -> TokenTimesteps:
+) -> Timesteps:
     """One timestep a sample; the tokens of the mask stand at t = 1."""
     t = sample_timesteps(distribution, batch, generator)
     mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
-    return TokenTimesteps(torch.stack([t, torch.ones_like(t)], dim=1), mask)
+    return Timesteps(torch.stack([t, torch.ones_like(t)], dim=1), mask)
 
 
 def draw_near(
@@ -42,12 +39,12 @@ def draw_near(
     distribution: TimestepConfig,
     generator: torch.Generator,
     places: Tensor | None = None,
-) -> TokenTimesteps:
+) -> Timesteps:
     """The paper's ablation of the second draw: s = t - U(0, 0.2), cut off at 0."""
     t = sample_timesteps(distribution, batch, generator)
     s = t - NEAR * torch.rand(batch, generator=generator, device=t.device)
     mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
-    return TokenTimesteps(torch.stack([t, s.clamp(min=0)], dim=1), mask)
+    return Timesteps(torch.stack([t, s.clamp(min=0)], dim=1), mask)
 
 
 def draw_per_token(
@@ -57,14 +54,14 @@ def draw_per_token(
     distribution: TimestepConfig,
     generator: torch.Generator,
     places: Tensor | None = None,
-) -> TokenTimesteps:
+) -> Timesteps:
     """A timestep of its own for every token; there is no mask."""
     values = sample_timesteps(distribution, batch * num_tokens, generator)
     index = torch.arange(num_tokens, device=values.device).expand(batch, -1)
-    return TokenTimesteps(values.view(batch, num_tokens), index)
+    return Timesteps(values.view(batch, num_tokens), index)
 
 
-SCHEDULES: dict[str, Callable[..., TokenTimesteps]] = {
+SCHEDULES: dict[str, Callable[..., Timesteps]] = {
     "dual": draw_dual_timesteps,
     "near": draw_near,
     "full_mask": draw_full_mask,

@@ -19,10 +19,10 @@ from torch import Tensor
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.timesteps import TimestepConfig
-from selfflow_robotics.objective.dual_timestep import TokenTimesteps
 from selfflow_robotics.objective.schedules import SCHEDULES
+from selfflow_robotics.timesteps import Timesteps
 
-# network(x_t, (values, index), layers) -> (outputs, {layer: features}), with the raw features after
+# network(x_t, timesteps, layers) -> (outputs, {layer: features}), with the raw features after
 # so many blocks. The teacher is asked for features alone and may stop after them.
 Network = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
 # encoder(x) -> features [G, N, D] of the clean tokens, one for each.
@@ -111,10 +111,15 @@ class LossTerms:
     flow_loss: Tensor  # scalar
     cosine: Tensor | None  # scalar: cosine to the target features, None when gamma = 0
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
-    timesteps: TokenTimesteps
+    timesteps: Timesteps
     counted: Tensor  # bool [G, N of all slots]: the tokens that count, in the timesteps' order
     features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, its target's
     token_cosine: Tensor | None = None  # [G, N of all slots], None when gamma = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were denoised, over all draws."""
+        return self.counted.numel()
 
 
 def self_flow_loss(
@@ -128,6 +133,7 @@ def self_flow_loss(
     generator: torch.Generator,
     *,
     gamma: float | None = None,
+    weights: Mapping[str, float] | None = None,
     encoder: Encoder | None = None,
     places: Tensor | None = None,
 ) -> LossTerms:
@@ -142,6 +148,7 @@ def self_flow_loss(
         prediction: what the network's output of each slot stands for.
         generator: the only source of randomness.
         gamma: weight of L_rep at this step; None: the config's.
+        weights: of each slot's mean error in L_gen; 1 where it is not named.
         encoder: for target = "encoder".
         places: int64 [N], for tubes: tokens of one place share their draw of the mask.
     """
@@ -159,7 +166,7 @@ def self_flow_loss(
     layers = (config.student_layer,)
     if config.gamma > 0 and config.target == "student":
         layers = (config.student_layer, config.teacher_layer)
-    outputs, features = student(x_t, (tau.values, tau.index), layers)
+    outputs, features = student(x_t, tau, layers)
 
     token_loss, flow_losses = {}, []
     for slot, x in noised.items():
@@ -167,7 +174,9 @@ def self_flow_loss(
         v_target = path.velocity_target(x, noise[slot], prediction[slot], x_t[slot], t[slot])
         token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
         flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
-    flow_loss = torch.stack(flow_losses).mean()
+    shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in noised])
+    shares = (shares / shares.sum()).to(first.device, non_blocking=True)
+    flow_loss = (torch.stack(flow_losses) * shares).sum()
     counted = torch.cat(
         [
             valid.get(slot, torch.ones_like(loss, dtype=torch.bool))
@@ -191,7 +200,7 @@ def self_flow_loss(
             seen = _teacher_timesteps(tau, config.teacher_view, generator)
             x_teacher, _ = at_timesteps(seen, noised, noise)
             layer = config.teacher_layer
-            target = teacher(x_teacher, (seen.values, seen.index), (layer,))[1][layer]
+            target = teacher(x_teacher, seen, (layer,))[1][layer]
     predicted = (project(raw) if config.head else raw).float()
     token_cosine = F.cosine_similarity(predicted, target.float(), dim=-1)
     cosine = _masked_mean(token_cosine, counted)
@@ -212,7 +221,7 @@ def self_flow_loss(
 
 
 def at_timesteps(
-    tau: TokenTimesteps, x: dict[str, Tensor], noise: dict[str, Tensor]
+    tau: Timesteps, x: dict[str, Tensor], noise: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The sample at its tokens' timesteps (Eq. 5), and these by slot [G, N, 1]."""
     sizes = [tokens.shape[1] for tokens in x.values()]
@@ -220,16 +229,14 @@ def at_timesteps(
     return {slot: path.interpolate(x[slot], noise[slot], t[slot]) for slot in x}, t
 
 
-def _teacher_timesteps(
-    tau: TokenTimesteps, view: TeacherView, generator: torch.Generator
-) -> TokenTimesteps:
+def _teacher_timesteps(tau: Timesteps, view: TeacherView, generator: torch.Generator) -> Timesteps:
     """Where the teacher sees the tokens that the student sees at `tau`."""
     if view == "same":
         return tau
     if view == "cleaner":
         u = torch.rand(tau.values.shape, generator=generator, device=tau.values.device)
         return tau._replace(values=(tau.values - CLEANER_BY * u).clamp(min=0))
-    return TokenTimesteps(tau.cleanest[:, None], torch.zeros_like(tau.index))
+    return Timesteps(tau.cleanest[:, None], torch.zeros_like(tau.index))
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,12 +8,11 @@ import torch
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.bundle import Bundle, load_bundle
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import environment_from_policy
 from selfflow_robotics.robot.observation import resize_image
 from selfflow_robotics.training.device import choose_device
-from selfflow_robotics.world.answer import answer
-from selfflow_robotics.world.network import Network, load_network
 
 NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
 # Matrix products round differently for one, two and three rows. Batches are filled up to a multiple
@@ -22,7 +21,7 @@ BATCH_MULTIPLE = 4
 
 
 class FlowPolicy:
-    """The `policy` row of the role table behind the interface of `policies.base`.
+    """The row `policy` or `joint` of the role table behind the interface of `policies.base`.
 
     Its noise is a function of the episode's seed and the number of the look, so an episode goes the
     same way whatever runs beside it.
@@ -33,19 +32,23 @@ class FlowPolicy:
 
     def __init__(
         self,
-        network: Network,
+        bundle: Bundle,
         replan_steps: int = 6,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        joint: bool = False,
     ) -> None:
-        horizon = network.model.config.action_horizon
-        if not 1 <= replan_steps <= horizon:
-            raise UserError(f"replan_steps must be 1 to {horizon} (the chunk), got {replan_steps}")
-        self.network = network
+        """`joint`: imagine the later frames together with the actions (the row "joint") instead of
+        denoising actions alone (the row "policy")."""
+        self._actions = bundle.require("joint" if joint else "policy")
+        if not 1 <= replan_steps <= bundle.horizon:
+            raise UserError(
+                f"replan_steps must be 1 to {bundle.horizon} (the chunk), got {replan_steps}"
+            )
+        self.bundle, self.joint = bundle, joint
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
-        self._normalizer = network.require("policy")
         self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, looks so far)
 
     @classmethod
@@ -56,21 +59,22 @@ class FlowPolicy:
         replan_steps: int = 6,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        joint: bool = False,
         device: str = "auto",
     ) -> "FlowPolicy":
         """The policy of a run or checkpoint folder. Raises UserError where it cannot be used."""
-        network = load_network(Path(path), choose_device(device))
-        return cls(network, replan_steps, num_steps, guidance_scale)
+        bundle = load_bundle(Path(path), choose_device(device))
+        return cls(bundle, replan_steps, num_steps, guidance_scale, joint)
 
     @property
     def data_provenance(self) -> dict[str, Any]:
         """What the training data came from; `simulator` names the simulator if it was one."""
-        return self.network.provenance
+        return self.bundle.provenance
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels that pictures are averaged down to."""
-        return self.network.model.config.image_size
+        return self.bundle.frames.image_size
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         self._looks[slot] = (episode.seed, 0)
@@ -95,22 +99,30 @@ class FlowPolicy:
     def chunks(
         self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor
     ) -> np.ndarray:
-        """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3]."""
-        model, device = self.network.model, self.network.device
-        first = model.autoencoder.encode(torch.from_numpy(frames)[:, None].to(device))
-        tokens = answer(
-            model,
+        """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3] and
+        noise [B, n]."""
+        bundle, codec = self.bundle, self.bundle.frames
+        first = codec.encode(torch.from_numpy(frames)[:, None].to(bundle.device))
+        actions = self._actions.channels * bundle.horizon
+        tokens = {"actions": noise[:, :actions].unflatten(1, (bundle.horizon, -1))}
+        if self.joint:
+            # Tokens stand in the order of training.
+            later = noise[:, actions:].unflatten(1, (-1, codec.channels))
+            tokens = {"later_frames": later, **tokens}
+        tokens = bundle.ask(
+            tokens,
             {"first_frame": first},
-            instructions,
-            {"actions": noise.to(device)},
+            words=instructions,
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
         )
-        return self._normalizer.unnormalize(tokens["actions"].float().cpu()).numpy()
+        return self._actions.decode(tokens["actions"]).cpu().numpy()
 
     def _noise(self, slot: int) -> torch.Tensor:
+        """Standard normal numbers [n] for the actions, and after them the later frames."""
         seed, looks = self._looks[slot]
         self._looks[slot] = (seed, looks + 1)
-        config = self.network.model.config
-        shape = (config.action_horizon, config.action_dim)
-        return torch.randn(shape, generator=torch_generator(seed, looks, 3))
+        bundle, count = self.bundle, self._actions.channels * self.bundle.horizon
+        if self.joint:
+            count += bundle.later_frames * bundle.frames.tokens_per_step * bundle.frames.channels
+        return torch.randn(count, generator=torch_generator(seed, looks, 3))

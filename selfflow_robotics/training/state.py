@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.training import checkpoint as ckpt
+from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
+from selfflow_robotics.training.teacher import make_teacher
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,6 +25,11 @@ class TrainState(Generic[Model]):
     teacher: Model
     optimizers: list[torch.optim.Optimizer]
     step: int = 0
+
+    @classmethod
+    def start(cls, model: Model, config: OptimizerConfig) -> "TrainState[Model]":
+        """Before the first step: the moving average is the student itself."""
+        return cls(model, make_teacher(model), build_optimizers(model, config))
 
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
         """Write a checkpoint of this step; `extra` is stored in its manifest."""

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
-from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.training.checkpoint import save_checkpoint
 from selfflow_robotics.world.image_network import load_image_network
 from selfflow_robotics.world.network import checkpoint_record, load_network
+
+from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.training.checkpoint import save_checkpoint
 from tests.rlds_sets import GOLDEN_SET
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,8 +1,8 @@
 """Student against teacher, layer by layer."""
 
 import torch
-
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.agreement import LEVELS, cosine_by_layer
 from selfflow_robotics.rng import torch_generator

@@ -20,7 +20,7 @@ FLOORS = [
     {"cli"},
     {"evaluation"},
     {"rollouts"},
-    {"policies"},
+    {"policies", "encoders"},
     {"inference", "data"},
     {"objective", "models", "training", "envs"},
     {"modalities"},
@@ -53,8 +53,8 @@ WRAPPERS = {
     "scipy": ("evaluation/",),
     "matplotlib": ("evaluation/",),
     "diffusers": ("autoencoders/",),
-    "transformers": ("world/frozen_encoder_patches.py",),
-    "huggingface_hub": ("autoencoders/", "world/released.py"),
+    "transformers": ("encoders/patches.py",),
+    "huggingface_hub": ("autoencoders/", "models/released.py"),
     "tensorflow": (),
 }
 
@@ -166,7 +166,7 @@ def test_light_modules_import_with_numpy_and_gymnasium_alone(module):
 
 
 def test_importing_the_package_leaves_heavy_things_alone():
-    modules = ["world.network", "policies.expert", "data.rlds.index", "evaluation.report"]
+    modules = ["inference.bundle", "policies.expert", "data.rlds.index", "evaluation.report"]
     code = (
         f"import sys, importlib; [importlib.import_module('{NAME}.' + m) for m in {modules}]; "
         "print(*sorted(set(sys.modules) & {'tensorflow', 'hydra', 'mujoco', 'sapien'}))"

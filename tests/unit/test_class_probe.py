@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.world.image_network import ImageNetwork, image_record
+from selfflow_robotics.world.network import checkpoint_record
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.data.latents import LatentReader, row_dtype, sha256_of, shard_path
@@ -25,12 +29,8 @@ from selfflow_robotics.evaluation.class_probes import (
     split_pictures,
 )
 from selfflow_robotics.evaluation.probes import Source
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig, constant_timestep
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.image_network import ImageNetwork, image_record
-from selfflow_robotics.world.network import checkpoint_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.world.imagine import imagine, psnr
+from selfflow_robotics.world.network import checkpoint_record, load_network
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.imagine import imagine, psnr
-from selfflow_robotics.world.network import checkpoint_record, load_network
 from tests.fractal import FRACTAL_STATS
 
 CONFIG = MultimodalConfig(SiTConfig(width=96, depth=4, heads=3))

@@ -133,11 +133,15 @@ def test_it_is_its_slow_copy_with_a_timestep_for_every_token(flux, streams, num_
     assert torch.equal(mod.index, tokens.timesteps.index)  # in the order of the tokens
 
 
-def test_separate_attention_sees_tokens_at_the_same_timestep(flux):
+@pytest.mark.parametrize("context", [0, 4])
+def test_separate_attention_sees_the_same_timestep_and_the_context(flux, context):
     tokens = sequence(1, [FRAME, WORDS], 2)
     index = tokens.timesteps.index[0]
+    visible = index[:, None] == index
+    visible[:, :context] = True
+    tokens = dataclasses.replace(tokens, context=context)
     hidden, _, _ = flux(tokens, separate_attention=True)
-    expected = slow(flux, tokens, visible=index[:, None] == index)
+    expected = slow(flux, tokens, visible)
     torch.testing.assert_close(hidden, expected[-1], **CLOSE)
 
 

@@ -4,16 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from selfflow_robotics.autoencoders.latent import PixelLatents
 from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig, patchify
 from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
-from selfflow_robotics.models.sit import SiTConfig, constant_timestep
-from selfflow_robotics.objective.self_flow import ObjectiveConfig
-from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.training.checkpoint import save_checkpoint
 from selfflow_robotics.world.frozen_encoder import (
     check_encoder,
     encoder_of_latents,
@@ -28,6 +21,13 @@ from selfflow_robotics.world.network import (
     load_network,
     model_config,
 )
+
+from selfflow_robotics.autoencoders.latent import PixelLatents
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.sit import SiTConfig, constant_timestep
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.checkpoint import save_checkpoint
 
 TINY = MultimodalConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
 REPA = ObjectiveConfig(mask_ratio=0, target="encoder")

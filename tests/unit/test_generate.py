@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.sit import SiTConfig, constant_timestep
 from selfflow_robotics.world import generate
 from selfflow_robotics.world.generate import ModulationTable, SeededNormal, sample_images
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.sit import SiTConfig, constant_timestep
 
 CONFIG = ImageSiTConfig(SiTConfig(width=48, depth=2, heads=3), latent_size=8, num_classes=10)
 LABELS = torch.tensor([3, 7, 0, 9])

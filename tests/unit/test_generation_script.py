@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.world.image_network import image_record
+from selfflow_robotics.world.network import checkpoint_record
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.image_network import image_record
-from selfflow_robotics.world.network import checkpoint_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"

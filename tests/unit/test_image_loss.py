@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
 from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.image_loss import image_loss
+
+from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 
 CONFIG = ImageSiTConfig(SiTConfig(32, 4, 2), latent_size=8, channels=4, patch=2, num_classes=5)

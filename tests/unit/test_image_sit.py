@@ -7,9 +7,10 @@ import torch
 import yaml
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.modalities.latents import patchify, unpatchify
 from selfflow_robotics.models.network import Network
-from selfflow_robotics.models.presets import FRAMES, SIZES, image_config
+from selfflow_robotics.models.presets import SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.timesteps import Timesteps
 from tests.networks import ask_image, waken

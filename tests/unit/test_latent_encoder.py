@@ -1,10 +1,10 @@
 """Frozen features of latents: decoded pictures in, one feature for each token out."""
 
 import torch
-
-from selfflow_robotics.autoencoders.latent import PixelLatents
 from selfflow_robotics.models.image_sit import patchify
 from selfflow_robotics.world.frozen_encoder import encoder_of_latents
+
+from selfflow_robotics.autoencoders.latent import PixelLatents
 
 
 class MeanColour:

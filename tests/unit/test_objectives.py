@@ -7,15 +7,15 @@ import pytest
 import scipy.stats
 import torch
 import yaml
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.objective.image_loss import image_loss
+from selfflow_robotics.objective.role_loss import ConditioningConfig, Sample, role_loss
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.timesteps import TimestepConfig
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.objective.image_loss import image_loss
 from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.role_loss import ConditioningConfig, Sample, role_loss
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.schedules import SCHEDULES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, self_flow_loss

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.world.image_network import ImageNetwork
+from selfflow_robotics.world.network import Network
+from selfflow_robotics.world.pictures import ClassPictures, Sampling, ScenePictures
 
 from selfflow_robotics.autoencoders.latent import PixelLatents
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import ImageSiT, ImageSiTConfig
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
-from selfflow_robotics.world.image_network import ImageNetwork
-from selfflow_robotics.world.network import Network
-from selfflow_robotics.world.pictures import ClassPictures, Sampling, ScenePictures
 
 SIT = SiTConfig(width=48, depth=2, heads=3)
 QUICK = Sampling(num_steps=3)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
+from selfflow_robotics.world.network import Network, checkpoint_record
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimulatorSpec
@@ -40,11 +42,9 @@ from selfflow_robotics.evaluation.ridge import (
     r2_and_interval,
     resample_weights,
 )
-from selfflow_robotics.models.multimodal import MultimodalConfig, MultimodalSiT
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.rollouts import demonstrations
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from selfflow_robotics.world.network import Network, checkpoint_record
 
 ROOT = Path(__file__).parents[2]
 TINY = MultimodalConfig(SiTConfig(width=24, depth=2, heads=3), image_size=(32, 48))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from selfflow_robotics.models.image_sit import patchify, unpatchify
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.autoencoders.rae import Rae
@@ -16,7 +17,6 @@ from selfflow_robotics.cli.app import compose
 from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.data.latents import LatentReader
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import patchify, unpatchify
 from selfflow_robotics.rng import torch_generator
 from tests.pictures import write_folder
 

@@ -1,16 +1,16 @@
 """Settings out of their range are refused where they are made, each in one line."""
 
 import pytest
+from selfflow_robotics.models.multimodal import MultimodalConfig
+from selfflow_robotics.world.pictures import Sampling
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.timesteps import TimestepConfig, _plateau_quantiles
-from selfflow_robotics.models.multimodal import MultimodalConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
-from selfflow_robotics.world.pictures import Sampling
 
 NAN, INF = float("nan"), float("inf")
 

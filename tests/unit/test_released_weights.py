@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.sample import sample
+from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.convert import from_released, load_released, to_released
 from selfflow_robotics.models.network import Network
-from selfflow_robotics.models.presets import FRAMES, RELEASED_TIME, SIZES, image_config
+from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from tests.networks import ask_image, frames_slot
 

@@ -18,16 +18,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from selfflow_robotics.autoencoders.latent import LatentAutoencoder
-from selfflow_robotics.autoencoders.pixel import PixelAutoencoder
+from selfflow_robotics.encoders.frames import pool_features, resize_frames
+from selfflow_robotics.encoders.patches import load_hub, load_transformers
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.models.image_sit import unpatchify
-from selfflow_robotics.models.multimodal import MultimodalSiT
-from selfflow_robotics.models.sit import constant_timestep
+from selfflow_robotics.inference.bundle import Bundle, load_bundle
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.modalities.pixels import PixelPatches
 from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
-from selfflow_robotics.world.frozen_encoder_patches import load_hub, load_transformers
-from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
-from selfflow_robotics.world.network import load_network
+from selfflow_robotics.timesteps import Timesteps
 
 SHORT_NAMES = {"dinov2-b": "hf:facebook/dinov2-base"}
 AT_ONCE = 16  # pictures decoded from latents together
@@ -89,35 +87,22 @@ def head_channels(encoder: FrozenEncoder, objective: ObjectiveConfig, width: int
     return encoder.channels
 
 
-def encoder_of_tokens(encoder: FrozenEncoder, autoencoder: PixelAutoencoder) -> Encoder:
+def encoder_of_tokens(encoder: FrozenEncoder, codec: PixelPatches | ImageLatents) -> Encoder:
     """`encoder` as the loss asks it: clean tokens of slots of frames [G, F N, C] in, their features
-    [G, N of all slots, D] out, one for each token in the same order."""
+    [G, N of all slots, D] out, one for each token in the same order.
 
-    def encode(tokens: dict[str, Tensor]) -> Tensor:
-        frames = torch.cat([autoencoder.decode(x) for x in tokens.values()], dim=1)
-        features = encoder(frames.flatten(0, 1), autoencoder.grid)
-        return rearrange(features, "(g f) n d -> g (f n) d", f=frames.shape[1])
-
-    return encode
-
-
-def encoder_of_latents(
-    encoder: FrozenEncoder, autoencoder: LatentAutoencoder, patch: int
-) -> Encoder:
-    """`encoder` for latents as tokens of `models.image_sit.patchify`.
-
-    A cache of latents holds no pictures, so the encoder sees what the autoencoder decodes; REPA's
-    own code shows it the original. SD-VAE's decoder takes 622 GFLOP for a picture of 256 px, beside
-    891 of a whole Self-Flow step of XL/2, and runs for a few pictures at a time, since it does so
-    while the student's activations fill the memory.
+    Latents hold no pictures, so the encoder sees what the autoencoder decodes; REPA's own code
+    shows it the original. SD-VAE's decoder takes 622 GFLOP for a picture of 256 px, beside 891 of a
+    whole Self-Flow step of XL/2, and runs for a few pictures at a time, since it does so while the
+    student's activations fill the memory.
     """
 
     def encode(tokens: dict[str, Tensor]) -> Tensor:
-        (clean,) = tokens.values()
-        latents = unpatchify(clean, patch)
-        height, width = latents.shape[2] // patch, latents.shape[3] // patch
-        parts = latents.split(AT_ONCE)
-        return torch.cat([encoder(autoencoder.decode(part), (height, width)) for part in parts])
+        per_frame = codec.tokens_per_step
+        frames = torch.cat([x.unflatten(1, (-1, per_frame)) for x in tokens.values()], dim=1)
+        parts = frames.flatten(0, 1).split(AT_ONCE)
+        features = [encoder(codec.decode(part)[:, 0], codec.grid) for part in parts]
+        return rearrange(torch.cat(features), "(g f) n d -> g (f n) d", f=frames.shape[1])
 
     return encode
 
@@ -128,34 +113,40 @@ class RunEncoder:
     The picture goes in as noised tokens do, which is the path that the row "image" trains.
     """
 
-    def __init__(self, model: MultimodalSiT, layer: int) -> None:
-        self._model = model.eval().requires_grad_(False)
-        self._device = model.frame_times.device
-        self._layer = layer
-        self.channels = model.config.sit.width
+    def __init__(self, bundle: Bundle, layer: int) -> None:
+        bundle.network.requires_grad_(False)
+        self._bundle, self._layer = bundle, layer
+        self.channels = bundle.network.config.backbone.width
 
     @classmethod
     def load(cls, where: str, device: torch.device) -> "RunEncoder":
-        """From PATH[@LAYER]. Raises UserError as `load_network`, and for a layer that it lacks."""
+        """From PATH[@LAYER]. Raises UserError as `load_bundle`, and for a layer that it lacks."""
         path, _, number = where.rpartition("@")
         if not (path and number.isdecimal()):
             path, number = where, ""
-        model = load_network(Path(path), device).model
-        depth = model.config.sit.depth
+        bundle = load_bundle(Path(path), device)
+        if bundle.labelled or not isinstance(bundle.frames, PixelPatches):
+            raise UserError(
+                f"encoder=run:{where} is no network that reads pixels; give a run of "
+                "pretrain/run.py or finetune/rt1.py"
+            )
+        depth = bundle.network.config.backbone.depth
         layer = int(number) if number else max(1, round(0.7 * depth))
         if not 1 <= layer <= depth:
             raise UserError(
                 f"encoder=run:{where} asks for layer {layer}; that network has layers 1 to {depth}"
             )
-        return cls(model, layer)
+        return cls(bundle, layer)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
         """As `FrozenEncoder`; frames of another size are resized to the network's."""
-        model, auto = self._model, self._model.autoencoder
-        pixels = resize_frames(frames.to(self._device), auto.image_size)
-        tokens = auto.encode(rearrange(pixels, "b c h w -> b 1 h w c"))
-        context = model.encode_context({}, [""] * len(tokens))
-        noised, timesteps = {"first_frame": tokens}, constant_timestep(0.0, tokens)
-        features = model(noised, timesteps, context, (self._layer,), features_only=True)[1]
-        return pool_features(features[self._layer], auto.grid, grid)
+        network, codec = self._bundle.network, self._bundle.frames
+        pixels = resize_frames(frames.to(self._bundle.device), codec.image_size)
+        tokens = codec.encode(rearrange(pixels, "b c h w -> b 1 h w c"))
+        context = network.encode_context({}, [""] * len(tokens))
+        noised, timesteps = self._bundle.slot("first_frame", tokens), Timesteps.constant(0, tokens)
+        features = network({"first_frame": noised}, timesteps, context, (self._layer,), stop=True)[
+            1
+        ]
+        return pool_features(features[self._layer], codec.grid, grid)

@@ -4,13 +4,12 @@ import numpy as np
 import torch
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.world.answer import answer
-from selfflow_robotics.world.network import Network
 
 
 def imagine(
-    network: Network,
+    bundle: Bundle,
     frames: np.ndarray,
     actions: np.ndarray,
     instructions: list[str],
@@ -29,20 +28,19 @@ def imagine(
 
     Returns uint8 [B, F, H, W, 3].
     """
-    model, device = network.model, network.device
-    normalizer = network.require("world_model")
+    codec, frames_codec = bundle.require("world_model"), bundle.frames
     num_frames = actions.shape[1]
-    longest = min(model.config.later_frames, model.config.action_horizon)
+    longest = min(bundle.later_frames, bundle.horizon)
     if not 1 <= num_frames <= longest:
         raise UserError(f"this network imagines 1 to {longest} frames at once, not {num_frames}")
-    autoencoder = model.autoencoder
-    first = autoencoder.encode(torch.from_numpy(frames)[:, None].to(device))
-    vectors = torch.from_numpy(np.asarray(actions, np.float32))
-    clean = {"first_frame": first, "actions": normalizer.normalize(vectors).to(device)}
-    shape = (len(frames), num_frames * autoencoder.tokens_per_frame, autoencoder.token_channels)
-    noise = torch.randn(shape, generator=torch_generator(seed)).to(device)
-    tokens = answer(model, clean, instructions, {"later_frames": noise}, num_steps=num_steps)
-    return autoencoder.decode(tokens["later_frames"]).cpu().numpy()
+    clean = {
+        "first_frame": frames_codec.encode(torch.from_numpy(frames)[:, None].to(bundle.device)),
+        "actions": codec.encode(torch.from_numpy(np.asarray(actions, np.float32)), clip=False),
+    }
+    shape = (len(frames), num_frames * frames_codec.tokens_per_step, frames_codec.channels)
+    noise = {"later_frames": torch.randn(shape, generator=torch_generator(seed))}
+    tokens = bundle.ask(noise, clean, words=instructions, num_steps=num_steps)
+    return frames_codec.decode(tokens["later_frames"]).cpu().numpy()
 
 
 def psnr(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from selfflow_robotics.encoders.frames import pool_features, resize_frames
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.world.frozen_encoder_pictures import pool_features, resize_frames
 
 # Models of torch.hub do not tell these: ImageNet's statistics, and the usual size.
 HUB_MEAN, HUB_STD, HUB_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
@@ -44,7 +44,7 @@ class VisionModel:
 
 
 class PatchEncoder:
-    """A vision transformer as a `frozen_encoder.FrozenEncoder`."""
+    """A vision transformer as a `encoders.load.FrozenEncoder`."""
 
     def __init__(self, vision: VisionModel, device: torch.device) -> None:
         """Raises UserError for a network that does not return its patches, at any size."""

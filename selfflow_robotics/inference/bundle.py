@@ -1,0 +1,228 @@
+"""A trained network with all that has to be known to ask it, from a checkpoint of any run."""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
+from selfflow_robotics.batch import Slot, Words
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.sample import sample
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec, slot_of
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.modalities.load import codec_from_json, codec_to_json
+from selfflow_robotics.models.convert import load_released
+from selfflow_robotics.models.network import Attention, Network, NetworkConfig
+from selfflow_robotics.training.checkpoint import (
+    MANIFEST,
+    latest_checkpoint,
+    load_part,
+    load_weights,
+    read_manifest,
+    resolve_checkpoint,
+    resuming,
+)
+
+RELEASED_SUFFIXES = (".pt", ".pth", ".safetensors")
+RELEASED_PATCH = 2
+
+
+def run_record(
+    network: NetworkConfig,
+    codecs: Mapping[str, Codec],
+    provenance: dict[str, Any],
+    roles: Sequence[str],
+    *,
+    attention: Attention = "prefix",
+    start: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
+
+    Args:
+        codecs: by the names of the network's adapters.
+        provenance: what the training data came from.
+        roles: rows of the role table that the run plays.
+        attention: between clean and noised tokens, as in training.
+        start: where the first weights came from; None: drawn at random.
+    """
+    return {
+        "network": network.to_json(),
+        "codecs": {name: codec_to_json(codec) for name, codec in codecs.items()},
+        "provenance": provenance,
+        "roles": sorted(roles),
+        "attention": attention,
+        "start": start,
+    }
+
+
+@dataclass
+class Bundle:
+    """The moving-average weights of a run, or released ones, ready to be asked."""
+
+    network: Network
+    codecs: Mapping[str, Codec]  # by the names of the network's adapters
+    roles: tuple[str, ...]  # rows of the role table that it was trained on
+    provenance: dict[str, Any]  # what its training data came from
+    origin: Path  # checkpoint folder or weights file
+    device: torch.device
+    attention: Attention = "prefix"
+
+    @property
+    def frames(self) -> Any:
+        """The codec of frames."""
+        return self.codecs[FRAMES]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it is asked by class labels."""
+        return bool(self.network.config.num_classes)
+
+    @property
+    def horizon(self) -> int:
+        """Actions in a chunk."""
+        return self.network.config.adapters[ACTIONS].steps
+
+    @property
+    def later_frames(self) -> int:
+        """Frames after the first one, at most."""
+        return self.network.config.adapters[FRAMES].steps - 1
+
+    def require(self, role: str) -> Actions:
+        """The codec of actions, if the network was trained on this row; else UserError."""
+        codec = self.codecs.get(ACTIONS)
+        if not isinstance(codec, Actions):
+            raise UserError(
+                f"{self.origin} is a backbone that has seen no actions; fine-tune it first "
+                "(python finetune/rt1.py)"
+            )
+        if role not in self.roles:
+            raise UserError(
+                f"{self.origin} was trained on {', '.join(self.roles)}, never as {role}; "
+                f"fine-tune with roles.{role} above 0"
+            )
+        return codec
+
+    def slot(self, name: str, tokens: Tensor) -> Slot:
+        """Tokens [B, N, C] of a slot on the network's device, with their places."""
+        codec = self.codecs.get(self.network.config.slots[name])
+        if codec is None:
+            raise UserError(f"{self.origin} has seen no {name}")
+        return slot_of(name, codec, tokens.to(self.device))
+
+    def ask(
+        self,
+        noise: Mapping[str, Tensor],
+        clean: Mapping[str, Tensor] | None = None,
+        *,
+        words: Words | None = None,
+        labels: Tensor | None = None,
+        **how: Any,
+    ) -> dict[str, Tensor]:
+        """Denoise tokens `noise` of some slots given clean ones, [B, N, C] each.
+
+        `how` as in `inference.sample.sample`.
+        """
+        return sample(
+            self.network,
+            {name: self.slot(name, x) for name, x in noise.items()},
+            clean={name: self.slot(name, x) for name, x in (clean or {}).items()},
+            words=words,
+            labels=labels,
+            attention=self.attention,
+            **how,
+        )
+
+    def in_bfloat16(self) -> "Bundle":
+        """A copy whose network is wholly in bfloat16."""
+        return replace(self, network=copy.deepcopy(self.network).bfloat16())
+
+
+def load_bundle(path: Path, device: torch.device | str, heads: int | None = None) -> Bundle:
+    """The network of a run folder, of a checkpoint, or of a file with the paper's released weights
+    (.pt, .safetensors), whose autoencoder is SD-VAE.
+
+    `heads` is for released weights of a size that `models.convert` does not know.
+    Raises UserError where there is none, it is damaged, or it was not written by this version.
+    """
+    device = torch.device(device)
+    if is_released_file(path):
+        network = load_released(path, heads, RELEASED_PATCH)
+        frames = network.config.adapters[FRAMES]
+        assert frames.grid is not None
+        size = (frames.grid[0] * RELEASED_PATCH, frames.grid[1] * RELEASED_PATCH)
+        codec = ImageLatents(
+            size, frames.channels // RELEASED_PATCH**2, RELEASED_PATCH, AutoencoderConfig(), None
+        )
+        return Bundle(network.to(device).eval(), {FRAMES: codec}, ("image",), {}, path, device)
+    checkpoint = resolve_checkpoint(path)
+    record = read_record(checkpoint)
+    try:
+        network = Network(NetworkConfig.from_json(record["network"]))
+        codecs = {name: codec_from_json(codec) for name, codec in record["codecs"].items()}
+        roles, provenance = tuple(record["roles"]), record["provenance"]
+        attention = record["attention"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unknown(checkpoint, error) from error
+    load_weights(network, load_part(checkpoint, "teacher"), checkpoint)
+    return Bundle(
+        network.to(device).eval(), codecs, roles, provenance, checkpoint, device, attention
+    )
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """What `run_record` stored in a checkpoint. Raises UserError where it is another's."""
+    record = read_manifest(checkpoint)["extra"]
+    if "model" in record or "image_model" in record:
+        raise UserError(
+            f"{checkpoint} was written by an earlier version of selfflow_robotics, whose "
+            "checkpoints cannot be read any more; train it again"
+        )
+    if "network" not in record:
+        raise _unknown(checkpoint, KeyError("network"))
+    return record
+
+
+def read_config(checkpoint: Path) -> NetworkConfig:
+    """The configuration of a checkpoint's network. Raises UserError as `read_record`."""
+    try:
+        return NetworkConfig.from_json(read_record(checkpoint)["network"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unknown(checkpoint, error) from error
+
+
+def check_same_data(run: Path, provenance: dict[str, Any], folder: Path) -> None:
+    """Raise UserError where `run` has a checkpoint that was trained on other data than those that
+    `folder` holds."""
+    newest = latest_checkpoint(run)
+    if newest is None:
+        return
+    with resuming(run):
+        before = read_record(newest).get("provenance")
+    if before != provenance:
+        raise UserError(
+            f"{run} was trained on other latents than {folder} holds now; give the new run another "
+            "name=..., or put the former latents back"
+        )
+
+
+def is_released_file(path: Path) -> bool:
+    """Whether the path means a file of released weights, not a run or checkpoint folder."""
+    return path.is_file() or (path.suffix in RELEASED_SUFFIXES and not path.is_dir())
+
+
+def weights_hash(path: Path) -> str:
+    """sha256 of a weights file; of a checkpoint that of its manifest, which has the checksums."""
+    path = path / MANIFEST if path.is_dir() else path
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unknown(checkpoint: Path, error: Exception) -> UserError:
+    return UserError(f"{checkpoint} does not describe a network this version knows ({error})")

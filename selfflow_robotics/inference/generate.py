@@ -1,0 +1,130 @@
+"""Numbered pictures of a trained network: the k-th is a function of (seed, k).
+
+Its class and every noise it is made of are drawn from (seed, k). What stands beside it in the batch
+changes nothing, the batch's size does: matrix products of other shapes round differently. Whoever
+wants the same bits again asks for batches of one size, in one precision, on one kind of device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.timesteps import check_shift
+from selfflow_robotics.inference.bundle import Bundle
+from selfflow_robotics.inference.sample import SampleMethod, SeededNormal
+from selfflow_robotics.rng import numpy_generator
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes pictures; `inference.sample.sample` explains each."""
+
+    method: SampleMethod = "sde"
+    num_steps: int = 250
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    shift: float = 1.0
+    precision: str = "fp32"  # or bf16, of the network; autoencoders decode in float32
+
+    def __post_init__(self) -> None:
+        least = 2 if self.method == "sde" else 1
+        if self.num_steps < least:
+            raise UserError(f"num_steps must be at least {least}, got {self.num_steps}")
+        check_shift(self.shift, "shift")
+        check_scale(self.guidance_scale)
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"guidance must be 0 <= guidance_low <= guidance_high <= 1, got {low} and {high}"
+            )
+
+
+class PictureMaker(Protocol):
+    """A network and all that turns numbers into its pictures."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) px."""
+        ...
+
+    def __call__(self, numbers: Sequence[int]) -> np.ndarray:
+        """The pictures of these numbers, uint8 [B, H, W, 3]."""
+        ...
+
+
+class NumberedPictures:
+    """First frames that a network makes out of noise, told a class or an instruction.
+
+    Of a network of labelled pictures the class is drawn uniformly from (seed, k), as ADM's protocol
+    wants it (not balanced), or it is the k-th of `labels`, which repeat. Others are told the
+    `instruction`. Raises UserError for labels that the network does not have, and for a network
+    that was not trained to make pictures.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        sampling: Sampling,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        instruction: str = "",
+    ) -> None:
+        """The bundle's codec of frames must have its autoencoder."""
+        if "image" not in bundle.roles:
+            raise UserError(
+                f"{bundle.origin} was trained on {', '.join(bundle.roles)}, never to make "
+                "pictures (role image); give a run of pretrain/run.py"
+            )
+        self._num_classes = bundle.network.config.num_classes or 0
+        last = self._num_classes - 1
+        if labels is not None and not (labels and 0 <= min(labels) <= max(labels) <= last):
+            raise UserError(f"labels must be numbers from 0 to {last}, got {list(labels)}")
+        # Once; autocast would convert the weights at every step.
+        self._bundle = bundle.in_bfloat16() if sampling.precision == "bf16" else bundle
+        self._sampling, self._seed = sampling, seed
+        self._labels, self._instruction = labels, instruction
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._bundle.frames.image_size
+
+    def label(self, number: int) -> int:
+        """The class of a picture."""
+        if self._labels is not None:
+            return self._labels[number % len(self._labels)]
+        return int(numpy_generator(self._seed, number, 1).integers(self._num_classes))
+
+    def __call__(self, numbers: Sequence[int]) -> np.ndarray:
+        bundle, how, codec = self._bundle, self._sampling, self._bundle.frames
+        words = labels = None
+        if bundle.labelled:
+            labels = torch.tensor([self.label(number) for number in numbers], device=bundle.device)
+        if bundle.network.text is not None:
+            words = [self._instruction] * len(numbers)
+        normal = SeededNormal([self._seed << 32 | number for number in numbers], bundle.device)
+        shape = torch.Size([len(numbers), codec.tokens_per_step, codec.channels])
+        try:
+            tokens = bundle.ask(
+                {"first_frame": normal(shape)},
+                words=words,
+                labels=labels,
+                normal=normal,
+                method=how.method,
+                num_steps=how.num_steps,
+                guidance_scale=how.guidance_scale,
+                guidance_interval=how.guidance_interval,
+                shift=how.shift,
+            )["first_frame"]
+            if not tokens.isfinite().all():
+                raise UserError(
+                    "the network makes numbers that are not finite; its weights or the precision "
+                    "are unfit"
+                )
+            return codec.decode(tokens)[:, 0].cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise UserError("the device's memory is full; lower batch_size") from error

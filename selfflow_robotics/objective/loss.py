@@ -1,0 +1,180 @@
+"""The loss of one batch that plays a row of the role table: what is shown, what is denoised.
+
+Several noise draws of a sample share one look at its clean tokens, where these cannot see the
+noised ones: the expensive part (looking at the picture) is paid once, the cheap part (denoising six
+actions) is practised at many noise levels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from selfflow_robotics.batch import Batch, Slot, Words
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.flow import path
+from selfflow_robotics.objective.roles import Role, arrange, denoises_frames
+from selfflow_robotics.objective.self_flow import (
+    Encoder,
+    LossTerms,
+    Network,
+    ObjectiveConfig,
+    self_flow_loss,
+)
+from selfflow_robotics.timesteps import Timesteps
+
+
+@dataclass(frozen=True)
+class ConditioningConfig:
+    """How the clean part of a sample is shown in training."""
+
+    # prefix: clean tokens see only one another, and are encoded once for all draws and solver
+    # steps; joint: all tokens see each other, as the paper's networks are trained.
+    attention: Literal["prefix", "joint"] = "prefix"
+    draws: int = 8  # noise draws of an action chunk that share one look at the picture
+    frame_draws: int = 1  # the same where frames are denoised: they cost twenty times as much
+    frame_noise: float = 0.0  # the clean frame's own noise level ~ U(0, this); 0.2 in the paper
+    text_dropout: float = 0.1  # how often instruction and label are hidden, for guidance
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.frame_draws < 1:
+            raise UserError("conditioning.draws and conditioning.frame_draws must be at least 1")
+        if not (0 <= self.frame_noise < 1 and 0 <= self.text_dropout <= 1):
+            raise UserError(
+                "conditioning.frame_noise must be in [0, 1) and text_dropout in [0, 1], got "
+                f"{self.frame_noise} and {self.text_dropout}"
+            )
+
+
+class ContextNetwork(Protocol):
+    """What the loss needs of a network (`models.network.Network`)."""
+
+    config: Any
+    projector: Any
+
+    @property
+    def prediction(self) -> Mapping[str, path.Prediction]: ...
+
+    def encode_context(self, clean: Mapping[str, Slot], *args: Any, **kw: Any) -> Any: ...
+
+    def __call__(self, noised: Any, timesteps: Any, context: Any, *args: Any, **kw: Any) -> Any: ...
+
+
+def loss(
+    network: ContextNetwork,
+    teacher: ContextNetwork,
+    batch: Batch,
+    role: Role,
+    objective: ObjectiveConfig,
+    conditioning: ConditioningConfig,
+    generator: torch.Generator,
+    *,
+    weights: Mapping[str, float] | None = None,
+    step: int | None = None,
+    encoder: Encoder | None = None,
+) -> LossTerms:
+    """The loss of a batch; G = B x draws.
+
+    Student and teacher see the same noise, and do without the same words and labels.
+
+    Args:
+        network, teacher: the student and its moving average; the latter is asked only if the
+            objective has one.
+        weights: of each slot in the flow loss; 1 where it is not named.
+        step: for objectives that warm up; None: no warm-up.
+        encoder: for those with a frozen one.
+    """
+    clean, noised = arrange(role, batch.slots)
+    draws = conditioning.frame_draws if denoises_frames(role) else conditioning.draws
+    noised = {slot: x.repeat(draws) for slot, x in noised.items()}
+    labels = batch.labels
+    if labels is not None:
+        hidden = torch.rand(len(labels), generator=generator, device=labels.device)
+        null = network.config.null_label
+        labels = torch.where(hidden < conditioning.text_dropout, null, labels)
+    words = _hide_some(batch, conditioning.text_dropout, generator)
+    shown, levels = _augment(clean, conditioning.frame_noise, generator)
+    condition = {
+        "words": words,
+        "levels": levels,
+        "labels": labels,
+        "attention": conditioning.attention,
+        "base": {slot: x.tokens for slot, x in clean.items()},
+    }
+    separate = {"separate_attention": objective.separate_attention}
+    ask_teacher = None
+    if objective.has_teacher:
+        with torch.no_grad():
+            seen = teacher.encode_context(shown, **condition, depth=objective.teacher_layer)
+        ask_teacher = ask(teacher, noised, seen, stop=True, **separate)
+    return self_flow_loss(
+        student=ask(network, noised, network.encode_context(shown, **condition), **separate),
+        teacher=ask_teacher,
+        project=network.projector,
+        noised={slot: x.tokens for slot, x in noised.items()},
+        valid={slot: x.valid for slot, x in noised.items() if x.valid is not None},
+        prediction=network.prediction,
+        config=objective,
+        generator=generator,
+        gamma=None if step is None else objective.gamma_at(step),
+        weights=weights,
+        encoder=encoder,
+        places=_places(noised, batch) if objective.mask_shape == "tube" else None,
+    )
+
+
+def ask(
+    network: ContextNetwork, noised: Mapping[str, Slot], context: Any, **settings: Any
+) -> Network:
+    """The network as `self_flow_loss` asks it: tokens x_t of the slots `noised` in a context."""
+
+    def asked(x_t: dict[str, Tensor], tau: Timesteps, layers: tuple[int, ...]) -> Any:
+        slots = {slot: noised[slot].with_tokens(x) for slot, x in x_t.items()}
+        return network(slots, tau, context, layers, **settings)
+
+    return asked
+
+
+def _places(noised: Mapping[str, Slot], batch: Batch) -> Tensor:
+    """A number for every noised token [N]: tokens at one place of their frames share it."""
+    per_frame = batch.slots["first_frame"].tokens.shape[1]
+    places, beyond = [], 0 if set(noised) == {"actions"} else per_frame
+    for slot, x in noised.items():
+        count = x.tokens.shape[1]
+        numbers = torch.arange(count, device=x.tokens.device)
+        if slot == "actions":
+            places.append(numbers + beyond)
+            beyond += count
+        else:
+            places.append(numbers % per_frame)
+    return torch.cat(places)
+
+
+def _hide_some(batch: Batch, rate: float, generator: torch.Generator) -> Words | None:
+    """Each text replaced by none with probability `rate`."""
+    words = batch.words
+    if words is None or rate == 0:
+        return words
+    if isinstance(words, Tensor):
+        drawn = torch.rand(len(words), 1, 1, generator=generator, device=words.device)
+        none = torch.zeros_like(words[0]) if batch.no_words is None else batch.no_words
+        return torch.where(drawn < rate, none, words)
+    if generator.device.type != "cpu":  # words are the host's, which must not wait for the device
+        generator = torch.Generator().manual_seed(generator.initial_seed())
+    hidden = torch.rand(len(words), generator=generator) < rate
+    return ["" if hide else text for text, hide in zip(words, hidden.tolist(), strict=True)]
+
+
+def _augment(
+    clean: dict[str, Slot], frame_noise: float, generator: torch.Generator
+) -> tuple[dict[str, Slot], dict[str, Tensor] | None]:
+    """A clean first frame lightly noised, and its level [B] (the paper's appendix E)."""
+    if frame_noise == 0 or "first_frame" not in clean:
+        return clean, None
+    x = clean["first_frame"].tokens
+    t = frame_noise * torch.rand(len(x), generator=generator, device=x.device)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    x_t = path.interpolate(x, noise, t[:, None, None])
+    return {**clean, "first_frame": clean["first_frame"].with_tokens(x_t)}, {"first_frame": t}
