@@ -48,6 +48,8 @@ class FluxConfig:
     conditioning: tuple[str, ...] = (WORDS,)
 
     def __post_init__(self) -> None:
+        if isinstance(self.conditioning, str):
+            raise UserError(f"model.flux.conditioning takes a list; write [{self.conditioning}]")
         object.__setattr__(self, "conditioning", tuple(self.conditioning))  # a list in JSON
         if min(self.width, self.double, self.single, self.heads) < 1:
             raise UserError(

@@ -49,6 +49,10 @@ class NetworkConfig:
                 raise unknown("adapter", adapter, self.adapters)
         if set(self.prediction) != set(self.slots):
             raise UserError(f"every slot needs a prediction: {sorted(self.slots)}")
+        if isinstance(self.backbone, FluxConfig):
+            for stream in self.backbone.conditioning:
+                if stream not in (streams := (WORDS, *self.slots)):
+                    raise unknown("stream in model.flux.conditioning", stream, streams)
         if self.num_classes is not None and self.num_classes < 0:
             raise UserError(f"num_classes must be at least 0, got {self.num_classes}")
         if self.feature_channels is not None and self.feature_channels < 1:

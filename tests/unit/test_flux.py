@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
+from selfflow_robotics.cli.typed import build
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import Backbone, Tokens
 from selfflow_robotics.models.flux import SIZES, Flux, FluxConfig
@@ -288,6 +290,7 @@ def test_other_heads_are_split_evenly(head, channels):
         ({"mlp_ratio": 1e-9}, "mlp_ratio"),
         ({"timestep_scale": 0.0}, "timestep_scale"),
         ({"timestep_origin": 2.0}, "timestep_origin"),
+        ({"conditioning": "words"}, "takes a list"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -299,6 +302,29 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_a_config_survives_json():
     config = FluxConfig(conditioning=("words", "first_frame"))
     assert FluxConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_a_conditioning_stream_that_is_no_slot_is_refused():
+    backbone = dataclasses.replace(CONFIG, conditioning=("words", "frist_frame"))
+    with pytest.raises(UserError, match="'frist_frame'; did you mean first_frame"):
+        dataclasses.replace(RobotConfig().network(), backbone=backbone)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ({"double": 2, "conditioning": ["words", "first_frame"]}, None),
+        ({"heads": 5}, "even head size"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio"),
+        ({"dubble": 2}, "dubble"),
+    ],
+)
+def test_a_config_file_makes_it(typed, expected):
+    if expected is None:
+        assert build(FluxConfig, OmegaConf.create(typed)) == FluxConfig(**typed)
+        return
+    with pytest.raises(UserError, match=expected):
+        build(FluxConfig, OmegaConf.create(typed))
 
 
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
@@ -321,13 +347,13 @@ def test_it_is_the_backbone_of_a_network(attention):
 def test_it_learns():
     model = Flux(CONFIG)
     out = torch.nn.Linear(CONFIG.width, 2)
-    optimizer = torch.optim.AdamW([*model.parameters(), *out.parameters()], lr=3e-3)
-    tokens = sequence(16, [WORDS, FRAME], 2)
+    optimizer = torch.optim.AdamW([*model.parameters(), *out.parameters()], lr=1e-2)
+    tokens = sequence(8, [WORDS, FRAME], 2)
     # The mean over the words, which a token has to look up, turned by its own timestep.
     t = tokens.timesteps.per_token[:, 3:, None]
     target = (1 - 2 * t) * tokens.hidden[:, :3, :2].mean(dim=1, keepdim=True)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         loss = (out(model(tokens)[0])[:, 3:] - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
