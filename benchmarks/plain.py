@@ -54,7 +54,7 @@ class PlainNetwork(nn.Module):
         assert adapter.grid is not None
         weight = source.projector.linear1.weight
         self.places = frame_places(adapter.grid, 1).to(weight.device)
-        self.positions = source.adapters[FRAMES].grid_positions  # None where they are rotary
+        self.positions = source.adapter("first_frame").grid_positions  # None if rotary
         width, outputs = backbone.width, adapter.channels * (1 + adapter.learn_sigma)
         with torch.device("meta"):  # all of it is replaced by the source's own parameters
             is_sit = isinstance(backbone, SiTConfig)
@@ -75,12 +75,14 @@ class PlainNetwork(nn.Module):
         if t.ndim == 1:
             t = t[:, None].expand(-1, x.shape[1])
         c = self.backbone.t_embedder(t) + self.label_table(labels)[:, None]
-        adapter = self.adapters[FRAMES]
-        x = adapter["stem"](x)  # pyright: ignore[reportIndexIssue]
+        stem, final_layer = (
+            self.adapters.get_submodule(f"{FRAMES}.{name}") for name in ("stem", "final_layer")
+        )
+        x = stem(x)
         if self.positions is not None:
             x = x + self.positions.flatten(0, 1)
         x, features = self.backbone(x, c, self.places, layer)
-        velocity = adapter["final_layer"](x, c)  # pyright: ignore[reportIndexIssue]
+        velocity = final_layer(x, c)
         return velocity[..., : self.channels], features
 
 
