@@ -8,7 +8,7 @@ from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec
 from selfflow_robotics.modalities.pixels import PixelPatches
 from selfflow_robotics.models.adapters import AdapterConfig
-from selfflow_robotics.models.network import NetworkConfig
+from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
 from selfflow_robotics.robot.normalize import NormStats
@@ -27,7 +27,7 @@ MOST_PLACES = 100
 
 
 def image_config(
-    backbone: SiTConfig,
+    backbone: BackboneConfig,
     latent_size: int = 32,
     channels: int = 4,
     patch: int = 2,
