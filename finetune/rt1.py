@@ -95,7 +95,7 @@ class FinetuneConfig:
         check_weights(self.roles)
         check_loss_weights(self.loss_weights, self.roles)
         for key in ("policy_objective", "frame_objective"):
-            check_layers(getattr(self, key), self.model.sit.depth, key)
+            check_layers(getattr(self, key), self.model.transformer.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
         check_seed(self.seed)
@@ -134,7 +134,7 @@ def main(config: FinetuneConfig) -> None:
 
     # The modules' own initialisation is the only global draw.
     torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory("choose a smaller model.sit"):
+    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
         model = Network(start.config).to(device)
         start.load(model, codecs)
         state = TrainState.start(model, config.train.optimizer)

@@ -79,7 +79,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_weights(self.roles)
-        check_layers(self.objective, self.model.sit.depth, "objective")
+        check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         check_seed(self.seed)
         for role in self.roles:
@@ -110,7 +110,7 @@ def main(config: PretrainConfig) -> None:
     if config.encoder is not None:
         with ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, device)
-        feature_channels = head_channels(frozen, config.objective, config.model.sit.width)
+        feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
         encoder = encoder_of_tokens(frozen, config.model.pixels)
     with ranks.first_alone():
         run = open_run("pretrain", folder, config, ranks)
@@ -135,7 +135,7 @@ def main(config: PretrainConfig) -> None:
     start = find_start(config.init, shape, run, config.runs_dir)
     # The modules' own initialisation is the only global draw.
     torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory("choose a smaller model.sit"):
+    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
         model = Network(start.config).to(device)
         start.load(model, codecs)
         state = TrainState.start(model, config.train.optimizer)

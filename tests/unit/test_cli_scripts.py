@@ -51,7 +51,7 @@ def test_the_papers_network_is_never_trained_on_shapes_by_mistake():
     for name, _ in experiment_headers(config_dir(), "images"):
         overrides = to_overrides([f"experiment={name}"], (), "images")
         [config] = compose("images", main.schema, overrides)
-        assert (config.data is not None) == (config.sit.width == 1152), name
+        assert (config.data is not None) == (config.model.sit.width == 1152), name
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

@@ -210,3 +210,33 @@ def test_each_kind_of_run_starts_the_next_and_keeps_its_choice(
                   "model.sit.width=32"])  # fmt: skip
     assert stop.value.code == 2
     assert "width=16" in capsys.readouterr().err
+
+
+FLUX = ["model.backbone=flux", "model.flux={width: 24, double: 1, single: 1, heads: 2}"]
+
+
+def test_every_command_trains_a_flux_network(mains, tmp_path, monkeypatch):
+    images, pretrain, finetune = mains
+    monkeypatch.chdir(tmp_path)
+    data = write_set(tmp_path / "data", ["pick coke can", "move sponge"])
+    images([*SHARED, *FLUX, "num_shapes=10", "shape_px=16", "batch_size=2", "name=images",
+            "objective.teacher_layer=2", "objective.student_layer=1"])  # fmt: skip
+    pretrain([*PRETRAIN, *FLUX, "--data", str(data), "--init", "runs/images", "name=first"])
+    assert "backbone.blocks" in start_of("runs/first")["loaded"]
+    finetune([*FINETUNE, *FLUX, "--data", str(data), "name=robot"])
+    assert start_of("runs/robot")["source"] == "runs/first/checkpoints/step_0000001"
+    assert load_bundle(Path("runs/robot"), "cpu").network.config.backbone == FluxConfig(
+        width=24, double=1, single=1, heads=2
+    )
+
+
+def test_a_flux_run_does_not_start_a_sit(mains, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_set(tmp_path / "data", ["pick coke can"])
+    image_source(tmp_path / "images")
+    with pytest.raises(SystemExit) as stop:
+        mains[1]([*PRETRAIN, *FLUX, "--data", str(data), "--init", "images"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "model.backbone=sit" in error
+    assert len(error.splitlines()) == 1
