@@ -4,6 +4,8 @@
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
     python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
     python finetune/rt1.py init=none                # from scratch
+    python finetune/rt1.py size=XL init=selfflow_imagenet256.pt   # from the released weights
+    python finetune/rt1.py model.backbone=flux init=none          # the paper's other transformer
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
     python finetune/rt1.py experiment=debug         # under a minute
 

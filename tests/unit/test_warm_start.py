@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from selfflow_robotics.cli.app import compose
+from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import load_bundle
@@ -45,7 +47,7 @@ def robot(backbone, frames: AdapterConfig) -> NetworkConfig:
     )
 
 
-def image_source(folder: Path, backbone=SMALL, **settings) -> Path:
+def image_source(folder: Path, backbone: SiTConfig | FluxConfig = SMALL, **settings) -> Path:
     """A checkpoint as pretrain/images.py writes it."""
     torch.manual_seed(3)
     config = image_config(backbone, 8, 3, 2, 5, **settings)
@@ -240,3 +242,25 @@ def test_a_flux_run_does_not_start_a_sit(mains, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "model.backbone=sit" in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("size", "total"), [("XL", 706_747_015), ("625M", 651_937_735)])
+def test_the_large_sizes_start_a_robot_network_from_images(mains, size, total):
+    """On the meta device: the weights have shapes and no values."""
+    main = mains[2]
+    [config] = compose(
+        main.config_name, main.schema, to_overrides([f"size={size}"], (), "finetune")
+    )
+    backbone = config.model.transformer
+    time = RELEASED_TIME if size == "XL" else {}
+    image = image_config(replace(backbone, **time))
+    with torch.device("meta"):
+        theirs = Network(image)
+        network = Network(adopt(config.model.network(), image))
+    report = warm_start(network, Source(image, theirs.state_dict()))
+    assert sum(p.numel() for p in network.parameters()) == total
+    names = dict(network.named_parameters())
+    assert {n for n in names if n.startswith("backbone.")} <= set(report.loaded)
+    assert report.mapped == ["label_table.weight"]
+    assert names["label_table.weight"].shape == (1, 1152)
+    assert {n for n in names if n.startswith(("adapters.", "text."))} <= set(report.new)
