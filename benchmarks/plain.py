@@ -1,64 +1,25 @@
 """Self-Flow as it is usually written, to compare the library's speed with: same numbers, no care.
 
-What the public code for SiT and Self-Flow does, written anew and as plainly: a timestep is spread
-over the tokens and embedded and modulated for every one of them, also where all share it; the
-teacher runs to its last layer; AdamW with torch's defaults; the moving average is a loop over
+What the public code for SiT, FLUX and Self-Flow does, written anew and as plainly: a timestep is
+spread over the tokens and embedded and modulated for every one of them, also where all share it;
+the teacher runs to its last layer; AdamW with torch's defaults; the moving average is a loop over
 parameters; guidance evaluates both halves at every step. Conventions (t = 1 is noise) and weights
 are the library's, so that results can be compared number by number.
 """
 
-import math
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.plain_backbones import PlainFlux, PlainSiT
+from selfflow_robotics.batch import frame_places
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, approximate: str) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU(approximate=approximate)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = _Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = _Mlp(width, int(width * mlp_ratio), "tanh")
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
-        x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
 class _FinalLayer(nn.Module):
@@ -73,19 +34,6 @@ class _FinalLayer(nn.Module):
         return self.linear(self.norm_final(x) * (1 + scale) + shift)
 
 
-class _TimestepEmbedder(nn.Module):
-    def __init__(self, width: int, frequencies: int = 256) -> None:
-        super().__init__()
-        self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t: Tensor) -> Tensor:
-        half = self.frequencies // 2
-        freqs = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
-        angles = (t[..., None] - 1) * freqs
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
-
-
 class _Projector(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -96,29 +44,29 @@ class _Projector(nn.Module):
         return self.linear2(F.silu(self.linear1(x)))
 
 
-class PlainSiT(nn.Module):
-    """The network of images of classes, written plainly, on the very parameters of a `Network`."""
+class PlainNetwork(nn.Module):
+    """The `Network` of labelled images, written plainly, on the very parameters of one."""
 
     def __init__(self, source: Network) -> None:
         super().__init__()
-        config, adapter = source.config, source.adapter("first_frame")
-        assert adapter.grid_positions is not None
-        self.null_label, self.channels = config.null_label, adapter.config.channels
-        self.positions = adapter.grid_positions.flatten(0, 1)
-        sit = config.backbone
+        self.config, adapter = source.config, source.config.adapters[FRAMES]
+        self.channels, backbone = adapter.channels, source.config.backbone
+        assert adapter.grid is not None
+        weight = source.projector.linear1.weight
+        self.places = frame_places(adapter.grid, 1).to(weight.device)
+        self.positions = source.adapter("first_frame").grid_positions  # None if rotary
+        width, outputs = backbone.width, adapter.channels * (1 + adapter.learn_sigma)
         with torch.device("meta"):  # all of it is replaced by the source's own parameters
-            self.x_embedder = nn.Linear(self.channels, sit.width)
-            self.label_table = nn.Embedding(config.null_label + 1, sit.width)
-            self.t_embedder = _TimestepEmbedder(sit.width)
-            self.blocks = nn.ModuleList(
-                _Block(sit.width, sit.heads, sit.mlp_ratio) for _ in range(sit.depth)
+            is_sit = isinstance(backbone, SiTConfig)
+            self.backbone = PlainSiT(backbone) if is_sit else PlainFlux(backbone)
+            stem, final = nn.Linear(adapter.channels, width), _FinalLayer(width, outputs)
+            self.adapters = nn.ModuleDict(
+                {FRAMES: nn.ModuleDict({"stem": stem, "final_layer": final})}
             )
-            outputs = adapter.final_layer.linear.out_features
-            self.final_layer = _FinalLayer(sit.width, outputs)
-            self.projector = _Projector(sit.width)
+            self.label_table = nn.Embedding(source.config.null_label + 1, width)
+            self.projector = _Projector(width)
         trained = [p.requires_grad for p in source.parameters()]
-        weights = {_plain_name(name): p for name, p in source.named_parameters()}
-        self.load_state_dict(weights, assign=True)
+        self.load_state_dict(dict(source.named_parameters()), assign=True)
         for p, requires_grad in zip(source.parameters(), trained, strict=True):
             p.requires_grad_(requires_grad)
 
@@ -126,26 +74,21 @@ class PlainSiT(nn.Module):
         """Tokens [B, N, C] at timesteps t [B] or [B, N] -> velocity, features after `layer`."""
         if t.ndim == 1:
             t = t[:, None].expand(-1, x.shape[1])
-        c = self.t_embedder(t) + self.label_table(labels)[:, None]
-        x = self.x_embedder(x) + self.positions
-        features = x
-        for i, block in enumerate(self.blocks):
-            x = block(x, c)
-            if i + 1 == layer:
-                features = x
-        velocity = self.final_layer(x, c)
+        c = self.backbone.t_embedder(t) + self.label_table(labels)[:, None]
+        stem, final_layer = (
+            self.adapters.get_submodule(f"{FRAMES}.{name}") for name in ("stem", "final_layer")
+        )
+        x = stem(x)
+        if self.positions is not None:
+            x = x + self.positions.flatten(0, 1)
+        x, features = self.backbone(x, c, self.places, layer)
+        velocity = final_layer(x, c)
         return velocity[..., : self.channels], features
 
 
-def _plain_name(name: str) -> str:
-    """The library's name of a parameter as `PlainSiT` has it."""
-    name = name.removeprefix("backbone.").removeprefix(f"adapters.{FRAMES}.")
-    return name.replace("stem.", "x_embedder.")
-
-
 def plain_loss(
-    student: PlainSiT,
-    teacher: PlainSiT,
+    student: PlainNetwork,
+    teacher: PlainNetwork,
     x: Tensor,
     labels: Tensor,
     label_dropout: float,
@@ -154,7 +97,7 @@ def plain_loss(
 ) -> Tensor:
     """L_gen + gamma L_rep with the draws that `objective.loss` makes from `generator`."""
     hidden = torch.rand(len(labels), generator=generator, device=x.device) < label_dropout
-    labels = torch.where(hidden, student.null_label, labels)
+    labels = torch.where(hidden, student.config.null_label, labels)
     tau = draw_dual_timesteps(
         len(x), x.shape[1], config.mask_ratio, config.timesteps, generator, None
     )
@@ -181,11 +124,11 @@ def plain_ema(teacher: nn.Module, model: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def plain_sample(
-    model: PlainSiT, labels: Tensor, noise: Tensor, num_steps: int, guidance: float
+    model: PlainNetwork, labels: Tensor, noise: Tensor, num_steps: int, guidance: float
 ) -> Tensor:
     """Tokens [B, N, C] of the classes by Euler's method; guided in t <= 0.7 where guidance > 1."""
     x, times = noise, torch.linspace(1, 0, num_steps + 1).tolist()
-    null = torch.full_like(labels, model.null_label)
+    null = torch.full_like(labels, model.config.null_label)
     for t, t_next in pairwise(times):
         at = torch.full((len(x),), t, device=x.device)
         if guidance > 1:

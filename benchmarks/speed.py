@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed                              # size S on one CPU thread
     python -m benchmarks.speed --size XL --batch 256        # on a GPU, which it finds by itself
+    python -m benchmarks.speed --backbone flux              # the other backbone
     python -m benchmarks.speed --quick                      # does it work? seconds
 
 `python benchmarks/speed.py` does the same.
@@ -30,26 +31,38 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a file
 
-
 from benchmarks.arguments import Parser, positive
 from benchmarks.flops import flops
 from benchmarks.speed_sides import GROUPS, TOLERANCE, Setup, Variant, check_equal, variants
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.models import flux, presets
+from selfflow_robotics.models.flux import FluxConfig
 from selfflow_robotics.models.network import NetworkConfig
-from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
+from selfflow_robotics.models.presets import RELEASED_TIME, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.device import choose_device, keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"S": (4, 8), "B": (4, 8), "L": (8, 16), "XL": (8, 20)}  # student's and teacher's
-QUICK = image_config(
-    SiTConfig(width=48, depth=3, heads=3, **RELEASED_TIME), latent_size=8, num_classes=10
-)
+SIZES: dict[str, dict[str, SiTConfig | FluxConfig]] = {
+    "sit": {name: replace(size, **RELEASED_TIME) for name, size in presets.SIZES.items()},
+    "flux": {"S": FluxConfig(width=384, double=4, single=8, heads=6), **flux.SIZES},
+}
+TINY = {
+    "sit": SiTConfig(width=48, depth=3, heads=3, **RELEASED_TIME),
+    "flux": FluxConfig(width=48, double=1, single=2, heads=3),
+}
+LARGE = {"sit": "XL", "flux": "625M"}  # counted on paper whatever the size in hand
 
 
-def of_size(name: str) -> NetworkConfig:
-    """The image network of one of the sizes."""
-    return image_config(replace(SIZES[name], **RELEASED_TIME))
+def quick(backbone: str) -> NetworkConfig:
+    """A network for `--quick`."""
+    return image_config(TINY[backbone], latent_size=8, num_classes=10)
+
+
+def layers_of(config: NetworkConfig) -> tuple[int, int]:
+    """The student's and the teacher's layer: 0.3 and 0.7 of the depth, as in the paper."""
+    depth = config.backbone.depth
+    return max(1, round(0.3 * depth)), round(0.7 * depth)
 
 
 def timed(variant: Variant, device: torch.device) -> float:
@@ -143,13 +156,13 @@ def table(found: list[Variant]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def flop_lines(config: NetworkConfig, teacher_layer: int) -> str:
-    """The count on paper for the size in hand and for XL/2."""
+def flop_lines(config: NetworkConfig) -> str:
+    """The count on paper for the size in hand and for the paper's."""
     lines = []
-    sizes = {"this size": (config, teacher_layer)}
-    sizes["XL/2"] = of_size("XL"), LAYERS["XL"][1]
-    for name, (shape, layer) in sizes.items():
-        ours, plain = (flops(shape, layer, plain).step for plain in (False, True))
+    kind = config.backbone.kind
+    large = LARGE[kind]
+    for name, shape in {"this size": config, large: image_config(SIZES[kind][large])}.items():
+        ours, plain = (flops(shape, layers_of(shape)[1], plain).step for plain in (False, True))
         lines.append(
             f"GFLOP of a training step for one picture, {name}: ours {ours / 1e9:.1f}, plain "
             f"{plain / 1e9:.1f}, ratio {ours / plain:.3f}.\n"
@@ -185,7 +198,10 @@ def writable(output: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--size", choices=SIZES, default="S", help="of the network")
+    parser.add_argument("--backbone", choices=SIZES, default="sit", help="of the network")
+    parser.add_argument("--size", default="S", help="of the backbone: " + "; ".join(
+        f"{kind}: {', '.join(sizes)}" for kind, sizes in SIZES.items()
+    ))  # fmt: skip
     parser.add_argument(
         "--batch", type=positive, help="pictures (default: 2 on a CPU, 256 on a GPU)"
     )
@@ -208,17 +224,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = parser.parse_args(argv)
     try:
         device = choose_device(options.device)
+        if options.size not in SIZES[options.backbone]:
+            raise unknown(f"--size of {options.backbone}", options.size, SIZES[options.backbone])
         options.output = writable(options.output)
     except UserError as error:
         parser.error(str(error))
     options.batch = options.batch or (256 if device.type == "cuda" else 2)
-    config, layers = of_size(options.size), LAYERS[options.size]
+    config = image_config(SIZES[options.backbone][options.size])
     if options.quick:
-        config, layers = QUICK, (1, 2)
+        config = quick(options.backbone)
     torch.set_num_threads(options.threads)
     keep_freed_memory()
 
-    setup = Setup(config, layers, device)
+    setup = Setup(config, layers_of(config), device)
     agreed = check_equal(setup, size=1, steps=2)
     settings = {key: str(value) for key, value in vars(options).items()}
     record = {**environment(device), **settings, "differences": agreed}
@@ -226,10 +244,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = "tiny" if options.quick else options.size
     what = ", ".join(f"{key} {value}" for key, value in environment(device).items())
     head = (
-        f"{what}. Size {size}, {options.sample_steps} step(s) of the samplers.\n\n"
+        f"{what}. Backbone {options.backbone}, size {size}, {options.sample_steps} step(s) of the "
+        "samplers.\n\n"
         f"Relative differences between both sides ({TOLERANCE['fp32']:g} pass in fp32, "
-        f"{TOLERANCE['bf16']:g} with bf16 weights): {differences}.\n\n"
-        + flop_lines(config, layers[1])
+        f"{TOLERANCE['bf16']:g} with bf16 weights): {differences}.\n\n" + flop_lines(config)
     )
     print(head, flush=True)
     found = [v for v in variants(setup, options) if options.only in (None, v.group)]

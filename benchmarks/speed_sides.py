@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.plain import PlainSiT, plain_ema, plain_loss, plain_sample
+from benchmarks.plain import PlainNetwork, plain_ema, plain_loss, plain_sample
 from selfflow_robotics.batch import Batch, Slot, frame_places
 from selfflow_robotics.inference.sample import sample
 from selfflow_robotics.modalities.base import FRAMES
@@ -26,8 +26,9 @@ from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import make_teacher, update_teacher
 
-DECAY, DROPOUT, GUIDANCE = 0.9999, 0.1, 2.0
-CONDITIONING = ConditioningConfig(text_dropout=DROPOUT)
+DECAY, GUIDANCE = 0.9999, 2.0
+CONDITIONING = ConditioningConfig(frame_draws=1, text_dropout=0.1)
+SLOT = "first_frame"  # of a network of labelled images, which has no other
 GROUPS = ("training step", "teacher", "sampler", "guided sampler", "optimiser and average")
 # The largest differences that pass, relative to the largest number compared.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
@@ -56,6 +57,9 @@ class Setup:
 
     def __init__(self, config: NetworkConfig, layers: tuple[int, int], device: torch.device):
         self.config, self.device = config, device
+        grid = config.adapters[FRAMES].grid
+        assert grid is not None
+        self.places = frame_places(grid, 1).to(device)
         self.objective = ObjectiveConfig(student_layer=layers[0], teacher_layer=layers[1])
         torch.manual_seed(0)
         self.model = Network(config).to(device)
@@ -63,76 +67,70 @@ class Setup:
             if "adaLN" in name or "final" in name:
                 nn.init.normal_(p, std=0.02)
         self.teacher = make_teacher(self.model)
-        self.plain, self.plain_teacher = PlainSiT(self.model), PlainSiT(self.teacher)
+        self.plain, self.plain_teacher = PlainNetwork(self.model), PlainNetwork(self.teacher)
 
-    def batch(self, size: int) -> tuple[Slot, Tensor]:
-        generator = torch_generator("benchmark", 1, device=self.device)
-        frames = self.config.adapters[FRAMES]
-        assert frames.grid is not None
-        places = frame_places(frames.grid, 1).to(self.device)
-        shape = (size, len(places), frames.channels)
-        tokens = torch.randn(shape, generator=generator, device=self.device)
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, C] and labels [B]."""
         labels = torch.arange(size, device=self.device) % self.config.null_label
-        return Slot(tokens, places), labels
+        return self.draw(size, 1), labels
+
+    def draw(self, size: int, seed: int) -> Tensor:
+        """Standard normal tokens [B, N, C]."""
+        generator = torch_generator("benchmark", seed, device=self.device)
+        shape = (size, len(self.places), self.config.adapters[FRAMES].channels)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def slots(self, tokens: Tensor) -> dict[str, Slot]:
+        return {SLOT: Slot(tokens, self.places)}
 
     def loss(self, model: Network, teacher: Network, size: int, precision: str) -> Tensor:
         x, labels = self.batch(size)
-        batch = Batch({"first_frame": x}, labels=labels)
+        batch = Batch(self.slots(x), labels=labels)
         generator = torch_generator("benchmark", 2, device=self.device)
+        role, objective = ROLES["image"], self.objective
         with autocast(self.device, precision):
-            return loss(
-                model, teacher, batch, ROLES["image"], self.objective, CONDITIONING, generator
-            ).loss
+            terms = loss(model, teacher, batch, role, objective, CONDITIONING, generator)
+        return terms.loss
 
-    def plain_loss(self, model: PlainSiT, teacher: PlainSiT, size: int, precision: str) -> Tensor:
+    def plain_loss(
+        self, model: PlainNetwork, teacher: PlainNetwork, size: int, precision: str
+    ) -> Tensor:
         x, labels = self.batch(size)
-        generator = torch_generator("benchmark", 2, device=self.device)
+        generator, dropout = (
+            torch_generator("benchmark", 2, device=self.device),
+            CONDITIONING.text_dropout,
+        )
         with autocast(self.device, precision):
-            return plain_loss(
-                model,
-                teacher,
-                x.tokens,
-                labels,
-                CONDITIONING.text_dropout,
-                self.objective,
-                generator,
-            )
+            return plain_loss(model, teacher, x, labels, dropout, self.objective, generator)
 
     def sample(self, model: Network, size: int, steps: int, guidance: float) -> Tensor:
-        x, labels = self.batch(size)
-        noise = {"first_frame": x.with_tokens(self.noise(x.tokens.shape))}
+        _, labels = self.batch(size)
         return sample(
-            model, noise, labels=labels, num_steps=steps,
+            model, self.slots(self.draw(size, 3)), num_steps=steps, labels=labels,
             guidance_scale=guidance, guidance_interval=(0.0, 0.7),
-        )["first_frame"]  # fmt: skip
+        )[SLOT]  # fmt: skip
 
     def plain_sample(
         self, size: int, steps: int, guidance: float, precision: str = "fp32"
     ) -> Tensor:
-        x, labels = self.batch(size)
+        _, labels = self.batch(size)
         with autocast(self.device, precision):
-            return plain_sample(self.plain, labels, self.noise(x.tokens.shape), steps, guidance)
-
-    def noise(self, shape: torch.Size) -> Tensor:
-        return torch.randn(
-            shape, generator=torch_generator("benchmark", 3, device=self.device), device=self.device
-        )
+            return plain_sample(self.plain, labels, self.draw(size, 3), steps, guidance)
 
     def teach(self, size: int, precision: str = "fp32") -> Tensor:
         """The teacher's features, as the loss asks for them."""
         x, labels = self.batch(size)
         layer = self.objective.teacher_layer
         with torch.no_grad(), autocast(self.device, precision):
-            at = Timesteps.constant(0.3, x.tokens)
+            at = Timesteps.constant(0.3, x)
             context = self.teacher.encode_context({}, labels=labels)
-            asked = {"first_frame": x}
-            return self.teacher(asked, at, context, (layer,), stop=True)[1][layer]
+            return self.teacher(self.slots(x), at, context, (layer,), stop=True)[1][layer]
 
     def plain_teach(self, size: int, precision: str = "fp32") -> Tensor:
         x, labels = self.batch(size)
         with torch.no_grad(), autocast(self.device, precision):
             at = torch.full((size,), 0.3, device=self.device)
-            return self.plain_teacher(x.tokens, at, labels, self.objective.teacher_layer)[1]
+            return self.plain_teacher(x, at, labels, self.objective.teacher_layer)[1]
 
 
 def check_equal(setup: Setup, size: int, steps: int) -> dict[str, float]:

@@ -4,10 +4,14 @@
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
     python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
     python finetune/rt1.py init=none                # from scratch
+    python finetune/rt1.py size=XL init=selfflow_imagenet256.pt   # from the released weights
+    python finetune/rt1.py model.backbone=flux init=none          # the paper's other transformer
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
     python finetune/rt1.py experiment=debug         # under a minute
 
-It starts from the newest pretraining run of the same network size (init=auto), or from `init=PATH`.
+It starts from the newest run of pretrain/run.py with this network (init=auto), or from init=PATH: a
+run of pretrain/run.py, pretrain/images.py or finetune/rt1.py, or a file of released weights. What
+was loaded is printed and stored.
 Every step plays one row of the role table (selfflow_robotics/objective/roles.py), drawn by weight:
 which tokens are clean, which are denoised, which are left out. Rows that ask what actions do also
 read play: aimless motion, recorded where the demonstrations are. Actions are scaled by
@@ -18,12 +22,12 @@ repeating the command continues an interrupted one.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -32,7 +36,7 @@ from selfflow_robotics.data.robot_windows import RobotData
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
-from selfflow_robotics.inference.bundle import Bundle, read_config, run_record
+from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.text import check_texts
@@ -49,12 +53,6 @@ from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
-from selfflow_robotics.training.checkpoint import (
-    latest_checkpoint,
-    load_part,
-    load_weights,
-    resolve_checkpoint,
-)
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import Ranks, start_training
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
@@ -99,7 +97,7 @@ class FinetuneConfig:
         check_weights(self.roles)
         check_loss_weights(self.loss_weights, self.roles)
         for key in ("policy_objective", "frame_objective"):
-            check_layers(getattr(self, key), self.model.sit.depth, key)
+            check_layers(getattr(self, key), self.model.transformer.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
         check_seed(self.seed)
@@ -123,7 +121,7 @@ class FinetuneConfig:
     flags=(
         Flag("--data", literal=True, help="an RLDS data set's version folder"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
-        Flag("--init", literal=True, help="a pretraining run or checkpoint, auto, or none"),
+        Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),
     ),
 )
 def main(config: FinetuneConfig) -> None:
@@ -133,16 +131,17 @@ def main(config: FinetuneConfig) -> None:
         run = open_run("finetune", folder, config, ranks)
         data = open_data(config, ranks)
         continue_run(run, config, data.fingerprints, ranks)
-    codecs, shape = config.model.codecs(data.stats), config.model.network()
+    codecs = config.model.codecs(data.stats)
+    start = find_start(config.init, config.model.network(), run, config.runs_dir)
 
     # The modules' own initialisation is the only global draw.
     torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory("choose a smaller model.sit"):
-        model = Network(shape).to(device)
-        start = "its own checkpoint" if latest_checkpoint(run) else initialize(model, config)
+    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
+        model = Network(start.config).to(device)
+        start.load(model, codecs)
         state = TrainState.start(model, config.train.optimizer)
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{size:.1f} M parameters from {start}; {data}; {device} {precision}, run {run}")
+    print(f"{size:.1f} M parameters from {start.text}; {data}; {device} {precision}, run {run}")
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
@@ -195,13 +194,13 @@ def main(config: FinetuneConfig) -> None:
         device=device,
         precision=precision,
         extra=run_record(
-            shape,
+            start.config,
             codecs,
             data.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
             attention=config.conditioning.attention,
             data=data.fingerprints,
-            start={"source": start},
+            start=start.record,
         ),
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
@@ -227,58 +226,6 @@ def open_data(config: FinetuneConfig, ranks: Ranks) -> RobotData:
 
 # Play is recorded where the demonstrations are.
 SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")
-
-
-def initialize(model: Network, config: FinetuneConfig) -> str:
-    """Load pretrained weights into `model`; returns where they came from, in words."""
-    if config.init == "none":
-        return "scratch"
-    if config.init != "auto":
-        checkpoint = resolve_checkpoint(Path(config.init))
-        # Positions in a picture are fixed, so it may have another size.
-        if differences := differing(checkpoint, model, ignored="adapters.frames.grid"):
-            name, (old, new) = next(iter(differences.items()))
-            raise UserError(
-                f"{checkpoint} has {name}={old}, not {new}; give that, or another checkpoint"
-            )
-    else:
-        fitting = [
-            checkpoint
-            for path in runs_of_kind("pretrain", Path(config.runs_dir))
-            if (checkpoint := latest_checkpoint(path)) and not differing(checkpoint, model)
-        ]
-        if not fitting:
-            makes = command("pretrain/run.py")
-            return f"scratch (no pretraining run of this size; {makes} makes one)"
-        checkpoint = fitting[0]
-    weights = load_part(checkpoint, "teacher")
-    if read_config(checkpoint).feature_channels is not None:  # its head predicts an encoder
-        weights |= model.projector.state_dict(prefix="projector.")
-    load_weights(model, weights, checkpoint)
-    for slot in model.config.changes:
-        model.adapter(slot).forget_output()  # whole pictures until now, from here on a change
-    return str(checkpoint)
-
-
-def differing(checkpoint: Path, model: Network, ignored: str = "") -> dict[str, tuple[Any, Any]]:
-    """{setting: (the checkpoint's, `model`'s)} where their networks are not the same; the
-    train-only head is not looked at."""
-    old, new = (flat(config.to_json()) for config in (read_config(checkpoint), model.config))
-    names = [name for name in {**old, **new} if name not in ("feature_channels", ignored)]
-    return {
-        name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)
-    }
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 if __name__ == "__main__":

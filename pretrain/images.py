@@ -2,15 +2,17 @@
 
     python pretrain/images.py                                   # coloured shapes, made on first use
     python pretrain/images.py objective=vanilla name=vanilla    # any file of configs/objective
-    python pretrain/images.py objective=sra size=S name=sra-s   # SiT-S, B, L or XL
+    python pretrain/images.py objective=sra size=S name=sra-s   # any file of configs/size
+    python pretrain/images.py model.backbone=flux name=flux     # the paper's other transformer
     python pretrain/encode.py --data imagenet/train --output latents/imagenet256 download=true
     torchrun --nproc-per-node=8 pretrain/images.py --data DIR experiment=imagenet256_xl
     python pretrain/images.py experiment=debug                  # under a minute
 
 The data are latents that pretrain/encode.py made, so no autoencoder runs while training; new
-latents are drawn from its posterior in every epoch. The network is a class-conditional SiT
-(models/presets.py) of the released layout. The run lies in runs/NAME: metrics.jsonl, samples/,
-checkpoints/. Repeating the command continues an interrupted run; a finished one is left as it is.
+latents are drawn from its posterior in every epoch. The network is class-conditional
+(models/presets.py): a SiT of the released layout, or a FLUX.2-style one. The run lies in runs/NAME:
+metrics.jsonl, samples/, checkpoints/. Repeating the command continues an interrupted run; a
+finished one is left as it is.
 objective/self_flow.py explains the settings of an objective, flow/timesteps.py those of p(t):
 objective.gamma=0.5 objective.timesteps.distribution=logit_normal.
 """
@@ -43,8 +45,7 @@ from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.modalities.base import FRAMES, slot_of
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.models.network import Network
-from selfflow_robotics.models.presets import RELEASED_TIME, image_config
-from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.models.presets import ImageConfig, image_config
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
@@ -68,8 +69,7 @@ class ImagesConfig:
     root: str = "datasets"  # where the embedded data set is made
     num_shapes: int = 2000  # its pictures
     shape_px: int = 32  # their side
-    sit: SiTConfig = field(default_factory=lambda: SiTConfig(**RELEASED_TIME))
-    patch: int = 2
+    model: ImageConfig = field(default_factory=ImageConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     encoder: str | None = None
     encoder_download: bool = False
@@ -81,14 +81,14 @@ class ImagesConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        check_layers(self.objective, self.sit.depth, "objective")
+        check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         if self.objective.mask_shape == "tube":
             raise UserError("objective.mask_shape=tube is for clips; pictures take token")
         check_seed(self.seed)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
-        for name in ("batch_size", "num_shapes", "patch"):
+        for name in ("batch_size", "num_shapes"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -112,18 +112,18 @@ def main(config: ImagesConfig) -> None:
         continue_run(run, config, {}, ranks)
     size = (reader.latent_size, reader.latent_size)
     fingerprint = reader.fingerprints["autoencoder"]
-    codec = ImageLatents(size, reader.channels, config.patch, reader.autoencoder, fingerprint)
+    codec = ImageLatents(size, reader.channels, config.model.patch, reader.autoencoder, fingerprint)
     encoder, feature_channels = None, None
     if config.encoder is not None:
         with ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, device)
             encoder = encoder_of_tokens(frozen, codec.load(device))
-        feature_channels = head_channels(frozen, config.objective, config.sit.width)
+        feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
     shape = image_config(
-        config.sit,
+        config.model.transformer,
         reader.latent_size,
         reader.channels,
-        config.patch,
+        config.model.patch,
         reader.num_classes,
         feature_channels=feature_channels,
     )
@@ -132,7 +132,7 @@ def main(config: ImagesConfig) -> None:
 
     # The modules' own initialisation is the only global draw.
     torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory("choose a smaller sit"):
+    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
         state = TrainState.start(Network(shape).to(device), config.train.optimizer)
     size = sum(p.numel() for p in state.model.parameters()) / 1e6
     print(

@@ -20,6 +20,7 @@ import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
@@ -60,6 +61,7 @@ class PretrainConfig:
     seed: int = 0
     data: str | None = None
     split: str = "train"
+    init: str = "none"
     collect: CollectConfig = field(default_factory=CollectConfig)
     model: RobotConfig = field(default_factory=RobotConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -77,7 +79,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_weights(self.roles)
-        check_layers(self.objective, self.model.sit.depth, "objective")
+        check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         check_seed(self.seed)
         for role in self.roles:
@@ -97,6 +99,7 @@ class PretrainConfig:
     flags=(
         Flag("--data", literal=True, help="an RLDS data set's version folder"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
+        Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),
         Flag("--encoder", literal=True, help="a frozen encoder for objective=repa"),
     ),
 )
@@ -107,9 +110,8 @@ def main(config: PretrainConfig) -> None:
     if config.encoder is not None:
         with ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, device)
-        feature_channels = head_channels(frozen, config.objective, config.model.sit.width)
+        feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
         encoder = encoder_of_tokens(frozen, config.model.pixels)
-    shape = config.model.network(feature_channels)
     with ranks.first_alone():
         run = open_run("pretrain", folder, config, ranks)
         index = RldsIndex.open(
@@ -129,12 +131,19 @@ def main(config: PretrainConfig) -> None:
         for role, batch in (("image", config.image_batch), ("clip", config.clip_batch))
     }
 
+    shape = config.model.network(feature_channels)
+    start = find_start(config.init, shape, run, config.runs_dir)
     # The modules' own initialisation is the only global draw.
     torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory("choose a smaller model.sit"):
-        state = TrainState.start(Network(shape).to(device), config.train.optimizer)
-    size = sum(p.numel() for p in state.model.parameters()) / 1e6
-    print(f"{size:.1f} M parameters, {len(reader)} frames, {device} {precision}, run {run}")
+    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
+        model = Network(start.config).to(device)
+        start.load(model, codecs)
+        state = TrainState.start(model, config.train.optimizer)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(
+        f"{size:.1f} M parameters from {start.text}, {len(reader)} frames, "
+        f"{device} {precision}, run {run}"
+    )
 
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
         role, turn = schedule.at(step)
@@ -183,12 +192,13 @@ def main(config: PretrainConfig) -> None:
         device=device,
         precision=precision,
         extra=run_record(
-            shape,
+            start.config,
             codecs,
             index.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
             attention=config.conditioning.attention,
             data=fingerprints,
+            start=start.record,
         ),
         on_checkpoint=agreement,
         on_sample=show,

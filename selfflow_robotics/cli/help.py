@@ -55,7 +55,8 @@ def groups(configs: Path, config_name: str) -> list[str]:
     """The folders of `configs` that the command's defaults list chooses a file of, by name."""
     defaults = yaml.safe_load((configs / f"{config_name}.yaml").read_text())["defaults"]
     words = [word for entry in defaults if isinstance(entry, dict) for word in entry]
-    return [word for word in words if not word.startswith("experiment/")]
+    # An optional one follows another's choice.
+    return [word for word in words if not word.startswith(("experiment/", "optional "))]
 
 
 def _without_defaults(path: Path) -> str:

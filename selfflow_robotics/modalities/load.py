@@ -27,3 +27,19 @@ def codec_from_json(record: dict[str, Any]) -> Codec:
         if not all(type(part) is int and part > 0 for part in parts):
             raise TypeError(f"{name} is {value!r:.40}")
     return CODECS[kind].from_json({k: v for k, v in record.items() if k != "kind"})
+
+
+# What a codec may say of its data that leaves the meaning of a token as it is.
+_SIZES = {"image_size", "latent_size", "stats"}
+
+
+def same_tokens(one: Codec, other: Codec) -> bool:
+    """Whether tokens of both mean the same; sizes of pictures and statistics of actions aside."""
+    records = [codec_to_json(codec) for codec in (one, other)]
+    ignored = set(_SIZES)
+    if all(record.get("fingerprint") for record in records):
+        ignored.add("source")  # the weights are the same, wherever they come from
+    else:
+        ignored.add("fingerprint")  # of the released weights' autoencoder, not known
+    first, second = ({k: v for k, v in r.items() if k not in ignored} for r in records)
+    return first == second

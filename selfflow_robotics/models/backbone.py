@@ -14,6 +14,8 @@ from torch import Tensor
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.timesteps import Timesteps
 
+WORDS = "words"  # the stream of text tokens
+
 Kept = Any  # keys and values of a context at each block, in whatever form a backbone keeps them
 
 
@@ -24,7 +26,7 @@ class Tokens:
     hidden: Tensor  # [G, N, D]
     places: Tensor  # int64 [N, 3]: (t, h, w); words have none and stand at (0, 0, 0)
     timesteps: Timesteps
-    streams: tuple[tuple[str, int], ...]  # (slot or "words", number of tokens), in their order
+    streams: tuple[tuple[str, int], ...]  # (slot or WORDS, number of tokens), in their order
     context: int = 0  # so many at the start are clean: every token sees them
 
     @classmethod
@@ -37,6 +39,11 @@ class Tokens:
             tuple(stream for part in parts for stream in part.streams),
             sum(part.context for part in parts),
         )
+
+    @property
+    def is_context(self) -> Tensor:
+        """Which tokens every token sees, bool [N]."""
+        return torch.arange(self.hidden.shape[1], device=self.hidden.device) < self.context
 
     def repeat(self, draws: int) -> "Tokens":
         """Each sample `draws` times, one after the other."""

@@ -51,8 +51,8 @@ def from_released(
     Args:
         state: a state dict of the release, or a training checkpoint with one at any depth
             (`weights_file.find_weights`).
-        heads: attention heads; the tensors do not tell. None takes those of the size in `SIZES`
-            with this width and depth.
+        heads: attention heads of a network whose width and depth are no size in `SIZES`; the
+            tensors do not tell.
         patch: side of a patch of latents, which the tensors do not tell either.
 
     Raises UserError where a tensor is missing, unknown or of another shape than the others imply.
@@ -140,10 +140,10 @@ def _infer_config(released: StateDict, heads: int | None, patch: int) -> Network
             f"width {width} and depth {depth} are no known size, and tensors do not tell the "
             "number of attention heads; pass heads"
         )
+    if not known and heads and width % heads:
+        raise UserError(f"the weights have width {width}, which {heads} heads do not divide")
     return image_config(
-        SiTConfig(
-            width, depth, known[0] if heads is None else heads, hidden / width, **RELEASED_TIME
-        ),
+        SiTConfig(width, depth, known[0] if known else heads or 1, hidden / width, **RELEASED_TIME),
         latent_size=round(num_tokens**0.5) * patch,
         channels=token_channels // patch**2,
         patch=patch,

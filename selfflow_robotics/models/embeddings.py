@@ -8,6 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.modulation import Modulation
+from selfflow_robotics.timesteps import Timesteps
+
 
 class TimestepEmbedder(nn.Module):
     """Sinusoids of a timestep in [0, 1] through a two-layer MLP (256 frequencies, as in DiT).
@@ -31,6 +35,29 @@ class TimestepEmbedder(nn.Module):
         # Angles need float32 also in a network whose weights are bfloat16.
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+
+    def modulation(self, timesteps: Timesteps, condition: Tensor | None = None) -> Modulation:
+        """The conditioning of each distinct timestep; `condition` [1 or G, D] is added to all."""
+        cond = self(timesteps.values)
+        if condition is not None:
+            cond = cond + condition.unsqueeze(1)
+        return Modulation(cond, timesteps.index)
+
+    def initialize(self) -> None:
+        """DiT's small first weights."""
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+
+def check_convention(scale: float, origin: float) -> None:
+    """Raise UserError for a scale or an origin of timesteps that is out of range."""
+    if not (0 < scale <= 1e6 and 0 <= origin <= 1):
+        raise UserError(
+            "model timestep_scale must be in (0, 1e6] and timestep_origin in [0, 1], got "
+            f"{scale} and {origin}"
+        )
 
 
 def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:

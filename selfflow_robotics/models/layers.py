@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.modulation import Modulation, gated_add, norm_modulate
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values, each [B, heads, N, D / heads]
@@ -29,6 +30,12 @@ def attend(
         if visible is not None:
             visible = F.pad(visible, (context[0].shape[2], 0), value=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+
+
+def at_own_timestep(index: Tensor, is_context: Tensor) -> Tensor:
+    """Which tokens see which, bool [G, 1, N, N]: those at their own of few timesteps (`index`
+    int64 [G, N] says which), and the context (`is_context` bool [N])."""
+    return (index[:, None, :, None] == index[:, None, None, :]) | is_context
 
 
 # Up to this many tokens plain products beat the CPU's fused attention, whose backward is slow.
@@ -93,6 +100,22 @@ class Attention(nn.Module):
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
         k, v = rearrange(kv, "g n (two h d) -> two g h n d", two=2, h=self.heads)
         return k, v
+
+
+MOST_WIDTH, MOST_DEPTH = 2**15, 1000
+MOST_RATIO = 64  # hidden width of an MLP over the width
+
+
+def check_size(width: int, depth: int, mlp_ratio: float) -> None:
+    """Raise UserError for a transformer that is too wide or deep, or whose MLPs are, or have no
+    hidden channel."""
+    if width > MOST_WIDTH or depth > MOST_DEPTH:
+        raise UserError(
+            f"model width must be at most {MOST_WIDTH} and depth at most {MOST_DEPTH}, got "
+            f"{width} and {depth}"
+        )
+    if not (0 < mlp_ratio <= MOST_RATIO and int(width * mlp_ratio) >= 1):
+        raise UserError(f"model mlp_ratio must be in (0, {MOST_RATIO}], got {mlp_ratio}")
 
 
 class Mlp(nn.Module):

@@ -15,26 +15,27 @@ from torch import Tensor, nn
 from selfflow_robotics.batch import Slot, Words
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.models.adapters import Adapter, AdapterConfig
-from selfflow_robotics.models.backbone import Backbone, Kept, Tokens
+from selfflow_robotics.models.backbone import WORDS, Backbone, Kept, Tokens
+from selfflow_robotics.models.flux import Flux, FluxConfig
 from selfflow_robotics.models.layers import Projector
 from selfflow_robotics.models.sit import SiT, SiTConfig
 from selfflow_robotics.models.text import TextConfig, text_bytes
 from selfflow_robotics.timesteps import Timesteps
 
-BACKBONES = {SiTConfig.kind: (SiTConfig, SiT)}
+BackboneConfig = SiTConfig | FluxConfig
+BACKBONES = {SiTConfig.kind: (SiTConfig, SiT), FluxConfig.kind: (FluxConfig, Flux)}
 
 MOST_TOKENS = 2**14  # of a picture
 MAX_POSITIONS = 1 << 30  # numbers; more are a mistake that would fill the memory
 
 Attention = Literal["prefix", "joint"]
-WORDS = "words"  # the stream of text tokens
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Everything that builds a network; stored in every checkpoint."""
 
-    backbone: SiTConfig
+    backbone: BackboneConfig
     adapters: dict[str, AdapterConfig]
     slots: dict[str, str]  # slot -> adapter
     prediction: dict[str, Literal["velocity", "data"]]  # of each slot (`flow.path`)
@@ -63,6 +64,10 @@ class NetworkConfig:
                 raise unknown("adapter", adapter, self.adapters)
         if set(self.prediction) != set(self.slots):
             raise UserError(f"every slot needs a prediction: {sorted(self.slots)}")
+        if isinstance(self.backbone, FluxConfig):
+            for stream in self.backbone.conditioning:
+                if stream not in (streams := (WORDS, *self.slots)):
+                    raise unknown("stream in model.flux.conditioning", stream, streams)
         if self.num_classes is not None and self.num_classes < 0:
             raise UserError(f"num_classes must be at least 0, got {self.num_classes}")
         if self.feature_channels is not None and self.feature_channels < 1:

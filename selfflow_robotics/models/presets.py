@@ -1,14 +1,15 @@
 """The two networks that the commands train, as configurations of the one `Network`."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec
 from selfflow_robotics.modalities.pixels import PixelPatches
 from selfflow_robotics.models.adapters import AdapterConfig
-from selfflow_robotics.models.network import NetworkConfig
+from selfflow_robotics.models.flux import FluxConfig
+from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
 from selfflow_robotics.robot.normalize import NormStats
@@ -27,7 +28,7 @@ MOST_PLACES = 100
 
 
 def image_config(
-    backbone: SiTConfig,
+    backbone: BackboneConfig,
     latent_size: int = 32,
     channels: int = 4,
     patch: int = 2,
@@ -62,6 +63,25 @@ def image_config(
 
 
 @dataclass(frozen=True)
+class ImageConfig:
+    """What pretrain/images.py can choose of its network; the rest follows from the latents."""
+
+    backbone: Literal["sit", "flux"] = "sit"
+    sit: SiTConfig = field(default_factory=lambda: SiTConfig(**RELEASED_TIME))
+    flux: FluxConfig = field(default_factory=FluxConfig)
+    patch: int = 2  # side of a token, in latents
+
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise UserError(f"model.patch must be at least 1, got {self.patch}")
+
+    @property
+    def transformer(self) -> BackboneConfig:
+        """The backbone that is chosen."""
+        return self.flux if self.backbone == "flux" else self.sit
+
+
+@dataclass(frozen=True)
 class RobotConfig:
     """The network of world model and policy: pixel patches, actions and words."""
 
@@ -73,6 +93,8 @@ class RobotConfig:
     action_dim: int = 7
     text_tokens: int = 2
     text_bytes: int = 127  # UTF-8 bytes of the longest instruction; RT-1's longest has 68
+    backbone: Literal["sit", "flux"] = "sit"
+    flux: FluxConfig = field(default_factory=FluxConfig)
 
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
@@ -91,6 +113,11 @@ class RobotConfig:
         self.network()  # refuses what no network can have
 
     @property
+    def transformer(self) -> BackboneConfig:
+        """The backbone that is chosen."""
+        return self.flux if self.backbone == "flux" else self.sit
+
+    @property
     def pixels(self) -> PixelPatches:
         """The codec of frames."""
         return PixelPatches(self.image_size, self.patch)
@@ -105,7 +132,7 @@ class RobotConfig:
         pixels = self.pixels
         frames = AdapterConfig(pixels.channels, "convolutional", pixels.grid, 1 + self.later_frames)
         return NetworkConfig(
-            backbone=self.sit,
+            backbone=self.transformer,
             adapters={
                 FRAMES: frames,
                 ACTIONS: AdapterConfig(self.action_dim, steps=self.action_horizon),

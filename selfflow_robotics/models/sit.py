@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import Tokens
-from selfflow_robotics.models.embeddings import TimestepEmbedder
-from selfflow_robotics.models.layers import Block, KeyValue, zero
+from selfflow_robotics.models.embeddings import TimestepEmbedder, check_convention
+from selfflow_robotics.models.layers import Block, KeyValue, at_own_timestep, check_size, zero
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.timesteps import Timesteps
-
-MOST_WIDTH, MOST_DEPTH = 2**15, 1000
-MOST_RATIO = 64  # hidden width of an MLP over the width
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,10 @@ class SiTConfig:
                 "model width, depth and heads must be positive and width divisible by heads, got "
                 f"{self.width}, {self.depth}, {self.heads}"
             )
-        if self.width > MOST_WIDTH or self.depth > MOST_DEPTH:
-            raise UserError(
-                f"model width must be at most {MOST_WIDTH} and depth at most {MOST_DEPTH}, got "
-                f"{self.width} and {self.depth}"
-            )
+        check_size(self.width, self.depth, self.mlp_ratio)
         if self.width % 4:  # two sine-cosine pairs an axis of the positions
             raise UserError(f"model width must be divisible by 4, got {self.width}")
-        if not 0 < self.mlp_ratio <= MOST_RATIO:
-            raise UserError(f"model mlp_ratio must be in (0, {MOST_RATIO}], got {self.mlp_ratio}")
-        if not (0 < self.timestep_scale <= 1e6 and 0 <= self.timestep_origin <= 1):
-            raise UserError(
-                "model timestep_scale must be in (0, 1e6] and timestep_origin in [0, 1], got "
-                f"{self.timestep_scale} and {self.timestep_origin}"
-            )
+        check_convention(self.timestep_scale, self.timestep_origin)
 
 
 class SiT(nn.Module):
@@ -91,19 +77,13 @@ class SiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in self.t_embedder.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        self.t_embedder.initialize()
         for block in self.blocks:
             assert isinstance(block, Block)
             zero(block.adaLN_modulation)
 
     def modulation(self, timesteps: Timesteps, condition: Tensor | None = None) -> Modulation:
-        cond = self.t_embedder(timesteps.values)
-        if condition is not None:
-            cond = cond + condition.unsqueeze(1)
-        return Modulation(cond, timesteps.index)
+        return self.t_embedder.modulation(timesteps, condition)
 
     def modulation_rows(self, mod: Modulation) -> list[Tensor]:
         """[G, V, 6 D] for each block."""
@@ -135,9 +115,7 @@ class SiT(nn.Module):
         mod, hidden = self.modulation(tokens.timesteps, condition), tokens.hidden
         visible = None
         if separate_attention:
-            visible = mod.index[:, None, :, None] == mod.index[:, None, None, :]
-            number = torch.arange(hidden.shape[1], device=hidden.device)
-            visible = visible | (number < tokens.context)
+            visible = at_own_timestep(mod.index, tokens.is_context)
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             hidden, _ = block(

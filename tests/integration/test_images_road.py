@@ -15,7 +15,12 @@ from tests.unit.test_sd_vae import write_vae
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    *("sit.width=48", "sit.depth=2", "objective.student_layer=1", "objective.teacher_layer=2"),
+    *(
+        "model.sit.width=48",
+        "model.sit.depth=2",
+        "objective.student_layer=1",
+        "objective.teacher_layer=2",
+    ),
     *("train.steps=20", "train.save_every=20", "batch_size=8"),
 ]
 GENERATE = ["num_images=10", "batch_size=4", "num_steps=4", "device=cpu"]

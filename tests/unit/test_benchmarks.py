@@ -43,6 +43,9 @@ def refused(capsys):
         (["--batch", "0"], "--batch: must be"),
         (["--quick", "--batch", "-1"], "--batch: must be"),
         (["--quick", "--rounds", "0"], "--rounds: must be"),
+        (["--backbone", "foo"], "'flux'"),
+        (["--backbone", "flux", "--size", "XL"], "--size of flux 'XL'"),
+        (["--size", "625M"], "--size of sit '625M'"),
         (["--only", "foo"], "'optimiser and average'"),
         (["--output", ""], "must name a file"),
         (["--output", "file/y"], "cannot write --output file/y"),
@@ -74,7 +77,7 @@ def test_speed_writes_what_it_was_told_to(capsys):
 
 def test_groups_are_those_of_the_table():
     options = speed.argparse.Namespace(compile=False, sample_steps=1, batch=1)
-    found = variants(Setup(speed.QUICK, (1, 2), torch.device("cpu")), options)
+    found = variants(Setup(speed.quick("flux"), (1, 2), torch.device("cpu")), options)
     assert tuple(dict.fromkeys(variant.group for variant in found)) == GROUPS
 
 

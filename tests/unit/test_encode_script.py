@@ -26,7 +26,13 @@ def script(name):
 
 main = script("pretrain/encode.py")
 TINY = [
-    *("name=tiny", "sit={width: 32, depth: 2, heads: 2}", "batch_size=2", "patch=4", "device=cpu"),
+    *(
+        "name=tiny",
+        "model.sit={width: 32, depth: 2, heads: 2}",
+        "batch_size=2",
+        "model.patch=4",
+        "device=cpu",
+    ),
     *("objective.student_layer=1", "objective.teacher_layer=2", "train.steps=1"),
 ]
 SMALL = ["autoencoder=pixel", "image_size=16", "processes=1", "device=cpu"]

@@ -206,9 +206,9 @@ def test_the_papers_experiments_are_composed(experiment, gamma):
     overrides = to_overrides([f"experiment={experiment}"], (), main.config_name)
     [config] = compose(main.config_name, main.schema, overrides)
     times = config.objective.timesteps
-    assert (config.patch, config.train.steps, config.objective.gamma) == (1, 1_000_000, gamma)
+    assert (config.model.patch, config.train.steps, config.objective.gamma) == (1, 1_000_000, gamma)
     assert (times.distribution, times.shift) == ("plateau_logit_normal", 10.0)
-    assert config.sit.depth == 28
+    assert config.model.sit.depth == 28
 
 
 def test_from_pictures_over_latents_and_training_to_pictures(tmp_path, monkeypatch, rae_folder):
@@ -219,7 +219,13 @@ def test_from_pictures_over_latents_and_training_to_pictures(tmp_path, monkeypat
     reader = LatentReader("latents")
     assert (reader.channels, reader.latent_size) == (64, 2)
     assert reader.autoencoder == AutoencoderConfig("rae", str(rae_folder))
-    tiny = ["sit.width=48", "sit.depth=2", "sit.heads=3", "batch_size=4", "device=cpu"]
+    tiny = [
+        "model.sit.width=48",
+        "model.sit.depth=2",
+        "model.sit.heads=3",
+        "batch_size=4",
+        "device=cpu",
+    ]
     tiny += ["objective.student_layer=1", "objective.teacher_layer=2", "name=tiny"]
     steps = ["train.steps=3", "train.save_every=3", "train.log_every=1", "train.sample_every=3"]
     script("pretrain/images.py")(

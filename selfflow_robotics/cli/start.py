@@ -1,0 +1,101 @@
+"""`init=` of a command: where a network's first weights come from."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfflow_robotics.cli.runs import runs_of_kind
+from selfflow_robotics.commands import command
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.bundle import (
+    is_released_file,
+    load_bundle,
+    read_config,
+    read_record,
+    weights_hash,
+)
+from selfflow_robotics.modalities.base import Codec
+from selfflow_robotics.models.network import Network, NetworkConfig
+from selfflow_robotics.models.released import NAMES, fetch_released
+from selfflow_robotics.models.warm_start import Source, adopt, warm_start
+from selfflow_robotics.objective.roles import ROLES
+from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint, resuming
+
+
+class Start(NamedTuple):
+    """What a run begins with."""
+
+    config: NetworkConfig
+    source: Source | None  # None: weights drawn at random, or the run's own
+    record: dict[str, Any]  # "start" of the run's record
+    text: str  # where the weights come from
+
+    def load(self, network: Network, codecs: dict[str, Codec]) -> None:
+        """Load the source's weights, and print and record what became of them."""
+        if self.source is not None:
+            report = warm_start(network, self.source, codecs)
+            self.record.update(report.to_json())
+            print(f"first weights from {self.text}\n{report}")
+
+
+def find_start(init: str, config: NetworkConfig, run: Path, runs_dir: str) -> Start:
+    """The start that `init` means for a network of `config`: none, auto (the newest run of
+    pretrain/run.py that fits), a run, a checkpoint, or a file of released weights.
+
+    A run that has a checkpoint keeps the start it had, whatever `init` would mean now. Raises
+    UserError where there are no such weights, or they are of another backbone.
+    """
+    if own := latest_checkpoint(run):
+        with resuming(run):
+            record = read_record(own).get("start") or {"init": init, "source": None}
+            return Start(read_config(own), None, record, "its own checkpoint")
+    record = {"init": init, "source": None}
+    if init == "none":
+        return Start(config, None, record, "scratch")
+    if init == "auto":
+        path = _newest_fitting(config, Path(runs_dir))
+        if path is None:
+            makes = command("pretrain/run.py")
+            text = f"scratch (no pretraining run of this size; {makes} makes one)"
+            return Start(config, None, record, text)
+    else:
+        path = _resolve(init)
+    try:
+        source = _read(path, config)
+        adopted = adopt(config, source.config)
+    except UserError as error:
+        about = "" if str(path) in str(error) else f"init={path}: "
+        raise UserError(f"{about}{error}") from error
+    record |= {"source": str(path), "sha256": weights_hash(path)}
+    return Start(adopted, source, record, str(path))
+
+
+def _newest_fitting(config: NetworkConfig, root: Path) -> Path | None:
+    for run in runs_of_kind("pretrain", root):
+        if checkpoint := latest_checkpoint(run):
+            found = replace(read_config(checkpoint), feature_channels=config.feature_channels)
+            try:
+                if adopt(config, found) == found:
+                    return checkpoint
+            except UserError:  # another backbone
+                continue
+    return None
+
+
+def _resolve(init: str) -> Path:
+    path = Path(init)
+    if init in NAMES and not path.exists():
+        return fetch_released(download=False)
+    return path if is_released_file(path) else resolve_checkpoint(path)
+
+
+def _read(path: Path, config: NetworkConfig) -> Source:
+    bundle = load_bundle(path, "cpu", config.backbone.heads)
+    changes = any(
+        ROLES[role].get(slot) == "noised" and ROLES[role].get(base) == "clean"
+        for role in bundle.roles
+        if role in ROLES
+        for slot, base in bundle.network.config.changes.items()
+    )
+    tensors = bundle.network.state_dict()
+    return Source(bundle.network.config, tensors, str(path), bundle.codecs, changes)
