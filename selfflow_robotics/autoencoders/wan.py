@@ -68,8 +68,8 @@ class Wan:
             )
         if (count - 1) % self.stride:
             raise UserError(
-                f"clips of {count} frames do not divide into latent frames, one for the first frame "
-                f"and one for {self.stride} each after it; use {self.stride}n + 1 frames"
+                f"clips of {count} frames do not divide into latent frames, one for the first "
+                f"frame and one for {self.stride} each after it; use {self.stride}n + 1 frames"
             )
         planes = to_planes(clips.to(self._device).flatten(0, 1))
         planes = rearrange(planes, "(b t) c h w -> b c t h w", t=count)
