@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import run_of, runs_of_kind
+from selfflow_robotics.commands import command
 from selfflow_robotics.envs.tasks import TASKS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.generation import Generation
@@ -53,7 +54,7 @@ from selfflow_robotics.training.device import choose_precision
 
 IMAGENET = 1000  # classes of a network that is measured as the paper's
 FOR_FID, FOR_A_LOOK = 50_000, 64  # pictures
-MOST_IMAGES = 10_000_000
+MOST_IMAGES, MOST_BATCH = 10_000_000, 65_536
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class GenerationConfig:
                 raise UserError(f"{name} must be at least 1, got {value}")
         if self.num_images is not None and self.num_images > MOST_IMAGES:
             raise UserError(f"num_images must be at most {MOST_IMAGES}, got {self.num_images}")
+        if self.batch_size > MOST_BATCH:
+            raise UserError(f"batch_size must be at most {MOST_BATCH}, got {self.batch_size}")
         check_seed(self.seed)
 
 
@@ -171,7 +174,7 @@ def chosen_checkpoint(config: GenerationConfig) -> Path:
     found = [checkpoint for run in runs if (checkpoint := latest_checkpoint(run))]
     if not found:
         raise UserError(
-            "no run in runs/ makes pictures; train one (python pretrain/images.py) or give "
+            f"no run in runs/ makes pictures; train one ({command('pretrain/images.py')}) or give "
             "--checkpoint PATH"
         )
     return max(found, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime)
@@ -205,7 +208,10 @@ def picture_maker(
     codec, words = bundle.frames, config.instruction
     told: dict[str, Any] = {}
     if isinstance(codec, ImageLatents):
-        codec = codec.load(bundle.device, config.autoencoder_weights, config.download)
+        try:
+            codec = codec.load(bundle.device, config.autoencoder_weights, config.download)
+        except UserError as error:
+            raise UserError(f"{bundle.origin}: {error}") from error
         assert codec.autoencoder is not None
         told = {"autoencoder": codec.autoencoder.fingerprint}
     elif config.autoencoder_weights is not None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient
-from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
@@ -56,6 +56,7 @@ class ProbeConfig:
     device: str = "auto"
     renderer: Literal["ray", "gl"] | None = None
     output: str | None = None
+    timeout_s: float = TIMEOUT_S
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
@@ -83,7 +84,9 @@ def main(config: ProbeConfig) -> None:
     if not layers or layers[0] < 0 or layers[-1] > depth:
         raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
     timesteps = sorted(set(config.timesteps))
-    spec = own_spec(config.task, config.simpler, bundle.provenance, size, config.renderer)
+    spec = own_spec(
+        config.task, config.simpler, bundle.provenance, size, config.renderer, config.timeout_s
+    )
     with SimulatorClient(spec) as client:
         settings = {
             "checkpoint": weights_hash(checkpoint),

@@ -33,7 +33,7 @@ from selfflow_robotics.cli.runs import find_checkpoint, run_of
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import (
@@ -50,6 +50,7 @@ from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
@@ -77,14 +78,17 @@ class EvalConfig:
     processes: int | None = None
     device: str = "auto"
     output: str | None = None
+    timeout_s: float = TIMEOUT_S
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        for name, least in dict(num_episodes=1, replan_steps=1, num_steps=1, processes=1).items():
+        for name, least in dict(num_episodes=1, replan_steps=1, processes=1).items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} must be at least {least}, got {value}")
+        if self.num_steps is not None:
+            check_num_steps(self.num_steps)
         check_seed(self.seed)
         if self.videos < 0:
             raise UserError(f"videos must not be negative, got {self.videos}")
@@ -115,7 +119,10 @@ def main(config: EvalConfig) -> int:
 
     with ExitStack() as stack:
         image_size = policy.image_size if isinstance(policy, FlowPolicy) else None
-        spec = home_spec(simulator, task.name, config.simpler, data, image_size, config.renderer)
+        spec = home_spec(
+            *(simulator, task.name, config.simpler, data, image_size),
+            *(config.renderer, config.timeout_s),
+        )
         count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = clients[0].provenance()
@@ -150,8 +157,9 @@ def main(config: EvalConfig) -> int:
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
+    print(f"\n{report.to_text()}\n")  # first: the disk may be full
     report.write(ledger.folder)
-    print(f"\n{report.to_text()}\n\nreport: {ledger.folder / 'report.md'}")
+    print(f"report: {ledger.folder / 'report.md'}")
     errors = [record for records in report.episodes.values() for record in records if record.error]
     if errors:
         print(

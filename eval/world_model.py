@@ -21,7 +21,7 @@ from tqdm import tqdm
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
-from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
@@ -40,6 +40,7 @@ from selfflow_robotics.evaluation.world_model import (
     record_future,
     score,
 )
+from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.inference.bundle import load_bundle, weights_hash
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.device import choose_device
@@ -59,12 +60,14 @@ class WorldModelConfig:
     device: str = "auto"
     renderer: Literal["ray", "gl"] | None = None
     output: str | None = None
+    timeout_s: float = TIMEOUT_S
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
         get_task(self.task)
         check_seed(self.seed)
-        for name in ("num_episodes", "num_frames", "num_steps"):
+        check_num_steps(self.num_steps)
+        for name in ("num_episodes", "num_frames"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -83,7 +86,9 @@ def main(config: WorldModelConfig) -> None:
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
     task = get_task(config.task)
-    spec = own_spec(task.name, config.simpler, bundle.provenance, size, config.renderer)
+    spec = own_spec(
+        task.name, config.simpler, bundle.provenance, size, config.renderer, config.timeout_s
+    )
     with SimulatorClient(spec) as client:
         settings = {
             "checkpoint": weights_hash(checkpoint),

@@ -6,10 +6,10 @@
     python finetune/collect.py experiment=debug                        # seconds
 
 Half of the episodes (recovery=0.5) are disturbed, so that a policy learns to correct itself; the
-recorded actions are always the expert's answer to what the picture shows. Interrupted, the same
-command goes on where it was. The data set lies in ROOT/NAME/0.1.0 and is plain RLDS with the
-features of fractal20220817_data: every reader of Open X-Embodiment data takes it. Its episodes
-depend on the seed alone, not on the number of processes.
+recorded actions are always the expert's answer to what the picture shows. Interrupted or killed,
+the same command goes on after the last whole episode. The data set, ROOT/NAME/0.1.0, is plain
+RLDS with the features of fractal20220817_data: every reader of Open X-Embodiment data takes it. Its
+files depend on the configuration alone, not on interruptions or the number of processes.
 """
 
 from selfflow_robotics.cli.app import Flag, hydra_app

@@ -24,6 +24,7 @@ import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder, runs_of_kind
+from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
@@ -206,7 +207,7 @@ def main(config: FinetuneConfig) -> None:
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
         ranks=ranks,
     )
-    print(f"done: {run}; next: python eval/simpler.py --task pick_coke_can")
+    print(f"done: {run}; next: {command('eval/simpler.py')} --task pick_coke_can")
 
 
 def open_data(config: FinetuneConfig, ranks: Ranks) -> RobotData:
@@ -247,7 +248,8 @@ def initialize(model: Network, config: FinetuneConfig) -> str:
             if (checkpoint := latest_checkpoint(path)) and not differing(checkpoint, model)
         ]
         if not fitting:
-            return "scratch (no pretraining run of this size; python pretrain/run.py makes one)"
+            makes = command("pretrain/run.py")
+            return f"scratch (no pretraining run of this size; {makes} makes one)"
         checkpoint = fitting[0]
     weights = load_part(checkpoint, "teacher")
     if read_config(checkpoint).feature_channels is not None:  # its head predicts an encoder

@@ -25,6 +25,7 @@ import torch
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.commands import command
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
 from selfflow_robotics.data.shapes import shape_latents
@@ -200,7 +201,7 @@ def main(config: ImagesConfig) -> None:
         on_sample=show,
         ranks=ranks,
     )
-    print(f"done: {run} (samples in {run / 'samples'}); next: python eval/generation.py")
+    print(f"done: {run} (samples in {run / 'samples'}); next: {command('eval/generation.py')}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.commands import command
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
@@ -193,7 +194,7 @@ def main(config: PretrainConfig) -> None:
         on_sample=show,
         ranks=ranks,
     )
-    print(f"done: {run} (samples in {run / 'samples'}); next: python finetune/rt1.py")
+    print(f"done: {run} (samples in {run / 'samples'}); next: {command('finetune/rt1.py')}")
 
 
 if __name__ == "__main__":

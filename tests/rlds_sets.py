@@ -1,5 +1,6 @@
 """Small RLDS data sets for tests: made by the writer, then damaged where a test wants it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,11 @@ def shard(directory: Path, number: int = 0) -> Path:
 
 
 def edit_record(path: Path, number: int, edit: Callable) -> None:
-    """Change one record of a shard: `edit` gets the example's feature map."""
+    """Change one record of a shard: `edit` gets the example's feature map.
+
+    dataset_info.json is told of the new size.
+    """
+    before = path.stat().st_size
     records = [data for _, data in read_records(path)]
     example = tf_example_pb2.Example.FromString(records[number])
     edit(example.features.feature)
@@ -56,3 +61,8 @@ def edit_record(path: Path, number: int, edit: Callable) -> None:
     with path.open("wb") as file:
         for record in records:
             write_record(file, record)
+    told = path.parent / "dataset_info.json"
+    info = json.loads(told.read_text())
+    (split,) = info["splits"]
+    split["numBytes"] = str(int(split["numBytes"]) + path.stat().st_size - before)
+    told.write_text(json.dumps(info))

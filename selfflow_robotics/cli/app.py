@@ -28,9 +28,10 @@ them mean nothing to hydra. Everything else is hydra's: `key=value`, `--cfg job`
 The dataclass may nest others and use str, int, float, bool, Literal, tuple, list, dict, Path and
 `| None` (an entry is added to a dict with `+names.key=value`). Its `__post_init__` checks ranges by
 raising ValueError or UserError. What the user got wrong becomes one line on stderr and exit code 2;
-Ctrl-C is 130; what we got wrong keeps its traceback. `main` runs after hydra is done: no `outputs/`
-folder, no change of directory, no logging set up behind the script's back (`hydra/launcher=...`,
-for clusters, is the exception). A `main` that returns a non-zero int exits with it.
+Ctrl-C is 130, SIGTERM 143, SIGHUP 129 (`cli.process`); what we got wrong keeps its traceback.
+`main` runs after hydra is done: no `outputs/` folder, no change of directory, no logging set up
+behind the script's back (`hydra/launcher=...`, for clusters, is the exception). A `main` that
+returns a non-zero int exits with it.
 
 Tests call `main(["--task", "x"])`.
 """
@@ -53,6 +54,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from selfflow_robotics.cli.arguments import Flag, to_overrides
 from selfflow_robotics.cli.help import groups, help_text
+from selfflow_robotics.cli.process import exit_code, own_process, refusal
 from selfflow_robotics.cli.typed import build, complaint, explain, keys_of, mirror, modules_of
 from selfflow_robotics.errors import UserError, unknown
 
@@ -75,28 +77,38 @@ def hydra_app(
     def decorate(main: Callable[[Any], int | None]) -> Callable[..., None]:
         @functools.wraps(main)
         def entry(argv: Sequence[str] | None = None) -> None:
-            arguments = list(sys.argv[1:] if argv is None else argv)
-            if {"--help", "-h"} & set(arguments):
-                doc = main.__globals__.get("__doc__")
-                print(help_text(config_dir(), config_name, doc or "", flags, modules_of(schema)))
-                return
             try:
-                keys = [*keys_of(schema), "experiment", *groups(config_dir(), config_name)]
-                overrides = to_overrides(arguments, flags, config_name, keys)
-                if any(word.startswith("hydra/launcher=") for word in overrides):
-                    _through_hydra(config_name, schema, overrides, main)
-                    return
-                codes = [main(config) for config in compose(config_name, schema, overrides)]
+                if argv is not None:  # called by a program, which keeps its signals and streams
+                    code = run(list(argv))
+                else:
+                    with own_process():
+                        code = run(sys.argv[1:])
             except UserError as error:
                 if error.advice:
                     print(error.advice, file=sys.stderr)
                 print(f"error: {error}", file=sys.stderr)
-                sys.exit(2)
-            except KeyboardInterrupt:
+                code = 2
+            except (OSError, MemoryError) as error:
+                print(f"error: {refusal(error)}", file=sys.stderr)
+                code = 2
+            except KeyboardInterrupt as interrupt:
                 print("interrupted; repeat the command to go on", file=sys.stderr)
-                sys.exit(130)
-            if any(codes):
-                sys.exit(max(code or 0 for code in codes))
+                code = exit_code(interrupt)
+            if code:
+                sys.exit(code)
+
+        def run(arguments: list[str]) -> int:
+            if {"--help", "-h"} & set(arguments):
+                doc = main.__globals__.get("__doc__")
+                print(help_text(config_dir(), config_name, doc or "", flags, modules_of(schema)))
+                return 0
+            keys = [*keys_of(schema), "experiment", *groups(config_dir(), config_name)]
+            overrides = to_overrides(arguments, flags, config_name, keys)
+            if any(word.startswith("hydra/launcher=") for word in overrides):
+                _through_hydra(config_name, schema, overrides, main)
+                return 0
+            codes = [main(config) for config in compose(config_name, schema, overrides)]
+            return max((code or 0 for code in codes), default=0)
 
         entry.config_name, entry.schema = config_name, schema  # type: ignore[attr-defined]
         return entry
@@ -143,6 +155,10 @@ def _run_hydra(
             raise
         names = " or ".join(["experiment", *groups(config_dir(), config_name)])
         raise UserError(f"a number or null is no choice of {names}; give a file's name") from None
+    except RecursionError:
+        raise UserError(
+            "a value or a YAML file nests too deeply, or refers to itself; write it flat"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError("not YAML: " + " ".join(str(error).split())) from None
     finally:

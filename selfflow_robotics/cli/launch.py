@@ -4,6 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from selfflow_robotics.cli.process import exit_code, own_process
 from selfflow_robotics.errors import UserError
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
@@ -19,15 +20,14 @@ def script_path(name: str) -> Path:
 
 def _run(name: str) -> None:
     try:
-        path = script_path(name)
+        with own_process():
+            runpy.run_path(str(script_path(name)), run_name="__main__")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    try:
-        runpy.run_path(str(path), run_name="__main__")
-    except KeyboardInterrupt:  # while it imports; afterwards `hydra_app` answers
+    except KeyboardInterrupt as interrupt:  # while it imports; afterwards `hydra_app` answers
         print("interrupted; repeat the command to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
 
 
 def pretrain() -> None:

@@ -27,7 +27,7 @@ Kind = Literal["pretrain", "images", "finetune"]
 # what these hold), how long it trains, and how it is computed and watched. (The training loop
 # compares the precision itself, by what "auto" meant.)
 ANY_VALUE = re.compile(
-    r"name|runs_dir|data|play_data|root|(collect|play)\.(root|processes|simpler\..+)"
+    r"name|runs_dir|data|play_data|root|(collect|play)\.(root|processes|timeout_s|simpler\..+)"
     r"|train\.(steps|log_every|save_every|sample_every|keep_checkpoints)"
     r"|threads|device|precision|encoder_download"
 )

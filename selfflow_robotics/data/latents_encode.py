@@ -214,7 +214,8 @@ class _Worker:
 
 
 def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which says stop
+    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the parent says stop
+        signal.signal(number, signal.SIG_IGN)
     _Worker.workers, _Worker.looked_at, _Worker.stop = workers, looked_at, stop
     with started.get_lock():
         _Worker.device = workers.device_of(started.value)

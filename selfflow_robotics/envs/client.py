@@ -5,7 +5,9 @@ touches no other client; `restart` makes a new process. Nothing here blocks exce
 `call`: several clients are driven by waiting on their `waitable` (see `rollouts.engine`).
 """
 
+import fcntl
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,11 +23,23 @@ from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+# Another interpreter must find this package and nothing else of ours (its numpy differs).
+BOOT = """
+import importlib.util, sys
+folder = sys.argv.pop(1)
+spec = importlib.util.spec_from_file_location("selfflow_robotics", folder + "/__init__.py")
+sys.modules[spec.name] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from selfflow_robotics.envs.worker import main
+main()
+"""
 # One simulator is one thread: several of them share the machine. LP: Mesa's software rasteriser.
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "LP")}
-START_S = 300.0  # SIMPLER's first start compiles shaders
+PATIENCE_S = 15.0  # of waiting, until a line says for what
 CLOSE_S = 2.0
-LOG_TAIL_CHARS = 600
+LOG_TAIL_BYTES = 600
+
+logger = logging.getLogger(__name__)
 
 
 class SimulatorError(Exception):
@@ -33,14 +47,13 @@ class SimulatorError(Exception):
 
 
 class SimulatorClient:
-    """The process of one simulator. Use as a context manager, or call `close`."""
+    """The process of one simulator. Use as a context manager, or call `close`.
+
+    An answer may take `spec.timeout_s`; what takes long is said once, in a line of the log.
+    """
 
     def __init__(self, spec: SimulatorSpec) -> None:
         self.spec = spec
-        self._folder = tempfile.TemporaryDirectory(prefix="simulator-")
-        # Another interpreter must find this package and nothing else of ours (its numpy differs).
-        (Path(self._folder.name) / PACKAGE.name).symlink_to(PACKAGE)
-        self._log_path = Path(self._folder.name) / "log.txt"
         self._process: subprocess.Popen | None = None
         self._request_id = 0
         self._start()
@@ -56,12 +69,21 @@ class SimulatorClient:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds until `poll` must be called whether or not there is something to read."""
+        next_s = self._asked_s + self.spec.timeout_s
+        if not self._is_late:
+            next_s = min(next_s, self._asked_s + PATIENCE_S)
+        return max(0.0, next_s - time.monotonic())
+
     def submit(self, method: str, **arguments: Any) -> None:
         """Ask for `reset`, `run` or `provenance` (`envs.worker.Session`) without waiting.
 
         An answer still to come is forgotten. Raises SimulatorError if the process has died.
         """
         self._request_id += 1
+        self._method, self._asked_s, self._is_late = method, time.monotonic(), False
         request = {"id": self._request_id, "method": method, **arguments}
         try:
             wire.write_message(self._request_fd, request)
@@ -71,7 +93,7 @@ class SimulatorClient:
     def poll(self) -> bool:
         """Take in what has arrived; True once the answer to the last request is complete.
 
-        Raises SimulatorError if the process has died or has written nonsense.
+        Raises SimulatorError if the process has died, has written nonsense or has had its time.
         """
         try:
             while self._reply is None:
@@ -84,15 +106,15 @@ class SimulatorClient:
             pass
         except ValueError as error:
             raise SimulatorError(f"unreadable answer: {error}") from error
+        if self._reply is None:
+            self._check_time()
         return self._reply is not None
 
-    def result(self, deadline_s: float) -> Any:
+    def result(self) -> Any:
         """Wait for the answer. Raises SimulatorError (crash, exception, no answer in time) or,
         where the simulator says that the user must mend something, UserError."""
-        end = time.monotonic() + deadline_s
         while not self.poll():
-            if not wait([self._reply_fd], max(0.0, end - time.monotonic())):
-                raise SimulatorError(f"no answer within {deadline_s:g} s")
+            wait([self._reply_fd], self.patience_s)
         reply, self._reply = self._reply, None
         assert reply is not None
         if "error" not in reply:
@@ -102,10 +124,10 @@ class SimulatorClient:
             raise UserError(error["message"])
         raise SimulatorError(error["message"]) from Exception(error["traceback"])
 
-    def call(self, method: str, deadline_s: float = 120.0, **arguments: Any) -> Any:
+    def call(self, method: str, **arguments: Any) -> Any:
         """`submit` and `result` in one."""
         self.submit(method, **arguments)
-        return self.result(deadline_s)
+        return self.result()
 
     def provenance(self) -> dict[str, Any]:
         """What the simulator says of itself; that it answers shows that it runs.
@@ -113,7 +135,7 @@ class SimulatorClient:
         Raises UserError where it does not.
         """
         try:
-            return self.call("provenance", START_S)
+            return self.call("provenance")
         except SimulatorError as error:
             cause = " ".join(str(error).split())
             raise UserError(
@@ -129,7 +151,6 @@ class SimulatorClient:
         """End the process; kill it if it does not end by itself within two seconds."""
         if self._process is not None:
             self._stop(wait_s=CLOSE_S)
-            self._folder.cleanup()
 
     def __enter__(self) -> "SimulatorClient":
         return self
@@ -138,24 +159,31 @@ class SimulatorClient:
         self.close()
 
     def _start(self) -> None:
-        request_read, self._request_fd = os.pipe()
-        self._reply_fd, reply_write = os.pipe()
+        python = self.spec.python or sys.executable
+        try:
+            # It has no name, so that nothing can be left of it. `_stop` closes it.
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        except OSError as error:
+            raise UserError(
+                f"cannot write a simulator's log to {tempfile.gettempdir()} ({error.strerror}); "
+                "free space or set TMPDIR"
+            ) from None
+        request_read, self._request_fd = _pipe()
+        self._reply_fd, reply_write = _pipe()
         os.set_blocking(self._reply_fd, False)
         self._received = bytearray()
         self._reply: dict[str, Any] | None = None
         ends = (request_read, reply_write)
-        python = self.spec.python or sys.executable
-        command = [python, "-m", "selfflow_robotics.envs.worker", *map(str, ends)]
+        command = [python, "-c", BOOT, str(PACKAGE), *map(str, ends)]
         try:
-            with self._log_path.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [*command, json.dumps(asdict(self.spec))],
-                    pass_fds=ends,
-                    env=self._environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            self._process = subprocess.Popen(
+                [*command, json.dumps(asdict(self.spec))],
+                pass_fds=ends,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+            )
         except OSError as error:
             os.close(self._request_fd)
             os.close(self._reply_fd)
@@ -168,10 +196,8 @@ class SimulatorClient:
 
     def _environment(self) -> dict[str, str]:
         environment = {**os.environ, **ONE_THREAD, **self.spec.env}
-        paths = [self._folder.name]
-        own = os.environ if self.spec.python is None else self.spec.env
-        paths += filter(None, [own.get("PYTHONPATH")])
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        if self.spec.python is not None and "PYTHONPATH" not in self.spec.env:
+            environment.pop("PYTHONPATH", None)  # it is of this interpreter
         return environment
 
     def _stop(self, wait_s: float) -> None:
@@ -183,7 +209,23 @@ class SimulatorClient:
             self._process.kill()
             self._process.wait()
         os.close(self._reply_fd)
+        self._log.close()
         self._process = None
+
+    def _check_time(self) -> None:
+        """Say once what is waited for. Raises SimulatorError when the time is up."""
+        seconds = time.monotonic() - self._asked_s
+        if seconds >= self.spec.timeout_s:
+            raise SimulatorError(
+                f"no answer to '{self._method}' within {self.spec.timeout_s:g} s (timeout_s)"
+            )
+        if seconds >= PATIENCE_S and not self._is_late:
+            self._is_late = True
+            logger.warning(
+                "waiting for the %s simulator (process %d) to answer '%s'; after %g s (timeout_s) "
+                "it is given up",
+                *(self.spec.simulator, self.pid, self._method, self.spec.timeout_s),
+            )
 
     def _parse(self) -> None:
         """Take complete messages from the front of what has been received."""
@@ -206,5 +248,15 @@ class SimulatorClient:
         except subprocess.TimeoutExpired:
             return SimulatorError("the process closed its pipe")
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        tail = self._log_path.read_text(errors="replace")[-LOG_TAIL_CHARS:].strip()
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+        tail = self._log.read().decode(errors="replace").strip()
         return SimulatorError(f"the process died ({how}){': ' + tail if tail else ''}")
+
+
+def _pipe() -> tuple[int, int]:
+    """(read, write) ends of a pipe, above the standard streams, which the child gets anew."""
+    low = os.pipe()
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in low)
+    for end in low:
+        os.close(end)
+    return read, write

@@ -12,6 +12,7 @@ from selfflow_robotics.errors import UserError
 
 # (height, width) of the pictures that simulators render if nothing else is asked for.
 TABLETOP_IMAGE_SIZE = (64, 80)
+TIMEOUT_S, MAX_TIMEOUT_S = 300.0, 86_400
 SIMPLER_IMAGE_SIZE = (256, 320)  # as RT-1's data sets store them
 
 
@@ -22,7 +23,8 @@ class SimulatorSpec:
     `simulator`: "tabletop" (embedded), "simpler" (the user's SimplerEnv checkout at `path`), or
     "module:Class", a `RobotEnv` of one's own that is made as `Class(task, image_size)`.
     `python`: interpreter of the simulator's process; None is this one. SIMPLER needs numpy < 2, so
-    it usually has its own. `env`: environment variables added to that process.
+    it usually has its own. `env`: environment variables added to that process. `timeout_s`: how
+    long it may take for one answer, the first of which may include compiling shaders.
     """
 
     simulator: str = "tabletop"
@@ -32,6 +34,7 @@ class SimulatorSpec:
     python: str | None = None
     path: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,15 @@ def simulator_spec(
     install: SimplerInstall,
     image_size: tuple[int, int] | None = None,
     renderer: str = "ray",
+    timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
     """How `simulator` is started: SIMPLER as `install` says, the tabletop in this Python.
 
     `image_size` None is the simulator's own. A simulator of one's own takes `install` as it is.
+    Raises UserError for a `timeout_s` of nothing or of more than a day.
     """
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise UserError(f"timeout_s must be in (0, {MAX_TIMEOUT_S}], got {timeout_s:g}")
     if simulator == "simpler":
         install = install.resolved()
     elif simulator == "tabletop":
@@ -73,6 +80,7 @@ def simulator_spec(
         renderer=renderer,
         python=install.python,
         path=install.path,
+        timeout_s=timeout_s,
     )
 
 

@@ -1,10 +1,10 @@
 """The process a simulator runs in: reads requests from one pipe, writes replies to another.
 
-    python -m selfflow_robotics.envs.worker REQUEST_FD REPLY_FD SPEC_JSON
-
-Started by `envs.client` only. It imports numpy, gymnasium and the simulator asked for, so it also
-runs in an interpreter without torch. Whatever the simulator prints goes to stderr. The process ends
-when its requests end (the parent has closed the pipe or died).
+`envs.client` starts it with the arguments REQUEST_FD REPLY_FD SPEC_JSON. It imports numpy,
+gymnasium and the simulator asked for, so it also runs in an interpreter without torch. Whatever the
+simulator prints goes to stderr. The process ends when its requests end (the parent has closed the
+pipe or died) and not before: signals that a terminal or a cluster sends to all processes of a
+command are for the parent to answer.
 
 Request `{"id", "method", ...arguments}`, reply `{"id", "value"}` or `{"id", "error": {kind,
 message, traceback}}` (kind "user" or "simulator"). The environment is made at the first request,
@@ -14,6 +14,7 @@ so that a simulator that does not start is that request's error.
 import faulthandler
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -103,11 +104,9 @@ def _end_with_parent(parent: int) -> None:
 def main() -> None:
     """Run one simulator for the process that started this one."""
     request_fd, reply_fd, spec = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     serve(request_fd, reply_fd, SimulatorSpec(**spec))
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,14 @@ import numpy as np
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
 
 KEY = "arr_0"
 SHOWN, COLUMNS = 64, 8  # pictures of the grid
-OURS = ("settings.*", "samples.*", "batches", ".lock")
+OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.partial")
 POLL_S = 0.5  # how often the first process looks for the batches of others
 
 # Pictures uint8 [B, H, W, 3] of B numbers.
@@ -76,15 +76,16 @@ class Generation:
             "batch_size": self.batch_size,
             "size": list(self.size),
         }
-        with _writing(self.folder):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if process.is_first:
                 hold(self.folder)
             if path.exists():
                 _refuse_other(path, wanted)
-            else:  # the processes of one command all write the same
+            else:
                 _refuse_strangers(self.folder)
-                _write_whole(path, json.dumps(wanted, indent=1) + "\n", process)
+                if process.is_first:
+                    write_whole(path, json.dumps(wanted, indent=1) + "\n")
             if self.is_finished():
                 if process.is_first:
                     self._remove_batches()
@@ -121,7 +122,7 @@ class Generation:
                 continue
             first = batch * self.batch_size
             pictures = make(range(first, first + self.batch_size))[: self.shape(batch)[0]]
-            with _writing(self.folder):
+            with writing(self.folder):
                 _save(self.batch_path(batch), pictures, process)
             num_new += len(pictures)
             on_batch()
@@ -141,7 +142,7 @@ class Generation:
         partial = self.result.with_suffix(".partial")
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.num_images, *self.size, 3)}
         first: list[np.ndarray] = []
-        with _writing(self.folder):
+        with writing(self.folder):
             with (
                 zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
                 # A ZipInfo has a fixed date: equal pictures are equal files.
@@ -183,23 +184,11 @@ class Generation:
         return pictures if is_right else None
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns what the file system refuses into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write pictures to {folder} ({error.strerror or error}); free space or choose "
-            "another output, then repeat the command"
-        ) from error
-
-
 def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
     try:
         found = read_json(path)
         changed = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged; remove its folder or choose another output") from None
     if changed:
         raise UserError(
@@ -223,17 +212,13 @@ def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _save(path: Path, pictures: np.ndarray, process: Process) -> None:
     unfinished = path.with_suffix(f".{process.number}.tmp")
-    with unfinished.open("wb") as file:
-        np.savez(file, arr_0=pictures)
-    _sync(unfinished)
-    unfinished.replace(path)
-
-
-def _write_whole(path: Path, text: str, process: Process) -> None:
-    unfinished = path.with_suffix(f".{process.number}.tmp")
-    unfinished.write_text(text)
-    _sync(unfinished)
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, arr_0=pictures)
+        _sync(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

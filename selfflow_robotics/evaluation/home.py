@@ -3,7 +3,7 @@
 from typing import Any
 
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 
 
 def own_spec(
@@ -12,13 +12,14 @@ def own_spec(
     data: dict[str, Any],
     network_image_size: tuple[int, int],
     renderer: str | None,
+    timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
     """The simulator that the training data came from, else the tabletop; as `home_spec`.
 
     Raises SimplerMissing where that is SIMPLER and it does not run here.
     """
     simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
-    spec = home_spec(simulator, task, install, data, network_image_size, renderer)
+    spec = home_spec(simulator, task, install, data, network_image_size, renderer, timeout_s)
     if simulator == "simpler":
         check_simpler(spec.path, spec.python)
     return spec
@@ -31,6 +32,7 @@ def home_spec(
     data: dict[str, Any] | None,
     network_image_size: tuple[int, int] | None,
     renderer: str | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
     """How to start `simulator` for a policy whose training data have the provenance `data`.
 
@@ -41,7 +43,7 @@ def home_spec(
     is no network.
     """
     if simulator != "tabletop":
-        return simulator_spec(simulator, task, install)
+        return simulator_spec(simulator, task, install, timeout_s=timeout_s)
     origin = data if data and data.get("simulator") == "tabletop" else {}
     size = origin.get("image_size") or network_image_size
     return simulator_spec(
@@ -50,4 +52,5 @@ def home_spec(
         install,
         (size[0], size[1]) if size else None,
         renderer or origin.get("renderer") or "ray",
+        timeout_s,
     )

@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.locks import hold
 
 
@@ -66,7 +67,7 @@ class Ledger:
             if path.exists():
                 _check_same(path, fingerprint)
             else:
-                _write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
+                write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
             records = _read(folder / "episodes.jsonl")
         except OSError as error:
             raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from None
@@ -78,12 +79,22 @@ class Ledger:
         return list(self._records.values())
 
     def add(self, record: EpisodeRecord) -> None:
-        """Append the record; it is on disk when this returns."""
-        line = json.dumps(asdict(record), sort_keys=True)
-        with (self.folder / "episodes.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append the record; it is on disk when this returns.
+
+        Raises UserError where it cannot be written; the episodes before it are kept.
+        """
+        line = json.dumps(asdict(record), sort_keys=True) + "\n"
+        with (
+            writing(self.folder),
+            (self.folder / "episodes.jsonl").open("ab", buffering=0) as file,
+        ):
+            size = file.tell()
+            try:
+                _write_all(file, line.encode())
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # half a line would be damage
+                raise
         self._records[record.key] = record
 
     def missing(self, policy: str, episodes: Iterable[EpisodeSpec]) -> list[EpisodeSpec]:
@@ -103,7 +114,9 @@ class Ledger:
 def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        if not isinstance(known, dict):
+            raise ValueError("no table")
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged; remove its folder or choose another output=") from None
     if known == fingerprint:
         return
@@ -115,10 +128,10 @@ def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
     )
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _read(path: Path) -> list[EpisodeRecord]:
@@ -132,7 +145,20 @@ def _read(path: Path) -> list[EpisodeRecord]:
     records = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
-            records.append(EpisodeRecord(**json.loads(line)))
-        except (ValueError, TypeError):
+            records.append(_record(json.loads(line)))
+        except (ValueError, TypeError, RecursionError):
             raise UserError(f"{path} line {number} is damaged; remove that line to go on") from None
     return records
+
+
+def _record(values: dict[str, Any]) -> EpisodeRecord:
+    """Raises TypeError where a value is missing, unknown or not of its field's type."""
+    record = EpisodeRecord(**values)
+    for name, hint in get_type_hints(EpisodeRecord).items():
+        value = getattr(record, name)
+        kinds = [get_origin(part) or part for part in get_args(hint) or (hint,)]
+        if get_origin(hint) is dict:
+            kinds = [dict]
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            raise TypeError(f"{name} is {type(value).__name__}")
+    return record

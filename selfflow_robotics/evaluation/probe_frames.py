@@ -18,7 +18,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Player
 from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.observation import resize_image
-from selfflow_robotics.robot.rotations import quaternion_rotate
+from selfflow_robotics.robot.rotations import from_wxyz
 from selfflow_robotics.rollouts.engine import roll_out
 
 FIRST_SEED, NUM_SEEDS = 500_000, 100_000
@@ -136,7 +136,7 @@ def contents(state: dict) -> dict[str, np.ndarray]:
     object_pose, tool_pose = np.asarray(state["object_pose"]), np.asarray(state["tool_pose"])
     return {
         "object_position": 100 * object_pose[:2],
-        "object_axis": axis_tensor(quaternion_rotate(object_pose[3:], LONG_AXIS)),
+        "object_axis": axis_tensor(from_wxyz(object_pose[3:]).apply(LONG_AXIS)),
         "gripper": np.array([float(state["gripper"])]),
         "tool_position": 100 * tool_pose[:3],
     }

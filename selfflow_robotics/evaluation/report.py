@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
 
 
@@ -193,10 +194,10 @@ class Report:
         return "\n".join([f"# {self.title()}", "", *lines, "", *(f"- {n}" for n in self.notes())])
 
     def write(self, folder: Path) -> None:
-        """Write report.json and report.md."""
-        text = json.dumps(self.to_json(), indent=2) + "\n"
-        (folder / "report.json").write_text(text, encoding="utf-8")
-        (folder / "report.md").write_text(self.to_markdown() + "\n", encoding="utf-8")
+        """Write report.md and report.json. Raises UserError where that is impossible."""
+        with writing(folder):
+            write_whole(folder / "report.md", self.to_markdown() + "\n")
+            write_whole(folder / "report.json", json.dumps(self.to_json(), indent=2) + "\n")
 
 
 def _percent(value: float) -> str:

@@ -32,7 +32,7 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         found = report["settings"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is damaged or no report; remove it to measure again") from None
     if found != json.loads(json.dumps(settings)):
         raise UserError(f"{path} holds results of other settings; choose another output=...")
@@ -41,11 +41,20 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write the report, whole or not at all."""
+    write_whole(path, json.dumps(report, indent=1) + "\n")
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `path`, on disk when this returns; where that fails (OSError) nothing is left of it."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

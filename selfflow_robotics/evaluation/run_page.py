@@ -8,7 +8,6 @@ own below is shown all the same, under "Other".
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.results import write_whole
 from selfflow_robotics.evaluation.run_page_charts import heat_map, line_chart
 from selfflow_robotics.evaluation.run_page_warnings import run_warnings, values_of
 from selfflow_robotics.training.checkpoint import latest_checkpoint
@@ -72,11 +72,9 @@ def read_run(folder: Path) -> Run:
 
 def write_page(run: Run, path: Path) -> None:
     """Write the page, whole or not at all. Raises UserError where that is impossible."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page_html(run), encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, page_html(run))
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose output=...") from error
 

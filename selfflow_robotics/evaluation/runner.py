@@ -1,5 +1,6 @@
 """Plays what an evaluation has not played yet, and writes it down as it comes."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -13,6 +14,8 @@ from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.video import write_video
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
+
+logger = logging.getLogger(__name__)
 
 
 def play_missing(
@@ -73,9 +76,16 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord
     )
 
 
-def _film(ledger: Ledger, policy: str, result: EpisodeResult, frames: list[np.ndarray]) -> str:
+def _film(
+    ledger: Ledger, policy: str, result: EpisodeResult, frames: list[np.ndarray]
+) -> str | None:
+    """The film's name in the folder; None where it could not be written, which costs no episode."""
     outcome = "success" if result.success else "failure"
     name = f"videos/{policy}-{result.spec.variant}-{result.spec.seed}-{outcome}.mp4"
     hz = get_task(result.spec.task).control_hz
-    write_video(ledger.folder / name, np.stack(frames), fps=hz)
+    try:
+        write_video(ledger.folder / name, np.stack(frames), fps=hz)
+    except OSError as error:
+        logger.warning("no film %s (%s); its episode counts", name, error.strerror or error)
+        return None
     return name

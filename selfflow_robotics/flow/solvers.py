@@ -11,9 +11,18 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from selfflow_robotics.errors import UserError
+
+MAX_STEPS = 10_000  # far beyond what any sampler gains by
 State = dict[str, Tensor]
 VelocityField = Callable[[State, float], State]
 Method = Literal["euler", "heun", "multistep"]
+
+
+def check_num_steps(num_steps: int, least: int = 1) -> None:
+    """Raise UserError for a number of solver steps that is too small, or beyond all use."""
+    if not least <= num_steps <= MAX_STEPS:
+        raise UserError(f"num_steps must be from {least} to {MAX_STEPS}, got {num_steps}")
 
 
 def step(x: State, v: State, dt: float) -> State:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.batch import Slot, Words
+from selfflow_robotics.commands import command
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.sample import sample
 from selfflow_robotics.modalities.actions import Actions
@@ -111,7 +112,7 @@ class Bundle:
         if not isinstance(codec, Actions):
             raise UserError(
                 f"{self.origin} is a backbone that has seen no actions; fine-tune it first "
-                "(python finetune/rt1.py)"
+                f"({command('finetune/rt1.py')})"
             )
         if role not in self.roles:
             raise UserError(

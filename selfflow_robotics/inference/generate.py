@@ -14,6 +14,7 @@ import torch
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.flow.timesteps import check_shift
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.inference.sample import SampleMethod, SeededNormal
@@ -32,9 +33,7 @@ class Sampling:
     precision: str = "fp32"  # or bf16, of the network; autoencoders decode in float32
 
     def __post_init__(self) -> None:
-        least = 2 if self.method == "sde" else 1
-        if self.num_steps < least:
-            raise UserError(f"num_steps must be at least {least}, got {self.num_steps}")
+        check_num_steps(self.num_steps, least=2 if self.method == "sde" else 1)
         check_shift(self.shift, "shift")
         check_scale(self.guidance_scale)
         low, high = self.guidance_interval

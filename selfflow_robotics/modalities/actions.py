@@ -19,10 +19,16 @@ class Actions:
 
     kind: ClassVar[str] = "actions"
     prediction: ClassVar[Literal["velocity", "data"]] = "velocity"
-    channels: ClassVar[int] = ACTION_DIM
-    tokens_per_step: ClassVar[int] = 1
 
     stats: NormStats
+
+    @property
+    def channels(self) -> int:
+        return ACTION_DIM
+
+    @property
+    def tokens_per_step(self) -> int:
+        return 1
 
     @property
     def fingerprint(self) -> str:

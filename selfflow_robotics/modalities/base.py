@@ -4,7 +4,7 @@ A codec is not part of a network and has nothing to train. Its tokens can as wel
 that it once filled.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -16,19 +16,13 @@ FRAMES, ACTIONS = "frames", "actions"  # the names of codecs, and of the adapter
 class Codec(Protocol):
     """One kind of data <-> tokens."""
 
-    @property
-    def kind(self) -> str:
-        """Its name in `modalities.load`."""
-        ...
+    kind: ClassVar[str]  # its name in `modalities.load`
+    # What a network should predict of these tokens (`flow.path.Prediction`).
+    prediction: ClassVar[Literal["velocity", "data"]]
 
     @property
     def channels(self) -> int:
         """C of a token."""
-        ...
-
-    @property
-    def prediction(self) -> Literal["velocity", "data"]:
-        """What a network should predict of these tokens (`flow.path.Prediction`)."""
         ...
 
     @property

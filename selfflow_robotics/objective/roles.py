@@ -53,13 +53,18 @@ def denoises_frames(role: Role) -> bool:
     return any(role.get(slot) == "noised" for slot in FRAME_SLOTS)
 
 
+MAX_WEIGHT = 1e6  # weights are relative; beyond this their sum may overflow or drown the others
+
+
 def check_weights(weights: dict[str, float]) -> None:
     """Raise UserError for an unknown row, a negative weight, or no positive weight at all."""
     for name, weight in weights.items():
         if name not in ROLES:
             raise unknown("role", name, ROLES)
-        if not (np.isfinite(weight) and weight >= 0):
-            raise UserError(f"the weight of role '{name}' must be finite and >= 0, got {weight}")
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise UserError(
+                f"the weight of role '{name}' must be from 0 to {MAX_WEIGHT:g}, got {weight}"
+            )
     if not any(weights.values()):
         raise UserError("no role has a positive weight; set one, for example roles.policy=1")
 
@@ -70,8 +75,8 @@ def check_loss_weights(weights: Mapping[str, float], roles: Mapping[str, float])
     for slot, weight in weights.items():
         if slot not in SLOTS:
             raise unknown("slot in loss_weights", slot, SLOTS)
-        if not (np.isfinite(weight) and weight >= 0):
-            raise UserError(f"loss_weights.{slot} must be finite and >= 0, got {weight}")
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise UserError(f"loss_weights.{slot} must be from 0 to {MAX_WEIGHT:g}, got {weight}")
     for name in (name for name, weight in roles.items() if weight > 0):
         noised = [slot for slot, part in ROLES[name].items() if part == "noised"]
         if not any(weights.get(slot, 1.0) for slot in noised):

@@ -5,6 +5,7 @@ how to come back from its own mistakes; so the executed action is disturbed whil
 stays the expert's answer to what is seen (DART, arXiv 1703.09327).
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,7 @@ class Demonstrator:
             track.unrecorded_steps = int(rng.integers(*WANDER_STEPS))
         elif kind < WANDER_SHARE + MISS_SHARE:
             angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS_M)
-            track.miss = length * np.array([np.cos(angle), np.sin(angle), 0.0])
+            track.miss = length * np.array([math.cos(angle), math.sin(angle), 0.0])
             track.unrecorded_steps = MISS_MAX_STEPS
 
     def act(

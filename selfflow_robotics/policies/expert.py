@@ -6,17 +6,19 @@ close, lift; start over whenever the object is not where the gripper holds it. A
 the world's until the last line: z is up, -x leads away from the robot.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.robot import rotations
+from selfflow_robotics.robot.rotations import from_wxyz
 
 # Straight down is out of the wrist's reach over most of the table, and from 40 degrees on a finger
 # meets the table before it passes a can that lies across.
-APPROACH_TILT_RAD = np.radians(32)
+APPROACH_TILT_RAD = math.radians(32)
 # The funnel: this high above the object until it is straight below.
 HOVER_M = 0.09
 FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
@@ -78,7 +80,7 @@ class ScriptedExpert:
         tool, base = state["tool_pose"], state["base_pose"]
         center = _aim(state["object_pose"])
         offset = center - tool[:3]
-        distance = float(np.linalg.norm(offset))
+        distance = math.hypot(*offset)
         if grasp.closing_steps and distance > LOST_BEYOND_M:
             grasp.closing_steps = 0
         if grasp.closing_steps or (distance < GRASP_WITHIN_M and state["gripper"] < OPEN_BELOW):
@@ -89,42 +91,41 @@ class ScriptedExpert:
             move = np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
             turn, gripper = np.zeros(3), CLOSE
         else:
-            lateral = np.linalg.norm(offset[:2])
+            lateral = math.hypot(*offset[:2])
             hover = np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0)
             if state["gripper"] > OPEN_BELOW:
                 hover = 1.0
             error = offset + np.array([0.0, 0.0, HOVER_M * hover])
-            most = min(TRANSLATION_MAX_M, float(np.linalg.norm(error)) + OVERSHOOT_MAX_M)
+            most = min(TRANSLATION_MAX_M, math.hypot(*error) + OVERSHOOT_MAX_M)
             move = _limit(TRANSLATION_GAIN * error, most)
             turn = _turn_to_grasp(tool[3:], state["object_pose"][3:])
             turn, gripper = _limit(ROTATION_GAIN * turn, ROTATION_MAX_RAD), OPEN
-        to_base = rotations.quaternion_to_matrix(base[3:]).T
-        return np.concatenate([to_base @ move, to_base @ turn, [gripper]]).astype(np.float32)
+        in_base = from_wxyz(base[3:]).inv().apply([move, turn])
+        return np.append(in_base, gripper).astype(np.float32)
 
 
-def _long_axis(quaternion: np.ndarray) -> np.ndarray:
-    """The can's long axis, its own y, in the world [3]."""
-    return rotations.quaternion_to_matrix(quaternion)[:, 1]
+def _y_axis(rotation: Rotation) -> np.ndarray:
+    """The y axis of what is so turned [3]: the can's long one, and the one the fingers close on."""
+    return rotation.apply([0.0, 1.0, 0.0])
 
 
 def _aim(object_pose: np.ndarray) -> np.ndarray:
     """Where the gripper's middle should be to hold an object of this pose."""
-    lies = abs(_long_axis(object_pose[3:])[2]) < LIES_BELOW_COSINE
+    lies = abs(_y_axis(from_wxyz(object_pose[3:]))[2]) < LIES_BELOW_COSINE
     return object_pose[:3] - np.array([0.0, 0.0, LYING_AIM_BELOW_M if lies else 0.0])
 
 
 def _turn_to_grasp(tool: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Rotation vector (world) from the tool's rotation (wxyz) to the nearer of the two grasps."""
-    current = rotations.quaternion_to_matrix(tool)
-    can_axis = _long_axis(target)
-    approach = np.array([-np.sin(APPROACH_TILT_RAD), 0.0, -np.cos(APPROACH_TILT_RAD)])
-    closing = np.cross(can_axis, approach)  # across the can, in the gripper's plane
-    closing /= np.linalg.norm(closing)
-    if closing @ current[:, 1] < 0:
+    current = from_wxyz(tool)
+    approach = np.array([-math.sin(APPROACH_TILT_RAD), 0.0, -math.cos(APPROACH_TILT_RAD)])
+    closing = np.cross(_y_axis(from_wxyz(target)), approach)  # across the can
+    closing /= math.hypot(*closing)
+    if np.sum(closing * _y_axis(current)) < 0:
         closing = -closing
     goal = np.stack([np.cross(closing, approach), closing, approach], axis=1)
-    return rotations.matrix_to_rotvec(goal @ current.T)
+    return (Rotation.from_matrix(goal) * current.inv()).as_rotvec()
 
 
 def _limit(vector: np.ndarray, longest: float) -> np.ndarray:
-    return vector * min(1.0, longest / max(float(np.linalg.norm(vector)), 1e-9))
+    return vector * min(1.0, longest / max(math.hypot(*vector), 1e-9))

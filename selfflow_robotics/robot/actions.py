@@ -38,15 +38,19 @@ def policy_from_rt1(
     return np.concatenate([arm, gripper[:, None]], axis=-1).astype(np.float32)
 
 
-def rt1_from_policy(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rt1_from_policy(
+    vectors: np.ndarray, open_before: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One whole episode's policy vectors [T, 7] as RT-1 arrays float32 [T, 3], [T, 3], [T, 1].
 
-    The inverse of `policy_from_rt1`. An episode that starts open begins with "no change", one that
-    starts closed with "close", as the robot's gripper is open when an episode begins.
+    `open_before` is the gripper's state before the first step: open when an episode begins, perhaps
+    not where its beginning is cut off. A closed first step says "close" in either case, since
+    readers (`policy_from_rt1` is one) take an episode without any command to be open.
     """
     vectors = np.asarray(vectors, np.float32)
     is_open = vectors[:, GRIPPER] > 0.5
-    before = np.concatenate([[True], is_open[:-1]])
+    first = open_before | ~is_open[:1]
+    before = np.concatenate([first, is_open[:-1]])
     relative = before.astype(np.float32) - is_open.astype(np.float32)
     return vectors[:, 0:3], vectors[:, 3:6], relative[:, None]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from selfflow_robotics.robot.rotations import pose_inverse, pose_multiply, wxyz_to_xyzw
+from selfflow_robotics.robot.rotations import from_wxyz
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -38,6 +38,9 @@ def proprio_vector(tool_pose: np.ndarray, base_pose: np.ndarray, gripper: float)
     `tool_pose`, `base_pose`: [x, y, z, qw, qx, qy, qz] in the world; `gripper`: closedness, 0 to 1.
     Result: tool position (m) and quaternion xyzw (w >= 0) in the base frame, then the closedness.
     """
-    pose = pose_multiply(pose_inverse(base_pose), tool_pose)
-    quaternion = wxyz_to_xyzw(pose[3:] if pose[3] >= 0 else -pose[3:])
-    return np.concatenate([pose[:3], quaternion, [gripper]]).astype(np.float32)
+    to_base = from_wxyz(base_pose[3:]).inv()
+    position = to_base.apply(np.subtract(tool_pose[:3], base_pose[:3]))
+    quaternion = (to_base * from_wxyz(tool_pose[3:])).as_quat()
+    if quaternion[3] < 0:
+        quaternion = -quaternion
+    return np.concatenate([position, quaternion, [gripper]]).astype(np.float32)

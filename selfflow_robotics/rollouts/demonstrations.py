@@ -4,11 +4,12 @@ The k-th episode of a data set is a function of the configuration and k alone: t
 processes, interruptions and repetitions change nothing. Its seeds lie above all evaluation seeds.
 """
 
-import json
 import os
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +17,17 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from selfflow_robotics.data.rlds.metadata import read_metadata
 from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec, simulator_spec
+from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks import Task, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
-from selfflow_robotics.robot.actions import policy_from_environment, rt1_from_policy
+from selfflow_robotics.robot.actions import GRIPPER, policy_from_environment, rt1_from_policy
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
 
 FIRST_SEED = 1_000_000  # evaluations use those below (`evaluation.protocol`)
@@ -38,6 +40,8 @@ MARGIN_M = 0.04
 # steps show how to hold still. Policies from demonstrations that end at 3 let go again.
 HOLD_STEPS = 8
 PLAY_STEPS = 40
+# Episodes, for each simulator, that may wait in memory for one before them: they are lost with it.
+AHEAD = 4
 MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to show
 MOST_PX = 4096  # of a side of a picture
 VERSION = "0.1.0"
@@ -51,7 +55,8 @@ class CollectConfig:
     `policies.demonstrator`). "play": aimless motion, for pretraining on pictures. `seed` is the
     first of the seeds, `TRIES` an episode, that the data set takes. `image_size` (height, width)
     None: 64 x 80 on the tabletop, 256 x 320 (RT-1's) in SIMPLER. `name` None: one made of
-    simulator, task, mode and number. `processes` None: one for each core.
+    simulator, task, mode and number. `processes` None: one for each core. `timeout_s`: how long a
+    simulator may take for one answer.
     """
 
     sim: str = "tabletop"  # as `SimulatorSpec.simulator`
@@ -66,6 +71,7 @@ class CollectConfig:
     root: str = "datasets"
     name: str | None = None
     processes: int | None = None
+    timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
         get_task(self.task)
@@ -116,20 +122,23 @@ class CollectConfig:
     @property
     def spec(self) -> SimulatorSpec:
         """The simulators to run."""
-        return simulator_spec(self.sim, self.task, self.simpler, self.image_size, self.renderer)
+        return simulator_spec(
+            self.sim, self.task, self.simpler, self.image_size, self.renderer, self.timeout_s
+        )
 
 
 def _check_same(config: CollectConfig) -> None:
     """Compare without starting a simulator (`collect` compares its version and physics too)."""
-    found = json.loads((config.directory / "metadata.json").read_text())
-    provenance = found.get("provenance", {})
+    found = read_metadata(config.directory)
+    provenance = found["provenance"]
     wanted = config.recording | {
         "image_size": list(config.spec.image_size),
         "num_episodes": config.num_episodes,
     }
-    was = provenance.get("recording", {}) | {
+    recording = provenance.get("recording")
+    was = (recording if isinstance(recording, dict) else {}) | {
         "image_size": found.get("image_size"),
-        "num_episodes": len(found.get("episodes", [])),
+        "num_episodes": len(found["episodes"]),
     }
     if config.sim in ("tabletop", "simpler"):
         wanted |= {"simulator": config.sim, "task": config.task}
@@ -160,11 +169,15 @@ def ensure_demonstrations(config: CollectConfig) -> Path:
 
 def collect(config: CollectConfig) -> Path:
     """Record the data set of `config` and return its folder. Repeating the call goes on where an
-    interrupted one was; a finished data set is left as it is."""
+    interrupted one was; a finished data set is left as it is.
+
+    SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises UserError where an episode fails again
+    and again; what has been recorded is kept.
+    """
     count = config.processes or len(os.sched_getaffinity(0))
     if config.sim == "simpler":
         check_simpler(config.spec.path, config.spec.python)
-    with ExitStack() as stack:
+    with _interrupted_by_signals(), ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))
             for _ in range(min(count, config.num_episodes))
@@ -185,13 +198,29 @@ def collect(config: CollectConfig) -> Path:
         return writer.finish()
 
 
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM (timeout, docker stop, SLURM) and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # nohup ignores SIGHUP, and an embedding program may have handlers of its own.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _record(
     config: CollectConfig, clients: list[SimulatorClient], writer: RldsWriter
 ) -> Counter[str]:
     """Fill the writer, in order; returns the failed attempts by variant."""
     plays = config.mode == "play"
     policy = Player() if plays else Demonstrator(config.recovery)
-    plan = _Plan(config, first=writer.episodes_done)
+    plan = _Plan(config, writer, AHEAD * len(clients), first=writer.episodes_done)
     finished: dict[int, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
     failures: Counter[str] = Counter()
     results = roll_out(
@@ -208,8 +237,15 @@ def _record(
         for result in results:
             number, track = plan.number_of(result.spec), policy.tracks.pop(result.spec.seed)
             recorded = sum(label is not None for label in track.labels)
-            if result.error or recorded < MIN_STEPS or not (plays or result.success):
-                failures[result.error or result.spec.variant] += 1
+            if result.error:  # in fresh simulators too; another seed would be another data set
+                raise UserError(
+                    f"the {config.spec.simulator} simulator fails at episode {number} "
+                    f"({result.spec.variant}, seed {result.spec.seed}): "
+                    f"{' '.join(result.error.split())}; the {writer.episodes_done} episodes so far "
+                    "are kept, and repeating the command goes on there"
+                )
+            if recorded < MIN_STEPS or not (plays or result.success):
+                failures[result.spec.variant] += 1
                 bar.set_postfix(failed=failures.total())
                 plan.again(result)
                 continue
@@ -228,13 +264,15 @@ class _Plan(Iterator[EpisodeSpec]):
     """
 
     config: CollectConfig
+    writer: RldsWriter
+    ahead: int  # episodes begun beyond the first that is not written yet, at most
     first: int
     _again: deque[EpisodeSpec] = field(default_factory=deque)
 
     def __next__(self) -> EpisodeSpec:
         if self._again:
             return self._again.popleft()
-        if self.first >= self.config.num_episodes:
+        if self.first >= min(self.config.num_episodes, self.writer.episodes_done + self.ahead):
             raise StopIteration
         self.first += 1
         return self._attempt(self.first - 1, 0)
@@ -247,10 +285,9 @@ class _Plan(Iterator[EpisodeSpec]):
         """Plan another attempt. Raises UserError after too many."""
         attempt = (result.spec.seed - self.config.seed) % TRIES + 1
         if attempt == TRIES:
-            why = result.error or "the expert does not succeed"
             raise UserError(
                 f"episode {self.number_of(result.spec)} ({result.spec.variant}) failed {TRIES} "
-                f"times: {why}"
+                "times: the expert does not succeed"
             )
         self._again.append(self._attempt(self.number_of(result.spec), attempt))
 
@@ -273,9 +310,13 @@ def _object_xy(task: Task, seed: int) -> list[float]:
 def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[str, Any]]:
     """The recorded steps of an episode: what was seen, and what the expert says to that."""
     assert result.trajectory is not None
-    kept = [(t, label) for t, label in enumerate(labels) if label is not None]
-    actions = np.stack([label for _, label in kept])
-    world_vector, rotation_delta, gripper = rt1_from_policy(policy_from_environment(actions))
+    executed = result.trajectory.actions
+    # What is not recorded has moved the gripper all the same.
+    told = [done if label is None else label for done, label in zip(executed, labels, strict=True)]
+    vectors = policy_from_environment(np.stack(told))
+    kept = [t for t, label in enumerate(labels) if label is not None]
+    open_before = kept[0] == 0 or vectors[kept[0] - 1, GRIPPER] > 0.5
+    world_vector, rotation_delta, gripper = rt1_from_policy(vectors[kept], bool(open_before))
     observations = result.trajectory.observations
     return [
         {
@@ -286,7 +327,7 @@ def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[
             "terminate": row == len(kept) - 1,
             "reward": float(row == len(kept) - 1 and result.success),
         }
-        for row, (t, _) in enumerate(kept)
+        for row, t in enumerate(kept)
     ]
 
 

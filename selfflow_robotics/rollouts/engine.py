@@ -6,6 +6,7 @@ episode does depends on its `EpisodeSpec` and the policy alone, not on how many 
 in which order they answer. Results come in the order in which episodes end.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,9 +23,9 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.robot.actions import ACTION_DIM
 
-# A first answer includes starting the simulator and compiling its shaders.
-DEADLINE_S = 300.0
 RETRIES = 2
+
+logger = logging.getLogger(__name__)
 
 Observe = Literal["all", "last", "none"]  # which steps are rendered
 
@@ -63,7 +64,6 @@ def roll_out(
     max_steps: int | None = None,
     stop_on_success: int = 0,
     record: Literal["none", "frames", "steps"] = "none",
-    deadline_s: float = DEADLINE_S,
     retries: int = RETRIES,
 ) -> Iterator[EpisodeResult]:
     """Play `episodes` (may be endless: stop iterating when you have enough) and yield the results.
@@ -73,25 +73,30 @@ def roll_out(
     that is less; with `stop_on_success` = n it ends once success has held for n steps in a row.
     `record` keeps the pictures ("frames") or everything ("steps") and so renders every step.
 
-    A simulator that fails or takes longer than `deadline_s` for one answer is started afresh and
+    A simulator that fails or takes longer than its `timeout_s` for one answer is started afresh and
     the episode repeated, `retries` times; then its result is an error. Raises UserError if the
     policy returns something that is no chunk of actions, or if no simulator ever starts.
     """
     looks = getattr(policy, "looks", True)
     render: Observe = "all" if record != "none" else "last" if looks else "none"
-    slots = [_Slot(number, client, render, deadline_s) for number, client in enumerate(clients)]
+    slots = [_Slot(number, client, render) for number, client in enumerate(clients)]
     waiting = enumerate(episodes)
     again: deque[_Episode] = deque()
     has_answered = False
 
     def fail(slot: _Slot, error: SimulatorError) -> EpisodeResult | None:
+        cause = " ".join(str(error).split())  # it may end with the last lines of a log
         episode = slot.drop()
         slot.client.restart()
         if episode.failures < retries:
+            logger.warning(
+                "the %s simulator failed (%s) in an episode of %s with seed %d, which is repeated",
+                *(slot.client.spec.simulator, cause, episode.spec.task, episode.spec.seed),
+            )
             again.append(_Episode(episode.index, episode.spec, episode.failures + 1))
             return None
         if not has_answered:
-            raise UserError(f"the {slot.client.spec.simulator} simulator does not start: {error}")
+            raise UserError(f"the {slot.client.spec.simulator} simulator does not start: {cause}")
         return episode.result(error=str(error))
 
     while True:
@@ -108,12 +113,12 @@ def roll_out(
         busy = [slot for slot in slots if slot.episode is not None]
         if not busy:
             return
-        nearest = min(slot.deadline for slot in busy) - time.monotonic()
-        wait([slot.client.waitable for slot in busy], max(0.0, nearest))
+        patience_s = min(slot.client.patience_s for slot in busy)
+        wait([slot.client.waitable for slot in busy], patience_s)
         ready = []
         for slot in busy:
             try:
-                if not slot.has_reply():
+                if not slot.client.poll():
                     continue
                 slot.take_reply()
                 has_answered = True
@@ -180,14 +185,10 @@ class _Episode:
 class _Slot:
     """A client and the episode it plays."""
 
-    def __init__(
-        self, number: int, client: SimulatorClient, render: Observe, deadline_s: float
-    ) -> None:
+    def __init__(self, number: int, client: SimulatorClient, render: Observe) -> None:
         self.number = number
         self.client = client
         self.render = render
-        self.deadline_s = deadline_s
-        self.deadline = 0.0  # of the present request
         self.episode: _Episode | None = None
 
     @property
@@ -208,7 +209,7 @@ class _Slot:
         policy.begin(self.number, spec)
         options = {"variant": spec.variant, **spec.options}
         observe = self.render != "none"
-        self._submit("reset", seed=spec.seed, options=options, observe=observe)
+        self.client.submit("reset", seed=spec.seed, options=options, observe=observe)
 
     def execute(self, chunk: np.ndarray, stop_on_success: int) -> None:
         left = self.running.horizon - self.running.steps
@@ -216,22 +217,15 @@ class _Slot:
         # Nobody looks at the picture after the last step.
         is_unseen = self.render == "last" and len(chunk) == left
         self.running.actions.append(chunk)
-        self._submit(
+        self.client.submit(
             "run",
             actions=chunk,
             observe="none" if is_unseen else self.render,
             stop_after_success=stop_on_success,
         )
 
-    def has_reply(self) -> bool:
-        if self.client.poll():
-            return True
-        if time.monotonic() > self.deadline:
-            raise SimulatorError(f"no answer within {self.deadline_s:g} s")
-        return False
-
     def take_reply(self) -> None:
-        reply = self.client.result(deadline_s=0.0)
+        reply = self.client.result()
         if not self.running.infos:
             observations, infos = [reply["observation"] or {}], [reply["info"]]
         else:
@@ -245,10 +239,6 @@ class _Slot:
     def drop(self) -> _Episode:
         episode, self.episode = self.running, None
         return episode
-
-    def _submit(self, method: str, **arguments: Any) -> None:
-        self.deadline = time.monotonic() + self.deadline_s
-        self.client.submit(method, **arguments)
 
 
 def _next_episode(waiting: Iterator[tuple[int, EpisodeSpec]]) -> _Episode | None:

@@ -29,7 +29,7 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resuming,
 )
-from selfflow_robotics.training.compile import compile_blocks, compiles
+from selfflow_robotics.training.compile import check_compiler, compile_blocks, compiles
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import ALONE, Ranks
 from selfflow_robotics.training.metrics import MetricsLog
@@ -60,6 +60,7 @@ class TrainConfig:
                 raise UserError(f"train.{name} must be at least {value}, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
+        check_compiler(self.compile)
 
 
 @dataclass

@@ -39,7 +39,7 @@ def start(simpler, options, seed=0, observe=False):
 
 
 def play(simpler, actions, observe="none"):
-    return simpler.call("run", actions=actions, observe=observe, deadline_s=300.0)
+    return simpler.call("run", actions=actions, observe=observe)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
 """RT-1, policy and environment actions: each way of writing becomes the others and back."""
 
+import itertools
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from selfflow_robotics.robot.actions import (
     environment_from_policy,
@@ -9,7 +12,6 @@ from selfflow_robotics.robot.actions import (
     policy_from_rt1,
     rt1_from_policy,
 )
-from selfflow_robotics.robot.rotations import rotvec_to_matrix, rpy_to_matrix
 
 
 def gripper_of(command):
@@ -57,11 +59,28 @@ def test_rt1_round_trip():
         np.testing.assert_array_equal(back, vectors)
 
 
+@pytest.mark.parametrize("open_before", [True, False])
+@pytest.mark.parametrize("length", range(1, 6))
+def test_every_gripper_survives_the_relative_form(open_before, length):
+    """Both for readers, which carry commands forward, and for a robot that executes them."""
+    for states in itertools.product([0.0, 1.0], repeat=length):
+        vectors = np.zeros((length, 7), np.float32)
+        vectors[:, 6] = states
+        relative = rt1_from_policy(vectors, open_before)
+        np.testing.assert_array_equal(policy_from_rt1(*relative), vectors)
+        state, executed = float(open_before), []
+        for command in relative[2][:, 0]:
+            state = state if command == 0 else float(command < 0)
+            executed.append(state)
+        assert tuple(executed) == states
+
+
 def test_an_episode_that_starts_closed_says_so_at_once():
     vectors = np.zeros((3, 7))
     assert rt1_from_policy(vectors)[2].tolist() == [[1], [0], [0]]
     vectors[:, 6] = 1
     assert rt1_from_policy(vectors)[2].tolist() == [[0], [0], [0]]
+    assert rt1_from_policy(vectors, open_before=False)[2].tolist() == [[-1], [0], [0]]
 
 
 def test_environment_action_turns_the_same_way():
@@ -70,9 +89,9 @@ def test_environment_action_turns_the_same_way():
     actions = environment_from_policy(vectors)
     assert actions.dtype == np.float32
     np.testing.assert_array_equal(actions[..., :3], vectors[..., :3])
-    np.testing.assert_allclose(
-        rotvec_to_matrix(actions[..., 3:6]), rpy_to_matrix(vectors[..., 3:6]), atol=1e-6
-    )
+    done = Rotation.from_rotvec(actions[..., 3:6].reshape(-1, 3))
+    asked = Rotation.from_euler("xyz", vectors[..., 3:6].reshape(-1, 3))
+    np.testing.assert_allclose(done.as_matrix(), asked.as_matrix(), atol=1e-6)
     np.testing.assert_array_equal(actions[..., 6], np.where(vectors[..., 6] > 0.5, -1, 1))
 
 

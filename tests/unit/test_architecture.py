@@ -26,7 +26,7 @@ FLOORS = [
     {"modalities"},
     {"autoencoders", "flow", "locks", "robot"},
     {"batch", "timesteps"},
-    {"errors", "json_file", "rng"},
+    {"commands", "errors", "json_file", "rng"},
 ]
 LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}
 

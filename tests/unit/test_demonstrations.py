@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing
 from selfflow_robotics.envs.spec import SimplerInstall
@@ -22,13 +24,16 @@ from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator
 from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.rollouts import demonstrations
 from selfflow_robotics.rollouts.demonstrations import (
     FIRST_SEED,
     PLAY_STEPS,
+    VERSION,
     CollectConfig,
     collect,
     ensure_demonstrations,
 )
+from selfflow_robotics.rollouts.engine import EpisodeResult, Trajectory
 from tests.fakes import FakeEnv
 from tests.rlds_sets import edit_record, shard
 
@@ -79,17 +84,6 @@ def spoil(features):
     features["steps/action/world_vector"].float_list.value[0] = np.nan
 
 
-def test_a_data_set_that_does_not_say_counts_as_undisturbed(recorded, tmp_path):
-    config, _ = recorded
-    older = tmp_path / "older" / "0.1.0"
-    shutil.copytree(config.directory, older)
-    found = metadata(older)
-    for episode in found["episodes"]:
-        del episode["disturbed"]
-    (older / "metadata.json").write_text(json.dumps(found))
-    assert not RldsIndex.open(older).disturbed.any()
-
-
 def test_labels_are_the_experts_answer_to_what_is_seen(recorded):
     """The picture of step t shows the state that the label of step t answers to."""
     config, index = recorded
@@ -116,11 +110,15 @@ def test_labels_are_the_experts_answer_to_what_is_seen(recorded):
         assert label[6] == (answer[6] < 0)
 
 
-def test_number_of_processes_changes_nothing(recorded, tmp_path):
-    config, index = recorded
-    other = RldsIndex.open(collect(replace(config, root=str(tmp_path), processes=3)))
-    assert_array_equal(other.actions, index.actions)
-    assert_array_equal(other.frame(40), index.frame(40))
+def contents(config):
+    return {path.name: path.read_bytes() for path in config.directory.iterdir()}
+
+
+def test_number_of_processes_changes_no_byte(recorded, tmp_path):
+    config, _ = recorded
+    other = replace(config, root=str(tmp_path), processes=3)
+    collect(other)
+    assert contents(other) == contents(config)
 
 
 def test_play_is_recorded_whatever_comes_of_it(tmp_path):
@@ -130,41 +128,128 @@ def test_play_is_recorded_whatever_comes_of_it(tmp_path):
 
 
 def test_killed_and_repeated_is_the_same(recorded, tmp_path):
-    config, index = recorded
-    config = replace(config, root=str(tmp_path))
+    """By four signals in turn, each after one or two episodes more."""
+    config, _ = recorded
+    other = replace(config, root=str(tmp_path))
     code = f"""
-import time
+import os, signal
 from selfflow_robotics.data.rlds.writer import RldsWriter
+from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, collect
-write, RldsWriter._per_shard = RldsWriter.write_episode, 2
+write, start = RldsWriter.write_episode, SimulatorClient._start
 
-def slowly(self, *arguments):
-    self._per_shard = 2
+def killed(self, *arguments):
     write(self, *arguments)
-    print(self.episodes_done, flush=True)
-    time.sleep(0.2)
+    if self.episodes_done == when:
+        os.kill(os.getpid(), getattr(signal, number))
 
-RldsWriter.write_episode = slowly
-collect({config!r})
+def told(self):
+    start(self)
+    print(self.pid, flush=True)
+
+RldsWriter.write_episode, SimulatorClient._start = killed, told
+for when, number in ((1, "SIGTERM"), (3, "SIGHUP"), (4, "SIGINT"), (6, "SIGKILL")):
+    try:
+        collect({other!r})
+    except KeyboardInterrupt:
+        pass
 """
-    process = subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
     )
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "5":
-        assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (config.directory / "dataset_info.json").exists()
-    resumed = RldsIndex.open(collect(config))
-    assert_array_equal(resumed.actions, index.actions)
-    assert_array_equal(resumed.proprio, index.proprio)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    simulators = done.stdout.split()
+    assert len(simulators) == 4
+    assert not (other.directory / "dataset_info.json").exists()
+    with open_writer(other) as writer:
+        assert writer.episodes_done == 6
+    collect(other)
+    assert contents(other) == contents(config)
+    assert not any(is_running(pid) for pid in simulators)
+
+
+def is_running(pid):
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def open_writer(config):
+    provenance = {"simulator": "fake", "recording": config.recording}
+    return RldsWriter(config.root, config.dataset_name, VERSION, config.image_size, provenance)
+
+
+def fail_at_third_episode(monkeypatch, **fault):
+    def attempt(self, number, attempt):
+        spec = planned(self, number, attempt)
+        return replace(spec, options=spec.options | fault) if number == 2 else spec
+
+    planned = demonstrations._Plan._attempt
+    monkeypatch.setattr(demonstrations._Plan, "_attempt", attempt)
+
+
+def test_a_simulator_that_fails_once_changes_no_byte(recorded, tmp_path, monkeypatch):
+    config, _ = recorded
+    other = replace(config, root=str(tmp_path))
+    marker = str(tmp_path / "failed")
+    fail_at_third_episode(monkeypatch, fault="crash", at=3, only_before=marker)
+    collect(other)
+    assert Path(marker).exists()
+    assert contents(other) == contents(config)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_simulator_that_goes_on_failing_ends_the_recording(
+    recorded, tmp_path, monkeypatch, processes
+):
+    config, _ = recorded
+    other = replace(config, root=str(tmp_path), processes=processes)
+    with monkeypatch.context() as patch:
+        fail_at_third_episode(patch, fault="raise", at=3)
+        with pytest.raises(UserError, match=r"episode 2 .*the fake robot is broken.* are kept"):
+            collect(other)
+    with open_writer(other) as writer:
+        assert writer.episodes_done == 2
+    collect(other)
+    assert contents(other) == contents(config)
+
+
+def test_the_gripper_before_the_recording_is_known():
+    """A prefix that closes the gripper, and a recording that opens it at once."""
+    closes, opens, goes_on = (np.array([0] * 6 + [g], np.float32) for g in (1, -1, 0))
+    for prefix, labels, told in (
+        ([closes, goes_on], [opens, goes_on, closes], [-1, 0, 1]),
+        ([closes], [goes_on, opens], [1, -1]),  # closed at the start is always said
+        ([closes, opens], [goes_on, closes], [0, 1]),
+        ([], [goes_on, closes], [0, 1]),
+    ):
+        executed = np.stack([*prefix, *labels])
+        trajectory = Trajectory([{}] * (len(executed) + 1), [], executed)
+        result = EpisodeResult(
+            0, EpisodeSpec("", "", 0), True, True, len(executed), 0.0, trajectory=trajectory
+        )
+        steps = demonstrations._steps(result, [None] * len(prefix) + labels)
+        assert [float(step["gripper_closedness_action"][0]) for step in steps] == told
+
+
+def test_nohup_and_other_threads_keep_their_signals(recorded):
+    config, _ = recorded
+    held = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with demonstrations._interrupted_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(collect, config).result() == config.directory
+    finally:
+        signal.signal(signal.SIGHUP, held)
 
 
 def test_reuse_and_other_settings(recorded, capsys):

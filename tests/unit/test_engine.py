@@ -1,5 +1,6 @@
 """Playing episodes: order independence, limits, recording, faults, and what a policy may return."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,12 +140,14 @@ def test_recorded_actions_repeat_an_episode(clients):
 
 
 @pytest.mark.parametrize("fault", ["crash", "hang", "raise"])
-def test_a_fault_is_repeated_and_harms_nobody(clients, tmp_path, fault):
+def test_a_fault_is_repeated_and_harms_nobody(clients, tmp_path, fault, monkeypatch):
+    for client in clients:
+        monkeypatch.setattr(client, "spec", replace(FAKE, timeout_s=3))
     healthy = play(clients, episodes(4), max_steps=5)
     specs = episodes(4)
     options = {"fault": fault, "at": 2, "only_before": str(tmp_path / "happened")}
     specs[1] = EpisodeSpec("pick_coke_can", "standing", 1, options)
-    results = play(clients, specs, max_steps=5, deadline_s=1.0)
+    results = play(clients, specs, max_steps=5)
     assert [result.error for result in results] == [None] * 4
     assert [result.steps for result in results] == [5] * 4
     assert [result.drawn for result in results] == [result.drawn for result in healthy]

@@ -1,6 +1,8 @@
 """What is on disk survives crashes and never mixes evaluations; what is left is played."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,43 @@ def test_a_torn_last_line_is_dropped_and_its_episode_played_again(tmp_path):
     assert [e.seed for e in again.missing("random", _episodes(3))] == [2]
     again.add(_record(2, success=True))
     assert len(Ledger.open(tmp_path, FINGERPRINT).records) == 3
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_line(tmp_path, monkeypatch):
+    ledger = Ledger.open(tmp_path, FINGERPRINT)
+    ledger.add(_record(0))
+    before = (tmp_path / "episodes.jsonl").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        ledger.add(_record(1))
+    assert (tmp_path / "episodes.jsonl").read_bytes() == before
+    monkeypatch.undo()
+    ledger.add(_record(1))
+    assert len(Ledger.open(tmp_path, FINGERPRINT).records) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000, '{"policy": "p", "task": "t", "variant": "v", "seed": "1"}', "[]", "null"],
+    ids=["nested", "seed is text", "list", "null"],
+)
+def test_a_crafted_line_is_named(tmp_path, line):
+    Ledger.open(tmp_path, FINGERPRINT)
+    (tmp_path / "episodes.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        Ledger.open(tmp_path, FINGERPRINT)
+
+
+def test_a_film_that_cannot_be_written_costs_no_episode(tmp_path, clients, caplog):
+    ledger = Ledger.open(tmp_path, FINGERPRINT)
+    (tmp_path / "videos").write_text("a file where the folder should be")
+    _play(ledger, RandomPolicy(horizon=6), clients, _episodes(2), num_videos=1)
+    assert [(r.error, r.video) for r in ledger.records] == [(None, None)] * 2
+    assert "no film" in caplog.text
 
 
 def test_an_error_is_tried_again_and_replaced(tmp_path):

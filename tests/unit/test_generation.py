@@ -115,7 +115,7 @@ def test_folders_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("")
     with pytest.raises(UserError, match=r"holds other files \(thesis\.txt\)"):
         job_in(tmp_path).open(ALONE)
-    with pytest.raises(UserError, match="cannot write pictures to /proc/no"):
+    with pytest.raises(UserError, match="cannot write results to /proc/no"):
         job_in(tmp_path.__class__("/proc/no")).open(ALONE)
     job = job_in(tmp_path / "full")
     job.open(ALONE)

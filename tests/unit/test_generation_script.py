@@ -147,10 +147,10 @@ def _claims(**changes):
     def prepare(folder):
         path = folder / "runs/classes/checkpoints/step_0000003/manifest.json"
         extra = json.loads(path.read_text())["extra"]
-        model = extra["image_model"]
+        network = extra["network"]
         for name, value in changes.items():
-            part = model["sit"] if name in model["sit"] else model if name in model else extra
-            part[name] = value
+            parts = (network["backbone"], network, network["adapters"]["frames"], extra)
+            next(part for part in parts if name in part)[name] = value
         weights = load_file(path.with_name("teacher.safetensors"))
         save_checkpoint(path.parents[1], 3, {"teacher": weights}, extra)
 
@@ -177,19 +177,18 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_released, TINY, "pass heads"),
         (_claims(depth=10**9), [], "does not describe a network"),
         (_claims(width=48 * 10**6), [], "does not describe a network"),
-        (_claims(num_classes=10**12), [], "does not describe a network"),
-        (_claims(latent_size=10**6), [], "too large"),
+        (_claims(num_classes=10**12), [], "does not fit the model"),
+        (_claims(grid=[10**6, 10**6]), [], "does not describe a network"),
         (_claims(labels=[9]), [], "does not describe a network"),
         (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
         (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
         (_nothing, ["heads=4"], "heads is for files of released weights"),
-        (_nothing, ["--checkpoint", "runs/scenes", "method=sde"], "method=sde samples networks"),
         (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "knows no classes"),
         (_nothing, ["labels=[3]"], "labels must be numbers from 0 to 2, got [3]"),
         (_nothing, ["instruction=x"], "reads no words"),
-        (_nothing, ["autoencoder_weights=vae"], "needs no autoencoder_weights"),
+        (_nothing, ["autoencoder_weights=vae"], "need no autoencoder_weights"),
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
         (_nothing, ["num_images=0"], "num_images must be at least 1, got 0"),
         (_nothing, ["method=dpm"], "unknown value 'dpm'"),
@@ -252,4 +251,6 @@ def test_another_autoencoder_under_the_recorded_name_is_refused(folder, capsys):
     with pytest.raises(SystemExit) as exit:
         main([*QUICK, "--checkpoint", "runs/former"])
     assert exit.value.code == 2
-    assert "is not the autoencoder any more that runs/former/" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "runs/former/" in error
+    assert "is not the autoencoder any more" in error

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
-from selfflow_robotics.robot.rotations import pose_multiply
+from selfflow_robotics.robot.rotations import from_wxyz
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -42,18 +42,21 @@ def test_same_size_is_untouched():
 def test_proprio_is_the_tool_in_the_base_frame():
     base = np.array([0.35, 0.2, 0.07, 0.6, 0.0, 0.0, 0.8])
     tool_in_base = np.array([0.5, -0.1, 0.9, -0.5, 0.5, -0.5, 0.5])
-    proprio = proprio_vector(pose_multiply(base, tool_in_base), base, 0.25)
+    position = base[:3] + from_wxyz(base[3:]).apply(tool_in_base[:3])
+    turn = (from_wxyz(base[3:]) * from_wxyz(tool_in_base[3:])).as_quat()
+    tool = np.concatenate([position, turn[[3, 0, 1, 2]]])
+    proprio = proprio_vector(tool, base, 0.25)
     assert proprio.dtype == np.float32
     np.testing.assert_allclose(proprio[:3], tool_in_base[:3], atol=1e-6)
     np.testing.assert_allclose(proprio[3:7], [-0.5, 0.5, -0.5, 0.5], atol=1e-6)
     assert proprio[7] == 0.25
 
 
-def test_robot_conventions_need_numpy_only():
+def test_robot_conventions_need_numpy_and_scipy_only():
     code = (
         "import sys\n"
         "from selfflow_robotics.robot import actions, normalize, observation, rotations\n"
-        "print(sorted({'torch', 'PIL', 'scipy', 'tensorflow_datasets'} & set(sys.modules)))"
+        "print(sorted({'torch', 'PIL', 'tensorflow_datasets'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -159,10 +159,14 @@ def test_the_one_key_that_disagrees_is_named(toy, key):
     ],
 )
 def test_metadata_of_any_owner(toy, metadata):
+    info = json.loads((toy / "dataset_info.json").read_text())
+    info |= {"moduleName": "lab.toy", "description": "Of a lab"}
+    (toy / "dataset_info.json").write_text(json.dumps(info))
     (toy / "metadata.json").write_text(json.dumps(metadata))
     index = RldsIndex.open(toy)
     assert index.num_episodes == 5
-    assert index.provenance == {"dataset": "toy", "split": "train"}
+    # The simulator is what the records themselves say.
+    assert index.provenance == {"dataset": "toy", "split": "train", "simulator": "none"}
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_no_module_that_dataset_info_json_names_is_imported(toy, marker):
     edit_json(
         toy / "dataset_info.json", lambda c: c.update(moduleName="evilmod", configName="evilmod")
     )
-    (toy / "metadata.json").write_text('{"type": "evilmod.X", "py/object": "evilmod.X"}')
+    evil = {"provenance": {}, "episodes": [], "type": "evilmod.X", "py/object": "evilmod.X"}
+    (toy / "metadata.json").write_text(json.dumps(evil))
     assert RldsIndex.open(toy).num_episodes == 3
 
 

@@ -42,7 +42,11 @@ def test_our_data_set(tmp_path):
             "success": episode % 2 == 0,
             "undesirable": False,
         }
-        assert set(description["attributes"].values()) == {0, b""}
+        attributes = description["attributes"]
+        note = json.loads(attributes.pop("collection_mode_name"))
+        assert note == {"seed": episode, "success": episode % 2 == 0}
+        assert json.loads(attributes.pop("env_name"))["provenance"] == {"simulator": "none"}
+        assert set(attributes.values()) == {0, b""}
         for t, (theirs, written) in enumerate(zip(steps, make_steps(episode, 99), strict=False)):
             last = t == len(steps) - 1
             assert (theirs["is_first"], theirs["is_last"]) == (t == 0, last)

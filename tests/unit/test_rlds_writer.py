@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,16 +116,55 @@ def test_a_full_disk_is_one_line_and_loses_no_finished_shard(tmp_path, monkeypat
         assert writer.episodes_done == 2
 
 
-def test_a_killed_process_loses_the_open_shard_only(tmp_path):
+def test_a_killed_process_loses_no_episode(tmp_path):
+    writer = open_writer(tmp_path)
+    append(writer, 0, 1, 2)  # and is never closed
+    shutil.copytree(writer.path, tmp_path / "copy" / "toy" / "0.1.0")
+    with open_writer(tmp_path / "copy") as other:
+        assert other.episodes == writer.episodes
+        assert other.episodes_done == 3
+    writer.close()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 300, -1])
+def test_a_record_cut_short_is_recorded_again(tmp_path, keep):
+    whole = record_whole(tmp_path / "whole")
     with open_writer(tmp_path) as writer:
         append(writer, 0, 1, 2)
-    # What a kill leaves: the third episode's shard without the note that vouches for it.
-    (tmp_path / "toy" / "0.1.0" / "shard-00001.json").unlink()
+    path = shard(writer.path, 1)
+    path.write_bytes(path.read_bytes()[:keep])
     with open_writer(tmp_path) as writer:
         assert writer.episodes_done == 2
-        append(writer, 2)
-        index = RldsIndex.open(writer.finish())
-    assert index.num_episodes == 3
+        append(writer, 2, 3, 4)
+        assert contents(writer.finish()) == whole
+
+
+def record_whole(root):
+    with open_writer(root) as writer:
+        append(writer, *range(5))
+        return contents(writer.finish())
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_interruptions_leave_no_trace_in_the_files(tmp_path, monkeypatch):
+    whole = record_whole(tmp_path / "whole")
+    for episode in range(5):
+        with open_writer(tmp_path) as writer:
+            append(writer, episode)
+    for name in ("replace", "rmdir"):  # finishing is interrupted too
+        with monkeypatch.context() as patch, open_writer(tmp_path) as writer:
+            patch.setattr(Path, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                writer.finish()
+    with open_writer(tmp_path) as writer:
+        assert contents(writer.finish()) == whole
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_an_interrupted_finish_is_taken_up(tmp_path, monkeypatch):
@@ -179,13 +220,35 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
         open_writer(tmp_path)
 
 
-def test_a_cut_shard_is_noticed(tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
+        (lambda path: path.write_bytes(b""), "holds 0 episodes, not 2"),
+        (lambda path: path.write_bytes(path.read_bytes() * 2), "holds 4 episodes, not 2"),
+        (lambda path: path.unlink(), "shards are missing or there twice"),
+        (lambda path: shutil.copy(path, f"{path}-of-00002"), "shards are missing or there twice"),
+        (lambda path: shutil.copy(shard(GOLDEN_SET), path), "does not say how it was recorded"),
+        (lambda path: shutil.copy(shard(make_set(path.parents[3], [3, 3])), path), "another"),
+    ],
+)
+def test_a_shard_that_is_not_what_was_recorded_is_refused(tmp_path, damage, message):
+    root = tmp_path / "recording"
+    with open_writer(root) as writer:
+        append(writer, 0, 1, 2)
+    damage(shard(writer.path))
+    with pytest.raises(UserError, match=message):
+        open_writer(root)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"provenance": {}}', '{"episodes": [1]}', "[" * 10**5])
+@pytest.mark.parametrize("name", ["recording.json", "shard-00000.json", "metadata.json"])
+def test_stray_notes_do_not_matter_while_recording(tmp_path, name, text):
     with open_writer(tmp_path) as writer:
-        append(writer, 0, 1)
-    path = shard(tmp_path / "toy" / "0.1.0")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="missing or cut short"):
-        open_writer(tmp_path)
+        append(writer, 0)
+    (writer.path / name).write_text(text)
+    with open_writer(tmp_path) as writer:
+        assert writer.episodes_done == 1
 
 
 def test_one_writer_at_a_time(tmp_path):

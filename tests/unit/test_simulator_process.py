@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,15 @@ def test_renders_only_what_is_asked_for(client, observe, count):
 @pytest.mark.parametrize(
     ("fault", "cause"), [("crash", "signal 11"), ("hang", "no answer"), ("raise", "is broken")]
 )
-def test_fault_is_an_error_and_restart_mends_it(client, fault, cause):
+def test_fault_is_an_error_and_restart_mends_it(client, fault, cause, monkeypatch):
     with SimulatorClient(FAKE) as other:
         other.call("reset", seed=1, options={})
         client.call("reset", seed=1, options={"fault": fault, "at": 2})
+        monkeypatch.setattr(client, "spec", replace(FAKE, timeout_s=0.5))
         actions = np.zeros((3, 7), np.float32)
         with pytest.raises(SimulatorError, match=cause):
-            client.call("run", actions=actions, deadline_s=0.5)
+            client.call("run", actions=actions)
+        monkeypatch.undo()
         client.restart()
         assert client.call("reset", seed=1, options={})["info"]["elapsed_steps"] == 0
         assert len(other.call("run", actions=actions)["infos"]) == 3
@@ -104,7 +107,7 @@ def test_bad_action_is_the_simulators_error(client):
 def test_forgotten_answers_do_not_return(client):
     client.submit("reset", seed=0, options={})
     client.submit("provenance")
-    assert client.result(30)["simulator"] == "fake"
+    assert client.result()["simulator"] == "fake"
 
 
 def test_unknown_simulator_and_interpreter_are_the_users_error():

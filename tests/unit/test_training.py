@@ -12,7 +12,7 @@ from torch import nn
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.checkpoint import latest_checkpoint, load_part, save_checkpoint
-from selfflow_robotics.training.compile import compile_blocks, compiles
+from selfflow_robotics.training.compile import compile_blocks, compiles, missing_compiler
 from selfflow_robotics.training.device import (
     choose_device,
     enough_memory,
@@ -243,6 +243,18 @@ def test_the_first_step_that_was_not_finite_is_remembered_until_it_is_read(tmp_p
         finite.note(torch.tensor(loss, requires_grad=True), torch.tensor(1.0), step)
     with pytest.raises(UserError, match=r"not finite at step 1 .*\(loss inf, gradient norm 1.0\)"):
         finite.check()
+
+
+def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch, tmp_path):
+    for compiler in (str(tmp_path / "missing"), "false", ""):
+        monkeypatch.setenv("CXX", compiler)
+        with pytest.raises(UserError, match="CXX"):
+            TrainConfig(compile="on")
+        assert not compiles("auto", torch.device("cuda"))
+    TrainConfig(compile="auto")
+    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert "Python.h" in (missing_compiler() or "")
 
 
 def test_compiling_is_for_gpus_unless_asked_for_and_keeps_names_and_copies():

@@ -23,7 +23,7 @@ from selfflow_robotics.data.rlds.info import Piece
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 3
+_VERSION = 4
 # The tables: type, and shape beyond the number of steps or of episodes.
 _PER_STEP = {
     "actions": (np.float32, (7,)),
@@ -40,8 +40,9 @@ _PER_EPISODE = {
     "success": (np.bool_, ()),
     "failed": (np.bool_, ()),
     "record": (np.int64, ()),
+    "disturbed": (np.int8, ()),
 }
-_TEXTS = ("instructions",)  # lists of strings, as JSON
+_TEXTS = ("instructions", "recordings")  # lists of strings, as JSON
 _CHECKSUM = "checksum"
 
 
@@ -119,8 +120,10 @@ def _fits(tables: dict[str, Any], sizes: np.ndarray) -> bool:
             return False
     shard, offset, size = tables["shard"], tables["offset"], tables["size"]
     return bool(
-        isinstance(texts, list)
-        and all(isinstance(text, str) for text in texts)
+        all(
+            isinstance(tables[key], list) and all(isinstance(text, str) for text in tables[key])
+            for key in _TEXTS
+        )
         and episodes > 0
         and (lengths >= 2).all()
         and (lengths <= steps).all()

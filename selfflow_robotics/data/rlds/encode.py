@@ -34,13 +34,16 @@ class EpisodeEncoder:
         self._quality = jpeg_quality
         self._chroma = "444" if image_size[0] < _FULL_CHROMA_BELOW_HEIGHT else "420"
 
-    def encode(self, steps: Sequence[dict[str, Any]], success: bool) -> bytes:
-        """A serialised tf.train.Example.
+    def encode(
+        self, steps: Sequence[dict[str, Any]], success: bool, attributes: dict[str, str]
+    ) -> bytes:
+        """A serialised tf.train.Example; equal episodes give equal bytes.
 
         Each step: image uint8 [H, W, 3]; instruction str; proprio [8] (tool xyz in m and quaternion
         xyzw in the base frame, gripper closedness 0 to 1); world_vector [3] (m); rotation_delta [3]
         (roll, pitch, yaw in rad); gripper_closedness_action (+1 close, -1 open, 0 no change);
-        optional terminate (bool, False) and reward (float, 0).
+        optional terminate (bool, False) and reward (float, 0). `attributes` are those of
+        fractal's words (`..._name`) that are known.
         Raises ValueError for fewer than two steps and for values of a wrong shape or not finite.
         """
         if len(steps) < 2:
@@ -49,10 +52,12 @@ class EpisodeEncoder:
         example = {
             "aspects": {name: known.get(name, False) for name in ASPECTS},
             "attributes": {name: 0 for name in ATTRIBUTES}
-            | {f"{name}_name": "" for name in ATTRIBUTES},
+            | {f"{name}_name": "" for name in ATTRIBUTES}
+            | attributes,
             "steps": [self._step(step, t, len(steps)) for t, step in enumerate(steps)],
         }
-        return self._serializer.serialize_example(self.features.encode_example(example))
+        encoded = self._serializer.get_tf_example(self.features.encode_example(example))
+        return encoded.SerializeToString(deterministic=True)  # else in the order of a hash
 
     def _step(self, step: dict[str, Any], t: int, length: int) -> dict[str, Any]:
         proprio = _floats(step["proprio"], 8, f"step {t}: proprio")

@@ -18,7 +18,8 @@ import google_crc32c
 import numpy as np
 
 from selfflow_robotics.data.rlds import cache as index_cache
-from selfflow_robotics.data.rlds.info import MAX_METADATA_BYTES, Info, read_info, read_json
+from selfflow_robotics.data.rlds.info import read_info
+from selfflow_robotics.data.rlds.metadata import check_size, read_history
 from selfflow_robotics.data.rlds.pictures import decode_picture
 from selfflow_robotics.data.rlds.scan import scan_shards
 from selfflow_robotics.data.rlds.tfrecord import read_framing
@@ -49,18 +50,15 @@ class RldsIndex:
     """
 
     def __init__(
-        self, shards: list[Path], tables: dict[str, Any], metadata: dict[str, Any]
+        self,
+        shards: list[Path],
+        tables: dict[str, Any],
+        provenance: dict[str, Any],
+        disturbed: np.ndarray,
     ) -> None:
         self.shards = shards
-        self.provenance = metadata["provenance"]
-        told = metadata.get("episodes")
-        disturbed = [
-            isinstance(one, dict) and bool(one.get("disturbed"))
-            for one in (told if isinstance(told, list) else [])
-        ]
-        self.disturbed = np.array(
-            [r < len(disturbed) and disturbed[r] for r in tables["record"]], bool
-        )
+        self.provenance = provenance
+        self.disturbed = disturbed
         self.episode_start = tables["episode_start"]
         self.episode_length = tables["episode_length"]
         self.success = tables["success"]
@@ -108,15 +106,19 @@ class RldsIndex:
                     f"{piece.path}: {len(framing[piece.path])} records, but dataset_info.json says "
                     f"{piece.records}; copy both files again"
                 )
+        total = sum(path.stat().st_size for path in files)
         cached, tables = None, None
-        if cache and sum(path.stat().st_size for path in files) >= CACHE_FROM_BYTES:
+        if cache and total >= CACHE_FROM_BYTES:
             cached = index_cache.path_of(info.directory, pieces, framing, verify)
             tables = index_cache.load(cached, pieces)
         if tables is None:
             tables = scan_shards(pieces, verify == "full")
             if cached:
                 index_cache.save(cached, tables)
-        index = cls([piece.path for piece in pieces], tables, _metadata(info, split))
+        provenance, disturbed = read_history(info, tables)
+        check_size(info, split, total)
+        provenance["split"] = split
+        index = cls([piece.path for piece in pieces], tables, provenance, disturbed)
         for cause, count in index.left_out.items():
             if count:
                 _log.warning("%s: %d episodes left out: %s", directory, count, cause)
@@ -125,7 +127,7 @@ class RldsIndex:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what the episodes hold, wherever their files lie: all numbers and words, and
-        of each picture the length of its file."""
+        of each picture the checksum of its file."""
         key = hashlib.sha256(json.dumps([self.instructions, self.image_size]).encode())
         for table in (
             self.episode_length,
@@ -134,7 +136,7 @@ class RldsIndex:
             self.actions,
             self.proprio,
             self._instruction,
-            self._size,
+            self._crc,
         ):
             key.update(np.ascontiguousarray(table))
         return key.hexdigest()
@@ -198,16 +200,3 @@ class RldsIndex:
         episode = int(self.episode_of(np.asarray(frame)))
         step = frame - self.episode_start[episode]
         return f"{self.shards[self._shard[frame]]}: episode {episode}, step {step}"
-
-
-def _metadata(info: Info, split: str) -> dict[str, Any]:
-    """metadata.json, whose "provenance" always names the data set and what was read of it.
-
-    Any owner of a data set may keep anything in metadata.json.
-    """
-    path = info.directory / "metadata.json"
-    found = read_json(path, MAX_METADATA_BYTES) if os.path.lexists(path) else {}
-    found = found if isinstance(found, dict) else {}
-    told = found.get("provenance")
-    own = {"dataset": info.name, "split": split}
-    return {**found, "provenance": {**(told if isinstance(told, dict) else {}), **own}}

@@ -9,6 +9,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from selfflow_robotics.data.rlds.info import Piece
+from selfflow_robotics.data.rlds.metadata import UNTOLD, read_note
 from selfflow_robotics.data.rlds.pictures import picture_size
 from selfflow_robotics.data.rlds.schema import IMAGE, NUMBERS, TEXT
 from selfflow_robotics.data.rlds.tfrecord import read_records
@@ -19,12 +20,13 @@ _CONVERT = "its checksum is right, so it was written so: convert the data again"
 
 
 def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
-    """The arrays that `RldsIndex` is made of, and `instructions`, a list of texts.
+    """The arrays that `RldsIndex` is made of; `instructions` and `recordings` are lists of texts.
 
     Raises UserError for damaged records and for episodes that do not hold what `schema` asks for.
     """
     episodes: list[dict[str, Any]] = []
     vocabulary: dict[str, int] = {}
+    recordings: dict[str, None] = {}  # a set in order
     left_out = [0, 0]
     size: tuple[int, int] | None = None
     total = sum(piece.take for piece in pieces)
@@ -37,6 +39,7 @@ def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
                     record, f"{piece.path}: record {count} (counted from 0)", size
                 )
                 size = episode.pop("image_size") or size
+                recordings[episode.pop("recording")] = None
                 values = np.concatenate([episode["actions"], episode["proprio"]], axis=1)
                 if len(values) < 2:
                     left_out[0] += 1
@@ -66,8 +69,10 @@ def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
     tables["instructions"] = list(vocabulary)
     tables["episode_length"] = np.array([len(episode["size"]) for episode in episodes], np.int64)
     tables["episode_start"] = np.cumsum(tables["episode_length"]) - tables["episode_length"]
-    for key, kind in (("success", bool), ("failed", bool), ("record", np.int64)):
+    kinds = {"success": bool, "failed": bool, "record": np.int64, "disturbed": np.int8}
+    for key, kind in kinds.items():
         tables[key] = np.array([episode[key] for episode in episodes], kind)
+    tables["recordings"] = list(recordings)
     tables["left_out"] = np.array(left_out, np.int64)
     tables["image_size"] = np.array(size, np.int64)
     return tables
@@ -116,8 +121,10 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
         # Pictures follow one another in the record, so equal ones are found in their order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
-    success = _success(features, where)
+    success, note = _success(features, where), read_note(features)
     return {
+        "recording": note.recording if note else "",
+        "disturbed": note.disturbed if note else UNTOLD,
         "actions": policy_from_rt1(
             floats("steps/action/world_vector"),
             floats("steps/action/rotation_delta"),

@@ -1,43 +1,61 @@
 """Record demonstrations as an RLDS data set with RT-1's features, without TensorFlow.
 
-While recording, `<root>/<name>/<version>/` holds
+While recording, `<root>/<name>/<version>/` holds shards `<name>-train.tfrecord-00000`, ... and no
+dataset_info.json, so no reader takes it for a data set. Each record is on the disk when
+`write_episode` returns and says by its note (`data.rlds.metadata`) what recording it belongs to, so
+a writer opened again on the folder reads there how far it was; a record that a kill cut short is
+dropped. `finish` gives the shards their final names and lets TensorFlow Datasets' own classes write
+features.json, metadata.json and dataset_info.json.
 
-    recording.json                 what is being recorded: provenance, picture size and quality
-    <name>-train.tfrecord-00000    a finished shard
-    shard-00000.json               its episodes; written last, so its presence vouches for the shard
-
-and no dataset_info.json, so no reader takes it for a data set. A writer opened again on the folder
-goes on after the last finished shard. `finish` gives the shards their final names and lets
-TensorFlow Datasets' own classes write features.json, metadata.json and dataset_info.json.
+Equal calls give equal bytes in all files, however often the recording was interrupted.
 """
 
 import fcntl
 import json
+import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_info, naming, splits
+from tensorflow_datasets.proto import tf_example_pb2
 
 from selfflow_robotics.data.rlds.encode import EpisodeEncoder
-from selfflow_robotics.data.rlds.tfrecord import FRAMING_BYTES, write_record
+from selfflow_robotics.data.rlds.metadata import (
+    DESCRIPTION,
+    MODULE_NAME,
+    Note,
+    note_attributes,
+    read_metadata,
+    read_note,
+    to_json,
+)
+from selfflow_robotics.data.rlds.tfrecord import FRAMING_BYTES, read_records, write_record
 from selfflow_robotics.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Shard:
+    path: Path
+    size: int = 0  # bytes of its whole records with their framing
+    episodes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class RldsWriter:
     """Appends episodes to one data set. Use as a context manager; call `finish` when all are there.
 
-    Leaving the context keeps what has been written, also after an exception; only a killed process
-    loses the episodes of its unfinished shard (at most `episodes_per_shard` - 1).
+    An episode that was written is kept, whatever ends the process.
 
-    `episodes` lists the metadata of all episodes kept so far, in order; `finished` tells whether
-    the data set is complete. Raises UserError if the folder holds something else, a recording of
-    another provenance, picture size or quality, or is being written by another process.
+    `finished` tells whether the data set is complete. Raises UserError if the folder holds
+    something else, a damaged recording, one of another provenance, picture size or quality, or is
+    being written by another process.
     """
 
     def __init__(
@@ -56,33 +74,36 @@ class RldsWriter:
             raise UserError(f"data set version '{version}': use three numbers such as 0.1.0")
         self.name, self.version = name, version
         self.path = Path(root).expanduser() / name / version
-        self.episodes: list[dict[str, Any]] = []
         self._encoder = EpisodeEncoder(image_size, jpeg_quality)
         self._per_shard = episodes_per_shard
-        self._shards: list[dict[str, Any]] = []  # {"num_bytes", "episodes"} of each finished shard
-        self._file: BinaryIO | None = None
-        self._open_shard: dict[str, Any] = {}
+        self._shards: list[_Shard] = []
+        self._recording = to_json(
+            {
+                "provenance": provenance,
+                "image_size": list(image_size),
+                "jpeg_quality": jpeg_quality,
+            }
+        )
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self._folder = os.open(self.path, os.O_RDONLY)
         try:
             with self._writing():
                 self._lock()
-                self._resume(
-                    {
-                        "provenance": json.loads(json.dumps(provenance)),
-                        "image_size": list(image_size),
-                        "jpeg_quality": jpeg_quality,
-                    }
-                )
+                self._resume()
         except BaseException:
             os.close(self._folder)
             raise
 
     @property
+    def episodes(self) -> list[dict[str, Any]]:
+        """The metadata of all episodes so far, in order."""
+        return [episode for shard in self._shards for episode in shard.episodes]
+
+    @property
     def episodes_done(self) -> int:
         """How many episodes the data set holds so far."""
-        return len(self.episodes)
+        return sum(len(shard.episodes) for shard in self._shards)
 
     @property
     def finished(self) -> bool:
@@ -91,29 +112,34 @@ class RldsWriter:
     def write_episode(self, steps: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
         """Append one episode; `steps` as in `EpisodeEncoder.encode`, which says what it refuses.
 
-        metadata: JSON-able; `success` (bool) goes into the record, all of it into metadata.json.
+        metadata: JSON-able. `success` (bool) becomes aspects/success; `disturbed` (bool, False)
+        tells readers that something else than the recorded actions moved the arm. All of it goes
+        into the record's note and into metadata.json.
         """
         if self.finished:
             raise UserError(f"{self.path} is a finished data set; record under another version")
-        record = self._encoder.encode(steps, success=bool(metadata["success"]))
-        metadata = json.loads(json.dumps(metadata))
-        with self._writing():
-            if self._file is None:
-                self._file = self._shard_path(len(self._shards)).open("wb")
-                self._open_shard = {"num_bytes": 0, "episodes": []}
-            write_record(self._file, record)
-            self._open_shard["num_bytes"] += len(record)
-            self._open_shard["episodes"].append(metadata)
-            self.episodes.append(metadata)
-            if len(self._open_shard["episodes"]) == self._per_shard:
-                self._seal()
+        text = to_json(metadata)
+        record = self._encoder.encode(
+            steps, bool(metadata["success"]), note_attributes(self._recording, text)
+        )
+        is_new = not self._shards or len(self._shards[-1].episodes) == self._per_shard
+        number = len(self._shards)
+        shard = _Shard(self._shard_path(number)) if is_new else self._shards[-1]
+        with self._writing(), shard.path.open("ab") as file:
+            file.truncate(shard.size)  # what an attempt left that failed halfway (disk full)
+            write_record(file, record)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fsync(self._folder)
+        shard.size += len(record) + FRAMING_BYTES
+        shard.episodes.append(json.loads(text))
+        if is_new:
+            self._shards.append(shard)
 
     def finish(self) -> Path:
         """Complete the data set and return its folder. Does nothing if it is complete already."""
         if self.finished:
             return self.path
-        with self._writing():
-            self._seal()
         if not self._shards:
             raise UserError(f"{self.path}: nothing was recorded, so there is no data set to finish")
         template = naming.ShardedFileTemplate(
@@ -124,22 +150,17 @@ class RldsWriter:
         )
         count = len(self._shards)
         with self._writing():
-            for number in range(count):
+            for number, shard in enumerate(self._shards):
                 final = template.sharded_filepath(shard_index=number, num_shards=count)
-                self._shard_path(number).replace(os.fspath(final))
+                shard.path = shard.path.replace(os.fspath(final))
             self._write_info(template)
-            self._remove_notes()
         return self.path
 
     def close(self) -> None:
-        """Keep what has been written, to go on later, and let go of the folder."""
+        """Let go of the folder."""
         if self._folder >= 0:
-            try:
-                with self._writing():
-                    self._seal()
-            finally:
-                os.close(self._folder)
-                self._folder = -1
+            os.close(self._folder)
+            self._folder = -1
 
     def __enter__(self) -> "RldsWriter":
         return self
@@ -166,108 +187,132 @@ class RldsWriter:
                 f"{self.path} is being written by another process; wait for it"
             ) from error
 
-    def _resume(self, identity: dict[str, Any]) -> None:
-        """Take over what the folder holds, or make it ours if it is empty."""
-        notes = self.path / ("metadata.json" if self.finished else "recording.json")
-        if not notes.exists():
-            if any(path.suffix != ".tmp" for path in self.path.iterdir()):
-                raise UserError(f"{self.path} holds other files; choose another name or version")
-            self._write_json(notes, identity)
+    def _resume(self) -> None:
+        """Take over what the folder holds."""
+        if self.finished:
+            found = read_metadata(self.path)
+            self._check_same(found)
+            self._shards = [_Shard(self.path, episodes=found["episodes"])]
             return
-        found = json.loads(notes.read_text())
-        for key, value in identity.items():
-            if found.get(key) != value:
+        paths = self._shards_found()
+        for path in paths:
+            shard = self._take_over(path, is_last=path == paths[-1])
+            if shard.episodes:
+                self._shards.append(shard)
+            else:
+                path.unlink()
+
+    def _shards_found(self) -> list[Path]:
+        """The shards, under their first names or those that an interrupted `finish` gave them."""
+        pattern = re.compile(rf"{self.name}-train\.tfrecord-(\d{{5}})(-of-\d{{5}})?")
+        names = sorted(path.name for path in self.path.iterdir())
+        found = [match for match in map(pattern.fullmatch, names) if match]
+        if names and not found:
+            raise UserError(
+                f"{self.path} holds other files ({names[0]}); choose another name or version, or "
+                "remove the folder"
+            )
+        if [int(match[1]) for match in found] != list(range(len(found))):
+            raise UserError(
+                f"{self.path}: shards are missing or there twice ({', '.join(m[0] for m in found)})"
+                "; remove the folder and record again"
+            )
+        return [self.path / match[0] for match in found]
+
+    def _take_over(self, path: Path, is_last: bool) -> _Shard:
+        """What is whole in a shard; only the last one may be shorter than the others."""
+        shard = _Shard(path)
+        for record in _whole_records(path, is_last):
+            note = _note_of(record)
+            if note is None:
                 raise UserError(
-                    f"{self.path} was recorded with another {_what_differs(key, found, identity)}; "
+                    f"{path} does not say how it was recorded, so the recording cannot go on; "
                     "choose another name or version, or remove the folder"
                 )
-        if self.finished:
-            self.episodes = found["episodes"]
-            self._remove_notes()
-            return
-        while (sidecar := self._sidecar(len(self._shards))).exists():
-            shard = json.loads(sidecar.read_text())
-            path = self._shard_path(len(self._shards))
-            expected = shard["num_bytes"] + FRAMING_BYTES * len(shard["episodes"])
-            if not path.exists() or path.stat().st_size != expected:
+            self._check_same(json.loads(note.recording))
+            shard.episodes.append(note.episode)
+            shard.size += len(record) + FRAMING_BYTES
+        count = len(shard.episodes)
+        if count > self._per_shard or (count < self._per_shard and not is_last):
+            raise UserError(
+                f"{path} holds {count} episodes, not {self._per_shard}; remove it and the shards "
+                "after it to record these again"
+            )
+        return shard
+
+    def _check_same(self, found: dict[str, Any]) -> None:
+        for key, value in json.loads(self._recording).items():
+            if found.get(key) != value:
+                what = _what_differs(key, found.get(key), value)
                 raise UserError(
-                    f"{path} is missing or cut short; remove {self.path} and record again"
+                    f"{self.path} was recorded with another {what}; "
+                    "choose another name or version, or remove the folder"
                 )
-            self._shards.append(shard)
-            self.episodes += shard["episodes"]
-        # What a killed process left without a sidecar does not count.
-        self._shard_path(len(self._shards)).unlink(missing_ok=True)
 
     def _shard_path(self, number: int) -> Path:
-        """A shard's file, under its first name or the one that an interrupted `finish` gave it."""
-        path = self.path / f"{self.name}-train.tfrecord-{number:05d}"
-        return next(self.path.glob(f"{path.name}-of-*"), path)
-
-    def _sidecar(self, number: int) -> Path:
-        return self.path / f"shard-{number:05d}.json"
-
-    def _seal(self) -> None:
-        """Bring the open shard to disk and vouch for it."""
-        if self._file is None:
-            return
-        shard, self._open_shard = self._open_shard, {}
-        with self._file as file:
-            self._file = None
-            # A record that failed halfway (disk full) is cut off again.
-            file.flush()
-            file.truncate(shard["num_bytes"] + FRAMING_BYTES * len(shard["episodes"]))
-            os.fsync(file.fileno())
-        self._write_json(self._sidecar(len(self._shards)), shard)
-        self._shards.append(shard)
-
-    def _write_json(self, path: Path, value: dict[str, Any]) -> None:
-        unfinished = path.with_suffix(".tmp")
-        with unfinished.open("w") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        os.fsync(self._folder)
+        return self.path / f"{self.name}-train.tfrecord-{number:05d}"
 
     def _write_info(self, template: naming.ShardedFileTemplate) -> None:
-        recording = json.loads((self.path / "recording.json").read_text())
         info = dataset_info.DatasetInfo(
             builder=dataset_info.DatasetIdentity(
                 name=self.name,
                 version=tfds.core.Version(self.version),
                 data_dir=str(self.path),
-                module_name=__name__,
+                module_name=MODULE_NAME,
             ),
-            description="Robot demonstrations with the features of fractal20220817_data.",
+            description=DESCRIPTION,
             features=self._encoder.features,
-            metadata=tfds.core.MetadataDict(**recording, episodes=self.episodes),
+            metadata=tfds.core.MetadataDict(**json.loads(self._recording), episodes=self.episodes),
         )
         info.set_file_format("tfrecord")
         split = splits.SplitInfo(
             name="train",
-            shard_lengths=[len(shard["episodes"]) for shard in self._shards],
-            num_bytes=sum(shard["num_bytes"] for shard in self._shards),
+            shard_lengths=[len(shard.episodes) for shard in self._shards],
+            num_bytes=sum(
+                shard.size - FRAMING_BYTES * len(shard.episodes) for shard in self._shards
+            ),
             filename_template=template,
         )
         info.set_splits(splits.SplitDict([split]))
         unfinished = self.path / "info.unfinished"
         unfinished.mkdir(exist_ok=True)
         info.write_to_directory(unfinished)
-        # dataset_info.json makes the data set readable, so it comes last.
-        for name in ("features.json", "metadata.json", "dataset_info.json"):
-            (unfinished / name).replace(self.path / name)
+        names = ("features.json", "metadata.json", "dataset_info.json")
+        for name in names:
+            with (unfinished / name).open("rb") as file:
+                os.fsync(file.fileno())
+            (unfinished / name).replace(self.path / f"{name}.tmp")
+        unfinished.rmdir()
+        # dataset_info.json makes the data set readable, so it comes last and nothing is left over.
+        for name in names:
+            (self.path / f"{name}.tmp").replace(self.path / name)
             os.fsync(self._folder)
 
-    def _remove_notes(self) -> None:
-        for pattern in ("recording.json", "shard-*.json", "*.tmp"):
-            for path in self.path.glob(pattern):
-                path.unlink()
-        shutil.rmtree(self.path / "info.unfinished", ignore_errors=True)
+
+def _whole_records(path: Path, is_last: bool) -> Iterator[bytes]:
+    count = 0
+    try:
+        for _, record in read_records(path):
+            count += 1
+            yield record
+    except UserError as error:
+        if not is_last:
+            raise UserError(
+                f"{path} is damaged; remove it and the shards after it to record these again"
+            ) from error
+        _log.warning("%s is whole up to episode %d; the rest is recorded again", path, count)
 
 
-def _what_differs(key: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _note_of(record: bytes) -> Note | None:
+    try:
+        example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception:  # protobuf's DecodeError has no public home
+        return None
+    return read_note(example.features.feature)
+
+
+def _what_differs(key: str, one: Any, other: Any) -> str:
     """In words; of a table, its first entry that differs."""
-    one, other = found.get(key), wanted[key]
     if isinstance(one, dict) and isinstance(other, dict):
         name = min(name for name in {*one, *other} if one.get(name) != other.get(name))
         return f"{key} ({name} {one.get(name)}, now {other.get(name)})"

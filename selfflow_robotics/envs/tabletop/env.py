@@ -5,6 +5,7 @@ What is not: contacts (MuJoCo's, with a weaker grip) and looks (flat colours, no
 Numbers measured here are never SIMPLER's.
 """
 
+import math
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -89,7 +90,7 @@ class TabletopEnv(RobotEnv):
             mujoco.mj_step(self._model, data)
         for _ in range(_SETTLE_MORE):
             speed = data.qvel[_OBJECT_V]
-            if np.linalg.norm(speed[:3]) < _AT_REST[0] and np.linalg.norm(speed[3:]) < _AT_REST[1]:
+            if math.hypot(*speed[:3]) < _AT_REST[0] and math.hypot(*speed[3:]) < _AT_REST[1]:
                 return
             mujoco.mj_step(self._model, data)
 
@@ -153,7 +154,7 @@ class TabletopEnv(RobotEnv):
         data, bodies, step = self._data, self._model.geom_bodyid, self._model.opt.timestep
         on_part = {body: np.zeros(3) for side in self._sides for body in side}
         only_robot = True
-        force = np.empty(6)
+        force, impulse = np.empty(6), np.empty(3)
         for index in range(data.ncon):
             contact = data.contact[index]
             first, second = int(bodies[contact.geom1]), int(bodies[contact.geom2])
@@ -161,9 +162,10 @@ class TabletopEnv(RobotEnv):
                 continue
             other = second if first == self._object else first
             mujoco.mj_contactForce(self._model, data, index, force)
-            impulse = contact.frame.reshape(3, 3).T @ force[:3] * step  # on the second body
+            mujoco.mju_mulMatTVec(impulse, contact.frame.reshape(3, 3), force[:3])
+            impulse *= step  # on the second body
             if not self._robot_body[other]:
-                only_robot = only_robot and float(np.linalg.norm(impulse)) <= MIN_IMPULSE
+                only_robot = only_robot and math.hypot(*impulse) <= MIN_IMPULSE
             elif other in on_part:
                 on_part[other] += impulse if other == second else -impulse
         opening = {body: data.xmat[body].reshape(3, 3)[:, 1].copy() for body in on_part}

@@ -8,18 +8,20 @@ A recording holds one episode's arrays: `action` [T, 7], `qpos` [T+1, 11], `tcp`
 """
 
 import argparse
+import math
 import sys
 import zipfile
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from selfflow_robotics.envs.tabletop import robot, scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
-from selfflow_robotics.envs.tabletop.kinematics import rotation_vector
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.robot.rotations import from_wxyz
 
 _NO_CONTACT = mujoco.mjtDisableBit.mjDSBL_CONTACT
 _AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + scene.CAN_RADIUS, 0.0, 0.0, 0.0, 1.0])
@@ -62,22 +64,15 @@ def _play(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarra
         state = env.advance(action)["state"]
         position, rotation = _in_base(state["tool_pose"], state["base_pose"])
         true_position, true_rotation = _in_base(expected, recording["base_pose"])
-        position_errors.append(np.linalg.norm(position - true_position))
-        rotation_errors.append(np.linalg.norm(rotation_vector(rotation.T @ true_rotation)))
+        position_errors.append(math.hypot(*(position - true_position)))
+        rotation_errors.append((rotation.inv() * true_rotation).magnitude())
     return np.array(position_errors), np.array(rotation_errors)
 
 
-def _in_base(pose: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position [3] and rotation matrix [3, 3] of a world pose in the frame of another."""
-    rotation, turn = _matrix(base[3:]), _matrix(pose[3:])
-    return rotation.T @ (pose[:3] - base[:3]), rotation.T @ turn
-
-
-def _matrix(quaternion: np.ndarray) -> np.ndarray:
-    quaternion, matrix = np.array(quaternion, np.float64), np.empty(9)
-    mujoco.mju_normalize4(quaternion)
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)
+def _in_base(pose: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, Rotation]:
+    """Position [3] and rotation of a world pose in the frame of another."""
+    to_base = from_wxyz(base[3:]).inv()
+    return to_base.apply(pose[:3] - base[:3]), to_base * from_wxyz(pose[3:])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

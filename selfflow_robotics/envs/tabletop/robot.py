@@ -6,6 +6,7 @@ agents/configs/google_robot/defaults.py); the shapes are simple solids of about 
 Lengths in metres, angles in radians, masses in kilograms, frames as in that URDF.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ FINGER_TIP_ANGLE = 0.45
 
 CAMERA = "overhead"
 CAMERA_FOCAL_PX, CAMERA_HEIGHT_PX = 425.0, 512.0
-CAMERA_FOVY = float(np.degrees(2 * np.arctan(CAMERA_HEIGHT_PX / 2 / CAMERA_FOCAL_PX)))  # 62.1 deg
+CAMERA_FOVY = math.degrees(2 * math.atan(CAMERA_HEIGHT_PX / 2 / CAMERA_FOCAL_PX))  # 62.1 deg
 HEAD_PAN_POSITION = (0.0, 0.0, 1.16902)
 HEAD_TILT_POSITION = (0.0718099999986988, 0.0, 0.11848)
 CAMERA_POSITION = (0.10488, 0.0, 0.0)  # in the head's frame, looking along its x
@@ -120,7 +121,8 @@ ARM_RANGES = tuple(link.limits for link in _LINKS)  # rad
 
 def rpy_quaternion(roll: float, pitch: float, yaw: float) -> np.ndarray:
     """Fixed-axis roll, pitch, yaw (URDF) as a quaternion wxyz."""
-    (cr, cp, cy), (sr, sp, sy) = np.cos(half := np.array([roll, pitch, yaw]) / 2), np.sin(half)
+    cr, cp, cy = (math.cos(angle / 2) for angle in (roll, pitch, yaw))
+    sr, sp, sy = (math.sin(angle / 2) for angle in (roll, pitch, yaw))
     return np.array(
         [
             cr * cp * cy + sr * sp * sy,

@@ -4,6 +4,7 @@ Source: ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py (evaluat
 agents/robots/googlerobot.py (check_grasp).
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,15 +29,15 @@ class Touch:
 def is_grasped(touch: Touch) -> bool:
     """Both sides press the object, each not more than the grasp angle off its opening direction."""
     for side in touch.fingers:
-        impulses = [float(np.linalg.norm(impulse)) for impulse, _ in side]
+        impulses = [math.hypot(*impulse) for impulse, _ in side]
         if not side or max(impulses) < MIN_IMPULSE:
             return False
         cosines = [
-            float(np.dot(impulse, opening)) / size
+            float(np.sum(impulse * opening)) / size
             for (impulse, opening), size in zip(side, impulses, strict=True)
             if size > 0
         ]
-        if max(cosines) < np.cos(np.deg2rad(MAX_GRASP_ANGLE_DEG)):
+        if max(cosines) < math.cos(math.radians(MAX_GRASP_ANGLE_DEG)):
             return False
     return True
 

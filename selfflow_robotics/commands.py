@@ -1,0 +1,29 @@
+"""How the user calls each script, so that what is printed can be typed."""
+
+import sys
+from pathlib import Path
+
+# Script -> console command of an installation (pyproject.toml).
+COMMANDS = {
+    "pretrain/run.py": "selfflow-pretrain",
+    "pretrain/images.py": "selfflow-pretrain-images",
+    "pretrain/encode.py": "selfflow-encode",
+    "finetune/rt1.py": "selfflow-finetune-rt1",
+    "finetune/collect.py": "selfflow-collect",
+    "eval/simpler.py": "selfflow-simpler",
+    "eval/world_model.py": "selfflow-world-model",
+    "eval/generation.py": "selfflow-generation",
+    "eval/probe.py": "selfflow-probe",
+    "eval/class_probe.py": "selfflow-class-probe",
+    "eval/run_page.py": "selfflow-run-page",
+}
+
+
+def command(script: str) -> str:
+    """What to type for `script` ("finetune/rt1.py"), called as the present command was: by its
+    console command, or as a file, from wherever that was called."""
+    called = Path(sys.argv[0])
+    if called.name in COMMANDS.values():
+        return COMMANDS[script]
+    is_script = f"{called.parent.name}/{called.name}" in COMMANDS
+    return f"python {called.parent.parent / script if is_script else script}"
