@@ -21,6 +21,7 @@ NETWORK = DiffusersNetwork(
     extra="video",
     subfolder="vae",
 )
+STRIDE = 4  # frames; the class knows no other, whatever its configuration says
 
 
 class Wan:
@@ -33,7 +34,7 @@ class Wan:
         config = network.config
         self.channels: int = config.z_dim
         self.downsample: int = config.scale_factor_spatial
-        self.stride: int = config.scale_factor_temporal
+        self.stride = STRIDE
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
             for values in (config.latents_mean, config.latents_std)

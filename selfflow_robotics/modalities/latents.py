@@ -13,6 +13,7 @@ from selfflow_robotics.autoencoders.load import (
     load_autoencoder,
     load_video_autoencoder,
 )
+from selfflow_robotics.autoencoders.wan import STRIDE
 from selfflow_robotics.batch import frame_places
 from selfflow_robotics.errors import UserError
 
@@ -124,6 +125,10 @@ class Latents:
         down = self._ready().downsample
         return self.latent_size[0] * down, self.latent_size[1] * down
 
+    @property
+    def stride(self) -> int:
+        return 1
+
     def places(self, count: int, first: int = 0) -> Tensor:
         return frame_places(self.grid, count, first)
 
@@ -211,6 +216,10 @@ class VideoLatents(Latents):
     kind: ClassVar[str] = "video_latents"
 
     autoencoder: VideoAutoencoder | None = None
+
+    @property
+    def stride(self) -> int:
+        return STRIDE
 
     @classmethod
     def _load(cls, config: AutoencoderConfig, device: torch.device | str) -> VideoAutoencoder:
