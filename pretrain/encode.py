@@ -1,8 +1,9 @@
-"""Encode pictures into latents, once, for training that never runs the autoencoder again.
+"""Encode pictures or frames into latents, once: training never runs the autoencoder again.
 
     python pretrain/encode.py --data imagenet/train download=true     # SD-VAE, 256 px
     python pretrain/encode.py --data imagenet/train autoencoder=rae download=true
     python pretrain/encode.py --data 'shards/*.tar' processes=8 output=latents/web
+    python pretrain/encode.py --data .../fractal20220817_data/0.1.0   # a robot's frames
     python pretrain/encode.py experiment=debug                        # seconds, nothing downloaded
 
 DATA is a folder with one subfolder for each class (those without pictures are none), a flat folder
@@ -11,12 +12,18 @@ DATA is a folder with one subfolder for each class (those without pictures are n
 is counted by cause; more than max_skipped of it stops the command. The latents' mean and standard
 deviation are stored in float16, with a checksum for each shard: 16 KB for a picture of 256 px with
 SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), and as much again with mirror=true.
+
+An RLDS data set (the folder NAME/VERSION) is read as finetune/rt1.py reads it: every frame of
+`split`, scaled to frame_size. Only means are stored, 39 GB for fractal20220817_data with SD-VAE,
+and a frame that cannot be read stops the command.
+
 Interrupted, the same command goes on where it was; the result depends on the pictures alone, not on
 the number of processes. Pictures are told apart by name, size in bytes and label: after changing
 one in place, encode into a new folder.
 """
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +32,11 @@ import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, AutoencoderKind, load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.data.images import list_images, missing_classes
+from selfflow_robotics.data.images import ImageList, list_images, missing_classes
+from selfflow_robotics.data.latents import Size
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
+from selfflow_robotics.data.rlds.latents import RldsFrames
 from selfflow_robotics.data.shapes import ensure_shapes
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.device import choose_device, set_threads
@@ -44,6 +53,8 @@ class EncodeConfig:
     weights: str | None = None
     download: bool = False
     image_size: int = 256
+    split: str = "train"
+    frame_size: tuple[int, int] | None = None
     mirror: bool = False
     max_skipped: float = 0.001
     batch_size: int = 16
@@ -60,6 +71,8 @@ class EncodeConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.image_size > MOST_PX:
             raise UserError(f"image_size must be at most {MOST_PX} px, got {self.image_size}")
+        if self.frame_size is not None and not all(1 <= px <= MOST_PX for px in self.frame_size):
+            raise UserError(f"frame_size must be from 1 to {MOST_PX} px, got {self.frame_size}")
         if self.processes is not None and self.processes < 1:
             raise UserError(f"processes must be at least 1, got {self.processes}")
         if not 0 <= self.max_skipped < 1:
@@ -70,7 +83,8 @@ class EncodeConfig:
     "encode",
     EncodeConfig,
     flags=(
-        Flag("--data", literal=True, help="a folder of pictures, or tar shards ('*.tar')"),
+        Flag("--data", literal=True, help="a folder of pictures, tar shards, or an RLDS folder"),
+        Flag("--split", literal=True, help="of an RLDS data set: train, val, train[:90%], ..."),
         Flag("--output", literal=True, help="the folder of latents to make"),
     ),
 )
@@ -80,25 +94,38 @@ def main(config: EncodeConfig) -> None:
     kind = AutoencoderConfig(config.autoencoder, config.weights, config.download)
     device = choose_device(config.device)
     autoencoder = load_autoencoder(kind, device)
-    root = Path(config.root)
-    source = config.data or ensure_shapes(root, config.num_shapes, config.image_size)
-    images = list_images(source)
-    print(f"{len(images.items)} pictures of {images.num_classes} classes in {images.root}")
-    for note in images.notes():
-        print(note)
-    output = Path(config.output) if config.output else root / _name(config, images.root)
+    source, size = open_source(config)
+    output = Path(config.output) if config.output else Path(config.root) / _name(config, source)
     summary = write_latents(
-        images,
+        source,
         output,
         autoencoder,
         Workers(kind, config.processes or default_processes(device), str(device), config.threads),
-        Encoding(config.image_size, config.batch_size, config.mirror),
+        Encoding(size, config.batch_size, config.mirror),
         max_skipped=config.max_skipped,
         shard_size=config.shard_size,
     )
-    if set(summary.labels) < images.labels:  # no picture of a class could be used
-        print(missing_classes(summary.labels, images.num_classes, images.class_names))
+    if isinstance(source, ImageList) and set(summary.labels) < source.labels:
+        print(missing_classes(summary.labels, source.num_classes, source.class_names))
     print(_line(summary, output, time.monotonic() - began))
+
+
+def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
+    """What is encoded, and at which size."""
+    if config.data and (Path(config.data).expanduser() / "dataset_info.json").exists():
+        if config.mirror:
+            raise UserError("mirror=true is for pictures: a mirrored frame has other actions")
+        frames = RldsFrames.open(Path(config.data).expanduser(), config.split)
+        size = config.frame_size or frames.index.image_size
+        print(f"{len(frames)} frames of {config.data}, {size[0]} x {size[1]} px")
+        return frames, size
+    images = list_images(
+        config.data or ensure_shapes(Path(config.root), config.num_shapes, config.image_size)
+    )
+    print(f"{len(images)} pictures of {images.num_classes} classes in {images.root}")
+    for note in images.notes():
+        print(note)
+    return images, config.image_size
 
 
 def default_processes(device: torch.device) -> int:
@@ -108,10 +135,15 @@ def default_processes(device: torch.device) -> int:
     return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
-def _name(config: EncodeConfig, source: Path) -> str:
+def _name(config: EncodeConfig, source: ImageList | RldsFrames) -> str:
     """The default folder's name: everything that tells one cache from another at a glance."""
+    if isinstance(source, RldsFrames):
+        height, width = config.frame_size or source.index.image_size
+        split = re.sub(r"\W+", "-", source.split).strip("-")
+        name = Path(source.directory).resolve().parent.name
+        return f"{name}_{split}_{config.autoencoder}_{height}x{width}"
     mirrored = "_mirror" if config.mirror else ""
-    return f"{source.resolve().name}_{config.autoencoder}_{config.image_size}{mirrored}"
+    return f"{source.root.resolve().name}_{config.autoencoder}_{config.image_size}{mirrored}"
 
 
 def _line(summary: CacheSummary, output: Path, seconds: float) -> str:

@@ -32,6 +32,7 @@ class DiffusersNetwork:
     # Parts of the weights' names that have changed, old to new: files and libraries carry either.
     renamed: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # weights that files may hold and the class makes itself
+    subfolder: str = ""  # of a whole pipeline, where its autoencoder may be
 
     def load(self, weights: str, download: bool) -> Any:
         """The network of a folder or a name, on the CPU, in float32.
@@ -40,7 +41,7 @@ class DiffusersNetwork:
         that are damaged or belong to another class.
         """
         network_class = self._class()
-        return self._read(network_class, _folder(weights, download), weights)
+        return self._read(network_class, _folder(weights, self.subfolder, download), weights)
 
     def fingerprint(self, network: Any) -> str:
         """A hash of the settings (without what diffusers notes for itself) and every weight."""
@@ -101,15 +102,17 @@ class DiffusersNetwork:
         return name
 
 
-def _folder(weights: str, download: bool) -> Path:
+def _folder(weights: str, subfolder: str, download: bool) -> Path:
     """The folder that holds the files of `weights`, downloaded into Hugging Face's cache if so
     asked."""
     if Path(weights).is_dir():
-        return Path(weights)
+        return _inner(Path(weights), subfolder)
     from huggingface_hub import snapshot_download  # diffusers needs it, and diffusers is here
 
+    wanted = [*FILES, *(f"{subfolder}/{name}" for name in FILES if subfolder)]
     try:
-        return Path(snapshot_download(weights, allow_patterns=FILES, local_files_only=not download))
+        root = snapshot_download(weights, allow_patterns=wanted, local_files_only=not download)
+        return _inner(Path(root), subfolder)
     except (OSError, ValueError) as error:
         if not download:
             raise UserError(
@@ -121,3 +124,8 @@ def _folder(weights: str, download: bool) -> Path:
             f"cannot download the autoencoder's weights '{weights}' ({reason}); check the name and "
             "the network, or give a folder that holds them"
         ) from error
+
+
+def _inner(folder: Path, subfolder: str) -> Path:
+    """The folder itself, or that part of a pipeline's folder which holds the autoencoder."""
+    return folder if (folder / FILES[0]).exists() else folder / subfolder

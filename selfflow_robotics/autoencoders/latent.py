@@ -41,6 +41,43 @@ class LatentAutoencoder(Protocol):
         ...
 
 
+class VideoAutoencoder(Protocol):
+    """Clips <-> latents of about unit variance.
+
+    A latent frame stands for one frame at the start of a clip and for `stride` frames after that:
+    T frames become 1 + (T - 1) / stride. No latent frame depends on frames that come after it.
+    """
+
+    @property
+    def channels(self) -> int:
+        """C of the latents."""
+        ...
+
+    @property
+    def downsample(self) -> int:
+        """Pixels along a side of a latent; frames' sides are multiples of it."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Frames that a latent frame after the first one stands for."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for equal configuration and weights, and for nothing else."""
+        ...
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Means of the posterior, float32 [B, T', C, H / d, W / d], of clips uint8
+        [B, T, H, W, 3]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Clips uint8 [B, T, H, W, 3] of latents [B, T', C, H / d, W / d]."""
+        ...
+
+
 def to_planes(frames: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
     return rearrange(frames.to(torch.float32), "b h w c -> b c h w") / 127.5 - 1

@@ -1,20 +1,23 @@
-"""Which autoencoder turns pictures into latents, as configuration."""
+"""Which autoencoder turns pictures or clips into latents, as configuration."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from selfflow_robotics.autoencoders.latent import LatentAutoencoder, PixelLatents
+from selfflow_robotics.autoencoders.latent import LatentAutoencoder, PixelLatents, VideoAutoencoder
 from selfflow_robotics.autoencoders.rae import Rae
 from selfflow_robotics.autoencoders.sd_vae import SdVae
+from selfflow_robotics.autoencoders.wan import Wan
+from selfflow_robotics.errors import UserError
 
-AutoencoderKind = Literal["sd_vae", "rae", "pixel"]
+AutoencoderKind = Literal["sd_vae", "rae", "pixel", "wan"]
 
 # What is meant where no weights are named.
 WEIGHTS = {
     "sd_vae": "stabilityai/sd-vae-ft-ema",
     "rae": "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08",
+    "wan": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
 
 
@@ -36,8 +39,22 @@ class AutoencoderConfig:
 def load_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> LatentAutoencoder:
-    """The autoencoder of `config` on `device`. Raises UserError as `DiffusersNetwork.load` does."""
+    """The autoencoder of pictures of `config` on `device`.
+
+    Raises UserError for one of clips, and as `DiffusersNetwork.load` does.
+    """
     if config.source is None:
         return PixelLatents()
+    if config.kind == "wan":
+        raise UserError("autoencoder=wan encodes clips, not single pictures; choose sd_vae or rae")
     network = Rae if config.kind == "rae" else SdVae
     return network.load(config.source, config.download, device)
+
+
+def load_video_autoencoder(
+    config: AutoencoderConfig, device: torch.device | str = "cpu"
+) -> VideoAutoencoder:
+    """The autoencoder of clips of `config` on `device`. Raises UserError as `load_autoencoder`."""
+    if config.kind != "wan" or config.source is None:
+        raise UserError(f"autoencoder={config.kind} encodes single pictures, not clips; choose wan")
+    return Wan.load(config.source, config.download, device)

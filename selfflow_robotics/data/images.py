@@ -20,9 +20,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from selfflow_robotics.data.images_decode import MAX_PICTURE_BYTES, BadPicture, decode_picture
 from selfflow_robotics.data.images_tar import tar_items
+from selfflow_robotics.data.latents import Size, sides
 from selfflow_robotics.data.skips import Skips, printable
 from selfflow_robotics.errors import UserError
 
@@ -80,12 +84,61 @@ class ImageList:
         """Pictures listed and pictures left out."""
         return len(self.items) + self.skips.total
 
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def part(self, start: int, stop: int) -> "ImagePart":
+        """Some of the pictures, as `data.latents_encode.Pictures`."""
+        return ImagePart(self.root, self.items[start:stop])
+
+    def record(self) -> dict[str, Any]:
+        """As cache.json tells of the source of latents."""
+        return {
+            "path": str(self.root),
+            "kind": self.kind,
+            "num_pictures": len(self.items),
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "fingerprint": self.fingerprint(),
+        }
+
+    def check_output(self, folder: Path) -> None:
+        """Raise UserError for a folder in which latents would be mistaken for a class."""
+        if self.kind == "folders" and self.root.resolve() in folder.resolve().parents:
+            raise UserError(
+                f"{folder} lies among the classes of {self.root}; choose another output"
+            )
+
     def fingerprint(self) -> str:
         """A hash of names, sizes and labels; the same wherever a copy of the pictures lies."""
         digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
         for item in self.items:
             digest.update(json.dumps(item).encode())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """Pictures to be read one by one."""
+
+    root: Path
+    items: list[Item]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def labels(self) -> list[int]:
+        return [item.label for item in self.items]
+
+    def name(self, number: int) -> str:
+        return self.items[number].name
+
+    def read(self, number: int, size: Size) -> np.ndarray:
+        """uint8 [h, w, 3], a square. Raises BadPicture or OSError."""
+        if self.items[number].num_bytes > MAX_PICTURE_BYTES:
+            raise BadPicture("too large")
+        return decode_picture(read_item(self.root, self.items[number]), min(sides(size)))
 
 
 def missing_classes(

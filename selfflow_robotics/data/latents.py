@@ -4,6 +4,8 @@
                         rows and sha256; written last, so its presence vouches for the rest
     shard-00000.npy     rows of `row_dtype`: mean, std, label; one picture is one stretch of bytes
 
+Frames of a robot's data set have no label, and only their mean is stored (`data.rlds.latents`).
+
 Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled to
 what a network sees (`autoencoders.latent`): training draws new latents from them in every epoch.
 With `mirror`, rows 2i and 2i + 1 are a picture and its mirror image, since latents cannot be
@@ -15,16 +17,16 @@ that.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.data.images_tar import MAX_LABEL
 from selfflow_robotics.data.sampler import EpochSampler
@@ -34,6 +36,7 @@ from selfflow_robotics.json_file import read_json
 
 FORMAT = 1
 RECORD = "cache.json"
+RLDS = "rlds"  # the kind of source whose rows are frames
 MAX_NUMBERS = 1 << 26  # of a picture's latents; RAE at 1024 px has 3 million
 OPEN_SHARDS = 256  # a mapped file holds a descriptor, and a process has about a thousand
 
@@ -46,10 +49,30 @@ class LatentBatch(NamedTuple):
     labels: np.ndarray  # int64 [B], 0 to num_classes - 1
 
 
-def row_dtype(channels: int, latent_size: int) -> np.dtype:
-    """One row of a shard."""
-    shape = (channels, latent_size, latent_size)
-    return np.dtype([("mean", "<f2", shape), ("std", "<f2", shape), ("label", "<i4")])
+Size = int | Sequence[int]  # both sides, or (height, width)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """(height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def row_dtype(channels: int, size: Size, labelled: bool = True) -> np.dtype:
+    """One row of a shard: of pictures with labels, or of frames without."""
+    shape = (channels, *sides(size))
+    mean = ("mean", "<f2", shape)
+    return np.dtype([mean, ("std", "<f2", shape), ("label", "<i4")] if labelled else [mean])
+
+
+def is_labelled(record: dict[str, Any]) -> bool:
+    """Whether a cache, as cache.json describes it, is of pictures with labels."""
+    return record["source"].get("kind") != RLDS
+
+
+def _dtype_of(record: dict[str, Any]) -> np.dtype:
+    latents = record["latents"]
+    return row_dtype(latents["channels"], latents["size"], is_labelled(record))
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -63,37 +86,35 @@ def sample_posterior(mean: Tensor, std: Tensor, generator: torch.Generator) -> T
     return mean.float() + std.float() * noise
 
 
-class LatentReader:
+class LatentRows:
     """Rows of a finished cache, by number. A shard's checksum is compared before its first use.
 
-    Raises UserError where there is no finished cache, and for a damaged or missing part of it.
+    Raises UserError where there is no finished cache, for a damaged or missing part of it, and for
+    a cache of the other kind than `labelled` says.
     """
+
+    labelled: ClassVar[bool]
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         self.record = read_record(self.folder)
-        latents = self.record["latents"]
-        self.channels: int = latents["channels"]
-        self.latent_size: int = latents["size"]
-        self.image_size: int = self.record["image_size"]
-        self.num_classes: int = self.record["source"]["num_classes"]
-        self.class_names: list[str] | None = self.record["source"]["class_names"]
+        if is_labelled(self.record) != self.labelled:
+            kinds = ("a robot's frames", "pictures with labels")
+            raise UserError(
+                f"{self.folder} holds latents of {kinds[not self.labelled]}, not of "
+                f"{kinds[self.labelled]}; give another folder"
+            )
+        self.channels: int = self.record["latents"]["channels"]
         self._shards: list[dict[str, Any]] = self.record["shards"]
         self._ends = np.cumsum([shard["rows"] for shard in self._shards])
-        self._dtype = row_dtype(self.channels, self.latent_size)
+        self._dtype = _dtype_of(self.record)
         self._checked = np.zeros(len(self._shards), bool)
-        self._rows = lru_cache(OPEN_SHARDS)(self._open)
+        self._open_rows = lru_cache(OPEN_SHARDS)(self._open)
         for number, shard in enumerate(self._shards):
             check_size(shard_path(self.folder, number), shard["bytes"])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-    @cached_property
-    def labels(self) -> list[int]:
-        """Those that rows have, ascending; others of the `num_classes` have no pictures."""
-        recorded = self.record.get("labels")  # absent where an earlier version encoded
-        return used_labels(self.folder, self.record) if recorded is None else recorded
 
     @property
     def autoencoder(self) -> AutoencoderConfig:
@@ -106,26 +127,17 @@ class LatentReader:
         """What the latents are made of: of the autoencoder and of the pictures."""
         return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
 
-    @property
-    def copies(self) -> int:
-        """Rows of one picture, which lie side by side: 2 with `mirror`, else 1."""
-        return 2 if self.record["mirror"] else 1
-
-    def check_autoencoder(self, autoencoder: LatentAutoencoder) -> None:
-        """Raises UserError where another autoencoder made these latents."""
-        if autoencoder.fingerprint != self.record["autoencoder"]["fingerprint"]:
+    def check_autoencoder(self, fingerprint: str | None) -> None:
+        """Raises UserError where an autoencoder of another fingerprint made these latents."""
+        if fingerprint != self.record["autoencoder"]["fingerprint"]:
             maker = self.autoencoder.weights or self.autoencoder.kind
             raise UserError(
                 f"{self.folder} holds latents of another autoencoder ({maker}); use that one, or "
                 "encode the pictures again"
             )
 
-    def sampler(self, batch_size: int, seed: int) -> EpochSampler:
-        """The shuffled order of the rows, a function of (seed, step)."""
-        return EpochSampler(len(self), batch_size, seed)
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> LatentBatch:
-        """The rows of these numbers, each 0 to len - 1.
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The rows of these numbers, each 0 to len - 1, of `row_dtype`.
 
         Raises UserError for a damaged shard, IndexError for numbers out of range.
         """
@@ -137,7 +149,47 @@ class LatentReader:
         for number in np.unique(shard):
             mine = shard == number
             first = self._ends[number] - self._shards[number]["rows"]
-            rows[mine] = self._rows(int(number))[wanted[mine] - first]
+            rows[mine] = self._open_rows(int(number))[wanted[mine] - first]
+        return rows
+
+    def _open(self, number: int) -> np.ndarray:
+        path = shard_path(self.folder, number)
+        if not self._checked[number]:
+            check_shard(path, self._shards[number])
+            self._checked[number] = True
+        return open_shard(path, self._dtype, self._shards[number]["rows"])
+
+
+class LatentReader(LatentRows):
+    """A finished cache of pictures with labels."""
+
+    labelled = True
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
+        self.latent_size: int = self.record["latents"]["size"]
+        self.image_size: int = self.record["image_size"]
+        self.num_classes: int = self.record["source"]["num_classes"]
+        self.class_names: list[str] | None = self.record["source"]["class_names"]
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """Those that rows have, ascending; others of the `num_classes` have no pictures."""
+        recorded = self.record.get("labels")  # absent where an earlier version encoded
+        return used_labels(self.folder, self.record) if recorded is None else recorded
+
+    @property
+    def copies(self) -> int:
+        """Rows of one picture, which lie side by side: 2 with `mirror`, else 1."""
+        return 2 if self.record["mirror"] else 1
+
+    def sampler(self, batch_size: int, seed: int) -> EpochSampler:
+        """The shuffled order of the rows, a function of (seed, step)."""
+        return EpochSampler(len(self), batch_size, seed)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> LatentBatch:
+        """The rows of these numbers, as `rows`."""
+        rows = self.rows(indices)
         if len(rows) and not 0 <= rows["label"].min() <= rows["label"].max() < self.num_classes:
             raise UserError(
                 f"{self.folder} has labels that are not 0 to {self.num_classes - 1}, the classes "
@@ -149,28 +201,25 @@ class LatentReader:
             rows["label"].astype(np.int64),
         )
 
-    def _open(self, number: int) -> np.ndarray:
-        path = shard_path(self.folder, number)
-        if not self._checked[number]:
-            check_shard(path, self._shards[number])
-            self._checked[number] = True
-        return open_shard(path, self._dtype, self._shards[number]["rows"])
-
 
 # What every reader of cache.json relies on.
 _TYPES = {
     ("autoencoder", "fingerprint"): str,
     ("autoencoder", "kind"): str,
     ("autoencoder", "weights"): str | None,
-    ("image_size",): int,
+    ("image_size",): int | list,
     ("latents", "channels"): int,
-    ("latents", "size"): int,
-    ("mirror",): bool,
+    ("latents", "size"): int | list,
     ("source", "fingerprint"): str,
-    ("source", "num_classes"): int,
-    ("source", "class_names"): list | None,
     ("skipped",): dict,
     ("shards",): list,
+}
+_LABELLED_TYPES = {
+    ("image_size",): int,
+    ("latents", "size"): int,
+    ("mirror",): bool,
+    ("source", "num_classes"): int,
+    ("source", "class_names"): list | None,
 }
 
 
@@ -185,6 +234,14 @@ def check_entry(entry: dict[str, Any]) -> None:
     Skips.from_record(entry["skipped"])
 
 
+def _check_types(record: dict[str, Any], types: dict[tuple[str, ...], Any]) -> None:
+    for keys, kind in types.items():
+        value = record
+        for key in keys:
+            value = value[key]
+        _check_type(".".join(keys), value, kind)
+
+
 def _check_type(name: str, value: Any, kind: Any) -> None:
     is_right = isinstance(value, kind) and value != []
     if kind is int:
@@ -195,19 +252,27 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 def _check_sizes(record: dict[str, Any]) -> None:
     """Nothing is allocated or counted by numbers that the files cannot have."""
-    latents, num_classes = record["latents"], record["source"]["num_classes"]
-    if not 1 <= num_classes <= MAX_LABEL + 1:
-        raise ValueError(f"source.num_classes is {num_classes}")
-    if min(latents["channels"], latents["size"]) < 1:
+    latents = record["latents"]
+    shape = (latents["channels"], *sides(latents["size"]))
+    for side in (*shape, *sides(record["image_size"])):
+        _check_type("a size", side, int)
+    if min(shape) < 1:
         raise ValueError("latents have no channels or no size")
-    if latents["channels"] * latents["size"] ** 2 > MAX_NUMBERS:
-        raise ValueError(f"latents of {latents['channels']} x {latents['size']}^2 numbers")
-    row = row_dtype(latents["channels"], latents["size"])
+    if math.prod(shape) > MAX_NUMBERS:
+        raise ValueError(f"latents of {' x '.join(map(str, shape))} numbers")
+    row = _dtype_of(record)
     if any(entry["rows"] * row.itemsize > entry["bytes"] for entry in record["shards"]):
         raise ValueError("a shard has more rows than its bytes can hold")
     if not any(entry["rows"] for entry in record["shards"]):
         raise ValueError("no shard has rows")
-    labels = record.get("labels", [0])
+    if is_labelled(record):
+        _check_labels(record)
+
+
+def _check_labels(record: dict[str, Any]) -> None:
+    num_classes, labels = record["source"]["num_classes"], record.get("labels", [0])
+    if not 1 <= num_classes <= MAX_LABEL + 1:
+        raise ValueError(f"source.num_classes is {num_classes}")
     if not all(type(label) is int and 0 <= label < num_classes for label in labels) or not labels:
         raise ValueError("labels are no classes")
     names = record["source"]["class_names"]
@@ -224,11 +289,9 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} has format {record['format']}, this version reads format {FORMAT}"
             )
-        for keys, kind in _TYPES.items():
-            value = record
-            for key in keys:
-                value = value[key]
-            _check_type(".".join(keys), value, kind)
+        _check_types(record, _TYPES)
+        if is_labelled(record):
+            _check_types(record, _LABELLED_TYPES)
         for entry in record["shards"]:
             entry.setdefault("skipped", {})
             check_entry(entry)
@@ -247,10 +310,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def used_labels(folder: Path, record: dict[str, Any]) -> list[int]:
     """The labels that rows have, ascending, read off the shards."""
-    row = row_dtype(record["latents"]["channels"], record["latents"]["size"])
     found: set[int] = set()
     for number, entry in enumerate(record["shards"]):
-        rows = open_shard(shard_path(folder, number), row, entry["rows"])
+        rows = open_shard(shard_path(folder, number), _dtype_of(record), entry["rows"])
         found.update(np.unique(rows["label"]).tolist())
     return sorted(found)
 

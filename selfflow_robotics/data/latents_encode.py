@@ -9,16 +9,15 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
-from selfflow_robotics.data.images import Item, read_item
-from selfflow_robotics.data.images_decode import MAX_PICTURE_BYTES, BadPicture, decode_picture
-from selfflow_robotics.data.latents import row_dtype, sha256_of
+from selfflow_robotics.data.images_decode import BadPicture
+from selfflow_robotics.data.latents import Size, row_dtype, sha256_of, sides
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 
@@ -31,19 +30,35 @@ Tick = Callable[[int], object]  # told how many more pictures have been looked a
 class Encoding:
     """How pictures become rows. `mirror` adds a mirrored copy of each."""
 
-    image_size: int  # px, both sides
+    image_size: Size  # px
     batch_size: int = 16
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(sides(self.image_size)) < 1:
+            raise UserError(f"image_size must be at least 1, got {self.image_size}")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
 
     @property
     def copies(self) -> int:
         """Rows of a picture."""
         return 1 + self.mirror
+
+    def latent_size(self, autoencoder: LatentAutoencoder) -> Size:
+        """Of latents: one number where both sides are the same by definition.
+
+        Raises UserError for sides that do not divide.
+        """
+        down = autoencoder.downsample
+        if any(side % down for side in sides(self.image_size)):
+            raise UserError(
+                f"image_size must be a multiple of {down} for this autoencoder, got "
+                f"{self.image_size}"
+            )
+        if isinstance(self.image_size, int):
+            return self.image_size // down
+        return [side // down for side in self.image_size]
 
 
 @dataclass(frozen=True)
@@ -62,13 +77,32 @@ class Workers:
         return f"cuda:{number % torch.cuda.device_count()}"
 
 
+class Pictures(Protocol):
+    """Some pictures in their order; what another process needs to read them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """One for each picture; None: frames, of which only latents' means are stored."""
+        ...
+
+    def name(self, number: int) -> str:
+        """Of a picture, for people."""
+        ...
+
+    def read(self, number: int, size: Size) -> np.ndarray:
+        """uint8 [h, w, 3]. Raises BadPicture or OSError for a picture to be skipped and counted,
+        UserError for one that nothing may go without."""
+        ...
+
+
 class ShardJob(NamedTuple):
     """A shard to make: its number, its file, its pictures."""
 
     number: int
     path: Path
-    root: Path
-    items: Sequence[Item]
+    pictures: Pictures
 
 
 class Shard(NamedTuple):
@@ -83,19 +117,23 @@ def encode_shard(
 ) -> Shard:
     """Make one shard. Raises UserError for latents that float16 cannot hold, and where the device's
     memory is too small; OSError where the file cannot be written."""
-    side = encoding.image_size // autoencoder.downsample
-    rows = np.empty(len(job.items) * encoding.copies, row_dtype(autoencoder.channels, side))
+    pictures, labels = job.pictures, job.pictures.labels
+    kind = row_dtype(autoencoder.channels, encoding.latent_size(autoencoder), labels is not None)
+    rows = np.empty(len(pictures) * encoding.copies, kind)
     filled, skips = 0, Skips()
-    for frames, labels in _batches(job, encoding, skips, tick):
+    for frames, numbers in _batches(pictures, encoding, skips, tick):
         mean, std = _encode(frames, autoencoder, encoding)
         stop = filled + len(mean)
-        rows["mean"][filled:stop], rows["std"][filled:stop] = mean, std
-        rows["label"][filled:stop] = np.repeat(labels, encoding.copies)
+        rows["mean"][filled:stop] = mean
+        if labels is not None:
+            rows["std"][filled:stop] = std
+            of_batch = [labels[number] for number in numbers]
+            rows["label"][filled:stop] = np.repeat(of_batch, encoding.copies)
         filled = stop
-    if not (np.isfinite(rows["mean"][:filled]).all() and np.isfinite(rows["std"][:filled]).all()):
+    if not all(np.isfinite(rows[name][:filled]).all() for name in kind.names or ()):
         raise UserError(
             f"the autoencoder makes latents that are not finite in float16 of pictures from "
-            f"{job.items[0].name} on; its weights are unfit"
+            f"{pictures.name(0)} on; its weights are unfit"
         )
     num_bytes = _save(rows[:filled], job.path)
     entry = {
@@ -108,27 +146,25 @@ def encode_shard(
 
 
 def _batches(
-    job: ShardJob, encoding: Encoding, skips: Skips, tick: Tick
+    pictures: Pictures, encoding: Encoding, skips: Skips, tick: Tick
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Pictures uint8 [B, S, S, 3] and their labels; what cannot be used goes into `skips`."""
-    frames, labels, looked_at = [], [], 0
-    for item in job.items:
+    """Pictures uint8 [B, h, w, 3] and their numbers; what cannot be used goes into `skips`."""
+    frames, numbers, looked_at = [], [], 0
+    for number in range(len(pictures)):
         looked_at += 1
         try:
-            if item.num_bytes > MAX_PICTURE_BYTES:
-                raise BadPicture("too large")
-            frames.append(decode_picture(read_item(job.root, item), encoding.image_size))
-            labels.append(item.label)
+            frames.append(pictures.read(number, encoding.image_size))
+            numbers.append(number)
         except BadPicture as bad:
-            skips.add(str(bad), item.name)
+            skips.add(str(bad), pictures.name(number))
         except OSError:
-            skips.add("unreadable file", item.name)
+            skips.add("unreadable file", pictures.name(number))
         if len(frames) == encoding.batch_size:
-            yield np.stack(frames), labels
+            yield np.stack(frames), numbers
             tick(looked_at)
-            frames, labels, looked_at = [], [], 0
+            frames, numbers, looked_at = [], [], 0
     if frames:
-        yield np.stack(frames), labels
+        yield np.stack(frames), numbers
     tick(looked_at)
 
 

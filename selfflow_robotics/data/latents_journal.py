@@ -18,6 +18,7 @@ from selfflow_robotics.data.latents import (
     RECORD,
     check_entry,
     check_shard,
+    is_labelled,
     read_record,
     shard_path,
     used_labels,
@@ -47,7 +48,7 @@ class Journal:
         if (folder / RECORD).exists():
             found = read_record(folder)
             self._accept(found, dict(enumerate(found["shards"])))
-            if len(self.entries) == num_shards and "labels" in found:
+            if len(self.entries) == num_shards and ("labels" in found or not is_labelled(found)):
                 self._finished = found
                 self._path.unlink(missing_ok=True)
                 return
@@ -83,7 +84,8 @@ class Journal:
         for entry in shards:
             everything.merge(Skips.from_record(entry["skipped"]))
         record = {**self._identity, "skipped": everything.record(), "shards": shards}
-        record["labels"] = used_labels(self._folder, record)
+        if is_labelled(record):
+            record["labels"] = used_labels(self._folder, record)
         self._write(self._folder / RECORD, json.dumps(record, indent=1) + "\n")
         self._path.unlink()
         return record
@@ -139,7 +141,7 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
         "image_size": ("image_size",),
         "mirror": ("mirror",),
         "shard_size": ("shard_size",),
-        "list of pictures": ("source", "fingerprint"),
+        "list of pictures" if is_labelled(wanted) else "data set": ("source", "fingerprint"),
         "format": ("format",),
     }
     for name, keys in differences.items():

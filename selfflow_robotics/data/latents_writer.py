@@ -8,14 +8,19 @@ whole and on disk. The same command on a finished cache makes again what is miss
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
-from selfflow_robotics.data.images import ImageList
-from selfflow_robotics.data.latents import FORMAT, shard_path
-from selfflow_robotics.data.latents_encode import Encoding, ShardJob, Workers, encode_jobs
+from selfflow_robotics.data.latents import FORMAT, Size, shard_path
+from selfflow_robotics.data.latents_encode import (
+    Encoding,
+    Pictures,
+    ShardJob,
+    Workers,
+    encode_jobs,
+)
 from selfflow_robotics.data.latents_journal import Journal
 from selfflow_robotics.data.skips import Skips, check_budget
 from selfflow_robotics.errors import UserError
@@ -30,11 +35,39 @@ class CacheSummary:
     num_new: int  # looked at by this call
     num_bytes: int  # of all shards
     skips: Skips
-    labels: list[int]  # that rows have
+    labels: list[int]  # that rows have; none of frames
+
+
+class Source(Protocol):
+    """What a cache is made of (`data.images.ImageList`, `data.rlds.latents.RldsFrames`)."""
+
+    @property
+    def skips(self) -> Skips:
+        """What was left out already."""
+        ...
+
+    @property
+    def num_found(self) -> int:
+        """Pictures, with those left out."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: int, stop: int) -> Pictures:
+        """The pictures of these numbers, or as many of them as there are."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """ "source" of cache.json: JSON-able; its fingerprint tells it from others."""
+        ...
+
+    def check_output(self, folder: Path) -> None:
+        """Raise UserError for a folder in which latents would be mistaken for pictures."""
+        ...
 
 
 def write_latents(
-    images: ImageList,
+    source: Source,
     folder: Path,
     autoencoder: LatentAutoencoder,
     workers: Workers,
@@ -43,7 +76,7 @@ def write_latents(
     max_skipped: float = 0.001,
     shard_size: int = 1024,
 ) -> CacheSummary:
-    """Encode `images` into `folder`, or go on with it.
+    """Encode `source` into `folder`, or go on with it.
 
     Args:
         autoencoder: what `workers.autoencoder` describes, loaded.
@@ -54,39 +87,41 @@ def write_latents(
     size or source), is in use or cannot be written, for a damaged shard, and for more unusable
     pictures than allowed.
     """
-    if encoding.image_size % autoencoder.downsample:
-        raise UserError(
-            f"image_size must be a multiple of {autoencoder.downsample} for this autoencoder, got "
-            f"{encoding.image_size}"
-        )
-    if images.kind == "folders" and images.root.resolve() in folder.resolve().parents:
-        raise UserError(f"{folder} lies among the classes of {images.root}; choose another output")
-    check_budget(images.skips, images.num_found, max_skipped)
-    identity = _identity(images, autoencoder, workers, encoding, shard_size)
+    size = encoding.latent_size(autoencoder)
+    source.check_output(folder)
+    check_budget(source.skips, source.num_found, max_skipped)
+    identity = {
+        "format": FORMAT,
+        "autoencoder": {
+            "kind": workers.autoencoder.kind,
+            "weights": workers.autoencoder.source,
+            "fingerprint": autoencoder.fingerprint,
+        },
+        "image_size": _plain(encoding.image_size),
+        "latents": {"channels": autoencoder.channels, "size": _plain(size)},
+        "mirror": encoding.mirror,
+        "shard_size": shard_size,
+        "source": source.record(),
+    }
     jobs = [
-        ShardJob(
-            number,
-            shard_path(folder, number),
-            images.root,
-            images.items[first : first + shard_size],
-        )
-        for number, first in enumerate(range(0, len(images.items), shard_size))
+        ShardJob(number, shard_path(folder, number), source.part(first, first + shard_size))
+        for number, first in enumerate(range(0, len(source), shard_size))
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder)
         journal = Journal(folder, identity, len(jobs))
         missing = [job for job in jobs if job.number not in journal.entries]
-        num_new = sum(len(job.items) for job in missing)
+        num_new = sum(len(job.pictures) for job in missing)
         skips = Skips()
-        skips.merge(images.skips)
+        skips.merge(source.skips)
         for entry in journal.entries.values():
             skips.merge(Skips.from_record(entry["skipped"]))
-        check_budget(skips, images.num_found, max_skipped)
+        check_budget(skips, source.num_found, max_skipped)
         with (
             tqdm(
-                total=len(images.items),
-                initial=len(images.items) - num_new,
+                total=len(source),
+                initial=len(source) - num_new,
                 unit="picture",
                 desc="encoding",
                 disable=not missing,
@@ -96,8 +131,8 @@ def write_latents(
             for shard in shards:
                 journal.add(shard)
                 skips.merge(Skips.from_record(shard.entry["skipped"]))
-                check_budget(skips, images.num_found, max_skipped)
-        record = journal.finish(images.skips)
+                check_budget(skips, source.num_found, max_skipped)
+        record = journal.finish(source.skips)
     except OSError as error:
         raise UserError(
             f"cannot write latents to {folder} ({error.strerror or error}); free space or choose "
@@ -108,38 +143,10 @@ def write_latents(
         num_new=num_new,
         num_bytes=sum(entry["bytes"] for entry in record["shards"]),
         skips=Skips.from_record(record["skipped"]),
-        labels=record["labels"],
+        labels=record.get("labels", []),
     )
 
 
-def _identity(
-    images: ImageList,
-    autoencoder: LatentAutoencoder,
-    workers: Workers,
-    encoding: Encoding,
-    shard_size: int,
-) -> dict[str, Any]:
-    """cache.json without what is known at the end only."""
-    return {
-        "format": FORMAT,
-        "autoencoder": {
-            "kind": workers.autoencoder.kind,
-            "weights": workers.autoencoder.source,
-            "fingerprint": autoencoder.fingerprint,
-        },
-        "image_size": encoding.image_size,
-        "latents": {
-            "channels": autoencoder.channels,
-            "size": encoding.image_size // autoencoder.downsample,
-        },
-        "mirror": encoding.mirror,
-        "shard_size": shard_size,
-        "source": {
-            "path": str(images.root),
-            "kind": images.kind,
-            "num_pictures": len(images.items),
-            "num_classes": images.num_classes,
-            "class_names": images.class_names,
-            "fingerprint": images.fingerprint(),
-        },
-    }
+def _plain(size: Size) -> Size:
+    """As JSON gives it back."""
+    return size if isinstance(size, int) else list(size)

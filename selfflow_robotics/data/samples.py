@@ -9,8 +9,10 @@ from selfflow_robotics.batch import Batch
 from selfflow_robotics.data.augment import AugmentConfig, augment
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.transfer import to_device
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec, slot_of
+from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.objective.roles import Role
 
 
@@ -24,17 +26,28 @@ def window_batch(
 ) -> Batch:
     """Tokens of a batch of windows that plays `role`; slots as in `objective.roles`.
 
+    Frames are encoded here, or were so ahead (`data.rlds.latents`).
     Without a codec of actions these are left out (pretraining sees pictures only). `changes` are
     made to the pictures, drawn from `generator`.
     """
-    frames = to_device(windows.frames, device)
-    if changes is not None and changes.active:
-        assert generator is not None
-        frames = augment(frames, changes, generator)
-    codec = codecs[FRAMES]
+    frames, codec = to_device(windows.frames, device), codecs[FRAMES]
+    active = changes if changes is not None and changes.active else None
+    if frames.dtype == torch.float16:
+        if active or not isinstance(codec, ImageLatents):
+            raise UserError(
+                "these windows hold latents of pictures, which cannot be augmented and which only "
+                "their own codec reads; turn augment off, or read the pictures themselves"
+            )
+        tokens = codec.to_tokens(frames)
+    else:
+        if active:
+            assert generator is not None
+            frames = augment(frames, active, generator)
+        tokens = codec.encode(frames)
     per_frame = codec.tokens_per_step
-    tokens = codec.encode(frames)
-    valid = repeat(to_device(windows.frames_valid[:, 1:], device), "b t -> b (t n)", n=per_frame)
+    # A latent frame of several frames counts where all of them do.
+    whole = to_device(windows.frames_valid[:, 1:], device).unflatten(1, (-1, codec.stride)).all(-1)
+    valid = repeat(whole, "b t -> b (t n)", n=per_frame)
     slots = {
         "first_frame": slot_of("first_frame", codec, tokens[:, :per_frame]),
         "later_frames": slot_of("later_frames", codec, tokens[:, per_frame:], valid),

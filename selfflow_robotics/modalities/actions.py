@@ -35,6 +35,10 @@ class Actions:
         text = json.dumps(self.stats.to_json(), sort_keys=True)
         return "actions " + hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def stride(self) -> int:
+        return 1
+
     def places(self, count: int, first: int = 0) -> Tensor:
         return step_places(count, first)
 

@@ -35,6 +35,11 @@ class Codec(Protocol):
         """Tokens of a frame (a latent frame, where several frames become one), or of a step."""
         ...
 
+    @property
+    def stride(self) -> int:
+        """Frames or steps of the world that a step after the first one stands for."""
+        ...
+
     def places(self, count: int, first: int = 0) -> Tensor:
         """Places int64 [N, 3] of the tokens of `count` (latent) frames or steps, `first` being the
         number of the first one."""

@@ -1,14 +1,19 @@
-"""Frames as the latents of an image autoencoder, in square patches."""
+"""Frames as the latents of an autoencoder, in square patches."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from selfflow_robotics.autoencoders.latent import LatentAutoencoder
-from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.autoencoders.latent import LatentAutoencoder, VideoAutoencoder
+from selfflow_robotics.autoencoders.load import (
+    AutoencoderConfig,
+    load_autoencoder,
+    load_video_autoencoder,
+)
+from selfflow_robotics.autoencoders.wan import STRIDE
 from selfflow_robotics.batch import frame_places
 from selfflow_robotics.errors import UserError
 
@@ -26,14 +31,14 @@ def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int] | None = None) 
 
 
 @dataclass(frozen=True)
-class ImageLatents:
-    """Frames uint8 <-> tokens of the latents of each frame.
+class Latents:
+    """What latents of pictures and of clips have in common.
 
     Without an autoencoder (training on a cache of latents) it patches and knows places, but can
     neither encode nor decode.
     """
 
-    kind: ClassVar[str] = "image_latents"
+    kind: ClassVar[str]
     prediction: ClassVar[Literal["velocity", "data"]] = "velocity"
 
     latent_size: tuple[int, int]  # (height, width) of the latents
@@ -41,7 +46,65 @@ class ImageLatents:
     patch: int
     source: AutoencoderConfig  # where the autoencoder's weights are
     fingerprint: str | None  # of the autoencoder; None: not known
-    autoencoder: LatentAutoencoder | None = None
+    autoencoder: Any = None
+
+    def __post_init__(self) -> None:
+        if any(side % self.patch for side in self.latent_size):
+            raise UserError(
+                f"latents of {self.latent_size[0]} x {self.latent_size[1]} do not divide into "
+                f"patches of {self.patch} x {self.patch}; change image_size or patch"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        source: AutoencoderConfig,
+        image_size: tuple[int, int],
+        patch: int,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """With the autoencoder of `source`, for frames of (height, width) px.
+
+        Raises UserError where it is missing or the sizes do not divide.
+        """
+        autoencoder = cls._load(source, device)
+        down = autoencoder.downsample
+        if any(side < down or side % down for side in image_size):
+            raise UserError(
+                f"frames of {image_size[0]} x {image_size[1]} px do not divide into latents of "
+                f"{down} px; change image_size"
+            )
+        size = (image_size[0] // down, image_size[1] // down)
+        known = replace(source, download=False)
+        return cls(size, autoencoder.channels, patch, known, autoencoder.fingerprint, autoencoder)
+
+    def load(
+        self, device: torch.device | str, weights: str | None = None, download: bool = False
+    ) -> Self:
+        """The same with its autoencoder, which is fetched only if `download`.
+
+        `weights` name another decoder, on the user's own word. Raises UserError where it is missing
+        or not the one that the latents were made with.
+        """
+        if self.source.kind == "pixel" and weights is not None:
+            raise UserError("these latents are pixels; they need no autoencoder_weights")
+        config = replace(self.source, weights=weights or self.source.weights, download=download)
+        autoencoder = self._load(config, device)
+        if weights is None and self.fingerprint not in (None, autoencoder.fingerprint):
+            raise UserError(
+                f"{config.source or config.kind} is not the autoencoder any more that these "
+                "latents were made with; give that one: autoencoder_weights=PATH"
+            )
+        if autoencoder.channels != self.latent_channels:
+            raise UserError(
+                f"the network makes latents of {self.latent_channels} channels, the autoencoder "
+                f"reads {autoencoder.channels}; give the one that it was trained with"
+            )
+        return replace(self, autoencoder=autoencoder)
+
+    @classmethod
+    def _load(cls, config: AutoencoderConfig, device: torch.device | str) -> Any:
+        raise NotImplementedError
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -59,39 +122,28 @@ class ImageLatents:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the frames in pixels."""
-        height, width = (side * self._autoencoder().downsample for side in self.latent_size)
-        return height, width
+        down = self._ready().downsample
+        return self.latent_size[0] * down, self.latent_size[1] * down
 
-    def load(
-        self, device: torch.device | str, weights: str | None = None, download: bool = False
-    ) -> "ImageLatents":
-        """The same with its autoencoder, which is fetched only if `download`.
-
-        `weights` name another decoder, on the user's own word. Raises UserError where it is missing
-        or not the one that the latents were made with.
-        """
-        if self.source.kind == "pixel" and weights is not None:
-            raise UserError("these latents are pixels; they need no autoencoder_weights")
-        config = replace(self.source, weights=weights or self.source.weights, download=download)
-        autoencoder = load_autoencoder(config, device)
-        if weights is None and self.fingerprint not in (None, autoencoder.fingerprint):
-            raise UserError(
-                f"{config.source or config.kind} is not the autoencoder any more that these "
-                "latents were made with; give that one: autoencoder_weights=PATH"
-            )
-        if autoencoder.channels != self.latent_channels:
-            raise UserError(
-                f"the network makes latents of {self.latent_channels} channels, the autoencoder "
-                f"reads {autoencoder.channels}; give the one that it was trained with"
-            )
-        return replace(self, autoencoder=autoencoder)
+    @property
+    def stride(self) -> int:
+        return 1
 
     def places(self, count: int, first: int = 0) -> Tensor:
         return frame_places(self.grid, count, first)
 
     def to_tokens(self, latents: Tensor) -> Tensor:
-        """Latents [B, T, C, H, W] -> tokens [B, T N, C patch^2]."""
-        tokens = patchify(latents.flatten(0, 1), self.patch)
+        """Latents [B, T, C, H, W] -> tokens float32 [B, T N, C patch^2].
+
+        Raises UserError for latents of another shape.
+        """
+        if tuple(latents.shape[2:]) != (self.latent_channels, *self.latent_size):
+            raise UserError(
+                f"latents are {tuple(latents.shape[2:])}, the model was made for "
+                f"{(self.latent_channels, *self.latent_size)}; encode the frames at its size, or "
+                "train at theirs"
+            )
+        tokens = patchify(latents.flatten(0, 1).float(), self.patch)
         return tokens.reshape(len(latents), -1, tokens.shape[-1])
 
     def to_latents(self, tokens: Tensor) -> Tensor:
@@ -99,21 +151,18 @@ class ImageLatents:
         frames = tokens.reshape(-1, self.tokens_per_step, tokens.shape[-1])
         return unpatchify(frames, self.patch, self.grid).unflatten(0, (len(tokens), -1))
 
-    def encode(self, raw: Tensor) -> Tensor:
-        """Frames uint8 [B, T, H, W, 3] -> tokens [B, T N, C], the posterior's means."""
-        mean, _ = self._autoencoder().encode(raw.flatten(0, 1))
-        return self.to_tokens(mean.unflatten(0, raw.shape[:2]))
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, T N, C] -> uint8 [B, T, H, W, 3]."""
-        latents = self.to_latents(tokens)
-        frames = self._autoencoder().decode(latents.flatten(0, 1))
-        return frames.unflatten(0, latents.shape[:2])
-
-    def _autoencoder(self) -> LatentAutoencoder:
+    def _ready(self) -> Any:
         if self.autoencoder is None:
             raise UserError("these latents have no autoencoder to turn them into images")
         return self.autoencoder
+
+    def _checked(self, raw: Tensor) -> Tensor:
+        if tuple(raw.shape[2:]) != (*self.image_size, 3):
+            raise UserError(
+                f"frames are {tuple(raw.shape[2:])}, the model was made for "
+                f"{(*self.image_size, 3)}; resize them or train at their size"
+            )
+        return raw
 
     def to_json(self) -> dict[str, Any]:
         names = ("latent_size", "latent_channels", "patch", "fingerprint")
@@ -122,7 +171,7 @@ class ImageLatents:
         }
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "ImageLatents":
+    def from_json(cls, record: dict[str, Any]) -> Self:
         return cls(
             tuple(record["latent_size"]),
             record["latent_channels"],
@@ -130,3 +179,59 @@ class ImageLatents:
             AutoencoderConfig(**record["source"]),
             record["fingerprint"],
         )
+
+
+@dataclass(frozen=True)
+class ImageLatents(Latents):
+    """Frames uint8 <-> tokens of the latents of each frame."""
+
+    kind: ClassVar[str] = "image_latents"
+
+    autoencoder: LatentAutoencoder | None = None
+
+    @classmethod
+    def _load(cls, config: AutoencoderConfig, device: torch.device | str) -> LatentAutoencoder:
+        return load_autoencoder(config, device)
+
+    def encode(self, raw: Tensor) -> Tensor:
+        """Frames uint8 [B, T, H, W, 3] -> tokens [B, T N, C], the posterior's means."""
+        mean, _ = self._ready().encode(self._checked(raw).flatten(0, 1))
+        return self.to_tokens(mean.unflatten(0, raw.shape[:2]))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, T N, C] -> uint8 [B, T, H, W, 3]."""
+        latents = self.to_latents(tokens)
+        frames = self._ready().decode(latents.flatten(0, 1))
+        return frames.unflatten(0, latents.shape[:2])
+
+
+@dataclass(frozen=True)
+class VideoLatents(Latents):
+    """Clips uint8 <-> tokens of their latents: T frames become 1 + (T - 1) / stride latent frames.
+
+    A step (`places`, `tokens_per_step`) is a latent frame. The first one is the first frame alone,
+    so it can be encoded by itself.
+    """
+
+    kind: ClassVar[str] = "video_latents"
+
+    autoencoder: VideoAutoencoder | None = None
+
+    @property
+    def stride(self) -> int:
+        return STRIDE
+
+    @classmethod
+    def _load(cls, config: AutoencoderConfig, device: torch.device | str) -> VideoAutoencoder:
+        return load_video_autoencoder(config, device)
+
+    def encode(self, raw: Tensor) -> Tensor:
+        """Clips uint8 [B, T, H, W, 3] -> tokens [B, T' N, C], the posterior's means.
+
+        Raises UserError for a number of frames that makes no whole latent frames.
+        """
+        return self.to_tokens(self._ready().encode(self._checked(raw)))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, T' N, C] -> uint8 [B, T, H, W, 3]."""
+        return self._ready().decode(self.to_latents(tokens))

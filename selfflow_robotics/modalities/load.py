@@ -5,10 +5,10 @@ from typing import Any
 from selfflow_robotics.errors import unknown
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import Codec
-from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.modalities.latents import ImageLatents, VideoLatents
 from selfflow_robotics.modalities.pixels import PixelPatches
 
-CODECS = {codec.kind: codec for codec in (PixelPatches, ImageLatents, Actions)}
+CODECS = {codec.kind: codec for codec in (PixelPatches, ImageLatents, VideoLatents, Actions)}
 
 
 def codec_to_json(codec: Codec) -> dict[str, Any]:

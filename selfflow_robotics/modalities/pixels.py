@@ -48,6 +48,10 @@ class PixelPatches:
     def fingerprint(self) -> str:
         return f"pixels {self.image_size[0]}x{self.image_size[1]}/{self.patch}"
 
+    @property
+    def stride(self) -> int:
+        return 1
+
     def places(self, count: int, first: int = 0) -> Tensor:
         return frame_places(self.grid, count, first)
 

@@ -24,7 +24,7 @@ FLOORS = [
     {"inference", "data"},
     {"objective", "models", "training", "envs"},
     {"modalities"},
-    {"autoencoders", "flow", "locks", "robot"},
+    {"autoencoders", "flow", "locks", "robot", "text"},
     {"batch", "timesteps"},
     {"commands", "errors", "json_file", "rng"},
 ]
@@ -53,8 +53,9 @@ WRAPPERS = {
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "matplotlib": ("evaluation/",),
     "diffusers": ("autoencoders/",),
-    "transformers": ("encoders/patches.py",),
+    "transformers": ("encoders/patches.py", "text/pretrained.py"),
     "huggingface_hub": ("autoencoders/", "models/released.py"),
+    "wordllama": ("text/wordllama.py",),
     "tensorflow": (),
 }
 

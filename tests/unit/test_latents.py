@@ -174,9 +174,9 @@ def test_another_cache_is_never_continued(source, tmp_path):
     with pytest.raises(UserError, match="of another list of pictures"):
         make(source, out)
     reader = LatentReader(out)
-    reader.check_autoencoder(PixelLatents())
+    reader.check_autoencoder(PixelLatents().fingerprint)
     with pytest.raises(UserError, match=r"latents of another autoencoder \(pixel\)"):
-        reader.check_autoencoder(Other())
+        reader.check_autoencoder(Other().fingerprint)
 
 
 def test_a_folder_of_other_things_is_refused(source, tmp_path):

@@ -1,7 +1,9 @@
 """Batches of training windows: one picture, the next actions and, for video, pictures to come."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -20,7 +22,8 @@ class WindowBatch:
     the gripper as it was. Both are marked as not valid.
     """
 
-    frames: np.ndarray  # uint8 [B, 1 + F, h, w, 3]; frame 0 is the present one
+    # uint8 [B, 1 + F, h, w, 3], or latents float16 [B, 1 + F, C, h, w]; frame 0 is the present one
+    frames: np.ndarray
     frames_valid: np.ndarray  # bool [B, 1 + F]
     actions: np.ndarray  # float32 [B, H, 7] policy vectors in metres and radians
     action_valid: np.ndarray  # bool [B, H]
@@ -30,10 +33,45 @@ class WindowBatch:
     step: np.ndarray  # int64 [B], within the episode
 
 
+class FrameReader(Protocol):
+    """What windows show of each step of a data set: pictures, or latents that stand for them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one frame."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def read(self, frames: np.ndarray) -> np.ndarray:
+        """Frames [N, *shape] of the steps of these numbers (int64 [N]). Safe to call from several
+        threads."""
+        ...
+
+
+class DecodedFrames:
+    """The stored pictures, decoded and scaled."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, index: RldsIndex, image_size: tuple[int, int]) -> None:
+        self._index, self._size = index, image_size
+        self.shape = (*image_size, 3)
+
+    def read(self, frames: np.ndarray) -> np.ndarray:
+        """Raises UserError for a picture that cannot be decoded."""
+        pictures = np.empty((len(frames), *self.shape), self.dtype)
+        for row, frame in enumerate(frames.tolist()):
+            pictures[row] = resize_image(self._index.frame(frame), self._size)
+        return pictures
+
+
 class WindowReader:
     """All windows of the chosen episodes, one starting at every step, in the index's order.
 
-    Decoded, scaled pictures are kept in memory if all of them fit into `cache_bytes`.
+    `frames` gives what they show, pictures of `image_size` where it is None; these are kept in
+    memory if all of them fit into `cache_bytes`.
     """
 
     def __init__(
@@ -44,9 +82,11 @@ class WindowReader:
         image_size: tuple[int, int] = (64, 80),
         episodes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
+        frames: FrameReader | None = None,
     ) -> None:
         self.index = index
         self.image_size = image_size
+        self._frames = DecodedFrames(index, image_size) if frames is None else frames
         self._ahead = np.arange(horizon)
         self._frames_ahead = np.arange(1 + future_frames)
         chosen = (
@@ -59,10 +99,9 @@ class WindowReader:
         self._last = np.repeat(ends - 1, lengths)
         self._step = np.arange(len(self._episode)) - np.repeat(ends - lengths, lengths)
         self._frame = index.episode_start[self._episode] + self._step
-        shape = (len(self), *image_size, 3)
-        self._cache = (
-            np.zeros(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= cache_bytes else None
-        )
+        shape, dtype = (len(self), *self._frames.shape), self._frames.dtype
+        fits = math.prod(shape) * dtype.itemsize <= cache_bytes
+        self._cache = np.zeros(shape, dtype) if fits else None
         self._cached = np.zeros(len(self), bool)
 
     def __len__(self) -> int:
@@ -98,19 +137,13 @@ class WindowReader:
         )
 
     def _pictures(self, place: np.ndarray) -> np.ndarray:
-        """Scaled pictures uint8 [..., h, w, 3] of the places [...]."""
+        """Frames [..., *shape] of the places [...]."""
         wanted, inverse = np.unique(place.reshape(-1), return_inverse=True)
         if self._cache is None:
-            decoded = np.empty((len(wanted), *self.image_size, 3), np.uint8)
-            for row, one in enumerate(wanted):
-                decoded[row] = self._decode(one)
-            pictures = decoded[inverse]
+            pictures = self._frames.read(self._frame[wanted])[inverse]
         else:
-            for one in wanted[~self._cached[wanted]]:
-                self._cache[one] = self._decode(one)
-                self._cached[one] = True  # after the picture: another thread may be reading
+            new = wanted[~self._cached[wanted]]
+            self._cache[new] = self._frames.read(self._frame[new])
+            self._cached[new] = True  # after the pictures: another thread may be reading
             pictures = self._cache[place.reshape(-1)]
-        return pictures.reshape(*place.shape, *self.image_size, 3)
-
-    def _decode(self, place: int) -> np.ndarray:
-        return resize_image(self.index.frame(int(self._frame[place])), self.image_size)
+        return pictures.reshape(*place.shape, *self._frames.shape)

@@ -1,0 +1,122 @@
+"""Frames of an RLDS data set as latents: encoded once (`data.latents_writer`), read by windows.
+
+Row n of such a cache is step n of the index: only means, float16, no labels. With SD-VAE a frame of
+256 x 320 px takes 10 KB, all 3.8 million of fractal20220817_data 39 GB.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.data.latents import RLDS, LatentRows, Size, sides
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.robot.observation import resize_image
+
+
+@functools.lru_cache(1)  # a process encodes many parts of one data set
+def _opened(directory: str, split: str) -> RldsIndex:
+    return RldsIndex.open(directory, split)
+
+
+@dataclass(frozen=True)
+class RldsFrames:
+    """The frames of one split, or some of them in a row: a source of latents, and its parts.
+
+    Other processes open the data set themselves. A frame that cannot be read stops the work, since
+    rows are found by their number.
+    """
+
+    directory: str
+    split: str
+    fingerprint: str  # of the whole split
+    start: int
+    stop: int
+    skips: Skips = field(default_factory=Skips)  # always empty
+
+    @classmethod
+    def open(cls, directory: str | Path, split: str = "train") -> "RldsFrames":
+        """All frames. Raises UserError as `RldsIndex.open`."""
+        index = _opened(str(directory), split)
+        return cls(str(directory), split, index.fingerprint, 0, index.num_frames)
+
+    @property
+    def index(self) -> RldsIndex:
+        """Raises UserError where the data are others by now."""
+        index = _opened(self.directory, self.split)
+        if index.fingerprint != self.fingerprint:
+            raise UserError(f"{self.directory} changed while it was encoded; repeat the command")
+        return index
+
+    @property
+    def num_found(self) -> int:
+        return len(self)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def part(self, start: int, stop: int) -> "RldsFrames":
+        """The frames of these numbers, counted from this part's first one."""
+        first = self.start + start
+        return replace(self, start=first, stop=min(self.start + stop, self.stop))
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "path": self.directory,
+            "kind": RLDS,
+            "split": self.split,
+            "num_pictures": len(self),
+            "fingerprint": self.fingerprint,
+        }
+
+    def check_output(self, folder: Path) -> None:
+        """Nothing beside a data set's files is mistaken for one of them."""
+
+    labels = None
+
+    def name(self, number: int) -> str:
+        return f"step {self.start + number} of {self.directory}"
+
+    def read(self, number: int, size: Size) -> np.ndarray:
+        """uint8 [h, w, 3]. Raises UserError for a frame that cannot be read."""
+        return resize_image(self.index.frame(self.start + number), sides(size))
+
+
+class FrameLatents(LatentRows):
+    """A finished cache of the frames of `index`, by their numbers there.
+
+    Raises UserError as `LatentRows`, and for a cache of other data.
+    """
+
+    labelled = False
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, folder: str | Path, index: RldsIndex) -> None:
+        super().__init__(folder)
+        if self.fingerprints["source"] != index.fingerprint or len(self) != index.num_frames:
+            source = self.record["source"]
+            raise UserError(
+                f"{self.folder} holds latents of other data ({source.get('path')}, split "
+                f"{source.get('split')}); encode these: pretrain/encode.py --data DIR split=SPLIT"
+            )
+        height, width = sides(self.record["latents"]["size"])
+        self.shape = (self.channels, height, width)  # of a frame
+        self.image_size = sides(self.record["image_size"])  # px, before encoding
+
+    def codec(self, patch: int) -> ImageLatents:
+        """What makes tokens of these latents; without an autoencoder until it is loaded."""
+        size, fingerprint = self.shape[1:], self.fingerprints["autoencoder"]
+        return ImageLatents(size, self.channels, patch, self.autoencoder, fingerprint)
+
+    def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Latents float16 [N, C, h, w] of the steps of these numbers.
+
+        Raises UserError for a damaged shard, IndexError for numbers out of range.
+        """
+        return np.ascontiguousarray(self.rows(frames)["mean"])

@@ -1,0 +1,97 @@
+"""Text encoders of the transformers library, frozen: T5's, CLIP's, BERT's and others.
+
+Only safetensors are read, and no code that comes with a model is run.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.text.encoder import check_lengths
+
+# What others' code raises for files and names that do not fit it.
+_UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
+
+
+class PretrainedEncoder:
+    """As `text.encoder.TextEncoder`: the last layer's states; float32."""
+
+    def __init__(self, name: str, network: Any, tokenizer: Any, tokens: int) -> None:
+        self._name, self._network, self._tokenizer = name, network, tokenizer
+        # T5 reads texts of any length, CLIP 77 tokens.
+        most = getattr(network.config, "max_position_embeddings", None) or tokens
+        self.tokens = min(tokens, most)
+        self.channels: int = network.config.hidden_size
+        digest = hashlib.sha256(f"{type(network).__name__} {self.tokens} ".encode())
+        for key, weight in sorted(network.state_dict().items()):
+            digest.update(f"{key} {tuple(weight.shape)} ".encode())
+            digest.update(weight.detach().contiguous().numpy())
+        digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
+        self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def load(cls, name: str, tokens: int, download: bool) -> "PretrainedEncoder":
+        """By its name on Hugging Face or from a folder.
+
+        Raises UserError where the library, the files or the network are missing, or do not fit.
+        """
+        try:
+            import transformers
+        except ImportError:
+            raise UserError(
+                f"the text encoder hf:{name} needs transformers: pip install "
+                "'selfflow_robotics[text]'; the text encoder bytes needs nothing"
+            ) from None
+        logging = transformers.utils.logging
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what it would say of missing weights is an error below
+        where: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
+        try:
+            kind = transformers.AutoConfig.from_pretrained(name, **where).model_type
+            clip = kind in ("clip", "clip_text_model")
+            loader: Any = (
+                transformers.CLIPTextModel if clip else transformers.AutoModelForTextEncoding
+            )
+            loaded: Any = loader.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **where
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **where)
+        except (*_UNFIT, ImportError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            if Path(name).is_dir() or not isinstance(error, OSError):
+                raise UserError(
+                    f"cannot read the text encoder hf:{name} ({reason}); check its files"
+                ) from error
+            advice = "check the name and the network" if download else "download=true fetches it"
+            raise UserError(
+                f"the text encoder hf:{name} is not on this machine ({reason}); {advice}, or give "
+                "a folder in place of its name"
+            ) from error
+        finally:
+            logging.set_verbosity(verbosity)
+        network, report = loaded
+        missing = [key for key in report["missing_keys"] if "pooler" not in key]
+        if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:
+            raise UserError(
+                f"the weights of the text encoder hf:{name} do not fit their config.json: "
+                f"{unfit[0]} is missing or of another shape; get the files again"
+            )
+        return cls(name, network.eval().requires_grad_(False), tokenizer, tokens)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """As `TextEncoder.encode`; one text at a time, so that none changes another's numbers."""
+        ids = [self._tokenizer(text, return_tensors="pt")["input_ids"].long() for text in texts]
+        check_lengths(texts, [x.shape[1] for x in ids], self.tokens, f"hf:{self._name}")
+        padded = torch.zeros(len(texts), self.tokens, self.channels)
+        with torch.autocast("cpu", enabled=False):
+            for row, x in zip(padded, ids, strict=True):
+                if x.shape[1]:
+                    row[: x.shape[1]] = self._network(input_ids=x).last_hidden_state[0]
+        return padded

@@ -1,0 +1,161 @@
+"""Embeddings of instructions, computed once for each and kept beside a run.
+
+`text.safetensors` holds the embeddings float32 [n, M, C] and, in its header, JSON: the texts, the
+encoder's name and fingerprint, and a checksum. Training on it needs no text network; a text that it
+lacks is encoded on first sight, and remembered.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.json_file import parse
+from selfflow_robotics.text.encoder import TextEncoder, TextEncoderConfig
+from selfflow_robotics.text.pretrained import PretrainedEncoder
+from selfflow_robotics.text.wordllama import WordLlamaEncoder
+
+FILE = "text.safetensors"
+NO_WORDS = ""  # the null condition of guidance
+
+
+def load_text_encoder(config: TextEncoderConfig) -> TextEncoder:
+    """The frozen encoder of `config`. Raises UserError where it is missing, and for "bytes"."""
+    if config.encoder == "bytes":
+        raise UserError("the text encoder bytes is a part of the network; there is none to load")
+    if config.encoder == "wordllama":
+        return WordLlamaEncoder.load(config.tokens)
+    name = config.encoder.partition(":")[2]
+    return PretrainedEncoder.load(name, config.tokens, config.download)
+
+
+class TextStore:
+    """What an encoder made of some texts; it is loaded only for others."""
+
+    def __init__(
+        self,
+        config: TextEncoderConfig,
+        fingerprint: str,
+        known: dict[str, Tensor],
+        file: Path | None = None,
+        encoder: TextEncoder | None = None,
+    ) -> None:
+        self.config, self.fingerprint = config, fingerprint
+        self._known, self._file, self._encoder = known, file, encoder
+        self.tokens, self.channels = known[NO_WORDS].shape
+
+    @classmethod
+    def make(cls, config: TextEncoderConfig, texts: Sequence[str], folder: Path) -> "TextStore":
+        """Encode the distinct texts into `folder`, or take them from there.
+
+        Raises UserError where the encoder is missing, a text is too long, or the folder holds a
+        damaged file or embeddings of another encoder.
+        """
+        wanted = sorted({NO_WORDS, *texts})
+        if (folder / FILE).exists():
+            store = cls.open(folder, config.download)
+            if (store.config.encoder, store.config.tokens) != (config.encoder, config.tokens):
+                raise UserError(
+                    f"{folder / FILE} holds embeddings of {store.config.encoder} with "
+                    f"{store.config.tokens} tokens, not of {config.encoder} with {config.tokens}; "
+                    "give the new run another name"
+                )
+            store.lookup(wanted)
+            return store
+        encoder = load_text_encoder(config)
+        known = dict(zip(wanted, encoder.encode(wanted), strict=True))
+        store = cls(config, encoder.fingerprint, known, folder / FILE, encoder)
+        try:
+            store.save()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {folder / FILE} ({error.strerror}); choose another runs_dir"
+            ) from error
+        store._encoder = None  # the network is not kept while training
+        return store
+
+    @classmethod
+    def open(cls, folder: Path, download: bool = False) -> "TextStore":
+        """Raises UserError where there is none, or it is damaged."""
+        file = folder / FILE
+        try:
+            with safe_open(file, framework="pt") as opened:
+                record = parse(opened.metadata()["text"])
+                embeddings = opened.get_tensor("embeddings")
+            config = TextEncoderConfig(record["encoder"], record["asked_tokens"], download)
+            texts, fingerprint = record["texts"], record["fingerprint"]
+            fits = embeddings.ndim == 3 and len(texts) == len(embeddings) and NO_WORDS in texts
+            if not (fits and record["sha256"] == _checksum(embeddings, texts)):
+                raise ValueError("its checksum is not the recorded one")
+        except FileNotFoundError as error:
+            raise UserError(f"{file} is missing; copy it together with its run") from error
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, UserError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{file} is damaged ({reason}); copy it again") from error
+        return cls(config, fingerprint, dict(zip(texts, embeddings, strict=True)), file)
+
+    @property
+    def no_words(self) -> Tensor:
+        """The embeddings [M, C] of the empty text."""
+        return self._known[NO_WORDS]
+
+    def lookup(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings float32 [B, M, C]; new texts are encoded, and kept where that is possible.
+
+        Raises UserError where a new text is too long, or its encoder is missing or not the one
+        that made the others.
+        """
+        if new := sorted(set(texts) - set(self._known)):
+            self._known |= dict(zip(new, self._ready().encode(new), strict=True))
+            with contextlib.suppress(OSError):  # where it may only be read, it is encoded again
+                self.save()
+        return torch.stack([self._known[text] for text in texts])
+
+    def save(self) -> None:
+        """Write the file whole, or leave it as it was. Raises OSError."""
+        if self._file is None:
+            return
+        texts = sorted(self._known)
+        embeddings = torch.stack([self._known[text] for text in texts])
+        record: dict[str, Any] = {
+            "encoder": self.config.encoder,
+            "asked_tokens": self.config.tokens,
+            "fingerprint": self.fingerprint,
+            "texts": texts,
+            "sha256": _checksum(embeddings, texts),
+        }
+        unfinished = self._file.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(save({"embeddings": embeddings}, {"text": json.dumps(record)}))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _ready(self) -> TextEncoder:
+        if self._encoder is None:
+            encoder = load_text_encoder(self.config)
+            if encoder.fingerprint != self.fingerprint:
+                raise UserError(
+                    f"{self.config.encoder} is not the text encoder any more that made "
+                    f"{self._file}; put the former one back"
+                )
+            self._encoder = encoder
+        return self._encoder
+
+
+def _checksum(embeddings: Tensor, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(texts).encode())
+    digest.update(embeddings.contiguous().numpy())
+    return digest.hexdigest()

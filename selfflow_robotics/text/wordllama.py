@@ -1,0 +1,75 @@
+"""wordllama's embeddings of word pieces (32 000 x 256); the weights come with the package.
+
+They know nothing of their neighbours, and a network sees words without their places. So each gets a
+fixed sine-cosine code of its place added, or "the cup near the can" would be "the can near the
+cup".
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.text.encoder import check_lengths
+
+
+class WordLlamaEncoder:
+    """As `text.encoder.TextEncoder`."""
+
+    def __init__(self, table: Tensor, tokenizer: Any, tokens: int) -> None:
+        """table: [V, C]; tokenizer: of the library tokenizers."""
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        # To unit size, beside which a code of unit size tells places apart.
+        self._table = table / table.square().mean().sqrt()
+        self._tokenizer, self.tokens = tokenizer, tokens
+        self.channels = table.shape[1]
+        self._places = place_codes(tokens, self.channels)
+        digest = hashlib.sha256(f"wordllama {tokens} {tuple(table.shape)} ".encode())
+        digest.update(table.contiguous().numpy())
+        digest.update(tokenizer.to_str().encode())
+        self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def load(cls, tokens: int) -> "WordLlamaEncoder":
+        """Raises UserError where the package is missing or lacks its weights."""
+        try:
+            import wordllama
+
+            folder = Path(wordllama.__file__).parent
+            known = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+            table = torch.as_tensor(known.embedding).float()
+        except ImportError:
+            raise UserError(
+                "the text encoder wordllama is not installed: pip install "
+                "'selfflow_robotics[text]'; the text encoder bytes needs nothing"
+            ) from None
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"cannot read wordllama's weights ({' '.join(str(error).split())[:200]}); install "
+                "it again"
+            ) from error
+        return cls(table, known.tokenizer, tokens)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """As `TextEncoder.encode`."""
+        ids = [
+            one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+        check_lengths(texts, [len(x) for x in ids], self.tokens, "wordllama")
+        padded = torch.zeros(len(texts), self.tokens, self.channels)
+        for row, x in zip(padded, ids, strict=True):
+            row[: len(x)] = self._table[torch.tensor(x, dtype=torch.long)] + self._places[: len(x)]
+        return padded
+
+
+def place_codes(tokens: int, channels: int) -> Tensor:
+    """Sines and cosines [tokens, channels] of each place (arXiv 1706.03762), of unit size."""
+    half = channels // 2
+    rates = torch.exp(-torch.arange(half) / half * torch.log(torch.tensor(10_000.0)))
+    angles = torch.arange(tokens)[:, None] * rates
+    return 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
