@@ -40,7 +40,7 @@ from selfflow_robotics.encoders.load import (
 )
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.inference.bundle import Bundle, check_same_data, run_record
+from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.modalities.base import FRAMES, slot_of
 from selfflow_robotics.modalities.latents import ImageLatents
@@ -108,8 +108,7 @@ def main(config: ImagesConfig) -> None:
         shapes = Path(config.root), config.num_shapes, config.shape_px
         reader = LatentReader(config.data or shape_latents(*shapes))
         run = open_run("images", folder, config, ranks)
-        check_same_data(run, reader.fingerprints, reader.folder)
-        continue_run(run, config, {}, ranks)
+        continue_run(run, config, reader.fingerprints, ranks)
     size = (reader.latent_size, reader.latent_size)
     fingerprint = reader.fingerprints["autoencoder"]
     codec = ImageLatents(size, reader.channels, config.model.patch, reader.autoencoder, fingerprint)
@@ -195,7 +194,12 @@ def main(config: ImagesConfig) -> None:
         device=device,
         precision=precision,
         extra=run_record(
-            shape, {FRAMES: codec}, reader.fingerprints, ["image"], labels=reader.labels
+            shape,
+            {FRAMES: codec},
+            reader.fingerprints,
+            ["image"],
+            labels=reader.labels,
+            data=reader.fingerprints,
         ),
         on_checkpoint=agreement,
         on_sample=show,

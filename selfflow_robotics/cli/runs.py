@@ -114,7 +114,7 @@ def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = AL
     if newest is None or not ranks.is_first:
         return
     with resuming(run):
-        known = read_manifest(newest)["extra"].get("data", data)
+        known = read_manifest(newest)["extra"].get("data") or data
     for key in {**known, **data}:
         if known.get(key) != data.get(key):
             raise UserError(

@@ -24,12 +24,10 @@ from selfflow_robotics.models.network import Attention, Network, NetworkConfig
 from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
-    latest_checkpoint,
     load_module,
     load_part,
     read_manifest,
     resolve_checkpoint,
-    resuming,
 )
 
 RELEASED_PATCH = 2
@@ -210,21 +208,6 @@ def read_config(checkpoint: Path) -> NetworkConfig:
         return NetworkConfig.from_json(read_record(checkpoint)["network"])
     except (UserError, *_UNFIT) as error:
         raise _unknown(checkpoint, error) from error
-
-
-def check_same_data(run: Path, provenance: dict[str, Any], folder: Path) -> None:
-    """Raise UserError where `run` has a checkpoint that was trained on other data than those that
-    `folder` holds."""
-    newest = latest_checkpoint(run)
-    if newest is None:
-        return
-    with resuming(run):
-        before = read_record(newest).get("provenance")
-    if before != provenance:
-        raise UserError(
-            f"{run} was trained on other latents than {folder} holds now; give the new run another "
-            "name=..., or put the former latents back"
-        )
 
 
 def is_released_file(path: Path) -> bool:

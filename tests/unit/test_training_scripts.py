@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfflow_robotics.data.rlds.writer import RldsWriter
+from selfflow_robotics.data.shapes import shape_latents
 from tests.rlds_sets import IMAGE_SIZE, make_steps
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +76,28 @@ def test_a_copied_run_goes_on_with_moved_data_and_never_with_others(
         pretrain([*again, "--data", "toy/0.1.0", "image_batch=4"])
     assert stop.value.code == 2
     assert "image_batch=2" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def images():
+    return runpy.run_path(str(ROOT / "pretrain/images.py"), run_name="imported")["main"]
+
+
+def test_a_moved_image_run_goes_on_and_never_with_other_latents(
+    images, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["experiment=debug", "device=cpu", "train.steps=2", "train.save_every=1", "name=a"]
+    images(tiny)
+    before = shutil.copytree("runs/a", "disk/a")  # this process still holds the former
+    shutil.rmtree("disk/a/checkpoints/step_0000002")  # as if interrupted
+    shutil.move("datasets", "elsewhere")
+    images([*tiny, "runs_dir=disk", "root=elsewhere"])
+    assert (tmp_path / before / "checkpoints/step_0000002").is_dir()
+    copy = shutil.copytree("disk/a", "third/a")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        images([*tiny, "runs_dir=third", "--data", str(shape_latents(Path("others"), 80, 16))])
+    assert stop.value.code == 2
+    assert "other data" in capsys.readouterr().err
+    assert (tmp_path / copy / "checkpoints/step_0000002").is_dir()
