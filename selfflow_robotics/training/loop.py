@@ -189,7 +189,7 @@ def train(
                 prune_checkpoints(folder, config.keep_checkpoints)
             if stopping:
                 ranks.wait()  # torchrun kills all that are left soon after the first has gone
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(stop.signal)  # the command's exit code says which
             if on_sample and _is_sampled(done, config) and done < config.steps and ranks.is_first:
                 _write_samples(on_sample, run, done)
             if logged:
@@ -270,6 +270,7 @@ class _StopRequest:
 
     def __enter__(self) -> "_StopRequest":
         self.requested = False
+        self.signal = signal.SIGINT  # also where another process of torchrun was told
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -278,8 +279,8 @@ class _StopRequest:
                 self._previous[number] = signal.signal(number, self._request)
         return self
 
-    def _request(self, *_: object) -> None:
-        self.requested = True
+    def _request(self, number: int, _: object) -> None:
+        self.requested, self.signal = True, signal.Signals(number)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():

@@ -135,4 +135,4 @@ def test_impossible_shapes_are_refused(settings, message):
 @pytest.mark.parametrize("name", SIZES)
 def test_the_sizes_of_the_commands_are_those_of_the_library(name):
     path = Path(__file__).parents[2] / "configs" / "size" / f"{name}.yaml"
-    assert SiTConfig(**yaml.safe_load(path.read_text())["sit"]) == SIZES[name]
+    assert SiTConfig(**yaml.safe_load(path.read_text())["model"]["sit"]) == SIZES[name]

@@ -156,8 +156,9 @@ def test_a_run_that_can_make_no_samples_ends_all_the_same(tmp_path):
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_signal_ends_a_run_with_a_checkpoint(tmp_path, kill):
     before = signal.getsignal(kill)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         run_to(9, tmp_path, new_state(), stop_at=2, kill=kill)
+    assert stop.value.args == (kill,)
     assert latest_checkpoint(tmp_path).name == "step_0000003"
     assert signal.getsignal(kill) == before
 
