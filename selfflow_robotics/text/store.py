@@ -157,5 +157,5 @@ class TextStore:
 
 def _checksum(embeddings: Tensor, texts: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(texts).encode())
-    digest.update(embeddings.contiguous().numpy())
+    digest.update(embeddings.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -30,7 +30,7 @@ class WordLlamaEncoder:
         self.channels = table.shape[1]
         self._places = place_codes(tokens, self.channels)
         digest = hashlib.sha256(f"wordllama {tokens} {tuple(table.shape)} ".encode())
-        digest.update(table.contiguous().numpy())
+        digest.update(table.contiguous().numpy().tobytes())
         digest.update(tokenizer.to_str().encode())
         self.fingerprint = digest.hexdigest()
 
@@ -41,7 +41,8 @@ class WordLlamaEncoder:
             import wordllama
 
             folder = Path(wordllama.__file__).parent
-            known = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+            load = wordllama.WordLlama.load  # pyright: ignore[reportAttributeAccessIssue]
+            known = load(cache_dir=folder, disable_download=True)
             table = torch.as_tensor(known.embedding).float()
         except ImportError:
             raise UserError(
