@@ -80,7 +80,7 @@ class SmallAutoencoder:
         digest = hashlib.sha256(f"small {self.channels} {scale!r} ".encode())
         for name, weight in sorted(network.state_dict().items()):
             digest.update(f"{name} ".encode())
-            digest.update(weight.cpu().float().contiguous().numpy())
+            digest.update(weight.cpu().float().numpy().tobytes())
         self.fingerprint = digest.hexdigest()
 
     @classmethod
