@@ -10,6 +10,7 @@ latents, and the PSNR on episodes that training never sees. Repeating the comman
 interrupted run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def export(
     print(f"done: {run / FILE}, {quality:.1f} dB PSNR on {len(frames)} held-out frames")
 
 
-def frames_of(reader: WindowReader, numbers: list[int]) -> torch.Tensor:
+def frames_of(reader: WindowReader, numbers: Sequence[int]) -> torch.Tensor:
     """uint8 [B, h, w, 3]."""
     return torch.from_numpy(reader.read(numbers).frames[:, 0])
 
