@@ -7,6 +7,7 @@ from pathlib import Path
 COMMANDS = {
     "pretrain/run.py": "selfflow-pretrain",
     "pretrain/images.py": "selfflow-pretrain-images",
+    "pretrain/autoencoder.py": "selfflow-autoencoder",
     "pretrain/encode.py": "selfflow-encode",
     "finetune/rt1.py": "selfflow-finetune-rt1",
     "finetune/collect.py": "selfflow-collect",

@@ -8,10 +8,11 @@ import torch
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder, PixelLatents, VideoAutoencoder
 from selfflow_robotics.autoencoders.rae import Rae
 from selfflow_robotics.autoencoders.sd_vae import SdVae
+from selfflow_robotics.autoencoders.small import SmallAutoencoder
 from selfflow_robotics.autoencoders.wan import Wan
 from selfflow_robotics.errors import UserError
 
-AutoencoderKind = Literal["sd_vae", "rae", "pixel", "wan"]
+AutoencoderKind = Literal["sd_vae", "rae", "pixel", "wan", "small"]
 
 # What is meant where no weights are named.
 WEIGHTS = {
@@ -33,7 +34,7 @@ class AutoencoderConfig:
     @property
     def source(self) -> str | None:
         """The folder or name that the weights come from; None where there are none."""
-        return None if self.kind == "pixel" else self.weights or WEIGHTS[self.kind]
+        return None if self.kind == "pixel" else self.weights or WEIGHTS.get(self.kind)
 
 
 def load_autoencoder(
@@ -43,8 +44,15 @@ def load_autoencoder(
 
     Raises UserError for one of clips, and as `DiffusersNetwork.load` does.
     """
-    if config.source is None:
+    if config.kind == "pixel":
         return PixelLatents()
+    if config.kind == "small":
+        if config.weights is None:
+            raise UserError(
+                "autoencoder=small needs weights=RUN of pretrain/autoencoder.py, which trains one"
+            )
+        return SmallAutoencoder.load(config.weights, device)
+    assert config.source is not None
     if config.kind == "wan":
         raise UserError("autoencoder=wan encodes clips, not single pictures; choose sd_vae or rae")
     network = Rae if config.kind == "rae" else SdVae

@@ -38,6 +38,10 @@ def pretrain_images() -> None:
     _run("pretrain/images.py")
 
 
+def autoencoder() -> None:
+    _run("pretrain/autoencoder.py")
+
+
 def encode() -> None:
     _run("pretrain/encode.py")
 

@@ -21,7 +21,7 @@ from selfflow_robotics.training.checkpoint import (
 )
 from selfflow_robotics.training.distributed import ALONE, Ranks
 
-Kind = Literal["pretrain", "images", "finetune"]
+Kind = Literal["pretrain", "images", "finetune", "autoencoder"]
 
 # Settings that may differ when a run goes on: where it and its data lie (`continue_run` compares
 # what these hold), how long it trains, and how it is computed and watched. (The training loop

@@ -31,7 +31,7 @@ class PretrainedEncoder:
         digest = hashlib.sha256(f"{type(network).__name__} {self.tokens} ".encode())
         for key, weight in sorted(network.state_dict().items()):
             digest.update(f"{key} {tuple(weight.shape)} ".encode())
-            digest.update(weight.detach().contiguous().numpy())
+            digest.update(weight.detach().numpy().tobytes())
         digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
         self.fingerprint = digest.hexdigest()
 

@@ -22,7 +22,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import parse
 from selfflow_robotics.text.encoder import TextEncoder, TextEncoderConfig
 from selfflow_robotics.text.pretrained import PretrainedEncoder
-from selfflow_robotics.text.wordllama import WordLlamaEncoder
+from selfflow_robotics.text.word_pieces import WordLlamaEncoder
 
 FILE = "text.safetensors"
 NO_WORDS = ""  # the null condition of guidance
@@ -157,5 +157,5 @@ class TextStore:
 
 def _checksum(embeddings: Tensor, texts: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(texts).encode())
-    digest.update(embeddings.contiguous().numpy().tobytes())
+    digest.update(embeddings.numpy().tobytes())
     return digest.hexdigest()

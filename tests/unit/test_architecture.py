@@ -55,7 +55,6 @@ WRAPPERS = {
     "diffusers": ("autoencoders/",),
     "transformers": ("encoders/patches.py", "text/pretrained.py"),
     "huggingface_hub": ("autoencoders/", "models/released.py"),
-    "wordllama": ("text/wordllama.py",),
     "tensorflow": (),
 }
 

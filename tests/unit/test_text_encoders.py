@@ -9,7 +9,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.text.encoder import TextEncoderConfig
 from selfflow_robotics.text.store import FILE, TextStore, load_text_encoder
-from selfflow_robotics.text.wordllama import WordLlamaEncoder
+from selfflow_robotics.text.word_pieces import WordLlamaEncoder
 
 tokenizers = pytest.importorskip("tokenizers", reason="the extra 'text' is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra 'text' is not installed")

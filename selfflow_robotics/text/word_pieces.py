@@ -6,6 +6,7 @@ cup".
 """
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class WordLlamaEncoder:
         self.channels = table.shape[1]
         self._places = place_codes(tokens, self.channels)
         digest = hashlib.sha256(f"wordllama {tokens} {tuple(table.shape)} ".encode())
-        digest.update(table.contiguous().numpy().tobytes())
+        digest.update(table.numpy().tobytes())
         digest.update(tokenizer.to_str().encode())
         self.fingerprint = digest.hexdigest()
 
@@ -38,11 +39,9 @@ class WordLlamaEncoder:
     def load(cls, tokens: int) -> "WordLlamaEncoder":
         """Raises UserError where the package is missing or lacks its weights."""
         try:
-            import wordllama
-
+            wordllama: Any = importlib.import_module("wordllama")
             folder = Path(wordllama.__file__).parent
-            load = wordllama.WordLlama.load  # pyright: ignore[reportAttributeAccessIssue]
-            known = load(cache_dir=folder, disable_download=True)
+            known = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
             table = torch.as_tensor(known.embedding).float()
         except ImportError:
             raise UserError(

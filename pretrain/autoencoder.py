@@ -1,0 +1,176 @@
+"""Train a small autoencoder on a data set's frames, for autoencoder=small elsewhere.
+
+    python pretrain/autoencoder.py                     # frames of the embedded tabletop
+    python pretrain/autoencoder.py --data DIR channels=8 name=autoencoder8
+    python pretrain/autoencoder.py experiment=debug    # seconds
+    python pretrain/encode.py --data DIR autoencoder=small weights=runs/autoencoder
+
+It leaves runs/NAME/autoencoder.safetensors: the moving average of the weights, the scale of the
+latents, and the PSNR on episodes that training never sees. Repeating the command continues an
+interrupted run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from selfflow_robotics.autoencoders.latent import to_planes
+from selfflow_robotics.autoencoders.small import (
+    DOWNSAMPLE,
+    FILE,
+    SmallAutoencoder,
+    SmallNetwork,
+    psnr,
+    small_loss,
+)
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.windows import WindowReader
+from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.rng import check_seed, torch_seed
+from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
+from selfflow_robotics.training.device import enough_memory
+from selfflow_robotics.training.distributed import start_training
+from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
+from selfflow_robotics.training.state import TrainState
+
+MEASURED = 512  # frames, evenly spread, that scale and PSNR are measured on
+AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainConfig:
+    name: str = "autoencoder"
+    runs_dir: str = "runs"
+    seed: int = 0
+    data: str | None = None
+    split: str = "train"
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    image_size: tuple[int, int] = (64, 80)
+    channels: int = 4
+    kl: float = 5e-4
+    batch_size: int = 32
+    held_out: float = 0.1
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        SmallNetwork(self.channels)  # refuses what it cannot have
+        if any(side < DOWNSAMPLE or side % DOWNSAMPLE for side in self.image_size):
+            raise UserError(
+                f"image_size must be multiples of {DOWNSAMPLE} px, got {self.image_size}"
+            )
+        if self.kl < 0:
+            raise UserError(f"kl must not be negative, got {self.kl}")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out must be between 0 and 1, got {self.held_out}")
+
+
+@hydra_app(
+    "autoencoder",
+    AutoencoderTrainConfig,
+    flags=(
+        Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
+    ),
+)
+def main(config: AutoencoderTrainConfig) -> None:
+    folder = run_folder(config.runs_dir, config.name)
+    ranks, device, precision = start_training(config.threads, config.device, config.precision)
+    with ranks.first_alone():
+        run = open_run("autoencoder", folder, config, ranks)
+        index = RldsIndex.open(
+            Path(config.data) if config.data else ensure_demonstrations(config.collect),
+            config.split,
+        )
+        fingerprints = {"data": index.fingerprint}
+        continue_run(run, config, fingerprints, ranks)
+    kept = max(1, round(config.held_out * index.num_episodes))
+    if kept == index.num_episodes:
+        raise UserError(f"{index.num_episodes} episodes leave none to train on; collect more")
+    training, held_out = (
+        WindowReader(index, 1, 0, config.image_size, episodes)
+        for episodes in (
+            range(index.num_episodes - kept),
+            range(index.num_episodes - kept, index.num_episodes),
+        )
+    )
+    sampler = EpochSampler(len(training), config.batch_size, config.seed, "autoencoder")
+
+    # The modules' own initialisation is the only global draw.
+    torch.manual_seed(torch_seed("first weights", config.seed))
+    with enough_memory("choose a smaller batch_size"):
+        state = TrainState.start(SmallNetwork(config.channels).to(device), config.train.optimizer)
+
+    def batch_at(step: int) -> torch.Tensor:
+        return frames_of(training, ranks.share(sampler.batch(step)))
+
+    def loss_fn(frames: torch.Tensor, generator: torch.Generator) -> StepLoss:
+        planes = to_planes(frames.to(device))
+        loss, error = small_loss(state.model, planes, config.kl, generator)
+        return StepLoss(loss, len(frames), lambda: {"squared_error": error.detach()})
+
+    train(
+        config.train,
+        state,
+        batch_at,
+        loss_fn,
+        run,
+        seed=config.seed,
+        device=device,
+        precision=precision,
+        extra={"kind": "autoencoder", "data": fingerprints},
+        ranks=ranks,
+    )
+    if ranks.is_first:
+        newest = latest_checkpoint(run)
+        assert newest is not None
+        if state.step == 0:  # finished by an earlier call, which `train` does not load
+            with resuming(run):
+                state.load(newest)
+        export(run, state.teacher, training, held_out, index, device)
+
+
+def export(
+    run: Path,
+    network: SmallNetwork,
+    training: WindowReader,
+    held_out: WindowReader,
+    index: RldsIndex,
+    device: torch.device,
+) -> None:
+    """Measure the moving average and write its file; says what it is worth."""
+    raw = SmallAutoencoder(network, 1.0, {}, device)
+    scale = torch.cat([raw.encode(part)[0].cpu() for part in spread(training)]).std().item()
+    both = [(part, raw.decode(raw.encode(part)[0]).cpu()) for part in spread(held_out)]
+    frames, decoded = (torch.cat(parts) for parts in zip(*both, strict=True))
+    quality = psnr(frames, decoded)
+    told = {"psnr": quality, "held_out_frames": len(frames), "data": index.fingerprint}
+    try:
+        SmallAutoencoder(network, scale, told, device).save(run / FILE)
+    except OSError as error:
+        raise UserError(f"cannot write {run / FILE} ({error.strerror}); free space") from error
+    print(f"done: {run / FILE}, {quality:.1f} dB PSNR on {len(frames)} held-out frames")
+
+
+def frames_of(reader: WindowReader, numbers: Sequence[int]) -> torch.Tensor:
+    """uint8 [B, h, w, 3]."""
+    return torch.from_numpy(reader.read(numbers).frames[:, 0])
+
+
+def spread(reader: WindowReader) -> list[torch.Tensor]:
+    """Frames evenly spread over all windows, in batches."""
+    numbers = torch.linspace(0, len(reader) - 1, min(len(reader), MEASURED)).long().tolist()
+    return [frames_of(reader, numbers[i : i + AT_ONCE]) for i in range(0, len(numbers), AT_ONCE)]
+
+
+if __name__ == "__main__":
+    main()
