@@ -1,5 +1,6 @@
 """Frames as the latents of an autoencoder, in square patches."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -31,7 +32,7 @@ def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int] | None = None) 
 
 
 @dataclass(frozen=True)
-class Latents:
+class Latents(ABC):
     """What latents of pictures and of clips have in common.
 
     Without an autoencoder (training on a cache of latents) it patches and knows places, but can
@@ -103,8 +104,8 @@ class Latents:
         return replace(self, autoencoder=autoencoder)
 
     @classmethod
-    def _load(cls, config: AutoencoderConfig, device: torch.device | str) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(cls, config: AutoencoderConfig, device: torch.device | str) -> Any: ...
 
     @property
     def grid(self) -> tuple[int, int]:
