@@ -2,7 +2,7 @@
 
 Ctrl-C, SIGTERM (`kill`, `timeout`, `docker stop`, SLURM) and SIGHUP (a terminal that closes) arrive
 in the code alike, as `KeyboardInterrupt(number)`. Code that must finish something first installs a
-handler of its own for `ENDINGS` and raises the same afterwards.
+handler of its own (`signals.endings_call`) and raises the same afterwards.
 
 What is printed is never a reason to fail: a standard stream that is closed, full or no longer read
 (`| head`) takes nothing more, and the work goes on.
@@ -13,7 +13,6 @@ import io
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,8 +20,8 @@ from typing import Any
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.signals import endings_call
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What a disk or a path may answer to any program: no mistake of ours.
 REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -39,17 +38,8 @@ def own_process() -> Iterator[None]:
     """
     _fill_standard_descriptors()
     sys.stdout, sys.stderr = _lasting(sys.stdout, 1), _lasting(sys.stderr, 2)
-    previous = {}
-    if threading.current_thread() is threading.main_thread():  # others may not set handlers
-        for number in ENDINGS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` ignores SIGHUP
-                previous[number] = signal.signal(number, _interrupt)
-    try:
-        with logging_redirect_tqdm():  # warnings do not tear progress bars
-            yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with endings_call(_interrupt), logging_redirect_tqdm():  # warnings do not tear progress bars
+        yield
     _check_output()
 
 

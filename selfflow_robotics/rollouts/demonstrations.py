@@ -5,11 +5,9 @@ processes, interruptions and repetitions change nothing. Its seeds lie above all
 """
 
 import os
-import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -171,13 +169,13 @@ def collect(config: CollectConfig) -> Path:
     """Record the data set of `config` and return its folder. Repeating the call goes on where an
     interrupted one was; a finished data set is left as it is.
 
-    SIGTERM and SIGHUP interrupt it as Ctrl-C does. Raises UserError where an episode fails again
-    and again; what has been recorded is kept.
+    Each episode is on the disk when it is done, whatever ends the process. Raises UserError where
+    an episode fails again and again.
     """
     count = config.processes or len(os.sched_getaffinity(0))
     if config.sim == "simpler":
         check_simpler(config.spec.path, config.spec.python)
-    with _interrupted_by_signals(), ExitStack() as stack:
+    with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))
             for _ in range(min(count, config.num_episodes))
@@ -196,22 +194,6 @@ def collect(config: CollectConfig) -> Path:
             lost = ", ".join(f"{count} {what}" for what, count in sorted(failures.items()))
             tqdm.write(f"{writer.episodes_done} episodes; attempts without success: {lost or 0}")
         return writer.finish()
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM (timeout, docker stop, SLURM) and SIGHUP raise KeyboardInterrupt, as SIGINT does."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # others may not set handlers
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            # nohup ignores SIGHUP, and an embedding program may have handlers of its own.
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _record(

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.signals import endings_call
 from selfflow_robotics.training.checkpoint import (
     MOST_STEPS,
     latest_checkpoint,
@@ -146,7 +148,7 @@ def train(
         dynamic_ncols=True,
         disable=not ranks.is_first,
     )
-    with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _StopRequest() as stop:
+    with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _stop_request() as stop:
         for batch, waited in batches:
             generator = torch_generator("training", seed, ranks.rank, state.step, device=device)
             with autocast(device, precision):
@@ -265,26 +267,22 @@ def _check_precision(extra: dict[str, Any], precision: str, run: Path) -> None:
         raise UserError(f"{run} was begun in {before}; go on with precision={before}")
 
 
+@dataclass
 class _StopRequest:
+    requested: bool = False
+    signal: int = signal.SIGINT  # also where another process of torchrun was told
+
+
+@contextmanager
+def _stop_request() -> Iterator[_StopRequest]:
     """Turns Ctrl-C, SIGTERM and SIGHUP into a flag: no weight is ever saved half updated."""
+    stop = _StopRequest()
 
-    def __enter__(self) -> "_StopRequest":
-        self.requested = False
-        self.signal = signal.SIGINT  # also where another process of torchrun was told
-        self._previous = {}
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # nohup
-                self._previous[number] = signal.signal(number, self._request)
-        return self
+    def request(number: int, _: object) -> None:
+        stop.requested, stop.signal = True, number
 
-    def _request(self, number: int, _: object) -> None:
-        self.requested, self.signal = True, signal.Signals(number)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    with endings_call(request):
+        yield stop
 
 
 class _Prefetch:

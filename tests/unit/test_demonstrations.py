@@ -133,6 +133,7 @@ def test_killed_and_repeated_is_the_same(recorded, tmp_path):
     other = replace(config, root=str(tmp_path))
     code = f"""
 import os, signal
+from selfflow_robotics.cli.process import exit_code, own_process
 from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall
@@ -151,9 +152,10 @@ def told(self):
 RldsWriter.write_episode, SimulatorClient._start = killed, told
 for when, number in ((1, "SIGTERM"), (3, "SIGHUP"), (4, "SIGINT"), (6, "SIGKILL")):
     try:
-        collect({other!r})
-    except KeyboardInterrupt:
-        pass
+        with own_process():
+            collect({other!r})
+    except KeyboardInterrupt as interrupt:
+        assert exit_code(interrupt) == 128 + getattr(signal, number)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -238,18 +240,10 @@ def test_the_gripper_before_the_recording_is_known():
         assert [float(step["gripper_closedness_action"][0]) for step in steps] == told
 
 
-def test_nohup_and_other_threads_keep_their_signals(recorded):
+def test_it_records_in_a_thread_too(recorded):
     config, _ = recorded
-    held = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with demonstrations._interrupted_by_signals():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(collect, config).result() == config.directory
-    finally:
-        signal.signal(signal.SIGHUP, held)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(collect, config).result() == config.directory
 
 
 def test_reuse_and_other_settings(recorded, capsys):

@@ -160,6 +160,9 @@ def test_interruptions_leave_no_trace_in_the_files(tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 writer.finish()
     with open_writer(tmp_path) as writer:
+        left = writer.path / "info.unfinished"  # a killed write of TensorFlow Datasets' own
+        left.mkdir(exist_ok=True)
+        (left / "features.json.incomplete").write_text("{")
         assert contents(writer.finish()) == whole
 
 

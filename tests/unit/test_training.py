@@ -163,12 +163,13 @@ def test_every_signal_ends_a_run_with_a_checkpoint(tmp_path, kill):
     assert signal.getsignal(kill) == before
 
 
-def test_a_run_under_nohup_does_not_end_with_its_terminal(tmp_path, monkeypatch):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("kill", [signal.SIGHUP, signal.SIGINT])  # nohup; `command &` of a script
+def test_what_a_process_ignores_does_not_end_its_run(tmp_path, kill):
+    before = signal.signal(kill, signal.SIG_IGN)
     try:
-        run_to(4, tmp_path, new_state(), stop_at=2, kill=signal.SIGHUP)
+        run_to(4, tmp_path, new_state(), stop_at=2, kill=kill)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(kill, before)
     assert latest_checkpoint(tmp_path).name == "step_0000004"
 
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -275,7 +276,8 @@ class RldsWriter:
         )
         info.set_splits(splits.SplitDict([split]))
         unfinished = self.path / "info.unfinished"
-        unfinished.mkdir(exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have left anything in it
+        unfinished.mkdir()
         info.write_to_directory(unfinished)
         names = ("features.json", "metadata.json", "dataset_info.json")
         for name in names:
