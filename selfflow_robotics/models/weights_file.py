@@ -181,9 +181,9 @@ def _refuse_nameless_average(
     raw weights beside it would be wrong without a word."""
     inside = [f"{place}{name}" for place, found in sets.items() for name in found]
     averaged = [name for name in [*rest, *inside] if _is_average(name) and tensors[name].ndim > 0]
-    if 2 * len(averaged) >= min(len(found) for found in sets.values()):
+    if averaged:
         raise UserError(
-            f"the file holds a moving average whose tensors have not the network's names "
+            f"the file holds a moving average that is not whole under the network's names "
             f"({few(averaged)}); copy it into the network where it was made, then "
             "torch.save({'ema': network.state_dict()}, 'weights.pt')"
         )

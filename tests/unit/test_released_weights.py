@@ -28,6 +28,7 @@ from selfflow_robotics.models.convert import (
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
+from selfflow_robotics.models.weights_file import find_weights
 from tests.networks import ask_image, frames_slot
 
 PATH = Path(__file__).parents[1] / "golden" / "official_tiny.safetensors"
@@ -344,3 +345,9 @@ def test_missing_unknown_and_misshapen_tensors_are_named(released):
         converted(pos_embed=released["pos_embed"].roll(1, dims=1))
     with pytest.raises(UserError, match="pass heads"):
         from_released(released)
+
+
+def test_a_moving_average_cut_short_is_refused_and_never_replaced_by_raw_weights():
+    raw = {name: torch.ones(2) for name in ("x_embedder.proj.weight", "a", "b", "c")}
+    with pytest.raises(UserError, match="moving average"):
+        find_weights({"model": raw, "ema": {"a": torch.zeros(2)}}, "x_embedder.proj.weight")
