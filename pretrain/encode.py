@@ -73,8 +73,8 @@ class EncodeConfig:
             raise UserError(f"image_size must be at most {MOST_PX} px, got {self.image_size}")
         if self.frame_size is not None and not all(1 <= px <= MOST_PX for px in self.frame_size):
             raise UserError(f"frame_size must be from 1 to {MOST_PX} px, got {self.frame_size}")
-        if self.processes is not None and self.processes < 1:
-            raise UserError(f"processes must be at least 1, got {self.processes}")
+        if self.processes is not None and not 1 <= self.processes <= 1024:
+            raise UserError(f"processes must be from 1 to 1024, got {self.processes}")
         if not 0 <= self.max_skipped < 1:
             raise UserError(f"max_skipped must be in [0, 1), got {self.max_skipped}")
 

@@ -83,8 +83,8 @@ class CollectConfig:
             raise UserError(
                 f"image_size is (height, width), each 1 to {MOST_PX} px, got {self.image_size}"
             )
-        if self.processes is not None and self.processes < 1:
-            raise UserError(f"processes must be at least 1, got {self.processes}")
+        if self.processes is not None and not 1 <= self.processes <= 1024:
+            raise UserError(f"processes must be from 1 to 1024, got {self.processes}")
 
     @property
     def dataset_name(self) -> str:

@@ -176,7 +176,7 @@ def _nothing(folder):
         (_nothing, ["--output", "set/latents"], "lies among the classes of set"),
         (_nothing, ["image_size=0"], "image_size must be at least 1, got 0"),
         (_nothing, ["max_skipped=1"], "max_skipped must be in [0, 1), got 1.0"),
-        (_nothing, ["processes=0"], "processes must be at least 1, got 0"),
+        (_nothing, ["processes=0"], "processes must be from 1"),
         (_nothing, ["autoencoder=vae"], "did you mean sd_vae or rae?"),
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
         (_nothing, ["data=null", "num_shapes=2"], "at least 4 pictures"),
