@@ -78,7 +78,7 @@ class ProbeConfig:
 def main(config: ProbeConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = scene_checkpoint(config.checkpoint)
-    bundle = load_bundle(checkpoint, choose_device(config.device))
+    bundle = load_bundle(checkpoint, choose_device(config.device)).with_autoencoder()
     depth, size = bundle.network.config.backbone.depth, bundle.frames.image_size
     layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
     if not layers or layers[0] < 0 or layers[-1] > depth:

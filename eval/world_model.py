@@ -80,7 +80,7 @@ class WorldModelConfig:
 def main(config: WorldModelConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
-    bundle = load_bundle(checkpoint, choose_device(config.device))
+    bundle = load_bundle(checkpoint, choose_device(config.device)).with_autoencoder()
     bundle.require("world_model")
     size, longest = bundle.frames.image_size, bundle.later_frames
     if config.num_frames > longest:

@@ -26,7 +26,8 @@ from pathlib import Path
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.cli.job import Job, millions
+from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_texts
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
@@ -37,9 +38,10 @@ from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.inference.bundle import Bundle, run_record
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import (
@@ -50,13 +52,11 @@ from selfflow_robotics.objective.roles import (
     denoises_frames,
 )
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
+from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
-from selfflow_robotics.training.device import autocast, enough_memory
-from selfflow_robotics.training.distributed import Ranks, start_training
-from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.text.encoder import TextEncoderConfig
+from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,19 @@ class FinetuneConfig:
     seed: int = 0
     data: str | None = None
     split: str = "train"
+    latents: str | None = None
     successes_only: bool = False
     collect: CollectConfig = field(default_factory=CollectConfig)
     play_data: str | None = None
     play_split: str = "train"
+    play_latents: str | None = None
     play: CollectConfig = field(default_factory=CollectConfig)
     play_share: float = 0.5
     num_episodes: int | None = None  # the first so many of the training episodes; null: all
     validation: float = 0.02  # fraction of the episodes, the last ones, that training never sees
     init: str = "auto"
     model: RobotConfig = field(default_factory=RobotConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     policy_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     frame_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
@@ -95,6 +98,13 @@ class FinetuneConfig:
         if not 0 <= self.play_share < 1:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_weights(self.roles)
+        check_latents(self.model, self.latents)
+        if (self.latents is None) != (self.play_latents is None) and self.play_data is not None:
+            raise UserError(
+                "latents and play_latents go together: encode both data sets, or neither"
+            )
+        if self.latents is not None and self.augment.active:
+            raise UserError("latents of pictures cannot be augmented; leave augment or latents out")
         check_loss_weights(self.loss_weights, self.roles)
         for key in ("policy_objective", "frame_objective"):
             check_layers(getattr(self, key), self.model.transformer.depth, key)
@@ -121,38 +131,48 @@ class FinetuneConfig:
     flags=(
         Flag("--data", literal=True, help="an RLDS data set's version folder"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
+        Flag("--latents", literal=True, help="its frames, encoded ahead by pretrain/encode.py"),
         Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),
     ),
 )
 def main(config: FinetuneConfig) -> None:
-    folder = run_folder(config.runs_dir, config.name)
-    ranks, device, precision = start_training(config.threads, config.device, config.precision)
-    with ranks.first_alone():
-        run = open_run("finetune", folder, config, ranks)
-        data = open_data(config, ranks)
-        continue_run(run, config, data.fingerprints, ranks)
-    codecs = config.model.codecs(data.stats)
-    start = find_start(config.init, config.model.network(), run, config.runs_dir)
+    job = Job("finetune", config)
+    with job.opening():
+        index, play = open_data(config)
+        frames, latents = open_frames(config.model, config.latents, index, job.device)
+        play_latents = None
+        if play is not None and config.play_latents is not None:
+            _, play_latents = open_frames(config.model, config.play_latents, play, job.device)
+        instructions = sorted({*index.instructions, *(play.instructions if play else ())})
+        reading = open_texts(config.text, config.model, instructions, job.run)
+        data = RobotData(index, play, config, job.ranks.share, latents, play_latents)
+        job.compare(data.fingerprints | reading.fingerprints | {"frames": frames.fingerprint or ""})
+    codecs = {FRAMES: frames, ACTIONS: Actions(data.stats)}
+    shape = config.model.network(frames, reading.config)
+    start = find_start(config.init, shape, job.run, config.runs_dir)
+    device, attention = job.device, config.conditioning.attention
 
-    # The modules' own initialisation is the only global draw.
-    torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
-        model = Network(start.config).to(device)
-        start.load(model, codecs)
-        state = TrainState.start(model, config.train.optimizer)
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{size:.1f} M parameters from {start.text}; {data}; {device} {precision}, run {run}")
+    def first_weights() -> Network:
+        network = Network(start.config)
+        start.load(network, codecs)
+        return network
+
+    state = job.first_state(first_weights, f"model.{config.model.backbone}")
+    print(
+        f"{millions(state.model)} from {start.text}; {data}; {device} {job.precision}, "
+        f"run {job.run}"
+    )
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
-        changes = config.augment
-        denoises = denoises_frames(ROLES[role])
         terms = loss(
-            model,
+            state.model,
             state.teacher,
-            window_batch(windows, codecs, ROLES[role], device, changes, generator),
+            window_batch(
+                windows, codecs, ROLES[role], device, reading.texts, config.augment, generator
+            ),
             ROLES[role],
-            config.frame_objective if denoises else config.policy_objective,
+            config.frame_objective if denoises_frames(ROLES[role]) else config.policy_objective,
             config.conditioning,
             generator,
             weights=config.loss_weights,
@@ -163,12 +183,12 @@ def main(config: FinetuneConfig) -> None:
     def held_out() -> dict[str, float]:
         """The policy's loss on episodes that training never sees, of the weights that act."""
         role = ROLES["policy"]
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), job.autocast():
             losses = [
                 loss(
                     state.teacher,
                     state.teacher,
-                    window_batch(windows, codecs, role, device),
+                    window_batch(windows, codecs, role, device, reading.texts),
                     role,
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),
@@ -180,36 +200,45 @@ def main(config: FinetuneConfig) -> None:
 
     def show(path: Path) -> None:
         """What the world model makes of held-out episodes, beside what happened."""
-        attention = config.conditioning.attention
-        bundle = Bundle(state.teacher, codecs, ("world_model",), {}, run, device, attention)
-        write_imagined(path, bundle, data.held_out, seed=config.seed)
+        bundle = Bundle(
+            state.teacher,
+            codecs,
+            ("world_model",),
+            {},
+            job.run,
+            device,
+            attention,
+            None,
+            reading.texts,
+        )
+        try:
+            bundle = bundle.with_autoencoder()
+        except UserError as error:
+            print(f"no sample pictures: {error}")
+            return
+        write_imagined(path, bundle, data.held_out_pictures(), seed=config.seed)
 
-    train(
-        config.train,
+    job.train(
         state,
         data.batch_at,
         loss_fn,
-        run,
-        seed=config.seed,
-        device=device,
-        precision=precision,
-        extra=run_record(
+        run_record(
             start.config,
             codecs,
             data.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
-            attention=config.conditioning.attention,
-            data=data.fingerprints,
+            attention=attention,
+            data=data.fingerprints | reading.fingerprints | {"frames": frames.fingerprint or ""},
             start=start.record,
+            texts=reading.texts,
         ),
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
-        ranks=ranks,
     )
-    print(f"done: {run}; next: {command('eval/simpler.py')} --task pick_coke_can")
+    print(f"done: {job.run}; next: {command('eval/simpler.py')} --task pick_coke_can")
 
 
-def open_data(config: FinetuneConfig, ranks: Ranks) -> RobotData:
+def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
     """Demonstrations and, where a row asks what actions do, play; recorded first if need be."""
     given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
     index, play = RldsIndex.open(given, config.split), None
@@ -218,10 +247,7 @@ def open_data(config: FinetuneConfig, ranks: Ranks) -> RobotData:
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
         given = config.play_data or ensure_demonstrations(replace(config.play, **same))
         play = RldsIndex.open(Path(given), config.play_split)
-    for one in (index, play):
-        if one is not None:
-            check_texts(one.instructions, config.model.text_bytes)
-    return RobotData(index, play, config, ranks.share)
+    return index, play
 
 
 # Play is recorded where the demonstrations are.

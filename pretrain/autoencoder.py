@@ -26,18 +26,15 @@ from selfflow_robotics.autoencoders.small import (
     small_loss,
 )
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.cli.job import Job
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.rng import check_seed, torch_seed
+from selfflow_robotics.rng import check_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
-from selfflow_robotics.training.device import enough_memory
-from selfflow_robotics.training.distributed import start_training
-from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
 MEASURED = 512  # frames, evenly spread, that scale and PSNR are measured on
 AT_ONCE = 64
@@ -83,16 +80,12 @@ class AutoencoderTrainConfig:
     ),
 )
 def main(config: AutoencoderTrainConfig) -> None:
-    folder = run_folder(config.runs_dir, config.name)
-    ranks, device, precision = start_training(config.threads, config.device, config.precision)
-    with ranks.first_alone():
-        run = open_run("autoencoder", folder, config, ranks)
-        index = RldsIndex.open(
-            Path(config.data) if config.data else ensure_demonstrations(config.collect),
-            config.split,
-        )
+    job = Job("autoencoder", config)
+    with job.opening():
+        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
+        index = RldsIndex.open(given, config.split)
         fingerprints = {"data": index.fingerprint}
-        continue_run(run, config, fingerprints, ranks)
+        job.compare(fingerprints)
     kept = max(1, round(config.held_out * index.num_episodes))
     if kept == index.num_episodes:
         raise UserError(f"{index.num_episodes} episodes leave none to train on; collect more")
@@ -104,39 +97,24 @@ def main(config: AutoencoderTrainConfig) -> None:
         )
     )
     sampler = EpochSampler(len(training), config.batch_size, config.seed, "autoencoder")
-
-    # The modules' own initialisation is the only global draw.
-    torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory("choose a smaller batch_size"):
-        state = TrainState.start(SmallNetwork(config.channels).to(device), config.train.optimizer)
+    state = job.first_state(lambda: SmallNetwork(config.channels), "batch_size")
 
     def batch_at(step: int) -> torch.Tensor:
-        return frames_of(training, ranks.share(sampler.batch(step)))
+        return frames_of(training, job.ranks.share(sampler.batch(step)))
 
     def loss_fn(frames: torch.Tensor, generator: torch.Generator) -> StepLoss:
-        planes = to_planes(frames.to(device))
+        planes = to_planes(frames.to(job.device))
         loss, error = small_loss(state.model, planes, config.kl, generator)
         return StepLoss(loss, len(frames), lambda: {"squared_error": error.detach()})
 
-    train(
-        config.train,
-        state,
-        batch_at,
-        loss_fn,
-        run,
-        seed=config.seed,
-        device=device,
-        precision=precision,
-        extra={"kind": "autoencoder", "data": fingerprints},
-        ranks=ranks,
-    )
-    if ranks.is_first:
-        newest = latest_checkpoint(run)
+    job.train(state, batch_at, loss_fn, {"kind": "autoencoder", "data": fingerprints})
+    if job.ranks.is_first:
+        newest = latest_checkpoint(job.run)
         assert newest is not None
         if state.step == 0:  # finished by an earlier call, which `train` does not load
-            with resuming(run):
+            with resuming(job.run):
                 state.load(newest)
-        export(run, state.teacher, training, held_out, index, device)
+        export(job.run, state.teacher, training, held_out, index, job.device)
 
 
 def export(

@@ -26,7 +26,7 @@ import torch
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.cli.job import Job, millions
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
@@ -51,11 +51,8 @@ from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
-from selfflow_robotics.training.device import autocast, enough_memory
-from selfflow_robotics.training.distributed import start_training
-from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
 SAMPLES = 16  # pictures looked at while training
 
@@ -102,22 +99,26 @@ class ImagesConfig:
     ),
 )
 def main(config: ImagesConfig) -> None:
-    folder = run_folder(config.runs_dir, config.name)
-    ranks, device, precision = start_training(config.threads, config.device, config.precision)
-    with ranks.first_alone():
+    job = Job("images", config)
+    device = job.device
+    with job.opening():
         shapes = Path(config.root), config.num_shapes, config.shape_px
         reader = LatentReader(config.data or shape_latents(*shapes))
-        run = open_run("images", folder, config, ranks)
-        continue_run(run, config, reader.fingerprints, ranks)
-    size = (reader.latent_size, reader.latent_size)
-    fingerprint = reader.fingerprints["autoencoder"]
-    codec = ImageLatents(size, reader.channels, config.model.patch, reader.autoencoder, fingerprint)
-    encoder, feature_channels = None, None
-    if config.encoder is not None:
-        with ranks.first_alone():
+        job.compare(reader.fingerprints)
+        codec = ImageLatents(
+            (reader.latent_size, reader.latent_size),
+            reader.channels,
+            config.model.patch,
+            reader.autoencoder,
+            reader.fingerprints["autoencoder"],
+            reader.image_size // reader.latent_size,
+        )
+        encoder, feature_channels = None, None
+        if config.encoder is not None:
             frozen = load_encoder(config.encoder, config.encoder_download, device)
             encoder = encoder_of_tokens(frozen, codec.load(device))
-        feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
+            width = config.model.transformer.width
+            feature_channels = head_channels(frozen, config.objective, width)
     shape = image_config(
         config.model.transformer,
         reader.latent_size,
@@ -128,17 +129,11 @@ def main(config: ImagesConfig) -> None:
     )
     sampler = reader.sampler(config.batch_size, config.seed)
     conditioning = ConditioningConfig(text_dropout=config.label_dropout)
-
-    # The modules' own initialisation is the only global draw.
-    torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
-        state = TrainState.start(Network(shape).to(device), config.train.optimizer)
-    size = sum(p.numel() for p in state.model.parameters()) / 1e6
+    state = job.first_state(lambda: Network(shape), f"model.{config.model.backbone}")
     print(
-        f"{size:.1f} M parameters, {len(reader)} latents of {len(reader.labels)} classes, "
-        f"{device} {precision}, run {run}"
+        f"{millions(state.model)}, {len(reader)} latents of {len(reader.labels)} classes, "
+        f"{device} {job.precision}, run {job.run}"
     )
-
     if note := missing_classes(reader.labels, reader.num_classes, reader.class_names):
         print(note)
 
@@ -148,7 +143,7 @@ def main(config: ImagesConfig) -> None:
         return Batch({"first_frame": slot_of("first_frame", codec, tokens)}, labels=labels)
 
     def batch_at(step: int) -> tuple[int, LatentBatch]:
-        return step, reader.read(ranks.share(sampler.batch(step)))
+        return step, reader.read(job.ranks.share(sampler.batch(step)))
 
     def loss_fn(batch: tuple[int, LatentBatch], generator: torch.Generator) -> StepLoss:
         step, latents = batch
@@ -169,7 +164,7 @@ def main(config: ImagesConfig) -> None:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         generator = torch_generator("agreement of latents", config.seed, device=device)
         batch = as_batch(reader.read(np.arange(min(SAMPLES, len(reader)))), generator)
-        with autocast(device, precision):
+        with job.autocast():
             return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
     def show(path: Path) -> None:
@@ -179,21 +174,16 @@ def main(config: ImagesConfig) -> None:
         except UserError as error:
             print(f"no sample pictures: {error}")
             return
-        bundle = Bundle(state.teacher, codecs, ("image",), {}, run, device)
+        bundle = Bundle(state.teacher, codecs, ("image",), {}, job.run, device)
         how = Sampling(method="euler", num_steps=50)
         maker = NumberedPictures(bundle, how, config.seed, labels=reader.labels)
         write_grid(path, maker(range(SAMPLES)), columns=4)
 
-    train(
-        config.train,
+    job.train(
         state,
         batch_at,
         loss_fn,
-        run,
-        seed=config.seed,
-        device=device,
-        precision=precision,
-        extra=run_record(
+        run_record(
             shape,
             {FRAMES: codec},
             reader.fingerprints,
@@ -203,9 +193,9 @@ def main(config: ImagesConfig) -> None:
         ),
         on_checkpoint=agreement,
         on_sample=show,
-        ranks=ranks,
     )
-    print(f"done: {run} (samples in {run / 'samples'}); next: {command('eval/generation.py')}")
+    next_one = command("eval/generation.py")
+    print(f"done: {job.run} (samples in {job.run / 'samples'}); next: {next_one}")
 
 
 if __name__ == "__main__":

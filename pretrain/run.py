@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.runs import continue_run, open_run, run_folder
+from selfflow_robotics.cli.job import Job, millions
+from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_texts
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -36,20 +37,18 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.inference.generate import NumberedPictures, Sampling
+from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.models.text import check_texts
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator, torch_seed
+from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
-from selfflow_robotics.training.device import autocast, enough_memory
-from selfflow_robotics.training.distributed import start_training
-from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
-from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.text.encoder import TextEncoderConfig
+from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
 SAMPLES = 16  # pictures looked at while training
 
@@ -61,9 +60,11 @@ class PretrainConfig:
     seed: int = 0
     data: str | None = None
     split: str = "train"
+    latents: str | None = None
     init: str = "none"
     collect: CollectConfig = field(default_factory=CollectConfig)
     model: RobotConfig = field(default_factory=RobotConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     encoder: str | None = None
     encoder_download: bool = False
@@ -79,6 +80,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_weights(self.roles)
+        check_latents(self.model, self.latents)
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         check_seed(self.seed)
@@ -99,63 +101,66 @@ class PretrainConfig:
     flags=(
         Flag("--data", literal=True, help="an RLDS data set's version folder"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
+        Flag("--latents", literal=True, help="its frames, encoded ahead by pretrain/encode.py"),
         Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),
         Flag("--encoder", literal=True, help="a frozen encoder for objective=repa"),
     ),
 )
 def main(config: PretrainConfig) -> None:
-    folder = run_folder(config.runs_dir, config.name)
-    ranks, device, precision = start_training(config.threads, config.device, config.precision)
-    codecs, encoder, feature_channels = config.model.codecs(), None, None
-    if config.encoder is not None:
-        with ranks.first_alone():
+    job = Job("pretrain", config)
+    device, attention, later = job.device, config.conditioning.attention, config.clip_frames - 1
+    with job.opening():
+        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
+        index = RldsIndex.open(given, config.split)
+        frames, latents = open_frames(config.model, config.latents, index, device)
+        reading = open_texts(config.text, config.model, index.instructions, job.run)
+        data = {"data": index.fingerprint, "frames": frames.fingerprint or ""}
+        data |= reading.fingerprints
+        job.compare(data)
+        encoder, feature_channels = None, None
+        if config.encoder is not None:
             frozen = load_encoder(config.encoder, config.encoder_download, device)
-        feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
-        encoder = encoder_of_tokens(frozen, config.model.pixels)
-    with ranks.first_alone():
-        run = open_run("pretrain", folder, config, ranks)
-        index = RldsIndex.open(
-            Path(config.data) if config.data else ensure_demonstrations(config.collect),
-            config.split,
-        )
-        fingerprints = {"data": index.fingerprint}
-        continue_run(run, config, fingerprints, ranks)
-    check_texts(index.instructions, config.model.text_bytes)
-    clip_later = config.clip_frames - 1
+            width = config.model.transformer.width
+            feature_channels = head_channels(frozen, config.objective, width)
+            encoder = encoder_of_tokens(frozen, frames.load(device))
+    codecs = {FRAMES: frames}
     reader = WindowReader(
-        index, horizon=1, future_frames=clip_later, image_size=config.model.image_size
+        index,
+        horizon=1,
+        future_frames=later,
+        image_size=config.model.image_size,
+        frames=latents,
     )
     schedule = RoleSchedule(config.roles, config.seed)
     samplers = {
         role: EpochSampler(len(reader), batch, config.seed, role)
         for role, batch in (("image", config.image_batch), ("clip", config.clip_batch))
     }
+    shape = config.model.network(frames, reading.config, feature_channels)
+    start = find_start(config.init, shape, job.run, config.runs_dir)
 
-    shape = config.model.network(feature_channels)
-    start = find_start(config.init, shape, run, config.runs_dir)
-    # The modules' own initialisation is the only global draw.
-    torch.manual_seed(torch_seed("first weights", config.seed))
-    with enough_memory(f"choose a smaller model.{config.model.backbone}"):
-        model = Network(start.config).to(device)
-        start.load(model, codecs)
-        state = TrainState.start(model, config.train.optimizer)
-    size = sum(p.numel() for p in model.parameters()) / 1e6
+    def first_weights() -> Network:
+        network = Network(start.config)
+        start.load(network, codecs)
+        return network
+
+    state = job.first_state(first_weights, f"model.{config.model.backbone}")
     print(
-        f"{size:.1f} M parameters from {start.text}, {len(reader)} frames, "
-        f"{device} {precision}, run {run}"
+        f"{millions(state.model)} from {start.text}, {len(reader)} frames, "
+        f"{device} {job.precision}, run {job.run}"
     )
 
     def batch_at(step: int) -> tuple[int, str, WindowBatch]:
         role, turn = schedule.at(step)
-        later = 0 if role == "image" else clip_later
-        return step, role, reader.read(ranks.share(samplers[role].batch(turn)), future_frames=later)
+        windows = job.ranks.share(samplers[role].batch(turn))
+        return step, role, reader.read(windows, future_frames=0 if role == "image" else later)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
         terms = loss(
             state.model,
             state.teacher,
-            window_batch(windows, codecs, ROLES[role], device),
+            window_batch(windows, codecs, ROLES[role], device, reading.texts),
             ROLES[role],
             config.objective,
             config.conditioning,
@@ -168,43 +173,44 @@ def main(config: PretrainConfig) -> None:
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few pictures each time."""
         windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
-        batch = window_batch(windows, codecs, ROLES["image"], device)
+        batch = window_batch(windows, codecs, ROLES["image"], device, reading.texts)
         generator = torch_generator("agreement", config.seed, device=device)
-        with autocast(device, precision):
+        with job.autocast():
             return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
     def show(path: Path) -> None:
         """Pictures that the moving average makes out of noise."""
         bundle = Bundle(
-            state.teacher, codecs, ("image",), {}, run, device, config.conditioning.attention
+            state.teacher, codecs, ("image",), {}, job.run, device, attention, None, reading.texts
         )
+        try:
+            bundle = bundle.with_autoencoder()
+        except UserError as error:
+            print(f"no sample pictures: {error}")
+            return
         how = Sampling(method="euler", num_steps=50)
         maker = NumberedPictures(bundle, how, config.seed, instruction=index.instruction_of(0))
         write_grid(path, maker(range(SAMPLES)), columns=4)
 
-    train(
-        config.train,
+    job.train(
         state,
         batch_at,
         loss_fn,
-        run,
-        seed=config.seed,
-        device=device,
-        precision=precision,
-        extra=run_record(
+        run_record(
             start.config,
             codecs,
             index.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
-            attention=config.conditioning.attention,
-            data=fingerprints,
+            attention=attention,
+            data=data,
             start=start.record,
+            texts=reading.texts,
         ),
         on_checkpoint=agreement,
         on_sample=show,
-        ranks=ranks,
     )
-    print(f"done: {run} (samples in {run / 'samples'}); next: {command('finetune/rt1.py')}")
+    next_one = command("finetune/rt1.py")
+    print(f"done: {job.run} (samples in {job.run / 'samples'}); next: {next_one}")
 
 
 if __name__ == "__main__":

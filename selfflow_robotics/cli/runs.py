@@ -18,6 +18,7 @@ from selfflow_robotics.training.checkpoint import (
     read_manifest,
     resolve_checkpoint,
     resuming,
+    run_of,
 )
 from selfflow_robotics.training.distributed import ALONE, Ranks
 
@@ -61,12 +62,6 @@ def find_checkpoint(given: str | None, kind: Kind, root: Path = Path("runs")) ->
     raise UserError(
         f"no {kind} run in {root}/ has a checkpoint; train one or give --checkpoint PATH"
     )
-
-
-def run_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in; the checkpoint's own folder if it is in none."""
-    is_in_run = checkpoint.parent.name == "checkpoints"
-    return checkpoint.parent.parent if is_in_run else checkpoint.parent
 
 
 def run_folder(runs_dir: str, name: str) -> Path:

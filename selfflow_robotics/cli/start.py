@@ -1,5 +1,6 @@
 """`init=` of a command: where a network's first weights come from."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ class Start(NamedTuple):
     record: dict[str, Any]  # "start" of the run's record
     text: str  # where the weights come from
 
-    def load(self, network: Network, codecs: dict[str, Codec]) -> None:
+    def load(self, network: Network, codecs: Mapping[str, Codec]) -> None:
         """Load the source's weights, and print and record what became of them."""
         if self.source is not None:
             report = warm_start(network, self.source, codecs)

@@ -7,7 +7,7 @@ import numpy as np
 
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
+from selfflow_robotics.data.rlds.windows import FrameReader, WindowBatch, WindowReader
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
 
@@ -63,20 +63,24 @@ class RobotData:
         play: RldsIndex | None,
         settings: Settings,
         share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
+        frames: FrameReader | None = None,
+        play_frames: FrameReader | None = None,
     ) -> None:
-        """`share` picks one process's windows out of those of a step."""
+        """`share` picks one process's windows out of those of a step; `frames` and `play_frames`
+        give what they show, None: the stored pictures."""
         self.settings, self._share = settings, share
         self.provenance = index.provenance | {"successes_only": settings.successes_only}
         self.fingerprints = {"data": index.fingerprint}
         training, held_out = split_episodes(choose_episodes(index, settings), settings)
         self.stats = index.stats(training)
-        self.held_out = self._windows(index, held_out or training)
-        every = self._windows(index, training)
+        self._index, self._held_out_episodes = index, held_out or training
+        self.held_out = self._windows(index, held_out or training, frames)
+        every = self._windows(index, training, frames)
         plain = [episode for episode in training if not index.disturbed[episode]]
-        undisturbed = every if len(plain) == len(training) else self._windows(index, plain)
+        undisturbed = every if len(plain) == len(training) else self._windows(index, plain, frames)
         aimless = None
         if play is not None:
-            aimless = self._windows(play)
+            aimless = self._windows(play, None, play_frames)
             self.fingerprints["play_data"] = play.fingerprint
         self._schedule = RoleSchedule(settings.roles, settings.seed)
         self._mixtures = {}
@@ -116,7 +120,13 @@ class RobotData:
         for start in range(0, len(chosen), size):
             yield self.held_out.read(chosen[start : start + size], 0)
 
-    def _windows(self, index: RldsIndex, episodes: list[int] | None = None) -> WindowReader:
+    def held_out_pictures(self) -> WindowReader:
+        """The held-out episodes' stored pictures, whatever the network reads."""
+        return self._windows(self._index, self._held_out_episodes, None)
+
+    def _windows(
+        self, index: RldsIndex, episodes: list[int] | None, frames: FrameReader | None
+    ) -> WindowReader:
         model = self.settings.model
         return WindowReader(
             index,
@@ -124,6 +134,7 @@ class RobotData:
             future_frames=model.later_frames,
             image_size=model.image_size,
             episodes=episodes,
+            frames=frames,
         )
 
 

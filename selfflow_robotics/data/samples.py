@@ -1,6 +1,7 @@
 """Windows of a data set as tokens: the way from `data.rlds` to `objective`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from einops import repeat
@@ -14,6 +15,7 @@ from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec, slot_of
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.objective.roles import Role
+from selfflow_robotics.text.store import TextStore
 
 
 def window_batch(
@@ -21,16 +23,19 @@ def window_batch(
     codecs: Mapping[str, Codec],
     role: Role,
     device: torch.device,
+    texts: TextStore | None = None,
     changes: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
 ) -> Batch:
     """Tokens of a batch of windows that plays `role`; slots as in `objective.roles`.
 
     Frames are encoded here, or were so ahead (`data.rlds.latents`).
-    Without a codec of actions these are left out (pretraining sees pictures only). `changes` are
-    made to the pictures, drawn from `generator`.
+    Without a codec of actions these are left out (pretraining sees pictures only). `texts` has the
+    instructions' embeddings where a frozen encoder reads them. `changes` are made to the pictures,
+    drawn from `generator`.
     """
-    frames, codec = to_device(windows.frames, device), codecs[FRAMES]
+    codec: Any = codecs[FRAMES]
+    frames, view = to_device(windows.frames, device), None
     active = changes if changes is not None and changes.active else None
     if frames.dtype == torch.float16:
         if active or not isinstance(codec, ImageLatents):
@@ -43,14 +48,17 @@ def window_batch(
         if active:
             assert generator is not None
             frames = augment(frames, active, generator)
-        tokens = codec.encode(frames)
+        tokens, view = codec.encode(frames), codec.view(frames)
     per_frame = codec.tokens_per_step
     # A latent frame of several frames counts where all of them do.
     whole = to_device(windows.frames_valid[:, 1:], device).unflatten(1, (-1, codec.stride)).all(-1)
     valid = repeat(whole, "b t -> b (t n)", n=per_frame)
     slots = {
-        "first_frame": slot_of("first_frame", codec, tokens[:, :per_frame]),
-        "later_frames": slot_of("later_frames", codec, tokens[:, per_frame:], valid),
+        name: slot_of(name, codec, tokens[:, part], counts, None if view is None else view[:, part])
+        for name, part, counts in (
+            ("first_frame", slice(per_frame), None),
+            ("later_frames", slice(per_frame, None), valid),
+        )
     }
     acting = codecs.get(ACTIONS)
     if isinstance(acting, Actions):
@@ -59,4 +67,7 @@ def window_batch(
         clip = role.get("actions") == "noised"
         actions = acting.encode(torch.from_numpy(windows.actions), clip)
         slots["actions"] = slot_of("actions", acting, actions.to(device))
-    return Batch(slots, windows.instruction)
+    if texts is None:
+        return Batch(slots, windows.instruction)
+    words, no_words = texts.lookup(windows.instruction), texts.no_words
+    return Batch(slots, words.to(device), no_words=no_words.to(device))

@@ -22,8 +22,7 @@ from selfflow_robotics.encoders.frames import pool_features, resize_frames
 from selfflow_robotics.encoders.patches import load_hub, load_transformers
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import Bundle, load_bundle
-from selfflow_robotics.modalities.latents import ImageLatents
-from selfflow_robotics.modalities.pixels import PixelPatches
+from selfflow_robotics.modalities.base import FrameCodec
 from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
 from selfflow_robotics.timesteps import Timesteps
 
@@ -87,7 +86,7 @@ def head_channels(encoder: FrozenEncoder, objective: ObjectiveConfig, width: int
     return encoder.channels
 
 
-def encoder_of_tokens(encoder: FrozenEncoder, codec: PixelPatches | ImageLatents) -> Encoder:
+def encoder_of_tokens(encoder: FrozenEncoder, codec: FrameCodec) -> Encoder:
     """`encoder` as the loss asks it: clean tokens of slots of frames [G, F N, C] in, their features
     [G, N of all slots, D] out, one for each token in the same order.
 
@@ -125,11 +124,12 @@ class RunEncoder:
         if not (path and number.isdecimal()):
             path, number = where, ""
         bundle = load_bundle(Path(path), device)
-        if bundle.labelled or not isinstance(bundle.frames, PixelPatches):
+        if bundle.labelled:
             raise UserError(
-                f"encoder=run:{where} is no network that reads pixels; give a run of "
+                f"encoder=run:{where} was trained on labelled pictures; give a run of "
                 "pretrain/run.py or finetune/rt1.py"
             )
+        bundle = bundle.with_autoencoder()
         depth = bundle.network.config.backbone.depth
         layer = int(number) if number else max(1, round(0.7 * depth))
         if not 1 <= layer <= depth:
@@ -144,7 +144,7 @@ class RunEncoder:
         network, codec = self._bundle.network, self._bundle.frames
         pixels = resize_frames(frames.to(self._bundle.device), codec.image_size)
         tokens = codec.encode(rearrange(pixels, "b c h w -> b 1 h w c"))
-        context = network.encode_context({}, [""] * len(tokens))
+        context = network.encode_context({}, self._bundle.words([""] * len(tokens)))
         noised, timesteps = self._bundle.slot("first_frame", tokens), Timesteps.constant(0, tokens)
         features = network({"first_frame": noised}, timesteps, context, (self._layer,), stop=True)[
             1

@@ -93,7 +93,8 @@ def picture_features(
     if 0 in layers:
         features[0] = network.embed(slots, timesteps, clean=False).hidden
     if blocks := [layer for layer in layers if layer > 0]:
-        context = network.encode_context({}, words)
+        told = None if words is None else bundle.words(words)
+        context = network.encode_context({}, told)
         features |= network(slots, timesteps, context, blocks, stop=True)[1]
     return features
 

@@ -22,12 +22,14 @@ from selfflow_robotics.modalities.load import codec_from_json, codec_to_json
 from selfflow_robotics.models.convert import read_released
 from selfflow_robotics.models.network import Attention, Network, NetworkConfig
 from selfflow_robotics.models.weights_file import SUFFIXES
+from selfflow_robotics.text.store import TextStore
 from selfflow_robotics.training.checkpoint import (
     MANIFEST,
     load_module,
     load_part,
     read_manifest,
     resolve_checkpoint,
+    run_of,
 )
 
 RELEASED_PATCH = 2
@@ -45,6 +47,7 @@ def run_record(
     labels: list[int] | None = None,
     data: dict[str, str] | None = None,
     start: dict[str, Any] | None = None,
+    texts: TextStore | None = None,
 ) -> dict[str, Any]:
     """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
 
@@ -56,6 +59,7 @@ def run_record(
         labels: the classes that have pictures; None: all, or there are none.
         data: fingerprints of the data sets, by what they are for.
         start: where the first weights came from; None: drawn at random.
+        texts: the frozen encoder's embeddings of the instructions; None: the network reads bytes.
     """
     return {
         "network": network.to_json(),
@@ -66,6 +70,7 @@ def run_record(
         "labels": labels,
         "data": data,
         "start": start,
+        "texts": None if texts is None else texts.fingerprint,
     }
 
 
@@ -82,6 +87,7 @@ class Bundle:
     attention: Attention = "prefix"
     # Classes that training had, None for all: the embeddings of others are as they were drawn.
     labels: list[int] | None = None
+    texts: TextStore | None = None  # of a network whose words a frozen encoder reads
     taken: str = ""  # which of a foreign file's weights these are, in words; see `read_released`
 
     @property
@@ -100,9 +106,14 @@ class Bundle:
         return self.network.config.adapters[ACTIONS].steps
 
     @property
+    def later_steps(self) -> int:
+        """Tokens' frames after the first one, at most; each stands for `frames.stride` frames."""
+        return self.network.config.adapters[FRAMES].steps - 1
+
+    @property
     def later_frames(self) -> int:
         """Frames after the first one, at most."""
-        return self.network.config.adapters[FRAMES].steps - 1
+        return self.later_steps * self.frames.stride
 
     def require(self, role: str) -> Actions:
         """The codec of actions, if the network was trained on this row; else UserError."""
@@ -119,6 +130,19 @@ class Bundle:
             )
         return codec
 
+    def with_autoencoder(self) -> "Bundle":
+        """Ready to turn frames into tokens and back. Raises UserError as `FrameCodec.load`."""
+        try:
+            frames = self.frames.load(self.device)
+        except UserError as error:
+            raise UserError(f"{self.origin}: {error}") from error
+        return replace(self, codecs={**self.codecs, FRAMES: frames})
+
+    def words(self, texts: Sequence[str]) -> Words:
+        """Instructions as the network reads them. Raises UserError where they are too long, or the
+        text encoder of a new one is missing."""
+        return list(texts) if self.texts is None else self.texts.lookup(texts).to(self.device)
+
     def slot(self, name: str, tokens: Tensor) -> Slot:
         """Tokens [B, N, C] of a slot on the network's device, with their places."""
         codec = self.codecs.get(self.network.config.slots[name])
@@ -129,21 +153,22 @@ class Bundle:
     def ask(
         self,
         noise: Mapping[str, Tensor],
-        clean: Mapping[str, Tensor] | None = None,
+        clean: Mapping[str, Slot] | None = None,
         *,
-        words: Words | None = None,
+        words: Sequence[str] | None = None,
         labels: Tensor | None = None,
         **how: Any,
     ) -> dict[str, Tensor]:
-        """Denoise tokens `noise` of some slots given clean ones, [B, N, C] each.
+        """Denoise tokens `noise` [B, N, C] of some slots, given clean slots and instructions.
 
         `how` as in `inference.sample.sample`.
         """
         return sample(
             self.network,
             {name: self.slot(name, x) for name, x in noise.items()},
-            clean={name: self.slot(name, x) for name, x in (clean or {}).items()},
-            words=words,
+            clean=clean,
+            words=None if words is None else self.words(words),
+            no_words=None if words is None else self.words([""] * len(words)),
             labels=labels,
             attention=self.attention,
             **how,
@@ -168,7 +193,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         assert frames.grid is not None
         size = (frames.grid[0] * RELEASED_PATCH, frames.grid[1] * RELEASED_PATCH)
         codec = ImageLatents(
-            size, frames.channels // RELEASED_PATCH**2, RELEASED_PATCH, AutoencoderConfig(), None
+            size, frames.channels // RELEASED_PATCH**2, RELEASED_PATCH, AutoencoderConfig(), None, 8
         )
         network.to(device).eval()
         return Bundle(network, {FRAMES: codec}, ("image",), {}, path, device, taken=taken)
@@ -186,7 +211,17 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         raise _unknown(checkpoint, error) from error
     tensors = load_part(checkpoint, "teacher")
     network = load_module(lambda: Network(config), tensors, checkpoint).to(device).eval()
-    return Bundle(network, codecs, roles, provenance, checkpoint, device, attention, labels or None)
+    texts = None
+    if record["texts"] is not None:
+        texts = TextStore.open(run_of(checkpoint))
+        if texts.fingerprint != record["texts"]:
+            raise UserError(
+                f"{checkpoint} was trained with other text embeddings than those in "
+                f"{run_of(checkpoint)}; copy the run again as a whole"
+            )
+    return Bundle(
+        network, codecs, roles, provenance, checkpoint, device, attention, labels or None, texts
+    )
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import torch
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import Bundle
+from selfflow_robotics.modalities.base import first_frame
 from selfflow_robotics.rng import torch_generator
 
 
@@ -31,16 +32,22 @@ def imagine(
     codec, frames_codec = bundle.require("world_model"), bundle.frames
     num_frames = actions.shape[1]
     longest = min(bundle.later_frames, bundle.horizon)
-    if not 1 <= num_frames <= longest:
-        raise UserError(f"this network imagines 1 to {longest} frames at once, not {num_frames}")
-    clean = {
-        "first_frame": frames_codec.encode(torch.from_numpy(frames)[:, None].to(bundle.device)),
-        "actions": codec.encode(torch.from_numpy(np.asarray(actions, np.float32)), clip=False),
-    }
-    shape = (len(frames), num_frames * frames_codec.tokens_per_step, frames_codec.channels)
+    stride = frames_codec.stride
+    if not 1 <= num_frames <= longest or num_frames % stride:
+        several = "" if stride == 1 else f", a multiple of {stride}"
+        raise UserError(
+            f"this network imagines 1 to {longest} frames at once{several}, not {num_frames}"
+        )
+    present = first_frame(frames_codec, torch.from_numpy(frames).to(bundle.device))
+    told = codec.encode(torch.from_numpy(np.asarray(actions, np.float32)), clip=False)
+    clean = {"first_frame": present, "actions": bundle.slot("actions", told)}
+    count = num_frames // stride * frames_codec.tokens_per_step
+    shape = (len(frames), count, frames_codec.channels)
     noise = {"later_frames": torch.randn(shape, generator=torch_generator("imagination", seed))}
-    tokens = bundle.ask(noise, clean, words=instructions, num_steps=num_steps)
-    return frames_codec.decode(tokens["later_frames"]).cpu().numpy()
+    later = bundle.ask(noise, clean, words=instructions, num_steps=num_steps)["later_frames"]
+    # An autoencoder of clips decodes later frames after the first one only.
+    clip = frames_codec.decode(torch.cat([present.tokens, later], dim=1))
+    return clip[:, 1:].cpu().numpy()
 
 
 def psnr(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def sample(
     times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
     dtype = network.dtype
     first = next(iter(noise.values())).tokens
-    clean = {slot: x.with_tokens(x.tokens.to(dtype)) for slot, x in (clean or {}).items()}
+    clean = {slot: x.to(dtype) for slot, x in (clean or {}).items()}
 
     def field_given(words: Words | None, labels: Tensor | None) -> VelocityField:
         context = network.encode_context(clean, words, labels=labels, attention=attention)

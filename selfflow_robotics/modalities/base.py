@@ -4,8 +4,9 @@ A codec is not part of a network and has nothing to train. Its tokens can as wel
 that it once filled.
 """
 
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from selfflow_robotics.batch import Slot
@@ -58,8 +59,38 @@ class Codec(Protocol):
         ...
 
 
-def slot_of(name: str, codec: Codec, tokens: Tensor, valid: Tensor | None = None) -> Slot:
+class FrameCodec(Codec, Protocol):
+    """Frames uint8 [B, T, H, W, 3] <-> tokens."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the frames in pixels."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of a frame (vertically, horizontally)."""
+        ...
+
+    def view(self, raw: Tensor) -> Tensor | None:
+        """What clean tokens of frames are read from, [B, N, C'], where that is not the tokens."""
+        ...
+
+    def load(self, device: torch.device | str) -> Self:
+        """With all that encoding and decoding need. Raises UserError where it is missing."""
+        ...
+
+
+def slot_of(
+    name: str, codec: Codec, tokens: Tensor, valid: Tensor | None = None, view: Tensor | None = None
+) -> Slot:
     """Tokens [B, N, C] of the slot `name` with their places; later frames begin at time 1."""
     count = tokens.shape[1] // codec.tokens_per_step
     places = codec.places(count, first=1 if name == "later_frames" else 0)
-    return Slot(tokens, places.to(tokens.device, non_blocking=True), valid)
+    return Slot(tokens, places.to(tokens.device, non_blocking=True), valid, view)
+
+
+def first_frame(codec: FrameCodec, frames: Tensor) -> Slot:
+    """The slot of present pictures, uint8 [B, H, W, 3]."""
+    raw = frames[:, None]
+    return slot_of("first_frame", codec, codec.encode(raw), view=codec.view(raw))

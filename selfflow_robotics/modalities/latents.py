@@ -17,6 +17,7 @@ from selfflow_robotics.autoencoders.load import (
 from selfflow_robotics.autoencoders.wan import STRIDE
 from selfflow_robotics.batch import frame_places
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.modalities.pixels import PixelPatches
 
 
 def patchify(latents: Tensor, patch: int) -> Tensor:
@@ -47,6 +48,7 @@ class Latents(ABC):
     patch: int
     source: AutoencoderConfig  # where the autoencoder's weights are
     fingerprint: str | None  # of the autoencoder; None: not known
+    downsample: int  # px a side of a latent
     autoencoder: Any = None
 
     def __post_init__(self) -> None:
@@ -64,7 +66,8 @@ class Latents(ABC):
         patch: int,
         device: torch.device | str = "cpu",
     ) -> Self:
-        """With the autoencoder of `source`, for frames of (height, width) px.
+        """With the autoencoder of `source`, for frames of (height, width) px; a token is a square
+        of `patch` px.
 
         Raises UserError where it is missing or the sizes do not divide.
         """
@@ -75,9 +78,15 @@ class Latents(ABC):
                 f"frames of {image_size[0]} x {image_size[1]} px do not divide into latents of "
                 f"{down} px; change image_size"
             )
+        if patch < down or patch % down:
+            raise UserError(
+                f"a token of {patch} px is no whole number of latents of {down} px; choose "
+                f"patch={down} or a multiple"
+            )
         size = (image_size[0] // down, image_size[1] // down)
         known = replace(source, download=False)
-        return cls(size, autoencoder.channels, patch, known, autoencoder.fingerprint, autoencoder)
+        fingerprint = autoencoder.fingerprint
+        return cls(size, autoencoder.channels, patch // down, known, fingerprint, down, autoencoder)
 
     def load(
         self, device: torch.device | str, weights: str | None = None, download: bool = False
@@ -123,12 +132,15 @@ class Latents(ABC):
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the frames in pixels."""
-        down = self._ready().downsample
-        return self.latent_size[0] * down, self.latent_size[1] * down
+        return self.latent_size[0] * self.downsample, self.latent_size[1] * self.downsample
 
     @property
     def stride(self) -> int:
         return 1
+
+    def view(self, raw: Tensor) -> Tensor | None:
+        """Clean latents are read as they are."""
+        return None
 
     def places(self, count: int, first: int = 0) -> Tensor:
         return frame_places(self.grid, count, first)
@@ -166,7 +178,7 @@ class Latents(ABC):
         return raw
 
     def to_json(self) -> dict[str, Any]:
-        names = ("latent_size", "latent_channels", "patch", "fingerprint")
+        names = ("latent_size", "latent_channels", "patch", "fingerprint", "downsample")
         return {name: getattr(self, name) for name in names} | {
             "source": {"kind": self.source.kind, "weights": self.source.weights}
         }
@@ -179,6 +191,7 @@ class Latents(ABC):
             record["patch"],
             AutoencoderConfig(**record["source"]),
             record["fingerprint"],
+            record["downsample"],
         )
 
 
@@ -204,6 +217,25 @@ class ImageLatents(Latents):
         latents = self.to_latents(tokens)
         frames = self._ready().decode(latents.flatten(0, 1))
         return frames.unflatten(0, latents.shape[:2])
+
+
+@dataclass(frozen=True)
+class LatentsBehindPixels(ImageLatents):
+    """Latents that are denoised, but seen as pixels: a clean frame is read from its pixel patches.
+
+    What a small autoencoder blurs (which way a can lies) a policy still sees.
+    """
+
+    kind: ClassVar[str] = "latents_behind_pixels"
+    prediction: ClassVar[Literal["velocity", "data"]] = "data"
+
+    @property
+    def view_patch(self) -> int:
+        """Side of a token in pixels."""
+        return self.patch * self.downsample
+
+    def view(self, raw: Tensor) -> Tensor:
+        return PixelPatches(self.image_size, self.view_patch).encode(raw)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ from typing import Any
 from selfflow_robotics.errors import unknown
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import Codec
-from selfflow_robotics.modalities.latents import ImageLatents, VideoLatents
+from selfflow_robotics.modalities.latents import ImageLatents, LatentsBehindPixels, VideoLatents
 from selfflow_robotics.modalities.pixels import PixelPatches
 
-CODECS = {codec.kind: codec for codec in (PixelPatches, ImageLatents, VideoLatents, Actions)}
+CODECS = {
+    codec.kind: codec
+    for codec in (PixelPatches, ImageLatents, LatentsBehindPixels, VideoLatents, Actions)
+}
 
 
 def codec_to_json(codec: Codec) -> dict[str, Any]:
@@ -21,7 +24,7 @@ def codec_from_json(record: dict[str, Any]) -> Codec:
     kind = record["kind"]
     if kind not in CODECS:
         raise unknown("codec", kind, CODECS)
-    for name in ("image_size", "latent_size", "latent_channels", "patch"):
+    for name in ("image_size", "latent_size", "latent_channels", "patch", "downsample"):
         value = record.get(name, 1)
         parts = value if isinstance(value, list | tuple) else [value]
         if not all(type(part) is int and part > 0 for part in parts):

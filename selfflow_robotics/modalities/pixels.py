@@ -81,6 +81,14 @@ class PixelPatches:
         )
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
+    def view(self, raw: Tensor) -> None:
+        """Clean patches are read as they are."""
+        return None
+
+    def load(self, device: torch.device | str) -> "PixelPatches":
+        """There is nothing to load."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

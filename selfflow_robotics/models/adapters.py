@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfflow_robotics.batch import Slot
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, zero
@@ -33,15 +34,20 @@ class AdapterConfig:
     stem: Literal["linear", "convolutional"] = "linear"
     grid: tuple[int, int] | None = None  # tokens of a frame (vertically, horizontally), if any
     steps: int = 0  # places in time that have a learned position; 0: time has no effect
+    # Side in px of the pixel patches that clean tokens are read from (`Slot.view`), by a
+    # convolutional stem of their own; 0: clean tokens are read like noised ones.
+    view_patch: int = 0
     # SiT's habit: the last layer has as many rows again for a variance that flow matching ignores.
     learn_sigma: bool = False
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.steps < 0:
+        if self.channels < 1 or min(self.steps, self.view_patch) < 0:
             raise UserError(
-                f"an adapter needs channels >= 1 and steps >= 0, got {self.channels} and "
-                f"{self.steps}"
+                "an adapter needs channels >= 1, steps >= 0 and view_patch >= 0, got "
+                f"{self.channels}, {self.steps} and {self.view_patch}"
             )
+        if self.view_patch and self.grid is None:
+            raise UserError("an adapter that reads pixels needs a grid")
         if self.grid is not None and min(self.grid) < 1:
             raise UserError(f"an adapter's grid must be at least 1 x 1, got {self.grid}")
         if self.stem == "convolutional" and (
@@ -74,6 +80,10 @@ class Adapter(nn.Module):
             self.stem = nn.Linear(config.channels, width)
             nn.init.xavier_uniform_(self.stem.weight)
             nn.init.zeros_(self.stem.bias)
+        self.view_stem = None
+        if config.view_patch:
+            assert config.grid is not None
+            self.view_stem = PatchStem(config.view_patch, PIXEL_CHANNELS, width, config.grid)
         grid = None
         if absolute and config.grid is not None:
             grid = sincos_positions_2d(width, *config.grid).view(*config.grid, width)
@@ -83,11 +93,19 @@ class Adapter(nn.Module):
             self.times = nn.Parameter(0.02 * torch.randn(config.steps, width))
         self.final_layer = FinalLayer(width, config.channels * (1 + config.learn_sigma))
 
-    def embed(self, tokens: Tensor, places: Tensor, clean: bool) -> Tensor:
-        """Tokens [G, N, C] at places [N, 3] as hidden tokens [G, N, D]."""
+    def embed(self, slot: Slot, clean: bool) -> Tensor:
+        """The slot's tokens [G, N, C] as hidden tokens [G, N, D].
+
+        Raises UserError for clean tokens without the pixels that this adapter reads them from.
+        """
         stem = self.stem
-        hidden = stem(tokens, clean) if isinstance(stem, PatchStem) else stem(tokens)
-        t, h, w = places.unbind(dim=1)
+        if clean and self.view_stem is not None:
+            if slot.view is None:
+                raise UserError("this network reads clean frames as pixels; give it the pictures")
+            hidden = self.view_stem(slot.view, True)
+        else:
+            hidden = stem(slot.tokens, clean) if isinstance(stem, PatchStem) else stem(slot.tokens)
+        t, h, w = slot.places.unbind(dim=1)
         positions = None if self.grid_positions is None else self.grid_positions[h, w]
         if self.times is not None:
             times = F.embedding(t, self.times)  # its backward adds in a fixed order

@@ -170,7 +170,7 @@ class Network(nn.Module):
 
     def embed(self, slots: Mapping[str, Slot], timesteps: Timesteps, clean: bool) -> Tokens:
         """The tokens of all slots [G, N, C] in one sequence of hidden tokens."""
-        hidden = [self.adapter(s).embed(x.tokens, x.places, clean) for s, x in slots.items()]
+        hidden = [self.adapter(s).embed(x, clean) for s, x in slots.items()]
         return Tokens(
             torch.cat(hidden, dim=1),
             torch.cat([x.places for x in slots.values()]),

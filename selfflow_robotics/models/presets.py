@@ -3,16 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.actions import Actions
-from selfflow_robotics.modalities.base import ACTIONS, FRAMES, Codec
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES, FrameCodec
+from selfflow_robotics.modalities.latents import ImageLatents, LatentsBehindPixels, VideoLatents
 from selfflow_robotics.modalities.pixels import PixelPatches
 from selfflow_robotics.models.adapters import AdapterConfig
 from selfflow_robotics.models.flux import FluxConfig
 from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
-from selfflow_robotics.robot.normalize import NormStats
 
 # The family of DiT and SiT; XL is the paper's (675 M).
 SIZES = {
@@ -83,11 +86,11 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class RobotConfig:
-    """The network of world model and policy: pixel patches, actions and words."""
+    """The network of world model and policy: frames, actions and words."""
 
     sit: SiTConfig = field(default_factory=SiTConfig)
     image_size: tuple[int, int] = (64, 80)  # (height, width) px
-    patch: int = 16  # px
+    patch: int = 16  # px, side of a token
     later_frames: int = 6  # most frames after the first
     action_horizon: int = 6
     action_dim: int = 7
@@ -95,11 +98,14 @@ class RobotConfig:
     text_bytes: int = 127  # UTF-8 bytes of the longest instruction; RT-1's longest has 68
     backbone: Literal["sit", "flux"] = "sit"
     flux: FluxConfig = field(default_factory=FluxConfig)
+    # pixels: patches; latents: an autoencoder's; mixed: denoised as latents, seen as pixels.
+    frames: Literal["pixels", "latents", "mixed"] = "pixels"
+    autoencoder: AutoencoderConfig = field(default_factory=lambda: AutoencoderConfig("small"))
 
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
-        _ = self.pixels  # refuses sizes that do not divide
+        pixels = PixelPatches(self.image_size, self.patch)  # refuses sizes that do not divide
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
@@ -110,40 +116,65 @@ class RobotConfig:
                 "model.later_frames, action_horizon and text_tokens must be at most "
                 f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
             )
-        self.network()  # refuses what no network can have
+        if self.frames == "mixed" and self.autoencoder.kind == "wan":
+            raise UserError("model.frames=mixed needs an autoencoder of single pictures, not wan")
+        self.network(pixels)  # refuses what no network can have
 
     @property
     def transformer(self) -> BackboneConfig:
         """The backbone that is chosen."""
         return self.flux if self.backbone == "flux" else self.sit
 
-    @property
-    def pixels(self) -> PixelPatches:
-        """The codec of frames."""
-        return PixelPatches(self.image_size, self.patch)
+    def codec(self, device: torch.device | str = "cpu") -> FrameCodec:
+        """What turns frames into tokens, with its autoencoder on `device`.
 
-    def codecs(self, stats: NormStats | None = None) -> dict[str, Codec]:
-        """What makes the network's tokens; of frames only where no action statistics are known."""
-        codecs: dict[str, Codec] = {FRAMES: self.pixels}
-        return codecs if stats is None else {**codecs, ACTIONS: Actions(stats)}
+        Raises UserError where the autoencoder is missing, or sizes do not divide.
+        """
+        if self.frames == "pixels":
+            return PixelPatches(self.image_size, self.patch)
+        kind = LatentsBehindPixels if self.frames == "mixed" else ImageLatents
+        if self.autoencoder.kind == "wan":
+            kind = VideoLatents
+        return kind.create(self.autoencoder, self.image_size, self.patch, device)
 
-    def network(self, feature_channels: int | None = None) -> NetworkConfig:
-        """The network's configuration; `feature_channels` as in `NetworkConfig`."""
-        pixels = self.pixels
-        frames = AdapterConfig(pixels.channels, "convolutional", pixels.grid, 1 + self.later_frames)
+    def network(
+        self,
+        frames: FrameCodec,
+        text: TextConfig | None = None,
+        feature_channels: int | None = None,
+    ) -> NetworkConfig:
+        """The network's configuration for tokens of a codec.
+
+        `text` reads the words; None: bytes. `feature_channels` as in `NetworkConfig`.
+        """
+        if self.later_frames % frames.stride:
+            raise UserError(
+                f"model.later_frames must be a multiple of {frames.stride} for this autoencoder of "
+                f"clips, got {self.later_frames}"
+            )
+        steps = 1 + self.later_frames // frames.stride
+        adapter = AdapterConfig(
+            frames.channels,
+            "convolutional" if isinstance(frames, PixelPatches) else "linear",
+            frames.grid,
+            steps,
+            frames.view_patch if isinstance(frames, LatentsBehindPixels) else 0,
+        )
+        prediction = frames.prediction
         return NetworkConfig(
             backbone=self.transformer,
             adapters={
-                FRAMES: frames,
+                FRAMES: adapter,
                 ACTIONS: AdapterConfig(self.action_dim, steps=self.action_horizon),
             },
             slots={"first_frame": FRAMES, "later_frames": FRAMES, "actions": ACTIONS},
             prediction={
-                "first_frame": pixels.prediction,
-                "later_frames": pixels.prediction,
+                "first_frame": prediction,
+                "later_frames": prediction,
                 "actions": Actions.prediction,
             },
-            changes={"later_frames": "first_frame"},  # most of a picture stays
-            text=TextConfig("bytes", self.text_tokens, self.text_bytes),
+            # Most of a picture stays.
+            changes={"later_frames": "first_frame"} if prediction == "data" else {},
+            text=text or TextConfig("bytes", self.text_tokens, self.text_bytes),
             feature_channels=feature_channels,
         )

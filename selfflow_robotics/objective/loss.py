@@ -173,8 +173,8 @@ def _augment(
     """A clean first frame lightly noised, and its level [B] (the paper's appendix E)."""
     if frame_noise == 0 or "first_frame" not in clean:
         return clean, None
-    x = clean["first_frame"].tokens
+    x = clean["first_frame"].shown
     t = frame_noise * torch.rand(len(x), generator=generator, device=x.device)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     x_t = path.interpolate(x, noise, t[:, None, None])
-    return {**clean, "first_frame": clean["first_frame"].with_tokens(x_t)}, {"first_frame": t}
+    return {**clean, "first_frame": clean["first_frame"].show(x_t)}, {"first_frame": t}

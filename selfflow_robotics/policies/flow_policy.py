@@ -9,6 +9,7 @@ import torch
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import Bundle, load_bundle
+from selfflow_robotics.modalities.base import first_frame
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import environment_from_policy
 from selfflow_robotics.robot.observation import resize_image
@@ -63,7 +64,7 @@ class FlowPolicy:
         device: str = "auto",
     ) -> "FlowPolicy":
         """The policy of a run or checkpoint folder. Raises UserError where it cannot be used."""
-        bundle = load_bundle(Path(path), choose_device(device))
+        bundle = load_bundle(Path(path), choose_device(device)).with_autoencoder()
         return cls(bundle, replan_steps, num_steps, guidance_scale, joint)
 
     @property
@@ -102,7 +103,7 @@ class FlowPolicy:
         """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3] and
         noise [B, n]."""
         bundle, codec = self.bundle, self.bundle.frames
-        first = codec.encode(torch.from_numpy(frames)[:, None].to(bundle.device))
+        first = first_frame(codec, torch.from_numpy(frames).to(bundle.device))
         actions = self._actions.channels * bundle.horizon
         tokens = {"actions": noise[:, :actions].unflatten(1, (bundle.horizon, -1))}
         if self.joint:
@@ -124,5 +125,5 @@ class FlowPolicy:
         self._looks[slot] = (seed, looks + 1)
         bundle, count = self.bundle, self._actions.channels * self.bundle.horizon
         if self.joint:
-            count += bundle.later_frames * bundle.frames.tokens_per_step * bundle.frames.channels
+            count += bundle.later_steps * bundle.frames.tokens_per_step * bundle.frames.channels
         return torch.randn(count, generator=torch_generator("policy noise", seed, looks))

@@ -80,6 +80,12 @@ def latest_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in; the checkpoint's own folder if it is in none."""
+    is_in_run = checkpoint.parent.name == "checkpoints"
+    return checkpoint.parent.parent if is_in_run else checkpoint.parent
+
+
 def resolve_checkpoint(path: Path) -> Path:
     """The checkpoint folder `path`, or the last one of a run folder `path`.
 

@@ -110,9 +110,19 @@ class FrameLatents(LatentRows):
         self.image_size = sides(self.record["image_size"])  # px, before encoding
 
     def codec(self, patch: int) -> ImageLatents:
-        """What makes tokens of these latents; without an autoencoder until it is loaded."""
-        size, fingerprint = self.shape[1:], self.fingerprints["autoencoder"]
-        return ImageLatents(size, self.channels, patch, self.autoencoder, fingerprint)
+        """What makes tokens of `patch` px of these latents; without an autoencoder until it is
+        loaded. Raises UserError where they do not divide."""
+        height, width = self.shape[1:]
+        down = self.image_size[0] // height
+        if patch < down or patch % down:
+            raise UserError(
+                f"a token of {patch} px is no whole number of latents of {down} px; choose "
+                f"patch={down} or a multiple"
+            )
+        fingerprint = self.fingerprints["autoencoder"]
+        return ImageLatents(
+            (height, width), self.channels, patch // down, self.autoencoder, fingerprint, down
+        )
 
     def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
         """Latents float16 [N, C, h, w] of the steps of these numbers.

@@ -1,0 +1,107 @@
+"""What every training command does around its own story: run folder, processes, weights, loop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from selfflow_robotics.cli.runs import Kind, continue_run, open_run, run_folder
+from selfflow_robotics.rng import torch_seed
+from selfflow_robotics.training.device import autocast, enough_memory
+from selfflow_robotics.training.distributed import start_training
+from selfflow_robotics.training.loop import LossFunction, TrainConfig, train
+from selfflow_robotics.training.state import TrainState
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Settings(Protocol):
+    """What the configurations of all training commands have in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def runs_dir(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+
+class Job:
+    """One training command at work."""
+
+    run: Path  # the run folder
+
+    def __init__(self, kind: Kind, config: Settings) -> None:
+        """Join the other processes, if torchrun started any. Raises UserError for a name that is
+        no folder's."""
+        self._kind: Kind = kind
+        self._config = config
+        self.run = run_folder(config.runs_dir, config.name)
+        self.ranks, self.device, self.precision = start_training(
+            config.threads, config.device, config.precision
+        )
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """The run folder is opened, then the body opens the data: the first process before the
+        others. Raises UserError as `open_run`."""
+        with self.ranks.first_alone():
+            open_run(self._kind, self.run, self._config, self.ranks)
+            yield
+
+    def compare(self, fingerprints: dict[str, str]) -> None:
+        """Refuse to resume on other data than before, see `continue_run`; after `opening`."""
+        continue_run(self.run, self._config, fingerprints, self.ranks)
+
+    def first_state(self, make: Callable[[], Model], kind: str) -> TrainState[Model]:
+        """The network that `make` builds, at the seed's first weights; too large a one is a
+        UserError that advises a smaller `kind`."""
+        # The modules' own initialisation is the only global draw.
+        torch.manual_seed(torch_seed("first weights", self._config.seed))
+        with enough_memory(f"choose a smaller {kind}"):
+            return TrainState.start(make().to(self.device), self._config.train.optimizer)
+
+    def autocast(self) -> Any:
+        """The precision of training, for looks at the network beside it."""
+        return autocast(self.device, self.precision)
+
+    def train(
+        self,
+        state: TrainState,
+        batch_at: Callable[[int], Any],
+        loss_fn: LossFunction,
+        record: dict[str, Any],
+        on_checkpoint: Callable[[], dict[str, Any]] | None = None,
+        on_sample: Callable[[Path], None] | None = None,
+    ) -> None:
+        """`training.loop.train` with this command's settings; `record` goes into checkpoints."""
+        train(
+            self._config.train,
+            state,
+            batch_at,
+            loss_fn,
+            self.run,
+            seed=self._config.seed,
+            device=self.device,
+            precision=self.precision,
+            extra=record,
+            on_checkpoint=on_checkpoint,
+            on_sample=on_sample,
+            ranks=self.ranks,
+        )
+
+
+def millions(network: nn.Module) -> str:
+    """The number of its parameters, in words."""
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"

@@ -1,0 +1,68 @@
+"""What a robot's network reads of a data set: its frames and its instructions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.latents import FrameLatents
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.modalities.base import FrameCodec
+from selfflow_robotics.models.presets import RobotConfig
+from selfflow_robotics.models.text import TextConfig, check_texts
+from selfflow_robotics.text.encoder import TextEncoderConfig
+from selfflow_robotics.text.store import TextStore
+
+
+def check_latents(model: RobotConfig, latents: str | None) -> None:
+    """Raise UserError where frames are to be read from a cache that the network cannot read."""
+    if latents is not None and model.frames != "latents":
+        raise UserError(
+            f"latents={latents} needs model.frames=latents; with model.frames={model.frames} the "
+            "network reads pictures"
+        )
+
+
+def open_frames(
+    model: RobotConfig, latents: str | None, index: RldsIndex, device: torch.device
+) -> tuple[FrameCodec, FrameLatents | None]:
+    """The codec of frames and, where they were encoded ahead into the folder `latents`, these.
+
+    Raises UserError where the autoencoder is missing, or the folder holds latents of other data or
+    of another size.
+    """
+    if latents is None:
+        return model.codec(device), None
+    frames = FrameLatents(latents, index)
+    if frames.image_size != model.image_size:
+        size, ours = (" x ".join(map(str, s)) for s in (frames.image_size, model.image_size))
+        raise UserError(
+            f"{latents} holds latents of frames of {size} px, the model reads {ours}: "
+            f"model.image_size=[{frames.image_size[0]},{frames.image_size[1]}]"
+        )
+    return frames.codec(model.patch), frames
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How instructions are read: by the network from bytes, or by a frozen encoder."""
+
+    config: TextConfig
+    texts: TextStore | None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {} if self.texts is None else {"text": self.texts.fingerprint}
+
+
+def open_texts(
+    encoder: TextEncoderConfig, model: RobotConfig, instructions: Sequence[str], run: Path
+) -> Reading:
+    """Raises UserError for instructions that are too long, and where the encoder is missing."""
+    if encoder.encoder == "bytes":
+        check_texts(instructions, model.text_bytes)
+        return Reading(TextConfig("bytes", model.text_tokens, model.text_bytes), None)
+    store = TextStore.make(encoder, instructions, run)
+    return Reading(TextConfig("embeddings", channels=store.channels), store)
