@@ -7,7 +7,8 @@ import torch
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.batch import Slot, frame_places, step_places
 from selfflow_robotics.inference.bundle import Bundle, run_record
-from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.modalities.actions import Actions
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.models.network import Network, NetworkConfig
 from selfflow_robotics.models.presets import RobotConfig
@@ -47,14 +48,24 @@ def ask_image(network, tokens, timesteps, labels=None, layers=(), **settings):
     return outputs.get("first_frame"), features
 
 
+def robot_codecs(config: RobotConfig, stats=None):
+    """Of frames, and of actions where their statistics are known."""
+    codecs = {FRAMES: config.codec()}
+    return codecs if stats is None else {**codecs, ACTIONS: Actions(stats)}
+
+
+def robot_network(config: RobotConfig, feature_channels=None) -> NetworkConfig:
+    return config.network(config.codec(), feature_channels=feature_channels)
+
+
 def robot_record(config: RobotConfig, roles, stats=None, provenance=None, feature_channels=None):
     """What a checkpoint of pretrain/run.py or finetune/rt1.py says of its network."""
-    codecs = config.codecs(stats)
-    return run_record(config.network(feature_channels), codecs, provenance or {}, roles)
+    codecs, network = robot_codecs(config, stats), robot_network(config, feature_channels)
+    return run_record(network, codecs, provenance or {}, roles)
 
 
 def robot_bundle(config: RobotConfig, network: Network, roles, stats=None) -> Bundle:
-    codecs = config.codecs(stats)
+    codecs = robot_codecs(config, stats)
     return Bundle(network.eval(), codecs, tuple(roles), {}, Path("run"), torch.device("cpu"))
 
 
@@ -63,7 +74,9 @@ def pixel_latents(config: NetworkConfig, patch: int, fingerprint: str | None = "
     frames = config.adapters[FRAMES]
     height, width = (side * patch for side in frames.grid)
     channels = frames.channels // patch**2
-    return ImageLatents((height, width), channels, patch, AutoencoderConfig("pixel"), fingerprint)
+    return ImageLatents(
+        (height, width), channels, patch, AutoencoderConfig("pixel"), fingerprint, 1
+    )
 
 
 def image_record(config: NetworkConfig, patch: int, provenance=None, fingerprint="pixel"):

@@ -13,7 +13,7 @@ from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from tests.networks import robot_record
+from tests.networks import robot_network, robot_record
 from tests.rlds_sets import GOLDEN_SET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repa")
     torch.manual_seed(0)
     config = RobotConfig(SiTConfig(width=24, depth=2, heads=3), image_size=(32, 48))
-    weights = {"teacher": Network(config.network()).state_dict()}
+    weights = {"teacher": Network(robot_network(config)).state_dict()}
     record = robot_record(config, ["image"])
     save_checkpoint(folder / "eye" / "checkpoints", 1, weights, record)
     with pytest.MonkeyPatch.context() as patch:

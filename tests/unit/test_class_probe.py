@@ -28,7 +28,7 @@ from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from tests.networks import ask_image, image_bundle, image_record, robot_record
+from tests.networks import ask_image, image_bundle, image_record, robot_network, robot_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"
@@ -213,7 +213,7 @@ def prepared(tmp_path_factory):
     write_cache(tmp_path / "latents", mirror=True)
     scenes = RobotConfig(SIT, image_size=(16, 32))
     record = robot_record(scenes, ["image"], provenance={"task": "pick_coke_can"})
-    write_run(tmp_path, "scenes", "pretrain", Network(scenes.network()), record)
+    write_run(tmp_path, "scenes", "pretrain", Network(robot_network(scenes)), record)
     record = image_record(TINY, patch=4, provenance={"autoencoder": "pixel", "source": "noise"})
     write_run(tmp_path, "classes", "images", tiny_model(), record, {"data": "latents"})
     state = {k.removeprefix("model."): v for k, v in load_file(GOLDEN).items() if "model." in k}

@@ -50,8 +50,8 @@ def make(kind, tmp_path, seed=0):
     if kind == "pixel_latents":
         return ImageLatents.create(AutoencoderConfig("pixel"), (32, 32), 8)
     source = AutoencoderConfig(kind, _folder(tmp_path, kind, seed))
-    video = kind == "wan"
-    return (VideoLatents if video else ImageLatents).create(source, (32, 32), 1 if video else 2)
+    codec = VideoLatents if kind == "wan" else ImageLatents
+    return codec.create(source, (32, 32), 32 if kind == "rae" else 16)
 
 
 def raw_of(kind, count=5, size=32):
@@ -153,7 +153,13 @@ def test_frames_of_another_size_are_one_line(kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "patch", "message"),
-    [((32, 36), 2, "latents of 8 px"), ((0, 32), 2, "latents of 8 px"), ((32, 32), 3, "patches")],
+    [
+        ((32, 36), 16, "latents of 8 px"),
+        ((0, 32), 16, "latents of 8 px"),
+        ((32, 32), 24, "patches"),
+        ((32, 32), 4, "patch=8"),
+        ((32, 32), 20, "patch=8"),
+    ],
 )
 def test_sizes_that_do_not_divide_are_one_line(size, patch, message, tmp_path):
     source = AutoencoderConfig("sd_vae", _folder(tmp_path, "sd_vae", 0))

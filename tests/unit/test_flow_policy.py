@@ -14,7 +14,7 @@ from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.training.checkpoint import save_checkpoint
 from tests.fractal import FRACTAL_STATS
-from tests.networks import robot_record
+from tests.networks import robot_network, robot_record
 
 CONFIG = RobotConfig(SiTConfig(width=96, depth=4, heads=3))
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    model = Network(CONFIG.network())
+    model = Network(robot_network(CONFIG))
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.05)
     record = robot_record(

@@ -20,7 +20,7 @@ from selfflow_robotics.models.rotary import axis_channels
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.compile import compile_blocks, missing_compiler
-from tests.networks import as_slots, waken
+from tests.networks import as_slots, robot_network, waken
 
 CONFIG = FluxConfig(width=48, double=2, single=2, heads=3, mlp_ratio=2.0)
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
@@ -308,7 +308,7 @@ def test_a_config_survives_json():
 def test_a_conditioning_stream_that_is_no_slot_is_refused():
     backbone = dataclasses.replace(CONFIG, conditioning=("words", "frist_frame"))
     with pytest.raises(UserError, match="'frist_frame'; did you mean first_frame"):
-        dataclasses.replace(RobotConfig().network(), backbone=backbone)
+        dataclasses.replace(robot_network(RobotConfig()), backbone=backbone)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_a_config_file_makes_it(typed, expected):
 
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
 def test_it_is_the_backbone_of_a_network(attention):
-    config = dataclasses.replace(RobotConfig(image_size=(32, 48)).network(), backbone=CONFIG)
+    config = dataclasses.replace(robot_network(RobotConfig(image_size=(32, 48))), backbone=CONFIG)
     assert NetworkConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     torch.manual_seed(0)
     network = waken(Network(config))

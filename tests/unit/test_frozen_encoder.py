@@ -23,7 +23,7 @@ from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from tests.networks import image_record, robot_record
+from tests.networks import image_record, robot_network, robot_record
 
 TINY = RobotConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
 REPA = ObjectiveConfig(mask_ratio=0, target="encoder")
@@ -39,7 +39,7 @@ def frames(*shape: int) -> torch.Tensor:
 def run(tmp_path_factory):
     """A run folder with one checkpoint of a network whose blocks do something."""
     torch.manual_seed(0)
-    model = Network(TINY.network())
+    model = Network(robot_network(TINY))
     for name, parameter in model.named_parameters():
         if "adaLN" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -117,7 +117,7 @@ def test_latents_are_decoded_a_few_at_a_time_and_keep_their_order():
         return pool_features(means, decoded.shape[1:3], grid)
 
     source = AutoencoderConfig("pixel")
-    codec = ImageLatents((8, 8), 3, 4, source, "pixel", PixelLatents())
+    codec = ImageLatents((8, 8), 3, 4, source, "pixel", 1, PixelLatents())
     features = encoder_of_tokens(brightness, codec)({"first_frame": tokens})
     assert sizes == [16, 16, 3]
     expected = (tokens.mean(dim=2, keepdim=True) + 1) * 127.5
@@ -160,13 +160,13 @@ def test_without_a_head_the_widths_must_agree(run):
 
 def test_the_head_predicts_as_many_channels_as_it_is_told():
     images = image_config(TINY.sit, latent_size=4, num_classes=2, feature_channels=10)
-    for config in (TINY.network(10), images):
+    for config in (robot_network(TINY, 10), images):
         model = Network(config)
         assert model.projector(torch.zeros(1, 2, 24)).shape == (1, 2, 10)
         assert model.projector.linear1.weight.shape == (34, 24)
-    assert Network(TINY.network()).projector.linear1.weight.shape == (48, 24)
+    assert Network(robot_network(TINY)).projector.linear1.weight.shape == (48, 24)
     with pytest.raises(UserError, match=r"feature_channels must be at least 1, got 0"):
-        TINY.network(0)
+        robot_network(TINY, 0)
 
 
 IMAGES = image_config(SiTConfig(24, 2, 3), latent_size=4, channels=3, patch=2, num_classes=2)

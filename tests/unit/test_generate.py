@@ -13,7 +13,7 @@ from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RELEASED_TIME, RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.timesteps import Timesteps
-from tests.networks import as_slots, ask_image, frames_slot
+from tests.networks import as_slots, ask_image, frames_slot, robot_network
 
 SIT = SiTConfig(width=48, depth=2, heads=3)
 CONFIG = image_config(replace(SIT, **RELEASED_TIME), latent_size=8, num_classes=10)
@@ -130,7 +130,7 @@ def test_rows_of_the_table_are_those_that_the_network_makes(model):
 def test_a_robot_network_is_sampled_by_the_same_function(attention):
     """Two slots at once, words, guidance and the stochastic equation."""
     torch.manual_seed(0)
-    robot = Network(RobotConfig(SIT, image_size=(32, 32), later_frames=2).network())
+    robot = Network(robot_network(RobotConfig(SIT, image_size=(32, 32), later_frames=2)))
     for p in robot.parameters():
         torch.nn.init.normal_(p, std=0.1)
     clean = as_slots(robot, {"first_frame": torch.randn(2, 4, 768)})

@@ -17,7 +17,7 @@ from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from tests.networks import image_record, robot_record
+from tests.networks import image_record, robot_network, robot_record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_tiny.safetensors"
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
     torch.manual_seed(0)
     scenes = RobotConfig(SIT, image_size=(16, 32))
     record = robot_record(scenes, ["image"], provenance={"task": "pick_coke_can"})
-    write_run(tmp_path, "scenes", "pretrain", Network(scenes.network()), record)
+    write_run(tmp_path, "scenes", "pretrain", Network(robot_network(scenes)), record)
     classes = image_config(SIT, latent_size=8, channels=3, patch=4, num_classes=3)
     write_run(tmp_path, "classes", "images", Network(classes), image_record(classes, patch=4))
     return tmp_path

@@ -24,7 +24,7 @@ def test_features_stand_in_the_order_of_the_tokens():
     )
     latents, _ = PixelLatents().encode(frames)
     tokens = patchify(latents, 2)
-    codec = ImageLatents((8, 8), 3, 2, AutoencoderConfig("pixel"), "pixel", PixelLatents())
+    codec = ImageLatents((8, 8), 3, 2, AutoencoderConfig("pixel"), "pixel", 1, PixelLatents())
     features = encoder_of_tokens(MeanColour(), codec)({"first_frame": tokens})
     expected = (tokens.view(2, 16, 3, 4).mean(dim=-1) + 1) * 127.5
     torch.testing.assert_close(features, expected, rtol=0, atol=0.01)

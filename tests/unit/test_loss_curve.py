@@ -19,7 +19,7 @@ from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
 from selfflow_robotics.training.optimizer import OptimizerConfig
 from selfflow_robotics.training.state import TrainState
-from tests.networks import as_slots, frames_slot
+from tests.networks import as_slots, frames_slot, robot_network
 
 STEPS, SIZE = 6, 8
 TRAIN = TrainConfig(
@@ -51,7 +51,7 @@ SIT = SiTConfig(width=48, depth=4, heads=3)
 IMAGES = image_config(
     SiTConfig(width=48, depth=4, heads=3, **RELEASED_TIME), latent_size=8, num_classes=5
 )
-ROBOT = RobotConfig(SIT, image_size=(32, 32), later_frames=2).network()
+ROBOT = robot_network(RobotConfig(SIT, image_size=(32, 32), later_frames=2))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig, check_texts, text_bytes
 from selfflow_robotics.timesteps import Timesteps
-from tests.networks import as_slots, waken
+from tests.networks import as_slots, robot_network, waken
 
 SIT = SiTConfig(width=48, depth=3, heads=3)
-CONFIG = RobotConfig(SIT, image_size=(32, 48), later_frames=2).network()
+CONFIG = robot_network(RobotConfig(SIT, image_size=(32, 48), later_frames=2))
 
 
 @pytest.fixture(scope="module")

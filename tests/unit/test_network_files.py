@@ -12,7 +12,7 @@ from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
 from tests.fractal import FRACTAL_STATS
-from tests.networks import image_record, robot_record
+from tests.networks import image_record, robot_network, robot_record
 
 CPU = torch.device("cpu")
 SIT = SiTConfig(16, 1, 2)
@@ -23,7 +23,7 @@ STATS = FRACTAL_STATS.to_json()
 
 @pytest.fixture(scope="module")
 def weights():
-    networks = {"robot": MODEL.network(), "images": IMAGES}
+    networks = {"robot": robot_network(MODEL), "images": IMAGES}
     return {name: Network(config).state_dict() for name, config in networks.items()}
 
 
@@ -45,9 +45,9 @@ def saved(folder, weights, extra):
 def test_a_record_as_it_is_written_is_read(tmp_path, weights):
     record = robot_record(MODEL, ["policy"], FRACTAL_STATS)
     bundle = load_bundle(saved(tmp_path, weights["robot"], record), CPU)
-    assert bundle.network.config == MODEL.network()
+    assert bundle.network.config == robot_network(MODEL)
     assert bundle.roles == ("policy",)
-    assert bundle.frames == MODEL.pixels
+    assert bundle.frames == MODEL.codec()
     assert bundle.require("policy").stats.to_json() == STATS
 
 

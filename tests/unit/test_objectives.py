@@ -21,7 +21,7 @@ from selfflow_robotics.objective.schedules import SCHEDULES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, self_flow_loss
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.teacher import make_teacher
-from tests.networks import as_slots, frames_slot
+from tests.networks import as_slots, frames_slot, robot_network
 
 ROWS = {
     path.stem: yaml.safe_load(path.read_text())
@@ -38,7 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def model():
     torch.manual_seed(0)
     sit = SiTConfig(width=WIDTH, depth=4, heads=2)
-    model = Network(RobotConfig(sit, image_size=(32, 32), later_frames=2).network())
+    model = Network(robot_network(RobotConfig(sit, image_size=(32, 32), later_frames=2)))
     for parameter in model.parameters():  # nothing starts at zero, so that all gradients flow
         torch.nn.init.normal_(parameter, std=0.1)
     return model
@@ -270,7 +270,7 @@ def test_noise_on_the_clean_frame_leaves_a_still_scene_still(role):
     """An untrained network predicts no change, and what it changes is the frame without noise."""
     torch.manual_seed(0)
     config = RobotConfig(SiTConfig(WIDTH, 4, 2), image_size=(32, 32), later_frames=2)
-    model = Network(config.network())
+    model = Network(robot_network(config))
     frame = torch.rand(3, PER_FRAME, 768, generator=generator(1))
     tokens = {
         "first_frame": frame,

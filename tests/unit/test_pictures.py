@@ -12,7 +12,7 @@ from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
-from tests.networks import image_bundle, pixel_latents, robot_bundle
+from tests.networks import image_bundle, pixel_latents, robot_bundle, robot_network
 
 SIT = SiTConfig(width=48, depth=2, heads=3)
 QUICK = Sampling(num_steps=3)
@@ -34,7 +34,7 @@ def classes():
 
 def scenes(roles=("clip", "image")):
     config = RobotConfig(SIT, image_size=(32, 48), patch=16)
-    return robot_bundle(config, filled(Network(config.network())), roles)
+    return robot_bundle(config, filled(Network(robot_network(config))), roles)
 
 
 def assert_numbered(maker, height, width):

@@ -47,7 +47,7 @@ from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.rollouts import demonstrations
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from tests.networks import robot_bundle, robot_record
+from tests.networks import robot_bundle, robot_network, robot_record
 
 ROOT = Path(__file__).parents[2]
 TINY = RobotConfig(SiTConfig(width=24, depth=2, heads=3), image_size=(32, 48))
@@ -200,7 +200,7 @@ def test_frames_of_played_episodes_show_what_they_say():
 @pytest.fixture(scope="module")
 def network() -> Bundle:
     torch.manual_seed(0)
-    model = Network(TINY.network())
+    model = Network(robot_network(TINY))
     with torch.no_grad():
         for block in model.backbone.blocks:
             block.adaLN_modulation[1].weight.normal_(std=0.1)
@@ -253,7 +253,7 @@ def test_a_probe_has_every_row_and_the_same_numbers_twice(network):
 
 def test_the_command_measures_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model = Network(TINY.network())
+    model = Network(robot_network(TINY))
     record = robot_record(TINY, ["image"], provenance={"simulator": "tabletop"})
     save_checkpoint(Path("runs/a/checkpoints"), 3, {"teacher": model.state_dict()}, record)
     main = runpy.run_path(str(ROOT / "eval/probe.py"), run_name="imported")["main"]

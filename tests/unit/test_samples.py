@@ -14,7 +14,7 @@ from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.robot.normalize import NormStats
-from tests.networks import robot_bundle
+from tests.networks import robot_bundle, robot_codecs, robot_network
 from tests.rlds_sets import make_set
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def windows(tmp_path_factory):
 
 
 def tokens(windows, role):
-    batch = window_batch(windows, MODEL.codecs(STATS), ROLES[role], CPU)
+    batch = window_batch(windows, robot_codecs(MODEL, STATS), ROLES[role], CPU)
     return batch.slots["actions"].tokens
 
 
@@ -53,7 +53,7 @@ def test_what_is_to_be_predicted_stays_in_the_range(windows, role):
 
 
 def test_imagining_tells_actions_beyond_the_range_apart(monkeypatch):
-    model = Network(MODEL.network())
+    model = Network(robot_network(MODEL))
     bundle = robot_bundle(MODEL, model, ["world_model"], STATS)
     seen = []
     encode = model.encode_context

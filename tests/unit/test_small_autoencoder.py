@@ -35,7 +35,7 @@ def test_its_command_trains_it_and_tells_its_quality(folder, capsys):
     said = capsys.readouterr().out
     trained = load()
     assert f"{trained.told['psnr']:.1f} dB PSNR on 5 held-out frames" in said
-    codec = ImageLatents.create(AutoencoderConfig("small", "runs/autoencoder"), (16, 24), 1)
+    codec = ImageLatents.create(AutoencoderConfig("small", "runs/autoencoder"), (16, 24), 8)
     frames = torch.full((1, 2, 16, 24, 3), 90, dtype=torch.uint8)
     assert codec.decode(codec.encode(frames)).shape == frames.shape
     untrained = SmallAutoencoder(SmallNetwork(4), 1.0, {})

@@ -25,7 +25,15 @@ from selfflow_robotics.models.warm_start import Source, adopt, warm_start
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import read_manifest, save_checkpoint
-from tests.networks import ask_image, frames_slot, image_record, pixel_latents, waken
+from tests.networks import (
+    ask_image,
+    frames_slot,
+    image_record,
+    pixel_latents,
+    robot_codecs,
+    robot_network,
+    waken,
+)
 from tests.unit.test_training_scripts import write_set
 
 ROOT = Path(__file__).parents[2]
@@ -124,8 +132,8 @@ def test_tokens_of_another_codec_get_a_new_adapter():
 
 def test_pixels_do_not_take_the_weights_of_latents(tmp_path):
     config = RobotConfig(SMALL, image_size=(32, 32))
-    start = find_start(str(image_source(tmp_path)), config.network(), Path("no run"), "runs")
-    start.load(Network(start.config), config.codecs())
+    start = find_start(str(image_source(tmp_path)), robot_network(config), Path("no run"), "runs")
+    start.load(Network(start.config), robot_codecs(config))
     assert {"adapters.frames.stem", "adapters.frames.final_layer"} <= set(start.record["new"])
     assert "adapters.frames.stem" in start.record["left_over"]
     assert "backbone.blocks" in start.record["loaded"]
@@ -147,7 +155,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path, other):
     with pytest.raises(UserError, match=r"init=") as error:
         find_start(
             str(source),
-            RobotConfig(other).network()
+            robot_network(RobotConfig(other))
             if isinstance(other, SiTConfig)
             else robot(other, AdapterConfig(12)),
             Path("no run"),
@@ -256,7 +264,7 @@ def test_the_large_sizes_start_a_robot_network_from_images(mains, size, total):
     image = image_config(replace(backbone, **time))
     with torch.device("meta"):
         theirs = Network(image)
-        network = Network(adopt(config.model.network(), image))
+        network = Network(adopt(robot_network(config.model), image))
     report = warm_start(network, Source(image, theirs.state_dict()))
     assert sum(p.numel() for p in network.parameters()) == total
     names = dict(network.named_parameters())
