@@ -49,8 +49,9 @@ class PretrainedEncoder:
                 "'selfflow_robotics[text]'; the text encoder bytes needs nothing"
             ) from None
         logging = transformers.utils.logging
-        verbosity = logging.get_verbosity()
+        verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()  # what it would say of missing weights is an error below
+        logging.disable_progress_bar()
         where: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
         try:
             kind = transformers.AutoConfig.from_pretrained(name, **where).model_type
@@ -68,13 +69,15 @@ class PretrainedEncoder:
                 raise UserError(
                     f"cannot read the text encoder hf:{name} ({reason}); check its files"
                 ) from error
-            advice = "check the name and the network" if download else "download=true fetches it"
+            advice = "check the name and the network" if download else "text.download=true fetches it"
             raise UserError(
                 f"the text encoder hf:{name} is not on this machine ({reason}); {advice}, or give "
                 "a folder in place of its name"
             ) from error
         finally:
             logging.set_verbosity(verbosity)
+            if shows_progress:
+                logging.enable_progress_bar()
         network, report = loaded
         missing = [key for key in report["missing_keys"] if "pooler" not in key]
         if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:

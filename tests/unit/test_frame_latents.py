@@ -85,7 +85,7 @@ def test_latents_cannot_be_augmented_or_read_as_pixels(folder):
     windows = WindowReader(index_of(), frames=latents).read([0])
     changes = AugmentConfig(brightness=0.1)
     with pytest.raises(UserError, match="augment"):
-        window_batch(windows, {FRAMES: latents.codec(4)}, ROLES["image"], CPU, changes)
+        window_batch(windows, {FRAMES: latents.codec(4)}, ROLES["image"], CPU, None, changes)
     with pytest.raises(UserError, match="codec"):
         window_batch(windows, {FRAMES: PixelPatches(SIZE, 4)}, ROLES["image"], CPU)
 

@@ -1,0 +1,192 @@
+"""The road of the full size with tiny networks of the same classes: an RLDS data set, its frames as
+SD-VAE latents, words by T5, released weights; then world model, policy and their evaluations."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.inference.bundle import load_bundle
+from selfflow_robotics.inference.imagine import imagine
+from selfflow_robotics.policies.flow_policy import FlowPolicy
+from selfflow_robotics.training.checkpoint import read_manifest, resolve_checkpoint
+from tests.rlds_sets import make_set
+
+pytest.importorskip("diffusers", reason="the extra 'images' is not installed")
+pytest.importorskip("transformers", reason="the extra 'text' is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests/golden/official_tiny.safetensors"
+SIZE = "[32,48]"
+# Of the released tiny weights.
+BACKBONE = ("model.sit.width", "model.sit.depth", "model.sit.heads")
+
+
+def run(script: str, *arguments: str) -> None:
+    threads = torch.get_num_threads()
+    try:
+        main = runpy.run_path(str(ROOT / script), run_name="imported")["main"]
+        main(list(arguments))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def finetune(*changes: str) -> None:
+    run(
+        "finetune/rt1.py",
+        "experiment=debug",
+        "name=robot",
+        "--data",
+        "sets/toy/0.1.0",
+        "--latents",
+        "latents",
+        "--init",
+        "released.safetensors",
+        "model.frames=latents",
+        f"model.image_size={SIZE}",
+        "text.encoder=hf:words",
+        "text.tokens=8",
+        "threads=1",
+        "train.steps=4",
+        *(Path("backbone.txt").read_text().split()),
+        *changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from tests.unit.test_sd_vae import write_vae
+    from tests.unit.test_text_encoders import write_text_encoder
+
+    folder = tmp_path_factory.mktemp("latents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_set(Path("sets"), [9, 8, 7, 8, 9])
+        write_vae(Path("vae"))
+        write_text_encoder(Path("words"))
+        state = load_file(GOLDEN)
+        weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        save_file(weights, "released.safetensors")
+        ours = load_bundle(Path("released.safetensors"), "cpu", heads=4).network.config.backbone
+        values = (ours.width, ours.depth, ours.heads)
+        settings = [f"{key}={value}" for key, value in zip(BACKBONE, values, strict=True)]
+        settings += ["model.sit.mlp_ratio=" + str(ours.mlp_ratio)]
+        Path("backbone.txt").write_text(" ".join(settings))
+        run(
+            "pretrain/encode.py",
+            "--data",
+            "sets/toy/0.1.0",
+            "--output",
+            "latents",
+            "autoencoder=sd_vae",
+            "weights=vae",
+            f"frame_size={SIZE}",
+            "processes=1",
+        )
+        finetune()
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_the_released_weights_begin_it_and_the_record_says_so(here):
+    extra = read_manifest(resolve_checkpoint(Path("runs/robot")))["extra"]
+    assert extra["codecs"]["frames"]["kind"] == "image_latents"
+    assert extra["start"]["source"] == "released.safetensors"
+    assert "adapters.frames.stem" in extra["start"]["loaded"]
+    assert {"backbone.blocks"} <= set(extra["start"]["loaded"])
+    assert set(extra["data"]) == {"data", "frames", "text"}
+    assert extra["texts"] == extra["data"]["text"]
+    assert list(Path("runs/robot/samples").glob("*.png"))
+
+
+def test_world_model_and_policy_act_on_frames_and_new_words(here):
+    bundle = load_bundle(Path("runs/robot"), "cpu").with_autoencoder()
+    assert bundle.texts is not None
+    frames = np.zeros((2, 32, 48, 3), np.uint8)
+    actions = np.zeros((2, 3, 7), np.float32)
+    words = ["pick coke can", "move apple near orange"]  # the second one was not trained on
+    later = imagine(bundle, frames, actions, words, num_steps=2)
+    assert later.shape == (2, 3, 32, 48, 3)
+    policy = FlowPolicy(bundle, replan_steps=3, num_steps=2)
+    noise = torch.randn(2, 7 * bundle.horizon)
+    chunks = policy.chunks(frames, words, noise)
+    assert chunks.shape == (2, bundle.horizon, 7)
+    assert np.isfinite(chunks).all()
+    with pytest.raises(UserError, match="longer than the 8 tokens"):
+        bundle.words(["pick coke can near apple near orange near can near apple"])
+
+
+def test_both_evaluations_run(here, capsys):
+    run(
+        "eval/simpler.py",
+        "--task",
+        "pick_coke_can",
+        "--checkpoint",
+        "runs/robot",
+        "num_episodes=1",
+        "baselines=[]",
+    )
+    run(
+        "eval/world_model.py",
+        "--checkpoint",
+        "runs/robot",
+        "num_episodes=2",
+        "num_steps=1",
+        "num_frames=2",
+    )
+    (report,) = Path("runs/robot/eval").glob("world_model-*/report.json")
+    assert len(json.loads(report.read_text())["psnr_db"]) == 2
+
+
+def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
+    from tests.unit.test_sd_vae import write_vae
+    from tests.unit.test_text_encoders import write_text_encoder
+
+    finetune()  # finished already
+    write_text_encoder(tmp_path / "other", seed=1)
+    with pytest.raises(SystemExit) as stopped:
+        finetune(f"text.encoder=hf:{tmp_path / 'other'}", "train.steps=6")
+    assert stopped.value.code == 2
+    write_vae(tmp_path / "vae", seed=1)
+    run(
+        "pretrain/encode.py",
+        "--data",
+        "sets/toy/0.1.0",
+        "--output",
+        str(tmp_path / "latents"),
+        "autoencoder=sd_vae",
+        f"weights={tmp_path / 'vae'}",
+        f"frame_size={SIZE}",
+        "processes=1",
+    )
+    with pytest.raises(SystemExit) as stopped:
+        finetune("--latents", str(tmp_path / "latents"), "train.steps=6")
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["model.image_size=[64,80]"],
+        ["model.frames=pixels"],
+        ["model.patch=4"],
+        ["augment.shift_px=2"],
+        ["text.encoder=hf:nowhere"],
+        ["text.tokens=1"],
+    ],
+)
+def test_what_does_not_fit_is_refused_with_exit_code_2(changes, here, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        finetune("name=refused", *changes)
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
