@@ -75,11 +75,13 @@ def zero(*modules: nn.Module) -> None:
 
 
 class FusedLinear(nn.Linear):
-    """`parts` linear maps of one input as one matrix [parts * out, in]; Muon trains each for
-    itself."""
+    """`parts` linear maps of one input as one matrix [parts * out, in].
 
-    def __init__(self, width: int, out: int, parts: int, bias: bool = True) -> None:
-        super().__init__(width, parts * out, bias)
+    `training.optimizer` reads `parts`: Muon orthogonalises each map's update on its own.
+    """
+
+    def __init__(self, in_channels: int, out: int, parts: int, bias: bool = True) -> None:
+        super().__init__(in_channels, parts * out, bias)
         self.parts = parts
 
 

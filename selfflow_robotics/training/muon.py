@@ -22,8 +22,8 @@ _EPS = 1e-7
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, for 2-D parameters; decoupled weight decay.
 
-    A group with `parts` = n holds matrices that stack n others of the same shape, as the fused
-    projection [3 D, D] to queries, keys and values does. Each part is orthogonalised for itself.
+    A group's `parts` says how many equal matrices each of its parameters stacks, 3 for a fused
+    projection [3 D, D] to queries, keys and values. Each is orthogonalised on its own.
     """
 
     def __init__(

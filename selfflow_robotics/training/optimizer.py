@@ -47,17 +47,17 @@ class OptimizerConfig:
             )
 
 
-# Modules whose weights are matrices of products. Weight decay is for these alone: not for biases,
-# norms, embeddings and tables of positions.
+# Weight decay applies to the matrices of these modules only: not to biases, norms, embeddings and
+# position tables.
 _DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """[AdamW] or [AdamW, Muon].
 
-    Muon takes the weights of the linear layers inside `blocks`, where a layer may say in `parts` of
-    how many equal matrices it is made. AdamW takes the rest, and the blocks' adaLN layers: they
-    read one vector for all tokens, and begin at zero.
+    Muon takes the weights of the linear layers inside `blocks`; a fused layer says in `parts` how
+    many equal matrices it stacks (`models.layers.FusedLinear`). AdamW takes everything else, adaLN
+    layers too: they read the timestep, not tokens.
     """
     hidden: defaultdict[int, list[nn.Parameter]] = defaultdict(list)  # by number of parts
     decayed: list[nn.Parameter] = []
@@ -99,7 +99,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
 
 
 def _is_hidden(path: str) -> bool:
-    """Whether the module is one of a block's that read tokens."""
+    """Whether a module is part of a block and reads tokens."""
     return ".blocks." in f".{path}" and "adaLN_modulation" not in path
 
 

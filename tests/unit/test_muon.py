@@ -1,11 +1,12 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 from selfflow_robotics.training.muon import Muon, orthogonalize
 
-SETTINGS = {"lr": 0.01, "momentum": 0.95, "weight_decay": 0.01}
+SETTINGS: dict[str, Any] = {"lr": 0.01, "momentum": 0.95, "weight_decay": 0.01}
 
 
 def matrices(*shapes):
