@@ -1,6 +1,7 @@
 """AdamW and Muon, and the learning-rate schedule."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from selfflow_robotics.training.muon import Muon
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon for the transformer's matrices where `muon` is on, AdamW for everything else."""
+    """Muon for the matrices of the transformer's blocks where `muon` is on, AdamW for all else."""
 
     lr: float = 1e-3  # AdamW
     betas: tuple[float, float] = (0.9, 0.98)
@@ -46,30 +47,45 @@ class OptimizerConfig:
             )
 
 
+# Weight decay applies to the matrices of these modules only: not to biases, norms, embeddings and
+# position tables.
+_DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+
+
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """[AdamW] or [AdamW, Muon]. Muon takes the 2-D weights inside `blocks`."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = {
-        name: p
-        for name, p in trained.items()
-        if config.muon and p.ndim == 2 and ".blocks." in f".{name}"
-    }
-    others = [p for name, p in trained.items() if name not in matrices]
+    """[AdamW] or [AdamW, Muon].
+
+    Muon takes the weights of the linear layers inside `blocks`; a fused layer says in `parts` how
+    many equal matrices it stacks (`models.layers.FusedLinear`). AdamW takes everything else, adaLN
+    layers too: they read the timestep, not tokens.
+    """
+    hidden: defaultdict[int, list[nn.Parameter]] = defaultdict(list)  # by number of parts
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if parameter.ndim < 2 or not isinstance(module, _DECAYED):
+                others.append(parameter)
+            elif config.muon and isinstance(module, nn.Linear) and _is_hidden(path):
+                hidden[getattr(module, "parts", 1)].append(parameter)
+            else:
+                decayed.append(parameter)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
-            others,
+            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
             lr=config.lr,
             betas=config.betas,
             weight_decay=config.weight_decay,
             fused=True,
         )
     ]
-    if matrices:
-        weights = list(matrices.values())
-        native = has_bf16(weights[0].device)
+    if hidden:
+        native = has_bf16(next(model.parameters()).device)
         optimizers.append(
             Muon(
-                weights,
+                [{"params": weights, "parts": parts} for parts, weights in hidden.items()],
                 lr=config.muon_lr,
                 momentum=config.muon_momentum,
                 weight_decay=config.weight_decay,
@@ -80,6 +96,11 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a module is part of a block and reads tokens."""
+    return ".blocks." in f".{path}" and "adaLN_modulation" not in path
 
 
 def lr_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:

@@ -289,13 +289,6 @@ def test_teacher_is_the_moving_average():
     assert ema_decay(0.999, 10**6) == 0.999
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
-    adamw, muon = build_optimizers(Net(), OptimizerConfig())
-    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(6, 6), (6, 6)]
-    assert len(adamw.param_groups[0]["params"]) == 4  # two block biases, the head's weight and bias
-    assert len(build_optimizers(Net(), OptimizerConfig(muon=False))) == 1
-
-
 def test_learning_rate_warms_up_holds_and_decays():
     config = OptimizerConfig(warmup_steps=10, constant_until=0.3, final_lr=0.02)
     assert lr_factor(0, 100, config) == pytest.approx(0.1)
