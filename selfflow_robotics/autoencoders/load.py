@@ -25,7 +25,8 @@ WEIGHTS = {
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """`kind` "pixel" needs no weights and ignores the rest. `weights`: a folder, or a name on
-    Hugging Face, which is fetched only if `download`; None: the kind's own in `WEIGHTS`."""
+    Hugging Face, which is fetched only if `download`; None: the kind's own in `WEIGHTS`, or for
+    "small" that of the embedded simulator's camera, which comes with the package."""
 
     kind: AutoencoderKind = "sd_vae"
     weights: str | None = None
@@ -47,10 +48,6 @@ def load_autoencoder(
     if config.kind == "pixel":
         return PixelLatents()
     if config.kind == "small":
-        if config.weights is None:
-            raise UserError(
-                "autoencoder=small needs weights=RUN of pretrain/autoencoder.py, which trains one"
-            )
         return SmallAutoencoder.load(config.weights, device)
     assert config.source is not None
     if config.kind == "wan":

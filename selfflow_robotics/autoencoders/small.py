@@ -4,6 +4,7 @@
 frames and leaves one file, whose header says what it is and how well it does.
 """
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -19,6 +20,9 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import parse
 
 FILE = "autoencoder.safetensors"
+# Comes with the package: of the embedded tabletop's camera, made by
+# `python pretrain/autoencoder.py channels=8 train.steps=5000 train.ema_decay=0.995`.
+TABLETOP = Path(__file__).parent / "tabletop.safetensors"
 WIDTHS = (24, 48, 96)
 DOWNSAMPLE = 2 ** len(WIDTHS)
 MOST_CHANNELS = 64
@@ -75,6 +79,8 @@ class SmallAutoencoder:
         """scale: the deviation of its latents; told: what the file says beside (psnr, ...)."""
         self.channels, self.told = network.channels, told
         self._scale = scale
+        # As its file keeps them: half the size, and no difference to see.
+        network = copy.deepcopy(network).half().float()
         self._network = network.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)
         digest = hashlib.sha256(f"small {self.channels} {scale!r} ".encode())
@@ -84,12 +90,14 @@ class SmallAutoencoder:
         self.fingerprint = digest.hexdigest()
 
     @classmethod
-    def load(cls, weights: str, device: torch.device | str = "cpu") -> "SmallAutoencoder":
-        """From a run folder of pretrain/autoencoder.py, or its file.
+    def load(
+        cls, weights: str | None = None, device: torch.device | str = "cpu"
+    ) -> "SmallAutoencoder":
+        """From a run folder of pretrain/autoencoder.py, or its file; None: `TABLETOP`.
 
         Raises UserError where it is missing or damaged.
         """
-        path = Path(weights).expanduser()
+        path = TABLETOP if weights is None else Path(weights).expanduser()
         path = path / FILE if path.is_dir() else path
         try:
             with safe_open(path, framework="pt") as opened:
@@ -112,7 +120,7 @@ class SmallAutoencoder:
     def save(self, path: Path) -> None:
         """Write the file whole, or leave it as it was. Raises OSError."""
         told = {**self.told, "channels": self.channels, "scale": self._scale}
-        state = {name: x.cpu().contiguous() for name, x in self._network.state_dict().items()}
+        state = {name: x.cpu().half() for name, x in self._network.state_dict().items()}
         unfinished = path.with_suffix(".tmp")
         unfinished.write_bytes(save(state, {"autoencoder": json.dumps(told)}))
         unfinished.replace(path)
