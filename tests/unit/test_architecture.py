@@ -51,6 +51,7 @@ WRAPPERS = {
     "omegaconf": ("cli/",),
     "av": ("evaluation/", "data/"),
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
+    "filelock": ("locks.py", "data/rlds/writer.py"),
     "matplotlib": ("evaluation/",),
     "diffusers": ("autoencoders/",),
     "transformers": ("encoders/patches.py", "text/pretrained.py"),
