@@ -8,7 +8,7 @@ own below is shown all the same, under "Other".
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,6 @@ UNITS = {
     "step_s": "seconds per step",
     "data_wait_s": "seconds per step",
 }
-# Measured over all steps since the last record, whatever rows they played.
-TOGETHER = {"lr_factor", "tokens_per_s", "step_s", "data_wait_s"}
 
 
 @dataclass
@@ -110,19 +108,19 @@ def page_html(run: Run) -> str:
 
 def _sections(charts: "_Charts") -> Iterator[tuple[str, str, list[go.Figure]]]:
     """(id, heading, charts) of each section."""
-    yield "loss", "Loss", charts.lines("loss", "flow_loss")
+    yield "loss", "Loss", charts.by_role("loss", "flow_loss")
     yield "timesteps", "Loss by timestep", charts.heat_maps("loss_by_t/", TIMESTEP, log=True)
     yield "groups", "Loss by noise group", charts.groups("loss_by_group/")
-    cosine = charts.lines("teacher_student_cosine")
+    cosine = charts.by_role("teacher_student_cosine")
     by_timestep = charts.heat_maps("cosine_by_t", TIMESTEP)
     by_layer = charts.heat_maps("cosine_by_layer/", LAYER)
     yield "teacher", "Teacher and student", [*cosine, *by_timestep, *by_layer]
     features = ("norm", "spread_batch", "spread_tokens", "rank")
     both = [f"{who}/{key}" for key in features for who in ("student", "teacher")]
-    yield "features", "Features", charts.lines(*both)
-    yield "mask", "Effective mask ratio", charts.lines("effective_mask_ratio")
-    yield "optimiser", "Optimiser", charts.lines("grad_norm", "lr_factor")
-    yield "speed", "Speed", charts.lines("tokens_per_s", "step_s", "data_wait_s")
+    yield "features", "Features", charts.by_role(*both)
+    yield "mask", "Effective mask ratio", charts.by_role("effective_mask_ratio")
+    yield "optimiser", "Optimiser", charts.by_role("grad_norm") + charts.single("lr_factor")
+    yield "speed", "Speed", charts.single("tokens_per_s", "step_s", "data_wait_s")
     yield "other", "Other", charts.rest()
 
 
@@ -134,11 +132,14 @@ class _Charts:
         self._keys = sorted({key for record in records for key in record})
         self._drawn = {"step", "role"}
 
-    def lines(self, *keys: str) -> list[go.Figure]:
+    def by_role(self, *keys: str) -> list[go.Figure]:
         """A chart for each of `keys` that was logged, with one line for each row of the role table
-        unless the key measures all of them together."""
-        self._drawn.update(keys)
-        return [chart for key in keys if (chart := self._by_role(key))]
+        that its steps played."""
+        return self._lines(keys, [str(record.get("role", "")) for record in self._records])
+
+    def single(self, *keys: str) -> list[go.Figure]:
+        """A chart for each of `keys` that was logged and that measures no single row."""
+        return self._lines(keys, [""] * len(self._records))
 
     def heat_maps(self, prefix: str, unit: str, *, log: bool = False) -> list[go.Figure]:
         """A map for each list of means by timestep, or by layer, whose key begins with `prefix`."""
@@ -160,16 +161,20 @@ class _Charts:
 
     def rest(self) -> list[go.Figure]:
         """Every number that was logged and not drawn yet."""
-        return self.lines(*(key for key in self._keys if key not in self._drawn))
+        return self.single(*(key for key in self._keys if key not in self._drawn))
 
-    def _by_role(self, key: str) -> go.Figure | None:
-        series: dict[str, list[tuple[float, float]]] = {}
-        for record in self._records:
-            name = key if key in TOGETHER else str(record.get("role", key))
-            series.setdefault(name, []).extend(values_of([record], key))
-        log = "loss" in key or key == "grad_norm"
-        unit = UNITS.get(key.rpartition("/")[2], "")
-        return line_chart(key, dict(sorted(series.items())), unit=unit, log=log)
+    def _lines(self, keys: Sequence[str], names: Sequence[str]) -> list[go.Figure]:
+        """`names` has the line that each record belongs to; "" is the key's own."""
+        charts = []
+        for key in keys:
+            self._drawn.add(key)
+            series: dict[str, list[tuple[float, float]]] = {}
+            for name, record in zip(names, self._records, strict=True):
+                series.setdefault(name or key, []).extend(values_of([record], key))
+            log = "loss" in key or key == "grad_norm"
+            unit = UNITS.get(key.rpartition("/")[2], "")
+            charts.append(line_chart(key, dict(sorted(series.items())), unit=unit, log=log))
+        return [chart for chart in charts if chart]
 
     def _lists(self, prefix: str) -> list[str]:
         found = [key for key in self._keys if key.startswith(prefix)]

@@ -123,7 +123,8 @@ def test_every_metric_is_drawn_once(folder):
     assert drawn.keys() == record(0).keys() - {"step", "role"}
     roles = [trace["name"] for trace in drawn["flow_loss"][0]]
     assert roles == ["clip", "image"]
-    assert [trace["name"] for trace in drawn["tokens_per_s"][0]] == ["tokens_per_s"]
+    for key in ("tokens_per_s", "held_out_policy_loss"):
+        assert [trace["name"] for trace in drawn[key][0]] == [key]
     assert [trace["type"] for trace in drawn["cosine_by_layer/t=0.6"][0]] == ["heatmap"]
 
 
