@@ -1,13 +1,16 @@
 """One process at a time works in a folder of results."""
 
-import fcntl
-import os
+import errno
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from selfflow_robotics.errors import UserError
 
-# folder -> descriptor of its lock file; the kernel gives the lock up when the process ends.
-_held: dict[Path, int] = {}
+# Some network file systems have no locks: better to go on than to refuse every run there.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+# folder -> its lock; the kernel gives it up when the process ends.
+_held: dict[Path, FileLock] = {}
 
 
 def hold(folder: Path) -> None:
@@ -18,15 +21,15 @@ def hold(folder: Path) -> None:
     folder = folder.resolve()
     if folder in _held:
         return
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    # Without flock, filelock's other way is a marker that a killed process would leave behind.
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout:
         raise UserError(
             f"another process is using {folder}; wait until it ends, or write elsewhere"
         ) from None
-    except OSError:
-        # Some network file systems have no locks: better to go on than to refuse every run there.
-        pass
-    _held[folder] = descriptor
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    _held[folder] = lock

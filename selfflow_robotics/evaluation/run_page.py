@@ -1,6 +1,6 @@
 """One HTML page of a training run: its curves, pictures, settings, and what looks wrong.
 
-The page is one file that needs nothing else: charts are inline SVG, pictures are embedded, and it
+The page is one file that needs nothing else: Plotly's script and the pictures are embedded, and it
 loads nothing from anywhere. It is made of what a run folder holds (metrics.jsonl, config.yaml,
 run.json, samples/), so a run can be looked at while it goes on. A metric that has no place of its
 own below is shown all the same, under "Other".
@@ -8,11 +8,14 @@ own below is shown all the same, under "Other".
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.results import write_whole
@@ -21,18 +24,20 @@ from selfflow_robotics.evaluation.run_page_warnings import run_warnings, values_
 from selfflow_robotics.training.checkpoint import latest_checkpoint
 
 NUM_SAMPLES = 12
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em;color:#222}
-h2{border-bottom:1px solid #ccc;margin-top:2em}
-.charts{display:flex;flex-wrap:wrap;gap:14px}
-figure{margin:0;width:520px;max-width:100%}figure p{margin:0 0 0 58px;font-size:12px;color:#555}
-svg{width:100%;font:11px system-ui,sans-serif;fill:#555}svg .title{font-size:13px;fill:#222}
-.grid{stroke:#ddd}polyline{stroke-width:1.5}
-.warning{background:#fdecea;border-left:4px solid #c0392b;padding:.4em .8em;margin:.4em 0}
-.fine{background:#eaf6ec;border-left:4px solid #2e8b57;padding:.4em .8em}
-pre{background:#f6f6f6;padding:1em;overflow:auto}
-.samples img{max-width:100%;width:250px;image-rendering:pixelated}
-"""
+TIMESTEP, LAYER = "timestep (1 is noise)", "layer"
+UNITS = {
+    "norm": "mean length",
+    "spread_batch": "share of the RMS",
+    "spread_tokens": "share of the RMS",
+    "rank": "effective rank",
+    "effective_mask_ratio": "share of the tokens",
+    "teacher_student_cosine": "cosine",
+    "grad_norm": "norm before clipping",
+    "lr_factor": "share of the peak rate",
+    "tokens_per_s": "tokens per second",
+    "step_s": "seconds per step",
+    "data_wait_s": "seconds per step",
+}
 
 
 @dataclass
@@ -81,41 +86,41 @@ def write_page(run: Run, path: Path) -> None:
 
 def page_html(run: Run) -> str:
     """The page as text."""
-    title = escape(run.folder.resolve().name)
-    body = "".join(
-        f'<section id="{name}"><h2>{heading}</h2>{content or "<p>not logged</p>"}</section>'
-        for name, heading, content in _sections(run)
+    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation")
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("run_page.html")
+    checkpoint = latest_checkpoint(run.folder)
+    return template.render(
+        title=run.folder.resolve().name,
+        plotly=get_plotlyjs(),
+        facts={
+            "kind": run.about.get("kind", "unknown"),
+            "created": run.about.get("created", "unknown"),
+            "last logged step": run.records[-1]["step"],
+            "last checkpoint": checkpoint.name if checkpoint else "none",
+        },
+        warnings=run_warnings(run.records),
+        sections=_sections(_Charts(run.records)),
+        config={"displayModeBar": False, "responsive": True},
+        samples={path.stem: base64.b64encode(path.read_bytes()).decode() for path in run.samples},
+        configuration=run.config,
     )
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>{_summary(run)}{body}</body></html>\n"
-    )
 
 
-def _sections(run: Run) -> Iterator[tuple[str, str, str]]:
-    """(id, heading, content) of each section."""
-    yield "warnings", "Warnings", _warnings(run)
-    for name, heading, charts in _chart_sections(_Charts(run.records)):
-        drawn = "".join(charts)
-        yield name, heading, f'<div class="charts">{drawn}</div>' if drawn else ""
-    yield "samples", "Samples", _samples(run)
-    yield "config", "Configuration", f"<pre>{escape(run.config)}</pre>" if run.config else ""
-
-
-def _chart_sections(charts: "_Charts") -> Iterator[tuple[str, str, list[str]]]:
-    yield "loss", "Loss", [charts.by_role("loss"), charts.by_role("flow_loss")]
-    yield "timesteps", "Loss by timestep (1 is noise)", charts.heat_maps("loss_by_t/", log=True)
+def _sections(charts: "_Charts") -> Iterator[tuple[str, str, list[go.Figure]]]:
+    """(id, heading, charts) of each section."""
+    yield "loss", "Loss", charts.by_role("loss", "flow_loss")
+    yield "timesteps", "Loss by timestep", charts.heat_maps("loss_by_t/", TIMESTEP, log=True)
     yield "groups", "Loss by noise group", charts.groups("loss_by_group/")
     cosine = charts.by_role("teacher_student_cosine")
-    by_timestep = charts.heat_maps("cosine_by_t", log=False)
-    by_layer = charts.heat_maps("cosine_by_layer/", log=False, rows="layer")
-    yield "teacher", "Teacher and student", [cosine, *by_timestep, *by_layer]
+    by_timestep = charts.heat_maps("cosine_by_t", TIMESTEP)
+    by_layer = charts.heat_maps("cosine_by_layer/", LAYER)
+    yield "teacher", "Teacher and student", [*cosine, *by_timestep, *by_layer]
     features = ("norm", "spread_batch", "spread_tokens", "rank")
-    yield "features", "Features", [charts.student_and_teacher(key) for key in features]
-    yield "mask", "Effective mask ratio", [charts.single("effective_mask_ratio")]
-    yield "optimiser", "Optimiser", [charts.single("grad_norm"), charts.single("lr_factor")]
-    speed = ("tokens_per_s", "step_s", "data_wait_s")
-    yield "speed", "Speed", [charts.single(key) for key in speed]
+    both = [f"{who}/{key}" for key in features for who in ("student", "teacher")]
+    yield "features", "Features", charts.by_role(*both)
+    yield "mask", "Effective mask ratio", charts.by_role("effective_mask_ratio")
+    yield "optimiser", "Optimiser", charts.by_role("grad_norm") + charts.single("lr_factor")
+    yield "speed", "Speed", charts.single("tokens_per_s", "step_s", "data_wait_s")
     yield "other", "Other", charts.rest()
 
 
@@ -125,53 +130,51 @@ class _Charts:
     def __init__(self, records: list[dict[str, Any]]) -> None:
         self._records = records
         self._keys = sorted({key for record in records for key in record})
-        self._drawn = {"step"}
+        self._drawn = {"step", "role"}
 
-    def single(self, key: str) -> str:
-        self._drawn.add(key)
-        return line_chart(key, {key: values_of(self._records, key)})
+    def by_role(self, *keys: str) -> list[go.Figure]:
+        """A chart for each of `keys` that was logged, with one line for each row of the role table
+        that its steps played."""
+        return self._lines(keys, [str(record.get("role", "")) for record in self._records])
 
-    def by_role(self, key: str) -> str:
-        """One line for each row of the role table."""
-        self._drawn.add(key)
-        roles = sorted({str(record.get("role", key)) for record in self._records})
-        return line_chart(
-            key,
-            {
-                role: values_of([r for r in self._records if str(r.get("role", key)) == role], key)
-                for role in roles
-            },
-        )
+    def single(self, *keys: str) -> list[go.Figure]:
+        """A chart for each of `keys` that was logged and that measures no single row."""
+        return self._lines(keys, [""] * len(self._records))
 
-    def student_and_teacher(self, key: str) -> str:
-        series = {}
-        for who in ("student", "teacher"):
-            self._drawn.add(f"{who}/{key}")
-            series[who] = values_of(self._records, f"{who}/{key}")
-        return line_chart(key, series)
-
-    def heat_maps(self, prefix: str, *, log: bool, rows: str = "timestep") -> list[str]:
+    def heat_maps(self, prefix: str, unit: str, *, log: bool = False) -> list[go.Figure]:
         """A map for each list of means by timestep, or by layer, whose key begins with `prefix`."""
-        made = []
+        charts = []
         for key in self._lists(prefix):
-            values = self._rows(key)
-            labels = [f"{(i + 0.5) / len(values):.2f}" for i in range(len(values))]
-            if rows == "layer":
-                labels = [str(i + 1) for i in range(len(values))]
-            made.append(heat_map(key, values, labels, log=log))
-        return made
+            rows = self._rows(key)
+            places = [i + 1 if unit == LAYER else (i + 0.5) / len(rows) for i in range(len(rows))]
+            charts.append(heat_map(key, rows, places, unit=unit, log=log))
+        return [chart for chart in charts if chart]
 
-    def groups(self, prefix: str) -> list[str]:
+    def groups(self, prefix: str) -> list[go.Figure]:
         """For each slot the loss of tokens that took t, and of those that took s."""
-        return [
-            line_chart(key, dict(zip("ts", self._rows(key), strict=False)))
+        groups = ("timestep t", "timestep s")
+        charts = [
+            line_chart(key, dict(zip(groups, self._rows(key), strict=False)), log=True)
             for key in self._lists(prefix)
         ]
+        return [chart for chart in charts if chart]
 
-    def rest(self) -> list[str]:
+    def rest(self) -> list[go.Figure]:
         """Every number that was logged and not drawn yet."""
-        left = [key for key in self._keys if key not in self._drawn]
-        return [self.single(key) for key in left]
+        return self.single(*(key for key in self._keys if key not in self._drawn))
+
+    def _lines(self, keys: Sequence[str], names: Sequence[str]) -> list[go.Figure]:
+        """`names` has the line that each record belongs to; "" is the key's own."""
+        charts = []
+        for key in keys:
+            self._drawn.add(key)
+            series: dict[str, list[tuple[float, float]]] = {}
+            for name, record in zip(names, self._records, strict=True):
+                series.setdefault(name or key, []).extend(values_of([record], key))
+            log = "loss" in key or key == "grad_norm"
+            unit = UNITS.get(key.rpartition("/")[2], "")
+            charts.append(line_chart(key, dict(sorted(series.items())), unit=unit, log=log))
+        return [chart for chart in charts if chart]
 
     def _lists(self, prefix: str) -> list[str]:
         found = [key for key in self._keys if key.startswith(prefix)]
@@ -185,35 +188,6 @@ class _Charts:
         return [
             [(s, v[i]) for s, v in logged if i < len(v) and v[i] is not None] for i in range(size)
         ]
-
-
-def _summary(run: Run) -> str:
-    checkpoint = latest_checkpoint(run.folder)
-    facts = {
-        "kind": run.about.get("kind", "unknown"),
-        "created": run.about.get("created", "unknown"),
-        "last logged step": run.records[-1]["step"],
-        "last checkpoint": checkpoint.name if checkpoint else "none",
-    }
-    return "<p>" + ", ".join(f"{k}: {escape(str(v))}" for k, v in facts.items()) + "</p>"
-
-
-def _warnings(run: Run) -> str:
-    found = run_warnings(run.records)
-    if not found:
-        return '<p class="fine">nothing looks wrong</p>'
-    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in found)
-
-
-def _samples(run: Run) -> str:
-    pictures = []
-    for path in run.samples:
-        data = base64.b64encode(path.read_bytes()).decode()
-        pictures.append(
-            f'<figure><img alt="{escape(path.stem)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(path.stem)}</figcaption></figure>"
-        )
-    return f'<div class="charts samples">{"".join(pictures)}</div>' if pictures else ""
 
 
 def _text(path: Path) -> str:

@@ -1,141 +1,114 @@
-"""Line charts and heat maps as inline SVG: no library, no script, nothing from outside the page."""
+"""Line charts and heat maps of what a run logged, as Plotly figures."""
 
-import math
 from collections.abc import Mapping, Sequence
-from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
 
 Points = Sequence[tuple[float, float]]  # (step, value)
 
-WIDTH, HEIGHT = 520, 200
-LEFT, RIGHT, TOP, BOTTOM = 58, 10, 22, 20
-COLUMNS = 150  # a line has at most this many points: the means of as many stretches of steps
+COLUMNS = 300  # a longer line is drawn as the means of as many stretches of steps
 HEAT_COLUMNS = 60
-COLORS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8d5fb5", "#c77d0a", "#3a3a3a", "#1aa6a6", "#9c6b4e")
+FEW = 30  # points that are worth a marker each
+# Okabe and Ito's colours, which colour-blind readers can tell apart, the pale ones last.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
+_AXIS = {"gridcolor": "#e3e3e3", "linecolor": "#777", "ticks": "outside", "zeroline": False}
+_STYLE = go.layout.Template(
+    layout={
+        "colorway": COLORS,
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#222"},
+        "title": {"x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 8}},
+        "title_font_size": 14,
+        "margin": {"l": 64, "r": 12, "t": 54, "b": 44},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "xaxis": _AXIS | {"title": {"text": "step", "standoff": 6}, "hoverformat": ",.0f"},
+        "yaxis": _AXIS | {"title": {"standoff": 6}, "hoverformat": ".4~g", "automargin": True},
+        "hovermode": "x unified",
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+    }
+)
 
 
-def line_chart(title: str, series: Mapping[str, Points]) -> str:
-    """One line for each of `series`; values that are not finite leave a gap. "" without any."""
-    lines = {name: thin(points, COLUMNS) for name, points in series.items()}
-    lines = {name: points for name, points in lines.items() if points}
-    if not lines:
-        return ""
-    low_x, high_x = _range(x for points in lines.values() for x, _ in points)
-    low, high = _range(y for points in lines.values() for _, y in points)
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+def line_chart(
+    title: str, series: Mapping[str, Points], *, unit: str = "", log: bool = False
+) -> go.Figure | None:
+    """One line for each of `series`, without the values that are not finite; None without any.
 
-    def place(x: float, y: float) -> str:
-        right = LEFT + across * (x - low_x) / (high_x - low_x)
-        return f"{right:.1f},{TOP + down * (high - y) / (high - low):.1f}"
-
-    parts = []
-    for share in (0.0, 0.5, 1.0):
-        y = TOP + down * share
-        label = _number(high - (high - low) * share)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{label}</text>')
-    for (name, points), color in zip(lines.items(), _colors(len(lines)), strict=True):
-        path = " ".join(place(x, y) for x, y in points)
-        dot = "" if len(points) > 1 else ' stroke-linecap="round" stroke-width="5"'
-        path = path if len(points) > 1 else f"{path} {path}"
-        parts.append(
-            f'<polyline fill="none" stroke="{color}"{dot} points="{path}">'
-            f"<title>{escape(name)}</title></polyline>"
-        )
-    legend = " ".join(
-        f'<span style="color:{color}">&#9632; {escape(name)}</span>'
-        for name, color in zip(lines, _colors(len(lines)), strict=True)
-    )
-    legend = f"<p>{legend}</p>" if len(lines) > 1 or next(iter(lines)) != title else ""
-    return _figure(title, [*parts, *_steps(low_x, high_x)], legend)
-
-
-def heat_map(title: str, rows: Sequence[Points], labels: Sequence[str], *, log: bool) -> str:
-    """Steps from left to right, one row of cells for each of `rows`, the first at the bottom.
-
-    Dark is high; the scale is logarithmic with `log` (values above 0). "" without any value.
+    `unit` labels the values; `log` makes their scale logarithmic where all are above 0.
     """
-    steps = [x for points in rows for x, _ in points]
-    if not steps:
-        return ""
-    low_x, high_x = _range(steps)
-    cells = {}
-    for row, points in enumerate(rows):
-        for column, values in _stretches(points, low_x, high_x, HEAT_COLUMNS).items():
-            value = sum(values) / len(values)
-            if not log or value > 0:
-                cells[row, column] = math.log(value) if log else value
-    if not cells:
-        return ""
-    low, high = _range(cells.values())
-    across, down = (WIDTH - LEFT - RIGHT) / HEAT_COLUMNS, (HEIGHT - TOP - BOTTOM) / len(rows)
-    parts = []
-    for (row, column), value in cells.items():
-        light = 95 - 75 * (value - low) / (high - low)
-        shown = _number(math.exp(value) if log else value)
-        x, y = LEFT + column * across, TOP + (len(rows) - 1 - row) * down
-        parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{across + 0.3:.1f}" height="{down + 0.3:.1f}" '
-            f'fill="hsl(215,60%,{light:.0f}%)"><title>{shown}</title></rect>'
-        )
-    for row, label in enumerate(labels):
-        y = TOP + (len(rows) - 0.5 - row) * down + 4
-        parts.append(f'<text x="{LEFT - 6}" y="{y:.1f}" text-anchor="end">{escape(label)}</text>')
-    ends = [_number(math.exp(value) if log else value) for value in (low, high)]
-    note = f"<p>light {ends[0]}, dark {ends[1]}{', logarithmic' if log else ''}</p>"
-    return _figure(title, [*parts, *_steps(low_x, high_x)], note)
+    lines = {name: _finite(points) for name, points in series.items()}
+    lines = {name: points for name, points in lines.items() if len(points)}
+    if not lines:
+        return None
+    every = np.concatenate(list(lines.values()))
+    edges = np.linspace(every[:, 0].min(), every[:, 0].max(), COLUMNS + 1)
+    figure = _figure(title, unit)
+    for name, points in lines.items():
+        x, y = thin(points, edges).T
+        mode = "lines" if len(x) > FEW else "lines+markers"
+        # In float32, so that a constant's means are one number, whatever the sums were rounded to.
+        figure.add_scatter(x=x, y=y.astype(np.float32), name=name, mode=mode)
+    figure.update_layout(showlegend=len(lines) > 1 or title not in lines)
+    if log and every[:, 1].min() > 0:
+        figure.update_yaxes(type="log", minorloglabels="complete")
+    return figure
 
 
-def thin(points: Points, columns: int) -> list[tuple[float, float]]:
-    """At most `columns` points: means over equal stretches of steps. Not finite values drop out."""
-    finite = [(x, y) for x, y in points if math.isfinite(y)]
-    if len(finite) <= columns:
-        return finite
-    low, high = _range(x for x, _ in finite)
-    width = (high - low) / columns
-    stretches = _stretches(finite, low, high, columns)
-    return [(low + (i + 0.5) * width, sum(v) / len(v)) for i, v in sorted(stretches.items())]
+def heat_map(
+    title: str, rows: Sequence[Points], places: Sequence[float], *, unit: str, log: bool = False
+) -> go.Figure | None:
+    """Steps from left to right, one row of cells at each of `places`, which `unit` names.
 
-
-def _stretches(points: Points, low: float, high: float, columns: int) -> dict[int, list[float]]:
-    """The finite values of each of `columns` equal stretches of [low, high]."""
-    stretches: dict[int, list[float]] = {}
-    for x, y in points:
-        if math.isfinite(y):
-            index = min(int((x - low) / (high - low) * columns), columns - 1)
-            stretches.setdefault(index, []).append(y)
-    return stretches
-
-
-def _range(values) -> tuple[float, float]:
-    """The least and the greatest value, apart in any case."""
-    values = list(values)
-    low, high = min(values), max(values)
-    if high > low:
-        return low, high
-    pad = abs(low) / 10 or 1.0
-    return low - pad, high + pad
-
-
-def _colors(count: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(count)]
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _steps(low: float, high: float) -> list[str]:
-    y = HEIGHT - 4
-    return [
-        f'<text x="{LEFT}" y="{y}">step {low:.0f}</text>',
-        f'<text x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{high:.0f}</text>',
-    ]
-
-
-def _figure(title: str, parts: list[str], note: str) -> str:
-    drawing = "".join(parts)
-    return (
-        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>'
-        f'<text class="title" x="{LEFT}" y="14">{escape(title)}</text>{drawing}</svg>'
-        f"{note}</figure>"
+    The colour scale is logarithmic with `log` (values above 0). None without any value.
+    """
+    parts = [_finite(points) for points in rows]
+    row = np.repeat(np.arange(len(rows)), [len(part) for part in parts])
+    step, value = np.concatenate(parts).T if parts else np.empty((2, 0))
+    if log:
+        row, step, value = row[value > 0], step[value > 0], np.log10(value[value > 0])
+    if not len(value):
+        return None
+    # Stretches of equally many logged steps: rows of the role table come at irregular ones.
+    steps = np.unique(step)
+    starts = [part[0] for part in np.array_split(steps, min(HEAT_COLUMNS, len(steps)))]
+    end = steps[-1] + max(1.0, (steps[-1] - steps[0]) / len(steps))
+    bins = (np.arange(len(rows) + 1) - 0.5, np.array([*starts, end]))
+    sums, counts = (np.histogram2d(row, step, bins, weights=w)[0] for w in (value, None))
+    cells = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    ticks = np.linspace(np.nanmin(cells), np.nanmax(cells), 5)
+    values, labels = (10**cells, 10**ticks) if log else (cells, ticks)
+    figure = _figure(title, unit)
+    figure.add_heatmap(
+        x=bins[1],
+        y=places,
+        z=cells,
+        customdata=values,
+        colorscale="Viridis",
+        colorbar={"tickvals": ticks, "ticktext": [f"{label:.3g}" for label in labels]},
+        hovertemplate=f"step %{{x:,.0f}}<br>{unit} %{{y}}<br>%{{customdata:.4~g}}<extra></extra>",
     )
+    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def thin(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Points [N, 2] with at most one for each stretch between `edges`: the mean of its points."""
+    if len(points) < len(edges):
+        return points
+    counts, _ = np.histogram(points[:, 0], edges)
+    sums = [np.histogram(points[:, 0], edges, weights=column)[0] for column in points.T]
+    return (np.stack(sums, 1) / np.maximum(counts, 1)[:, None])[counts > 0]
+
+
+def _finite(points: Points) -> np.ndarray:
+    """[N, 2] float64."""
+    array = np.array(points, np.float64).reshape(-1, 2)
+    return array[np.isfinite(array).all(1)]
+
+
+def _figure(title: str, unit: str) -> go.Figure:
+    figure = go.Figure(layout={"template": _STYLE, "title_text": title})
+    return figure.update_yaxes(title_text=unit)

@@ -1,5 +1,7 @@
 """One process in a folder of results."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +33,28 @@ def test_a_folder_is_refused_while_another_process_holds_it(tmp_path):
         other.kill()
     hold(tmp_path)
     hold(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_all_the_same(tmp_path, monkeypatch, code):
+    def refuse(*_: object) -> None:
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    hold(tmp_path)
+    hold(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC])
+def test_what_else_the_file_system_refuses_is_raised(tmp_path, monkeypatch, code):
+    def refuse(*_: object) -> None:
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="refused"):
+        hold(tmp_path)
+
+
+def test_what_is_no_folder_is_raised():
+    with pytest.raises(OSError, match="locks"):
+        hold(Path(__file__))

@@ -7,6 +7,7 @@ import pytest
 
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import resize_image
 from tests.rlds_sets import IMAGE_SIZE, make_set
 
@@ -93,6 +94,29 @@ def test_pictures_in_memory_are_not_decoded_again(index, monkeypatch):
     reader.read([0, 1])
     monkeypatch.setattr(RldsIndex, "frame", None)
     reader.read([1, 0, 1])
+
+
+@pytest.mark.parametrize("cores", [1, 3, 64])
+def test_any_number_of_cores_reads_the_same(index, monkeypatch, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
+    reader = WindowReader(index, future_frames=2, image_size=IMAGE_SIZE, cache_bytes=0)
+    for windows in ([], [3], list(range(20))):
+        frames = reader.read(windows).frames[:, 0]
+        assert len(frames) == len(windows)
+        for window, frame in zip(windows, frames, strict=True):
+            np.testing.assert_array_equal(frame, index.frame(window))
+
+
+def test_the_first_picture_that_cannot_be_decoded_is_named(index, monkeypatch):
+    def refuse(_: RldsIndex, frame: int) -> None:
+        if frame % 3 == 0:
+            raise UserError(f"picture {frame}")
+        raise ValueError("not asked for")
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(RldsIndex, "frame", refuse)
+    with pytest.raises(UserError, match=r"picture 3$"):
+        WindowReader(index, image_size=IMAGE_SIZE).read([9, 6, 3, 12])
 
 
 def test_several_threads(index):

@@ -5,11 +5,11 @@ import math
 import re
 import runpy
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
+from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.run_page import NUM_SAMPLES, page_html, read_run
@@ -78,13 +78,27 @@ def folder(tmp_path) -> Path:
     return folder
 
 
+def figures(page: str) -> dict[str, tuple[list[dict], dict]]:
+    """(traces, layout) of each chart of a page, by its title."""
+    plots = re.findall(r'Plotly\.newPlot\(\s*"\w+",\s*(.*)', page)
+    found = {}
+    for plot in plots:
+        traces, end = json.JSONDecoder().raw_decode(plot)
+        layout, _ = json.JSONDecoder().raw_decode(plot[end:].lstrip(", "))
+        found[layout["title"]["text"]] = (traces, layout)
+    assert len(found) == len(plots)
+    return found
+
+
 def test_the_page_holds_every_section_and_nothing_from_outside(folder):
     page = page_html(read_run(folder))
     assert re.findall(r'<section id="(\w+)">', page) == SECTIONS
     assert "not logged" not in page
-    for outside in ("http:", "https:", "<script", "<link", "@import", "url(", "src=/", "href"):
-        assert outside not in page
-    assert re.findall(r'src="(.{22})', page) == ["data:image/png;base64,"] * NUM_SAMPLES
+    assert page.count(get_plotlyjs()) == 1
+    ours = page.replace(get_plotlyjs(), "")
+    for outside in ("http:", "https:", "<script src", "<link", "@import", "url(", "href"):
+        assert outside not in ours
+    assert re.findall(r'src="(.{22})', ours) == ["data:image/png;base64,"] * NUM_SAMPLES
     assert "step_0000013" in page
     assert "step_0000001<" not in page
     assert "seed: 7" in page
@@ -92,15 +106,26 @@ def test_the_page_holds_every_section_and_nothing_from_outside(folder):
     assert "last logged step: 59" in page
 
 
-def test_every_drawing_is_well_formed_and_every_metric_is_drawn(folder):
+def test_names_from_the_run_cannot_become_markup(folder):
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('\n{"step": 61, "</script><b>": 1, "role": "<i>", "loss": 1}')
+    page = page_html(read_run(folder)).replace(get_plotlyjs(), "")
+    assert "&lt;odd&gt; &amp; name" in page
+    assert "name: &#39;&lt;script&gt;" in page
+    for markup in ("<odd>", "<b>", "<i>", "'<script>'"):
+        assert markup not in page
+    assert "</script><b>" in figures(page)
+
+
+def test_every_metric_is_drawn_once(folder):
     page = page_html(read_run(folder))
-    drawings = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page)]
-    titles = {drawing.findtext("title") for drawing in drawings}
-    logged = {key.removeprefix("student/").removeprefix("teacher/") for key in record(0)}
-    assert titles == logged - {"step", "role"}
-    for drawing in drawings:
-        numbers = re.findall(r"[\d.]+,[\d.]+", ElementTree.tostring(drawing, encoding="unicode"))
-        assert all(0 <= float(x) <= 520 for pair in numbers for x in pair.split(","))
+    drawn = figures(page)
+    assert drawn.keys() == record(0).keys() - {"step", "role"}
+    roles = [trace["name"] for trace in drawn["flow_loss"][0]]
+    assert roles == ["clip", "image"]
+    for key in ("tokens_per_s", "held_out_policy_loss"):
+        assert [trace["name"] for trace in drawn[key][0]] == [key]
+    assert [trace["type"] for trace in drawn["cosine_by_layer/t=0.6"][0]] == ["heatmap"]
 
 
 def test_a_young_run_of_another_objective_has_a_page_too(tmp_path):
@@ -108,7 +133,7 @@ def test_a_young_run_of_another_objective_has_a_page_too(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     page = page_html(read_run(tmp_path))
     assert re.findall(r'<section id="(\w+)">', page) == SECTIONS
-    assert "<title>something_new</title>" in page
+    assert figures(page).keys() == {"loss", "grad_norm", "something_new"}
     assert "not logged" in page
 
 
@@ -168,13 +193,47 @@ def test_a_late_collapse_is_seen_and_an_early_one_forgiven():
     assert run_warnings(early) == []
 
 
-def test_long_lines_are_thinned_to_means_and_gaps_left_out():
-    points = [(float(step), float(step)) for step in range(1000)]
-    thinned = thin(points, 100)
-    assert len(thinned) == 100
-    assert thinned[0][1] == pytest.approx(4.5)
-    assert thin([(0.0, math.nan), (1.0, 2.0)], 10) == [(1.0, 2.0)]
-    assert line_chart("a", {"a": []}) == heat_map("a", [[]], ["0"], log=True) == ""
+def test_long_lines_are_thinned_to_means():
+    points = np.stack([np.arange(1000.0), np.arange(1000.0)], 1)
+    thinned = thin(points, np.linspace(0, 999, 101))
+    assert thinned.shape == (100, 2)
+    assert thinned[0, 1] == pytest.approx(4.5)
+    gap = np.concatenate([points[:300], points[-300:]])
+    assert thin(gap, np.linspace(0, 999, 101)).shape == (60, 2)
+
+
+def test_values_that_are_not_finite_are_left_out():
+    chart = line_chart("a", {"a": [(0.0, math.nan), (1.0, 2.0)], "b": [(0.0, math.inf)]})
+    assert [(line.name, *line.x, *line.y) for line in chart.data] == [("a", 1.0, 2.0)]
+    assert line_chart("a", {"a": [(0.0, math.nan)]}) is None
+    assert heat_map("a", [], [], unit="layer") is None
+    assert heat_map("a", [[], [(0.0, math.nan)]], [1, 2], unit="layer") is None
+    assert heat_map("a", [[(0.0, -1.0)]], [1], unit="layer", log=True) is None
+
+
+@pytest.mark.parametrize(("values", "scale"), [((0.1, 10.0), "log"), ((0.0, 10.0), None)])
+def test_only_values_above_zero_get_a_logarithmic_scale(values, scale):
+    chart = line_chart("loss", {"loss": list(enumerate(values))}, log=True)
+    assert chart.layout.yaxis.type == scale
+
+
+def test_a_heat_map_has_no_gaps_where_steps_are_irregular():
+    steps = [0, 1, 50, 51, 52, 900]
+    chart = heat_map(
+        "a",
+        [[(s, 1.0) for s in steps], [(s, 100.0) for s in steps]],
+        [0.25, 0.75],
+        unit="timestep",
+        log=True,
+    )
+    cells = chart.data[0]
+    np.testing.assert_allclose(cells.customdata, [[1.0] * 6, [100.0] * 6])
+    np.testing.assert_allclose(cells.z, [[0.0] * 6, [2.0] * 6])
+    assert list(cells.x[:-1]) == steps
+    assert list(cells.y) == [0.25, 0.75]
+    long = heat_map("a", [[(s, float(s)) for s in range(6000)]], [1], unit="layer")
+    assert np.shape(long.data[0].z) == (1, 60)
+    assert long.data[0].z[0][0] == pytest.approx(49.5)
 
 
 def test_the_command_finds_the_newest_run(folder, capsys, monkeypatch):

@@ -1,7 +1,9 @@
 """Batches of training windows: one picture, the next actions and, for video, pictures to come."""
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +14,7 @@ from selfflow_robotics.robot.actions import ARM
 from selfflow_robotics.robot.observation import resize_image
 
 CACHE_BYTES = 3 * 2**30
+MOST_THREADS = 8  # that decode the pictures of one batch
 
 
 @dataclass
@@ -51,19 +54,31 @@ class FrameReader(Protocol):
 
 
 class DecodedFrames:
-    """The stored pictures, decoded and scaled."""
+    """The stored pictures, decoded and scaled by a thread for each core.
+
+    Threads, not processes: decoding and scaling run outside Python's global lock, and a process
+    would have to hand its pictures over.
+    """
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, index: RldsIndex, image_size: tuple[int, int]) -> None:
         self._index, self._size = index, image_size
         self.shape = (*image_size, 3)
+        self._num_threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
     def read(self, frames: np.ndarray) -> np.ndarray:
-        """Raises UserError for a picture that cannot be decoded."""
+        """Raises UserError for the first picture that cannot be decoded."""
         pictures = np.empty((len(frames), *self.shape), self.dtype)
-        for row, frame in enumerate(frames.tolist()):
-            pictures[row] = resize_image(self._index.frame(frame), self._size)
+
+        def decode(rows: np.ndarray) -> None:
+            for row in rows:
+                pictures[row] = resize_image(self._index.frame(int(frames[row])), self._size)
+
+        parts = np.array_split(np.arange(len(frames)), self._num_threads)
+        with ThreadPoolExecutor(self._num_threads) as threads:
+            for _ in threads.map(decode, [part for part in parts if len(part)]):
+                pass  # raises what a thread raised
         return pictures
 
 

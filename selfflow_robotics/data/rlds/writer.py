@@ -10,7 +10,6 @@ features.json, metadata.json and dataset_info.json.
 Equal calls give equal bytes in all files, however often the recording was interrupted.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from filelock import lock_descriptor
 from tensorflow_datasets.core import dataset_info, naming, splits
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -181,12 +181,8 @@ class RldsWriter:
             ) from error
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{self.path} is being written by another process; wait for it"
-            ) from error
+        if not lock_descriptor(self._folder, blocking=False):
+            raise UserError(f"{self.path} is being written by another process; wait for it")
 
     def _resume(self) -> None:
         """Take over what the folder holds."""
