@@ -49,7 +49,7 @@ STUDY = Path("runs/study")
 DEMONSTRATIONS, PLAY = STUDY / "demonstrations/0.1.0", STUDY / "play/0.1.0"
 OBJECTIVES = sorted(path.stem for path in (ROOT / "configs/objective").glob("*.yaml"))
 STARTS = ("self_flow", "vanilla", "none")
-PROBED_AT = (0.0, 0.5)  # noise of the pictures that the probes see
+PROBED_AT = (0.0, 0.5)  # noise of the images that the probes see
 ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # how a log's line about one begins
 
 
@@ -107,7 +107,7 @@ def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -
 
 
 def probe_networks(cells: list[tuple[str, int]]) -> None:
-    """Linear probes of pretrained networks, all on the same pictures, to probe.json of each run."""
+    """Linear probes of pretrained networks, all on the same images, to probe.json of each run."""
     runs = [STUDY / f"{start}-{seed}" for start, seed in cells]
     left = [run for run in runs if not (run / "probe.json").exists()]
     frames = None

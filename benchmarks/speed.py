@@ -132,8 +132,8 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def table(found: list[Variant]) -> str:
-    """Markdown. Ratios compare seconds a picture with every plain variant of the same group."""
-    rows = ["| what | variant | batch | ms a run | pictures/s | GB | times as fast as |"]
+    """Markdown. Ratios compare seconds an image with every plain variant of the same group."""
+    rows = ["| what | variant | batch | ms a run | images/s | GB | times as fast as |"]
     rows.append("|---|---|---|---|---|---|---|")
     for variant in found:
         cells = [variant.group, variant.name, str(variant.batch)]
@@ -164,7 +164,7 @@ def flop_lines(config: NetworkConfig) -> str:
     for name, shape in {"this size": config, large: image_config(SIZES[kind][large])}.items():
         ours, plain = (flops(shape, layers_of(shape)[1], plain).step for plain in (False, True))
         lines.append(
-            f"GFLOP of a training step for one picture, {name}: ours {ours / 1e9:.1f}, plain "
+            f"GFLOP of a training step for one image, {name}: ours {ours / 1e9:.1f}, plain "
             f"{plain / 1e9:.1f}, ratio {ours / plain:.3f}.\n"
         )
     return "".join(lines)
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{kind}: {', '.join(sizes)}" for kind, sizes in SIZES.items()
     ))  # fmt: skip
     parser.add_argument(
-        "--batch", type=positive, help="pictures (default: 2 on a CPU, 256 on a GPU)"
+        "--batch", type=positive, help="images (default: 2 on a CPU, 256 on a GPU)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(

@@ -36,7 +36,7 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 
 @dataclass
 class Variant:
-    """One thing to time; `run` does it once for a batch of so many pictures."""
+    """One thing to time; `run` does it once for a batch of so many images."""
 
     group: str
     name: str  # begins with "plain" or "ours"

@@ -5,9 +5,9 @@
     python eval/class_probe.py --checkpoint selfflow_imagenet256.pt --data latents/imagenet256
     python eval/class_probe.py experiment=debug           # seconds
 
-Latents of labelled pictures are noised to each timestep and run through the network, which is told
+Latents of labelled images are noised to each timestep and run through the network, which is told
 the null label: told the class, it would carry it in every token. A linear classifier (ridge) is fit
-on the tokens' average after each block; the table has its top-1 accuracy on held-out pictures with
+on the tokens' average after each block; the table has its top-1 accuracy on held-out images with
 95 % intervals, beside guessing the most frequent class and the same classifier on the noised
 latents. A run is probed on the latents it was trained on unless --data names others, which released
 weights need. Accuracies grow with num_pictures (of ImageNet the default leaves 7 a class to fit
@@ -135,7 +135,7 @@ def main(config: ClassProbeConfig) -> None:
 
 def image_checkpoint(config: ClassProbeConfig) -> Path:
     """The weights file or checkpoint folder to probe. Raises UserError where it is not of a
-    network of labelled pictures."""
+    network of labelled images."""
     given = config.checkpoint
     if given in NAMES and not Path(given).exists():
         return fetch_released(config.download)
@@ -156,7 +156,7 @@ def trained_on(path: Path) -> Path:
     where they are missing. Raises UserError where it is not known or not there."""
     if is_released_file(path):
         raise UserError(
-            f"{path} does not say where its pictures are; give latents of labelled pictures: "
+            f"{path} does not say where its images are; give latents of labelled images: "
             "--data DIR (pretrain/encode.py makes them)"
         )
     settings = recorded_settings(run_of(path))

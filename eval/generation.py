@@ -1,15 +1,15 @@
-"""Generate pictures for FID: one npz that ADM's evaluation suite reads, and a page to look at.
+"""Generate images for FID: one npz that ADM's evaluation suite reads, and a page to look at.
 
-    python eval/generation.py                                      # the newest run, a few pictures
+    python eval/generation.py                                      # the newest run, a few images
     python eval/generation.py --checkpoint runs/images num_images=5000 batch_size=128
-    python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 pictures
+    python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 images
     python eval/generation.py --checkpoint released download=true  # fetches those weights too
     torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
 
 Checkpoints are runs of pretrain/images.py, runs of pretrain/run.py (first frames, no classes), or
 the paper's released weights. Of a training checkpoint in their layout ({"model", "ema", ...}, with
 or without prefixes) the moving average is sampled, and the command says so. Published numbers are
-50 000 pictures of 250 stochastic steps without guidance, classes drawn at random. Picture k is a
+50 000 images of 250 stochastic steps without guidance, classes drawn at random. Image k is a
 function of (seed, k), and processes share the batches: with the same batch_size, precision and kind
 of device, any number of processes and any interruption give the same bits. A repeated command goes
 on; what is finished is left as it is. Results lie in RUN/eval/generation-...: samples.npz (arr_0,
@@ -53,7 +53,7 @@ from selfflow_robotics.training.checkpoint import (
 from selfflow_robotics.training.device import choose_precision
 
 IMAGENET = 1000  # classes of a network that is measured as the paper's
-FOR_FID, FOR_A_LOOK = 50_000, 64  # pictures
+FOR_FID, FOR_A_LOOK = 50_000, 64  # images
 MOST_IMAGES, MOST_BATCH = 10_000_000, 65_536
 
 
@@ -121,7 +121,7 @@ def main(config: GenerationConfig) -> None:
     job = Generation(folder, settings, num_images, batch_size, maker.size)
     if process.is_first:
         print(
-            f"{num_images} pictures of {bundle.origin}: {how.method}, {how.num_steps} steps, "
+            f"{num_images} images of {bundle.origin}: {how.method}, {how.num_steps} steps, "
             f"{device.type} {how.precision}, {process.count} processes"
         )
     if job.open(process):
@@ -137,7 +137,7 @@ def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
     with tqdm(
         total=job.num_images,
         initial=before,
-        unit="picture",
+        unit="image",
         desc="generating",
         disable=not process.is_first,
     ) as bar:
@@ -155,8 +155,8 @@ def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
     job.collect()
     height, width = job.size
     print(
-        f"{job.num_images} pictures of {height} x {width} px in {job.result} "
-        f"({job.result.stat().st_size / 1e6:.1f} MB), {rate:.3g} pictures/s; the first are in "
+        f"{job.num_images} images of {height} x {width} px in {job.result} "
+        f"({job.result.stat().st_size / 1e6:.1f} MB), {rate:.3g} images/s; the first are in "
         f"{job.folder / 'samples.png'}"
     )
 
@@ -174,7 +174,7 @@ def chosen_checkpoint(config: GenerationConfig) -> Path:
     found = [checkpoint for run in runs if (checkpoint := latest_checkpoint(run))]
     if not found:
         raise UserError(
-            f"no run in runs/ makes pictures; train one ({command('pretrain/images.py')}) or give "
+            f"no run in runs/ makes images; train one ({command('pretrain/images.py')}) or give "
             "--checkpoint PATH"
         )
     return max(found, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime)
@@ -188,7 +188,7 @@ def load(path: Path, config: GenerationConfig, device: torch.device) -> Bundle:
 
 
 def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampling:
-    """How to sample: by default as published for networks of labelled pictures."""
+    """How to sample: by default as published for networks of labelled images."""
     default = "sde" if bundle.labelled else "euler"
     method = config.method or default
     return Sampling(
@@ -204,7 +204,7 @@ def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampli
 def picture_maker(
     bundle: Bundle, config: GenerationConfig, how: Sampling
 ) -> tuple[PictureMaker, dict[str, Any]]:
-    """What makes the pictures, and what it was told besides `how`."""
+    """What makes the images, and what it was told besides `how`."""
     codec, words = bundle.frames, config.instruction
     told: dict[str, Any] = {}
     if isinstance(codec, ImageLatents):

@@ -1,14 +1,14 @@
-"""Probe a network's features: what of a picture can a linear map read off them?
+"""Probe a network's features: what of an image can a linear map read off them?
 
     python eval/probe.py                                  # the newest pretraining run
     python eval/probe.py --checkpoint runs/rt1 layers=[2,4] timesteps=[0.5]
     python eval/probe.py experiment=debug                 # seconds
 
-Episodes that training never saw are played aimlessly, so that for each picture the position and
+Episodes that training never saw are played aimlessly, so that for each image the position and
 axis of the object, the gripper and the tool point are known. Ridge regression reads them off the
-features after each block, with the picture noised to each timestep; the baselines are the mean and
+features after each block, with the image noised to each timestep; the baselines are the mean and
 the same regression on the pixels. Results lie in RUN/eval/probe-..., a folder for each settings:
-probe.json, table.md. Networks of labelled pictures (pretrain/images.py) are probed by
+probe.json, table.md. Networks of labelled images (pretrain/images.py) are probed by
 eval/class_probe.py.
 """
 
@@ -117,13 +117,13 @@ def main(config: ProbeConfig) -> None:
 
 
 def scene_checkpoint(given: str | None) -> Path:
-    """The checkpoint to probe. Raises UserError for a network of labelled pictures, where
+    """The checkpoint to probe. Raises UserError for a network of labelled images, where
     there is nothing to find but the class."""
     is_file = given is not None and is_released_file(Path(given))
     checkpoint = Path(str(given)) if is_file else find_checkpoint(given, "pretrain")
     if is_file or read_config(checkpoint).num_classes:
         raise UserError(
-            f"{checkpoint} is a network of labelled pictures; eval/class_probe.py probes those"
+            f"{checkpoint} is a network of labelled images; eval/class_probe.py probes those"
         )
     return checkpoint
 

@@ -184,7 +184,7 @@ def remarks(
     if provenance.get("stage_is_stand_in"):
         lines.append(
             f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own: same height and "
-            "place, and hidden in the pictures by SIMPLER's photograph."
+            "place, and hidden in the images by SIMPLER's photograph."
         )
     comparable = data is not None and is_real(data) and simulator == "simpler"
     if comparable and protocol == "visual_matching" and (line := published_line(task.name)):

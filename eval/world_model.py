@@ -3,7 +3,7 @@
     python eval/world_model.py
     python eval/world_model.py --checkpoint runs/rt1 num_episodes=60
 
-Episodes that training never saw are played twice from the same picture: with the expert's actions
+Episodes that training never saw are played twice from the same image: with the expert's actions
 and with their mirror image. The network imagines both. PSNR is compared with copying the first
 frame; the mirrored actions show whether the network follows the actions or guesses the habit.
 Results lie in RUN/eval/world_model-..., a folder for each settings: strip.png, imagined.mp4,

@@ -1,4 +1,4 @@
-"""Encode pictures or frames into latents, once: training never runs the autoencoder again.
+"""Encode images or frames into latents, once: training never runs the autoencoder again.
 
     python pretrain/encode.py --data imagenet/train download=true     # SD-VAE, 256 px
     python pretrain/encode.py --data imagenet/train autoencoder=rae download=true
@@ -6,19 +6,19 @@
     python pretrain/encode.py --data .../fractal20220817_data/0.1.0   # a robot's frames
     python pretrain/encode.py experiment=debug                        # seconds, nothing downloaded
 
-DATA is a folder with one subfolder for each class (those without pictures are none), a flat folder
+DATA is a folder with one subfolder for each class (those without images are none), a flat folder
 (label 0), or tar shards in WebDataset's layout (KEY.jpg beside KEY.cls, labels below 100 000). Only
-*.jpg, *.jpeg, *.png and *.webp are looked at. Pictures are cropped as ADM does. What cannot be used
+*.jpg, *.jpeg, *.png and *.webp are looked at. Images are cropped as ADM does. What cannot be used
 is counted by cause; more than max_skipped of it stops the command. The latents' mean and standard
-deviation are stored in float16, with a checksum for each shard: 16 KB for a picture of 256 px with
+deviation are stored in float16, with a checksum for each shard: 16 KB for an image of 256 px with
 SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), and as much again with mirror=true.
 
 An RLDS data set (the folder NAME/VERSION) is read as finetune/rt1.py reads it: every frame of
 `split`, scaled to frame_size. Only means are stored, 39 GB for fractal20220817_data with SD-VAE,
 and a frame that cannot be read stops the command.
 
-Interrupted, the same command goes on where it was; the result depends on the pictures alone, not on
-the number of processes. Pictures are told apart by name, size in bytes and label: after changing
+Interrupted, the same command goes on where it was; the result depends on the images alone, not on
+the number of processes. Images are told apart by name, size in bytes and label: after changing
 one in place, encode into a new folder.
 """
 
@@ -83,7 +83,7 @@ class EncodeConfig:
     "encode",
     EncodeConfig,
     flags=(
-        Flag("--data", literal=True, help="a folder of pictures, tar shards, or an RLDS folder"),
+        Flag("--data", literal=True, help="a folder of images, tar shards, or an RLDS folder"),
         Flag("--split", literal=True, help="of an RLDS data set: train, val, train[:90%], ..."),
         Flag("--output", literal=True, help="the folder of latents to make"),
     ),
@@ -114,7 +114,7 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
     """What is encoded, and at which size."""
     if config.data and (Path(config.data).expanduser() / "dataset_info.json").exists():
         if config.mirror:
-            raise UserError("mirror=true is for pictures: a mirrored frame has other actions")
+            raise UserError("mirror=true is for images: a mirrored frame has other actions")
         frames = RldsFrames.open(Path(config.data).expanduser(), config.split)
         size = config.frame_size or frames.index.image_size
         print(f"{len(frames)} frames of {config.data}, {size[0]} x {size[1]} px")
@@ -122,7 +122,7 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
     images = list_images(
         config.data or ensure_shapes(Path(config.root), config.num_shapes, config.image_size)
     )
-    print(f"{len(images)} pictures of {images.num_classes} classes in {images.root}")
+    print(f"{len(images)} images of {images.num_classes} classes in {images.root}")
     for note in images.notes():
         print(note)
     return images, config.image_size
@@ -148,9 +148,9 @@ def _name(config: EncodeConfig, source: ImageList | RldsFrames) -> str:
 
 def _line(summary: CacheSummary, output: Path, seconds: float) -> str:
     skipped = f" ({summary.skips.text()})" if summary.skips.total else ""
-    rate = f", {summary.num_new / seconds:.1f} pictures/s" if summary.num_new else ", nothing new"
+    rate = f", {summary.num_new / seconds:.1f} images/s" if summary.num_new else ", nothing new"
     return (
-        f"latents of {summary.num_pictures} pictures in {output}: {summary.skips.total} skipped"
+        f"latents of {summary.num_pictures} images in {output}: {summary.skips.total} skipped"
         f"{skipped}, {summary.num_bytes / 1e6:.1f} MB, {seconds:.1f} s{rate}"
     )
 

@@ -1,4 +1,4 @@
-"""What an autoencoder of pictures is to the rest of the code, and the one that needs no weights."""
+"""What an autoencoder of images is to the rest of the code, and the one that needs no weights."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class LatentAutoencoder(Protocol):
-    """Pictures <-> latents of about unit variance, which is what a network sees.
+    """Images <-> latents of about unit variance, which is what a network sees.
 
     The factor between an autoencoder's own latents and unit variance (0.18215 for SD-VAE) is
     applied in here and nowhere else: what `encode` returns is scaled, what `decode` takes is
@@ -23,7 +23,7 @@ class LatentAutoencoder(Protocol):
 
     @property
     def downsample(self) -> int:
-        """Pixels along a side of a latent; pictures' sides are multiples of it."""
+        """Pixels along a side of a latent; images' sides are multiples of it."""
         ...
 
     @property
@@ -32,12 +32,12 @@ class LatentAutoencoder(Protocol):
         ...
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, float32 [B, C, H / d, W / d], of pictures
+        """Mean and standard deviation of the posterior, float32 [B, C, H / d, W / d], of images
         uint8 [B, H, W, 3]."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures uint8 [B, H, W, 3] of latents [B, C, H / d, W / d]."""
+        """Images uint8 [B, H, W, 3] of latents [B, C, H / d, W / d]."""
         ...
 
 

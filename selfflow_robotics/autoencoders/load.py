@@ -1,4 +1,4 @@
-"""Which autoencoder turns pictures or clips into latents, as configuration."""
+"""Which autoencoder turns images or clips into latents, as configuration."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -40,7 +40,7 @@ class AutoencoderConfig:
 def load_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> LatentAutoencoder:
-    """The autoencoder of pictures of `config` on `device`.
+    """The autoencoder of images of `config` on `device`.
 
     Raises UserError for one of clips, and as `DiffusersNetwork.load` does.
     """
@@ -54,7 +54,7 @@ def load_autoencoder(
         return SmallAutoencoder.load(config.weights, device)
     assert config.source is not None
     if config.kind == "wan":
-        raise UserError("autoencoder=wan encodes clips, not single pictures; choose sd_vae or rae")
+        raise UserError("autoencoder=wan encodes clips, not single images; choose sd_vae or rae")
     network = Rae if config.kind == "rae" else SdVae
     return network.load(config.source, config.download, device)
 
@@ -64,5 +64,5 @@ def load_video_autoencoder(
 ) -> VideoAutoencoder:
     """The autoencoder of clips of `config` on `device`. Raises UserError as `load_autoencoder`."""
     if config.kind != "wan" or config.source is None:
-        raise UserError(f"autoencoder={config.kind} encodes single pictures, not clips; choose wan")
+        raise UserError(f"autoencoder={config.kind} encodes single images, not clips; choose wan")
     return Wan.load(config.source, config.download, device)

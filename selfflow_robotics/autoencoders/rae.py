@@ -1,7 +1,7 @@
 """Representation autoencoders (arXiv 2510.11690) as latents for a network, through diffusers.
 
 The latents are a frozen vision transformer's features of patches, 768 x 16 x 16 for DINOv2-B and
-256 px, and a decoder was trained to make pictures of them. `autoencoders.diffusers_files` says
+256 px, and a decoder was trained to make images of them. `autoencoders.diffusers_files` says
 where the weights are looked for.
 """
 
@@ -34,7 +34,7 @@ class Rae:
     """A diffusers AutoencoderRAE as a `LatentAutoencoder`; float32, no gradients.
 
     The encoder is deterministic, so the posterior's deviation is 0. The class itself brings
-    pictures to the encoder's size (224 px) and latents to unit variance. It takes pictures of one
+    images to the encoder's size (224 px) and latents to unit variance. It takes images of one
     size, that which it decodes to: others it would silently encode to the same grid.
     """
 
@@ -55,11 +55,11 @@ class Rae:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """As `LatentAutoencoder.encode`. Raises UserError for pictures of another size."""
+        """As `LatentAutoencoder.encode`. Raises UserError for images of another size."""
         height, width = frames.shape[1:3]
         if (height, width) != (self._side, self._side):
             raise UserError(
-                f"pictures are {height} x {width} px, this autoencoder takes {self._side} x "
+                f"images are {height} x {width} px, this autoencoder takes {self._side} x "
                 f"{self._side}; set image_size={self._side}"
             )
         planes = (to_planes(frames.to(self._device)) + 1) / 2

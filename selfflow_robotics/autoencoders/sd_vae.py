@@ -54,7 +54,7 @@ class SdVae:
         height, width = frames.shape[1:3]
         if height % self.downsample or width % self.downsample:
             raise UserError(
-                f"pictures of {height} x {width} px do not divide into latents of "
+                f"images of {height} x {width} px do not divide into latents of "
                 f"{self.downsample} px; change image_size"
             )
         with torch.autocast(self._device.type, enabled=False):

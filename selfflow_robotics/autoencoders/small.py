@@ -123,7 +123,7 @@ class SmallAutoencoder:
         height, width = frames.shape[1:3]
         if height % DOWNSAMPLE or width % DOWNSAMPLE:
             raise UserError(
-                f"pictures of {height} x {width} px do not divide into latents of {DOWNSAMPLE} px; "
+                f"images of {height} x {width} px do not divide into latents of {DOWNSAMPLE} px; "
                 "change image_size"
             )
         with torch.autocast(self._device.type, enabled=False):
@@ -139,6 +139,6 @@ class SmallAutoencoder:
 
 
 def psnr(frames: Tensor, decoded: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures uint8, over all of them."""
+    """Peak signal-to-noise ratio in dB of images uint8, over all of them."""
     error = (frames.float() - decoded.float()).square().mean().clamp(min=1e-10)
     return float(10 * torch.log10(255**2 / error))

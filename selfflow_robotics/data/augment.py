@@ -1,6 +1,6 @@
-"""Random changes of training pictures that leave their actions true.
+"""Random changes of training images that leave their actions true.
 
-A few hundred demonstrations are seen many times over. A network that meets the same picture in
+A few hundred demonstrations are seen many times over. A network that meets the same image in
 other light, or a little moved, cannot learn it by heart.
 """
 
@@ -18,7 +18,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How far a picture may change; 0 turns a part off. All frames of a window change alike."""
+    """How far an image may change; 0 turns a part off. All frames of a window change alike."""
 
     shift_px: int = 0  # moved by up to so many pixels each way; borders are repeated
     brightness: float = 0.0  # colours times 1 +- this
@@ -39,7 +39,7 @@ class AugmentConfig:
 
 
 def augment(frames: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Changed pictures float32 [B, T, H, W, 3] in [0, 255] of frames uint8 [B, T, H, W, 3]."""
+    """Changed images float32 [B, T, H, W, 3] in [0, 255] of frames uint8 [B, T, H, W, 3]."""
     x = frames.float()
     grey = (x * x.new_tensor(LUMA)).sum(dim=-1, keepdim=True)
     x = grey + _factor(config.saturation, x, generator) * (x - grey)

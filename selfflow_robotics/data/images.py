@@ -1,14 +1,14 @@
-"""Where pictures with labels lie: a folder for each class, a flat folder, or tar shards.
+"""Where images with labels lie: a folder for each class, a flat folder, or tar shards.
 
     FOLDER/CLASS/**/*.jpg     one folder for each class; the label is the class's place among the
-                              sorted names of folders that hold pictures
+                              sorted names of folders that hold images
     FOLDER/*.jpg              label 0
     FOLDER/*.tar, ONE.tar or 'some/*.tar'
                               WebDataset's layout: KEY.jpg beside KEY.cls, which holds the label
 
-Pictures are *.jpg, *.jpeg, *.png and *.webp; other files in folders are passed over, hidden ones
+Images are *.jpg, *.jpeg, *.png and *.webp; other files in folders are passed over, hidden ones
 too, and those in tars are counted. Tars are plain (not compressed); their headers are read once,
-from front to back, and pictures by their place.
+from front to back, and images by their place.
 """
 
 import glob
@@ -36,7 +36,7 @@ NAMED = 5  # examples in a line
 
 
 class Item(NamedTuple):
-    """A picture: so many bytes of a file (below the list's root), and its label."""
+    """An image: so many bytes of a file (below the list's root), and its label."""
 
     file: str
     member: str  # name within a tar; "" for a file of its own
@@ -51,7 +51,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """Pictures in an order that depends on their names alone, and what had to be left out."""
+    """Images in an order that depends on their names alone, and what had to be left out."""
 
     root: Path
     kind: str  # "folders", "flat" or "tars"
@@ -60,18 +60,18 @@ class ImageList:
     class_names: list[str] | None = None  # of "folders"
     skips: Skips = field(default_factory=Skips)
     others: Counter[str] = field(default_factory=Counter)  # files of tars that are no samples
-    empty: list[str] = field(default_factory=list)  # folders without pictures, which are no classes
+    empty: list[str] = field(default_factory=list)  # folders without images, which are no classes
 
     @property
     def labels(self) -> set[int]:
-        """Those that pictures have; of tars they may have gaps."""
+        """Those that images have; of tars they may have gaps."""
         return {item.label for item in self.items}
 
     def notes(self) -> list[str]:
-        """What was left out that is no unusable picture, a line for each kind."""
+        """What was left out that is no unusable image, a line for each kind."""
         notes = []
         if self.empty:
-            notes.append(f"no pictures, so no classes: {_few(self.empty)}")
+            notes.append(f"no images, so no classes: {_few(self.empty)}")
         if self.others:
             kinds = [f"{count} {kind}" for kind, count in self.others.most_common()]
             notes.append(f"other files in the tars, not read: {_few(kinds)}")
@@ -81,14 +81,14 @@ class ImageList:
 
     @property
     def num_found(self) -> int:
-        """Pictures listed and pictures left out."""
+        """Images listed and images left out."""
         return len(self.items) + self.skips.total
 
     def __len__(self) -> int:
         return len(self.items)
 
     def part(self, start: int, stop: int) -> "ImagePart":
-        """Some of the pictures, as `data.latents_encode.Pictures`."""
+        """Some of the images, as `data.latents_encode.Pictures`."""
         return ImagePart(self.root, self.items[start:stop])
 
     def record(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class ImageList:
             )
 
     def fingerprint(self) -> str:
-        """A hash of names, sizes and labels; the same wherever a copy of the pictures lies."""
+        """A hash of names, sizes and labels; the same wherever a copy of the images lies."""
         digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
         for item in self.items:
             digest.update(json.dumps(item).encode())
@@ -119,7 +119,7 @@ class ImageList:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """Pictures to be read one by one."""
+    """Images to be read one by one."""
 
     root: Path
     items: list[Item]
@@ -144,10 +144,10 @@ class ImagePart:
 def missing_classes(
     labels: Collection[int], num_classes: int, names: list[str] | None = None
 ) -> str | None:
-    """A line that names the classes without pictures; None where there are none.
+    """A line that names the classes without images; None where there are none.
 
     Args:
-        labels: those that pictures have.
+        labels: those that images have.
         num_classes: labels are 0 to `num_classes` - 1.
         names: of the classes, if they have any.
     """
@@ -156,7 +156,7 @@ def missing_classes(
         return None
     words = [names[label] if names else str(label) for label in missing]
     return (
-        f"{len(missing)} of {num_classes} classes have no usable picture and are never trained: "
+        f"{len(missing)} of {num_classes} classes have no usable image and are never trained: "
         f"{_few(words)}"
     )
 
@@ -167,7 +167,7 @@ def _few(words: list[str]) -> str:
 
 
 def read_item(root: Path, item: Item) -> bytes:
-    """The bytes of a picture's file. Raises OSError."""
+    """The bytes of an image's file. Raises OSError."""
     path = root / item.file
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
         raise OSError(f"{path} is no regular file")
@@ -177,7 +177,7 @@ def read_item(root: Path, item: Item) -> bytes:
 
 
 def list_images(source: str | Path) -> ImageList:
-    """The pictures at `source`; see the module's docstring.
+    """The images at `source`; see the module's docstring.
 
     Raises UserError where there are none, where the layout is ambiguous, and for a damaged tar.
     """
@@ -192,7 +192,7 @@ def list_images(source: str | Path) -> ImageList:
         return _list_tars([path])
     tars = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".tar"))
     if not tars:
-        raise UserError(f"no pictures at {path}: there is no such folder, and no .tar file")
+        raise UserError(f"no images at {path}: there is no such folder, and no .tar file")
     return _list_tars(tars)
 
 
@@ -211,7 +211,7 @@ def _list_folder(root: Path) -> ImageList:
     below = [
         _file_item(root, file, label) for label, name in enumerate(classes) for file in files[name]
     ]
-    found = {"tars": tars, "loose pictures": loose, "folders of pictures": below}
+    found = {"tars": tars, "loose images": loose, "folders of images": below}
     kinds = [name for name, things in found.items() if things]
     if len(kinds) > 1:
         raise UserError(f"{root} holds {' and '.join(kinds)}; keep one of these in there")
@@ -220,7 +220,7 @@ def _list_folder(root: Path) -> ImageList:
     if loose:
         return ImageList(root, "flat", [_file_item(root, name, 0) for name in loose], 1)
     if not below:
-        raise UserError(f"no pictures in {root}; it needs *.jpg, *.png, *.webp or *.tar files")
+        raise UserError(f"no images in {root}; it needs *.jpg, *.png, *.webp or *.tar files")
     empty = [name for name in folders if not files[name]]
     return ImageList(root, "folders", below, len(classes), classes, empty=empty)
 
@@ -264,6 +264,6 @@ def _list_tars(tars: list[Path]) -> ImageList:
         file = os.path.relpath(tar, root)
         items += [Item(file, *found) for found in tar_items(tar, PICTURES, skips, others)]
     if not items and not skips.total:
-        raise UserError(f"no pictures in the tar files at {root}; they need KEY.jpg and KEY.cls")
+        raise UserError(f"no images in the tar files at {root}; they need KEY.jpg and KEY.cls")
     num_classes = 1 + max((item.label for item in items), default=0)
     return ImageList(root, "tars", items, num_classes, skips=skips, others=others)

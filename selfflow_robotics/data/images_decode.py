@@ -1,6 +1,6 @@
-"""The bytes of a picture as pixels: uint8 RGB [S, S, 3], by the centre crop of ADM.
+"""The bytes of an image as pixels: uint8 RGB [S, S, 3], by the centre crop of ADM.
 
-ADM (arXiv 2105.05233), and after it DiT, SiT and REPA, halve a picture with a box filter while its
+ADM (arXiv 2105.05233), and after it DiT, SiT and REPA, halve an image with a box filter while its
 shorter side is at least twice too long, scale that side to S with a bicubic filter and cut the
 middle out. Orientation tags of cameras are not looked at, as they are not there.
 """
@@ -23,14 +23,14 @@ MAX_PICTURE_BYTES = 1 << 28  # of a file, which is read whole; Pillow's limit of
 
 
 class BadPicture(Exception):
-    """A picture that cannot be used; the message is one of a few causes, for counting."""
+    """An image that cannot be used; the message is one of a few causes, for counting."""
 
 
 def decode_picture(data: bytes, size: int) -> np.ndarray:
     """uint8 [size, size, 3] of a JPEG, PNG or WebP file's bytes; the first frame of a film.
 
     Raises BadPicture: "not an image" (with its kind where that is known), "too large" (Pillow's
-    limit against decompression bombs, for the picture as it is and as it would be scaled) or
+    limit against decompression bombs, for the image as it is and as it would be scaled) or
     "truncated or damaged".
     """
     try:
@@ -68,7 +68,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:
-    """ADM's centre crop of an RGB picture: uint8 [size, size, 3]."""
+    """ADM's centre crop of an RGB image: uint8 [size, size, 3]."""
     while min(image.size) >= 2 * size:
         width, height = image.size
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)

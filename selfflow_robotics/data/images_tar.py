@@ -1,9 +1,9 @@
-"""The pictures of a tar shard in WebDataset's layout: KEY.jpg beside KEY.cls.
+"""The images of a tar shard in WebDataset's layout: KEY.jpg beside KEY.cls.
 
-A file's key is its name up to the last dot, folder included. A picture that has no label of its own
+A file's key is its name up to the last dot, folder included. An image that has no label of its own
 but stands beside a sample, such as `a.seg.png` beside `a.jpg`, is a further field of that sample.
 Files of one key need not lie side by side, and a hard link is the file that it names. Nothing is
-passed over in silence: a picture or label that makes no sample is counted in `skips`, any other
+passed over in silence: an image or label that makes no sample is counted in `skips`, any other
 file in `others`, and a tar that goes on after its end is refused.
 """
 
@@ -33,7 +33,7 @@ _END_BLOCK = 1 << 20
 
 
 class TarPicture(NamedTuple):
-    """A picture's name in its tar, where its bytes lie, how many they are, and its label."""
+    """An image's name in its tar, where its bytes lie, how many they are, and its label."""
 
     name: str
     offset: int
@@ -44,10 +44,10 @@ class TarPicture(NamedTuple):
 def tar_items(
     path: Path, pictures: tuple[str, ...], skips: Skips, others: Counter[str]
 ) -> list[TarPicture]:
-    """The pictures of a tar, in the order in which their keys appear.
+    """The images of a tar, in the order in which their keys appear.
 
-    What has no label, no valid one (0 to `MAX_LABEL`), or not exactly one picture goes into
-    `skips`; files that are neither picture nor label are counted in `others` by their kind. Raises
+    What has no label, no valid one (0 to `MAX_LABEL`), or not exactly one image goes into
+    `skips`; files that are neither image nor label are counted in `others` by their kind. Raises
     UserError, naming the tar, where it is damaged, cut short, compressed or several in one.
     """
     try:
@@ -149,7 +149,7 @@ def _samples(
         labels = [name for name in names if _extension(name) == LABEL]
         where = f"{shard}/{key}"
         if len(found) != 1:
-            skips.add("no single picture", where)
+            skips.add("no single image", where)
         elif not labels:
             skips.add("no label", where)
         elif len(labels) > 1 or (label := _label(tar, files[labels[0]])) is None:
@@ -162,7 +162,7 @@ def _samples(
 def _by_key(
     files: dict[str, tarfile.TarInfo], pictures: tuple[str, ...], others: Counter[str]
 ) -> dict[str, list[str]]:
-    """The names of pictures and labels by their samples' keys."""
+    """The names of images and labels by their samples' keys."""
     wanted: list[str] = []
     for name in files:
         if _is_hidden(name):

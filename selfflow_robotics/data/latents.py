@@ -1,18 +1,18 @@
-"""A folder of pictures as latents: what an autoencoder made of them, encoded once, read many times.
+"""A folder of images as latents: what an autoencoder made of them, encoded once, read many times.
 
     cache.json          the autoencoder, the source, the labels that rows have, and each shard's
                         rows and sha256; written last, so its presence vouches for the rest
-    shard-00000.npy     rows of `row_dtype`: mean, std, label; one picture is one stretch of bytes
+    shard-00000.npy     rows of `row_dtype`: mean, std, label; one image is one stretch of bytes
 
 Frames of a robot's data set have no label, and only their mean is stored (`data.rlds.latents`).
 
 Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled to
 what a network sees (`autoencoders.latent`): training draws new latents from them in every epoch.
-With `mirror`, rows 2i and 2i + 1 are a picture and its mirror image, since latents cannot be
+With `mirror`, rows 2i and 2i + 1 are an image and its mirror image, since latents cannot be
 flipped. `data.latents_writer` makes such folders.
 
 A row at 256 px takes 16 KB for SD-VAE (4 x 32 x 32) and 786 KB for RAE (768 x 16 x 16, half of it
-a deviation of zeros): ImageNet's 1.28 million training pictures 21 GB and 1.0 TB; mirrored, twice
+a deviation of zeros): ImageNet's 1.28 million training images 21 GB and 1.0 TB; mirrored, twice
 that.
 """
 
@@ -37,7 +37,7 @@ from selfflow_robotics.json_file import read_json
 FORMAT = 1
 RECORD = "cache.json"
 RLDS = "rlds"  # the kind of source whose rows are frames
-MAX_NUMBERS = 1 << 26  # of a picture's latents; RAE at 1024 px has 3 million
+MAX_NUMBERS = 1 << 26  # of an image's latents; RAE at 1024 px has 3 million
 OPEN_SHARDS = 256  # a mapped file holds a descriptor, and a process has about a thousand
 
 
@@ -59,14 +59,14 @@ def sides(size: Size) -> tuple[int, int]:
 
 
 def row_dtype(channels: int, size: Size, labelled: bool = True) -> np.dtype:
-    """One row of a shard: of pictures with labels, or of frames without."""
+    """One row of a shard: of images with labels, or of frames without."""
     shape = (channels, *sides(size))
     mean = ("mean", "<f2", shape)
     return np.dtype([mean, ("std", "<f2", shape), ("label", "<i4")] if labelled else [mean])
 
 
 def is_labelled(record: dict[str, Any]) -> bool:
-    """Whether a cache, as cache.json describes it, is of pictures with labels."""
+    """Whether a cache, as cache.json describes it, is of images with labels."""
     return record["source"].get("kind") != RLDS
 
 
@@ -99,7 +99,7 @@ class LatentRows:
         self.folder = Path(folder).expanduser()
         self.record = read_record(self.folder)
         if is_labelled(self.record) != self.labelled:
-            kinds = ("a robot's frames", "pictures with labels")
+            kinds = ("a robot's frames", "images with labels")
             raise UserError(
                 f"{self.folder} holds latents of {kinds[not self.labelled]}, not of "
                 f"{kinds[self.labelled]}; give another folder"
@@ -124,7 +124,7 @@ class LatentRows:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the latents are made of: of the autoencoder and of the pictures."""
+        """What the latents are made of: of the autoencoder and of the images."""
         return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
 
     def check_autoencoder(self, fingerprint: str | None) -> None:
@@ -133,7 +133,7 @@ class LatentRows:
             maker = self.autoencoder.weights or self.autoencoder.kind
             raise UserError(
                 f"{self.folder} holds latents of another autoencoder ({maker}); use that one, or "
-                "encode the pictures again"
+                "encode the images again"
             )
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ class LatentRows:
 
 
 class LatentReader(LatentRows):
-    """A finished cache of pictures with labels."""
+    """A finished cache of images with labels."""
 
     labelled = True
 
@@ -174,13 +174,13 @@ class LatentReader(LatentRows):
 
     @cached_property
     def labels(self) -> list[int]:
-        """Those that rows have, ascending; others of the `num_classes` have no pictures."""
+        """Those that rows have, ascending; others of the `num_classes` have no images."""
         recorded = self.record.get("labels")  # absent where an earlier version encoded
         return used_labels(self.folder, self.record) if recorded is None else recorded
 
     @property
     def copies(self) -> int:
-        """Rows of one picture, which lie side by side: 2 with `mirror`, else 1."""
+        """Rows of one image, which lie side by side: 2 with `mirror`, else 1."""
         return 2 if self.record["mirror"] else 1
 
     def sampler(self, batch_size: int, seed: int) -> EpochSampler:
@@ -304,7 +304,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         ) from error
     except DAMAGE as error:
         raise UserError(
-            f"{path} is damaged ({error}); remove it and encode the pictures again"
+            f"{path} is damaged ({error}); remove it and encode the images again"
         ) from error
 
 

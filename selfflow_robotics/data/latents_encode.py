@@ -1,4 +1,4 @@
-"""Pictures in, shards of a latent cache out: one at a time, or side by side in processes."""
+"""Images in, shards of a latent cache out: one at a time, or side by side in processes."""
 
 import multiprocessing
 import os
@@ -23,12 +23,12 @@ from selfflow_robotics.errors import UserError
 
 POLL_S = 0.5  # how often the progress of other processes is looked at
 
-Tick = Callable[[int], object]  # told how many more pictures have been looked at
+Tick = Callable[[int], object]  # told how many more images have been looked at
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures become rows. `mirror` adds a mirrored copy of each."""
+    """How images become rows. `mirror` adds a mirrored copy of each."""
 
     image_size: Size  # px
     batch_size: int = 16
@@ -42,7 +42,7 @@ class Encoding:
 
     @property
     def copies(self) -> int:
-        """Rows of a picture."""
+        """Rows of an image."""
         return 1 + self.mirror
 
     def latent_size(self, autoencoder: LatentAutoencoder) -> Size:
@@ -78,27 +78,27 @@ class Workers:
 
 
 class Pictures(Protocol):
-    """Some pictures in their order; what another process needs to read them."""
+    """Some images in their order; what another process needs to read them."""
 
     def __len__(self) -> int: ...
 
     @property
     def labels(self) -> Sequence[int] | None:
-        """One for each picture; None: frames, of which only latents' means are stored."""
+        """One for each image; None: frames, of which only latents' means are stored."""
         ...
 
     def name(self, number: int) -> str:
-        """Of a picture, for people."""
+        """Of an image, for people."""
         ...
 
     def read(self, number: int, size: Size) -> np.ndarray:
-        """uint8 [h, w, 3]. Raises BadPicture or OSError for a picture to be skipped and counted,
+        """uint8 [h, w, 3]. Raises BadPicture or OSError for an image to be skipped and counted,
         UserError for one that nothing may go without."""
         ...
 
 
 class ShardJob(NamedTuple):
-    """A shard to make: its number, its file, its pictures."""
+    """A shard to make: its number, its file, its images."""
 
     number: int
     path: Path
@@ -132,7 +132,7 @@ def encode_shard(
         filled = stop
     if not all(np.isfinite(rows[name][:filled]).all() for name in kind.names or ()):
         raise UserError(
-            f"the autoencoder makes latents that are not finite in float16 of pictures from "
+            f"the autoencoder makes latents that are not finite in float16 of images from "
             f"{pictures.name(0)} on; its weights are unfit"
         )
     num_bytes = _save(rows[:filled], job.path)
@@ -148,7 +148,7 @@ def encode_shard(
 def _batches(
     pictures: Pictures, encoding: Encoding, skips: Skips, tick: Tick
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Pictures uint8 [B, h, w, 3] and their numbers; what cannot be used goes into `skips`."""
+    """Images uint8 [B, h, w, 3] and their numbers; what cannot be used goes into `skips`."""
     frames, numbers, looked_at = [], [], 0
     for number in range(len(pictures)):
         looked_at += 1

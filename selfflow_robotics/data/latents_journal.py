@@ -141,7 +141,7 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
         "image_size": ("image_size",),
         "mirror": ("mirror",),
         "shard_size": ("shard_size",),
-        "list of pictures" if is_labelled(wanted) else "data set": ("source", "fingerprint"),
+        "list of images" if is_labelled(wanted) else "data set": ("source", "fingerprint"),
         "format": ("format",),
     }
     for name, keys in differences.items():

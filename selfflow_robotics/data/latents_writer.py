@@ -1,6 +1,6 @@
-"""Makes a latent cache (`data.latents`) of a list of pictures; resumable, by several processes.
+"""Makes a latent cache (`data.latents`) of a list of images; resumable, by several processes.
 
-The k-th shard is made of the k-th `shard_size` pictures of the list and of nothing else, so the
+The k-th shard is made of the k-th `shard_size` images of the list and of nothing else, so the
 number of processes, interruptions and repetitions change no bit. A shard gets its name when it is
 whole and on disk. The same command on a finished cache makes again what is missing.
 """
@@ -48,13 +48,13 @@ class Source(Protocol):
 
     @property
     def num_found(self) -> int:
-        """Pictures, with those left out."""
+        """Images, with those left out."""
         ...
 
     def __len__(self) -> int: ...
 
     def part(self, start: int, stop: int) -> Pictures:
-        """The pictures of these numbers, or as many of them as there are."""
+        """The images of these numbers, or as many of them as there are."""
         ...
 
     def record(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Source(Protocol):
         ...
 
     def check_output(self, folder: Path) -> None:
-        """Raise UserError for a folder in which latents would be mistaken for pictures."""
+        """Raise UserError for a folder in which latents would be mistaken for images."""
         ...
 
 
@@ -80,12 +80,12 @@ def write_latents(
 
     Args:
         autoencoder: what `workers.autoencoder` describes, loaded.
-        max_skipped: share of the pictures that may be unusable; see `check_budget`.
-        shard_size: pictures of the list in a shard.
+        max_skipped: share of the images that may be unusable; see `check_budget`.
+        shard_size: images of the list in a shard.
 
     Raises UserError where the folder holds something else (also latents of another autoencoder,
     size or source), is in use or cannot be written, for a damaged shard, and for more unusable
-    pictures than allowed.
+    images than allowed.
     """
     size = encoding.latent_size(autoencoder)
     source.check_output(folder)
@@ -122,7 +122,7 @@ def write_latents(
             tqdm(
                 total=len(source),
                 initial=len(source) - num_new,
-                unit="picture",
+                unit="image",
                 desc="encoding",
                 disable=not missing,
             ) as bar,

@@ -1,4 +1,4 @@
-"""Pictures to try things with: coloured shapes, the class is the shape. Drawn, not downloaded."""
+"""Images to try things with: coloured shapes, the class is the shape. Drawn, not downloaded."""
 
 import os
 import shutil
@@ -52,17 +52,17 @@ def ensure_shapes(root: Path, num_pictures: int, size: int, seed: int = 0) -> Pa
     """The folder `root/shapes_NUM_SIZEpx_SEED` of PNG files, one subfolder for each of `SHAPES`;
     drawn on first use.
 
-    The k-th picture is a function of (seed, k) and shows shape k mod 4. Raises UserError for fewer
-    pictures than shapes, for numbers and sizes beyond use, and where the folder cannot be written.
+    The k-th image is a function of (seed, k) and shows shape k mod 4. Raises UserError for fewer
+    images than shapes, for numbers and sizes beyond use, and where the folder cannot be written.
     """
     if num_pictures < len(SHAPES) or size < 8:
         raise UserError(
-            f"shapes need at least {len(SHAPES)} pictures of at least 8 px, got {num_pictures} of "
+            f"shapes need at least {len(SHAPES)} images of at least 8 px, got {num_pictures} of "
             f"{size} px"
         )
     if num_pictures > MOST_PICTURES or size > MOST_PX:
         raise UserError(
-            f"shapes are at most {MOST_PICTURES} pictures of at most {MOST_PX} px, got "
+            f"shapes are at most {MOST_PICTURES} images of at most {MOST_PX} px, got "
             f"{num_pictures} of {size} px"
         )
     folder = root / f"shapes_{num_pictures}_{size}px_{seed}"

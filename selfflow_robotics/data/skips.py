@@ -64,6 +64,6 @@ def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:
         for cause, count in sorted(skips.counts.items())
     )
     raise UserError(
-        f"{skips.total} of {num_items} pictures cannot be used, max_skipped={max_skipped:g} allows "
+        f"{skips.total} of {num_items} images cannot be used, max_skipped={max_skipped:g} allows "
         f"{min(allowed, num_items - 1)}: {causes}; mend or remove them, or raise max_skipped"
     )

@@ -1,4 +1,4 @@
-"""Pictures to an encoder's size, and its features to the grid of a network's tokens."""
+"""Images to an encoder's size, and its features to the grid of a network's tokens."""
 
 import torch.nn.functional as F
 from einops import rearrange

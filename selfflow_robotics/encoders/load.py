@@ -1,4 +1,4 @@
-"""Frozen encoders of pictures, whose features REPA's student must predict (arXiv 2410.06940).
+"""Frozen encoders of images, whose features REPA's student must predict (arXiv 2410.06940).
 
 A name says which:
 
@@ -28,12 +28,12 @@ from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
 from selfflow_robotics.timesteps import Timesteps
 
 SHORT_NAMES = {"dinov2-b": "hf:facebook/dinov2-base"}
-AT_ONCE = 16  # pictures decoded from latents together
+AT_ONCE = 16  # images decoded from latents together
 NAMES = f"{', '.join(SHORT_NAMES)}, hf:NAME_OR_PATH, hub:REPO:MODEL or run:PATH"
 
 
 class FrozenEncoder(Protocol):
-    """Pictures in, features out; no gradient."""
+    """Images in, features out; no gradient."""
 
     @property
     def channels(self) -> int:
@@ -91,9 +91,9 @@ def encoder_of_tokens(encoder: FrozenEncoder, codec: PixelPatches | ImageLatents
     """`encoder` as the loss asks it: clean tokens of slots of frames [G, F N, C] in, their features
     [G, N of all slots, D] out, one for each token in the same order.
 
-    Latents hold no pictures, so the encoder sees what the autoencoder decodes; REPA's own code
-    shows it the original. SD-VAE's decoder takes 622 GFLOP for a picture of 256 px, beside 891 of a
-    whole Self-Flow step of XL/2, and runs for a few pictures at a time, since it does so while the
+    Latents hold no images, so the encoder sees what the autoencoder decodes; REPA's own code
+    shows it the original. SD-VAE's decoder takes 622 GFLOP for an image of 256 px, beside 891 of a
+    whole Self-Flow step of XL/2, and runs for a few images at a time, since it does so while the
     student's activations fill the memory.
     """
 
@@ -108,9 +108,9 @@ def encoder_of_tokens(encoder: FrozenEncoder, codec: PixelPatches | ImageLatents
 
 
 class RunEncoder:
-    """Features of a trained network of our own: a clean picture, told t = 0, without words.
+    """Features of a trained network of our own: a clean image, told t = 0, without words.
 
-    The picture goes in as noised tokens do, which is the path that the row "image" trains.
+    The image goes in as noised tokens do, which is the path that the row "image" trains.
     """
 
     def __init__(self, bundle: Bundle, layer: int) -> None:

@@ -1,7 +1,7 @@
 """Vision transformers of other people as frozen encoders: transformers' and torch.hub's.
 
-Pictures are resized so that every token of the wanted grid is met by a whole number of patches, as
-many as make the picture about as large as the encoder is used to: a grid of 16 x 16 tokens and
+Images are resized so that every token of the wanted grid is met by a whole number of patches, as
+many as make the image about as large as the encoder is used to: a grid of 16 x 16 tokens and
 DINOv2's 224 px and patches of 14 give one patch a token, which is REPA's setting. The features are
 the last layer's, normalised as the encoder does it, without class and register tokens.
 """
@@ -24,7 +24,7 @@ from selfflow_robotics.errors import UserError
 HUB_MEAN, HUB_STD, HUB_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
 CLASS_TOKENS = 2  # at most: DeiT has one for distillation beside the usual one
 
-# What strangers' code raises for pictures, files and names that do not fit it.
+# What strangers' code raises for images, files and names that do not fit it.
 _UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 
@@ -37,7 +37,7 @@ class VisionModel:
         [Tensor], Tensor
     ]  # pixels [B, 3, H, W], normalised -> [B, extra + patches, D]
     patch: int  # px
-    size: int  # px of the shorter side of pictures that it is used to
+    size: int  # px of the shorter side of images that it is used to
     mean: tuple[float, ...]  # of pixels in [0, 1], by channel
     std: tuple[float, ...]
     registers: int = 0  # tokens that may come before the patches, beside those of the class
@@ -134,7 +134,7 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
         )
     except _UNFIT as error:
         raise UserError(
-            f"encoder=hf:{name} does not tell its patches or its pictures' mean and deviation "
+            f"encoder=hf:{name} does not tell its patches or its images' mean and deviation "
             f"({_short(error)}); choose a plain vision transformer, such as dinov2-b"
         ) from error
     return PatchEncoder(vision, device)

@@ -10,7 +10,7 @@ from selfflow_robotics.envs.base import RobotEnv
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 
-# (height, width) of the pictures that simulators render if nothing else is asked for.
+# (height, width) of the images that simulators render if nothing else is asked for.
 TABLETOP_IMAGE_SIZE = (64, 80)
 TIMEOUT_S, MAX_TIMEOUT_S = 300.0, 86_400
 SIMPLER_IMAGE_SIZE = (256, 320)  # as RT-1's data sets store them

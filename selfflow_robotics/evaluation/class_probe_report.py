@@ -5,9 +5,9 @@ from typing import Any
 from selfflow_robotics.evaluation.probe_report import Rows, markdown_table, text_table
 
 NOTES = (
-    "A cell: top-1 accuracy on test pictures with Wilson's 95 % interval.",
+    "A cell: top-1 accuracy on test images with Wilson's 95 % interval.",
     "t = 1 is noise. Layer 0 is the embedded latents, layer k the hidden tokens after k blocks, "
-    "each averaged over the picture; the network is told the null label.",
+    "each averaged over the image; the network is told the null label.",
     "The noised latents are those that the network was given, all of them side by side.",
 )
 

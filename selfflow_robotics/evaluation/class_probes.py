@@ -1,20 +1,20 @@
 """Class probes: how well a linear classifier reads the class off a network's features.
 
-The paper's question of an image network (linear probing by layer, arXiv 2603.06507). A picture's
+The paper's question of an image network (linear probing by layer, arXiv 2603.06507). An image's
 latents are drawn as in training, noised to one timestep t for all tokens, and run through the
-network; a layer's features are its raw hidden tokens averaged over the picture. The network is told
+network; a layer's features are its raw hidden tokens averaged over the image. The network is told
 the null label: told the class, it would write it into every token through adaLN, and the probe
 would find what was put in. (A network that was trained with label_dropout=0 has never met the null
-label, which then is a random vector.) Pictures that the network was trained on are held out from
-the classifier only; to ask about pictures that neither has seen, give latents of others.
+label, which then is a random vector.) Images that the network was trained on are held out from
+the classifier only; to ask about images that neither has seen, give latents of others.
 
 The classifier is ridge regression on one-hot targets, the largest output wins: least squares is a
 linear classifier with one solution in closed form, the same whichever way it is computed, and one
-eigendecomposition serves all penalties and classes: 7000 pictures of 1000 classes take one core 2 s
+eigendecomposition serves all penalties and classes: 7000 images of 1000 classes take one core 2 s
 with 1152 features and 25 s with 4096. Logistic regression, which may find more, would want a
 solver, its steps and a stopping rule, and the numbers would depend on them. The penalty is chosen
-by accuracy on validation pictures. With few pictures a class the classifier's own error bounds what
-it finds: compare numbers of one cache, number of pictures and seed alone, where pictures and noise
+by accuracy on validation images. With few images a class the classifier's own error bounds what
+it finds: compare numbers of one cache, number of images and seed alone, where images and noise
 are the same ones.
 """
 
@@ -35,9 +35,9 @@ from selfflow_robotics.flow import path
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.rng import numpy_generator, torch_generator
 
-SHARES = {"train": 0.7, "validation": 0.1}  # of the pictures; the rest is the test
+SHARES = {"train": 0.7, "validation": 0.1}  # of the images; the rest is the test
 MIN_PICTURES = 20
-# Numbers of a picture in the baseline: SD-VAE's at 256 px just fit. Ridge's cost is their cube.
+# Numbers of an image in the baseline: SD-VAE's at 256 px just fit. Ridge's cost is their cube.
 MAX_LATENTS = 4096
 
 
@@ -45,7 +45,7 @@ def check_fits(bundle: Bundle, reader: LatentReader) -> None:
     """Raises UserError where `reader` has not the kind of latents that the network was made for, or
     no two classes."""
     if len(reader.labels) < 2:
-        raise UserError(f"{reader.folder} has pictures of one class only; there is nothing to read")
+        raise UserError(f"{reader.folder} has images of one class only; there is nothing to read")
     codec = bundle.frames
     wanted, found = (
         f"{channels} x {height} x {width}"
@@ -70,11 +70,11 @@ def check_fits(bundle: Bundle, reader: LatentReader) -> None:
 def split_pictures(
     num_rows: int, copies: int, num_pictures: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Rows (int64 [n_part], ascending) of train, validation and test, of pictures drawn at random.
+    """Rows (int64 [n_part], ascending) of train, validation and test, of images drawn at random.
 
     Args:
-        num_rows: of the cache; `copies` rows after one another are one picture.
-        copies: no picture is in two parts. Train has all its rows, mirror images too; the others
+        num_rows: of the cache; `copies` rows after one another are one image.
+        copies: no image is in two parts. Train has all its rows, mirror images too; the others
             have the first of each: mirror images would count as trials that they are not.
         num_pictures: to use at most.
 
@@ -85,7 +85,7 @@ def split_pictures(
     ]
     if len(drawn) < MIN_PICTURES:
         raise UserError(
-            f"class probes need at least {MIN_PICTURES} pictures, got {len(drawn)}; give a larger "
+            f"class probes need at least {MIN_PICTURES} images, got {len(drawn)}; give a larger "
             "--data"
         )
     first = round(SHARES["train"] * len(drawn))

@@ -1,13 +1,13 @@
-"""Pictures for FID: made batch by batch, by any number of processes, into one npz.
+"""Images for FID: made batch by batch, by any number of processes, into one npz.
 
-    settings.json                what the pictures are made of; another request is refused
+    settings.json                what the images are made of; another request is refused
     batches/batch_000012.npz     finished batches, until all are there
     samples.npz                  arr_0, uint8 [N, H, W, 3]: what ADM's evaluation suite reads
     samples.png                  the first of them
 
-The k-th batch is the pictures k * batch_size and on, whoever makes it. A file gets its name when it
+The k-th batch is the images k * batch_size and on, whoever makes it. A file gets its name when it
 is whole and on disk, so processes need no other word of each other, and repeating an interrupted
-command makes what is missing. All pictures are never in memory at once.
+command makes what is missing. All images are never in memory at once.
 """
 
 import json
@@ -30,20 +30,20 @@ from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
 
 KEY = "arr_0"
-SHOWN, COLUMNS = 64, 8  # pictures of the grid
+SHOWN, COLUMNS = 64, 8  # images of the grid
 OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.partial")
 POLL_S = 0.5  # how often the first process looks for the batches of others
 
-# Pictures uint8 [B, H, W, 3] of B numbers.
+# Images uint8 [B, H, W, 3] of B numbers.
 Make = Callable[[Sequence[int]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """N pictures in a folder, finished or not."""
+    """N images in a folder, finished or not."""
 
     folder: Path
-    settings: dict[str, Any]  # JSON-able: everything that the pictures depend on
+    settings: dict[str, Any]  # JSON-able: everything that the images depend on
     num_images: int
     batch_size: int
     size: tuple[int, int]  # (height, width) px
@@ -104,15 +104,15 @@ class Generation:
         return (shape, dtype) == ((self.num_images, *self.size, 3), np.uint8)
 
     def num_made(self) -> int:
-        """Pictures in finished batches, of all processes."""
+        """Images in finished batches, of all processes."""
         names = {path.name for path in (self.folder / "batches").glob("batch_*.npz")}
         batches = range(self.num_batches)
         return sum(self.shape(b)[0] for b in batches if self.batch_path(b).name in names)
 
     def make_batches(self, make: Make, process: Process, on_batch: Callable[[], object]) -> int:
-        """Make this process's missing batches; how many pictures that were.
+        """Make this process's missing batches; how many images that were.
 
-        `make` is always asked for `batch_size` pictures: of the last batch the surplus is dropped.
+        `make` is always asked for `batch_size` images: of the last batch the surplus is dropped.
         A batch of an earlier call that is damaged is made again.
         """
         num_new = 0
@@ -135,7 +135,7 @@ class Generation:
             on_look()
 
     def collect(self) -> None:
-        """The batches as one npz, and the first pictures as a grid; then the batches are removed.
+        """The batches as one npz, and the first images as a grid; then the batches are removed.
 
         Raises UserError for a damaged batch.
         """
@@ -145,7 +145,7 @@ class Generation:
         with writing(self.folder):
             with (
                 zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-                # A ZipInfo has a fixed date: equal pictures are equal files.
+                # A ZipInfo has a fixed date: equal images are equal files.
                 archive.open(zipfile.ZipInfo(f"{KEY}.npy"), "w", force_zip64=True) as file,
             ):
                 # ADM's reader knows this version of the header alone.
@@ -192,7 +192,7 @@ def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
         raise UserError(f"{path} is damaged; remove its folder or choose another output") from None
     if changed:
         raise UserError(
-            f"{path.parent} holds pictures of another {' and '.join(changed)}; choose another "
+            f"{path.parent} holds images of another {' and '.join(changed)}; choose another "
             "output or remove that folder"
         )
 
@@ -204,7 +204,7 @@ def _refuse_strangers(folder: Path) -> None:
 
 
 def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:
-    """Pictures filled up with black ones to whole rows, and the number of columns."""
+    """Images filled up with black ones to whole rows, and the number of columns."""
     columns = min(COLUMNS, len(pictures))
     missing = -len(pictures) % columns
     return np.pad(pictures, ((0, missing), (0, 0), (0, 0), (0, 0))), columns

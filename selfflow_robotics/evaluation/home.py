@@ -36,9 +36,9 @@ def home_spec(
 ) -> SimulatorSpec:
     """How to start `simulator` for a policy whose training data have the provenance `data`.
 
-    Data of the tabletop say at what size and with which renderer their pictures were made, and the
+    Data of the tabletop say at what size and with which renderer their images were made, and the
     tabletop makes them so again; otherwise it renders at the network's own (height, width) and with
-    `ray`. SIMPLER's pictures come as RT-1's data sets store them. The policy averages pictures down
+    `ray`. SIMPLER's images come as RT-1's data sets store them. The policy averages images down
     to what it takes. `renderer` overrides the data's; None as `network_image_size` means that there
     is no network.
     """

@@ -1,4 +1,4 @@
-"""Pictures of the world model at work: what happened above what it imagined."""
+"""Images of the world model at work: what happened above what it imagined."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def write_imagined(
 ) -> None:
     """Draw windows of `reader`, imagine their later frames from the first one and the actions.
 
-    Two rows of pictures a window: the recorded frames, and the same first frame with imagined ones.
+    Two rows of images a window: the recorded frames, and the same first frame with imagined ones.
     """
     num_windows = min(num_windows, len(reader))
     chosen = numpy_generator("imagined windows", seed).choice(

@@ -1,4 +1,4 @@
-"""Pictures whose content is known: what the simulator knows of each frame of aimless play.
+"""Images whose content is known: what the simulator knows of each frame of aimless play.
 
 The episodes' seeds lie in [500000, 600000): evaluations draw theirs below that
 (`evaluation.protocol`) and recordings above it (`rollouts.demonstrations`), so no network was ever
@@ -24,13 +24,13 @@ from selfflow_robotics.rollouts.engine import roll_out
 FIRST_SEED, NUM_SEEDS = 500_000, 100_000
 EPISODE_STEPS = 40
 FRAME_STRIDE = 4  # control steps between two frames that are kept
-FALLEN_M = 0.05  # an object so far below its start lies on the floor, where no picture shows it
+FALLEN_M = 0.05  # an object so far below its start lies on the floor, where no image shows it
 LONG_AXIS = np.array([0.0, 1.0, 0.0])  # of the can, in its own frame
 
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to read off a picture."""
+    """A quantity to read off an image."""
 
     unit: str
     meaning: str
@@ -72,7 +72,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures of E episodes and their content."""
+    """Images of E episodes and their content."""
 
     images: np.ndarray  # uint8 [n, h, w, 3]
     instructions: list[str]  # n

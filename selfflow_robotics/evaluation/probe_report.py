@@ -10,7 +10,7 @@ Rows = Sequence[dict[str, Any]]
 NOTES = (
     "A cell: median error on test episodes, then R^2 against predicting the training mean with its "
     "95 % bootstrap interval over episodes.",
-    "t = 1 is noise. Layer 0 is the embedded picture, layer k the hidden tokens after k blocks; "
+    "t = 1 is noise. Layer 0 is the embedded image, layer k the hidden tokens after k blocks; "
     "pixels are those that the network was given, noised alike.",
 )
 

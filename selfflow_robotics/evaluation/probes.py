@@ -1,16 +1,16 @@
-"""Linear probes: what of a picture can be read off a network's features by a linear map.
+"""Linear probes: what of an image can be read off a network's features by a linear map.
 
-A picture is one slot `first_frame`, noised to one timestep t for all its tokens, with its words as
-context: the path that pretraining's row "image" trains. t = 0 is the clean picture on that same
+An image is one slot `first_frame`, noised to one timestep t for all its tokens, with its words as
+context: the path that pretraining's row "image" trains. t = 0 is the clean image on that same
 path, patch by patch and told t = 0; training comes near it (p(t) rarely draws there) but it is not
 the path of a clean frame that a policy looks at, which is read as a whole. Of a fine-tuned network
-without picture rows the probe shows what is left of pretraining.
+without image rows the probe shows what is left of pretraining.
 
-Features are the raw hidden tokens after a block (layer 0: the embedded picture), all of them side
-by side: which token a thing is in tells where it is, and tokens averaged over the picture lose that
+Features are the raw hidden tokens after a block (layer 0: the embedded image), all of them side
+by side: which token a thing is in tells where it is, and tokens averaged over the image lose that
 (on the embedded recipe's backbone at t = 0 the object is found within 4.5 cm from the tokens of the
 last block, within 5.8 from a random projection of them to 512 numbers, within 6.9 from their mean).
-Where a picture has very many tokens, neighbours are averaged (`flatten`). The regression is ridge,
+Where an image has very many tokens, neighbours are averaged (`flatten`). The regression is ridge,
 its penalty chosen on validation episodes; it is compared with predicting the training mean and with
 ridge on the very pixels that the network was given. With fewer frames than features a bad score may
 be the regression's: what a probe finds is there, what it misses may be there too.
@@ -56,7 +56,7 @@ def split_by_episode(episode: np.ndarray) -> dict[str, np.ndarray]:
     names = np.unique(episode)
     if len(names) < MIN_EPISODES:
         raise UserError(
-            f"probes need pictures of at least {MIN_EPISODES} episodes, got {len(names)}; ask for "
+            f"probes need images of at least {MIN_EPISODES} episodes, got {len(names)}; ask for "
             "more: num_episodes=..."
         )
     first = round(SHARES["train"] * len(names))
@@ -67,7 +67,7 @@ def split_by_episode(episode: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def flatten(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens [B, N, D] of a picture as vectors [B, n D]: n = N, or neighbours on the grid (rows,
+    """Tokens [B, N, D] of an image as vectors [B, n D]: n = N, or neighbours on the grid (rows,
     columns) averaged down to 6 by 6 where it is larger than that."""
     height, width = (min(side, MAX_GRID) for side in grid)
     if (height, width) != grid:
@@ -85,7 +85,7 @@ def picture_features(
     layers: Sequence[int],
     words: list[str] | None = None,
 ) -> dict[int, Tensor]:
-    """Hidden tokens [B, N, D] after each of `layers` blocks (0: embedded) for picture tokens x_t
+    """Hidden tokens [B, N, D] after each of `layers` blocks (0: embedded) for image tokens x_t
     [B, N, C] at time t, told `words` alone: a class is hidden."""
     network, slots = bundle.network, {"first_frame": bundle.slot("first_frame", x_t)}
     timesteps = Timesteps.constant(t, x_t.to(bundle.device))

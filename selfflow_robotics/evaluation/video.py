@@ -47,7 +47,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
 
 
 def write_grid(path: Path, frames: np.ndarray, columns: int) -> None:
-    """Write frames uint8 [N, H, W, 3] as rows of `columns` pictures, as PNG; N fills the rows."""
+    """Write frames uint8 [N, H, W, 3] as rows of `columns` images, as PNG; N fills the rows."""
     rows = enlarge(np.asarray(frames, np.uint8), 128)
     grid = rearrange(rows, "(r c) h w d -> (r h) (c w) d", c=columns)
     picture = io.BytesIO()

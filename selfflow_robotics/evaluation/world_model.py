@@ -1,7 +1,7 @@
 """How well a network imagines: its frames beside the simulator's, for actions it should and should
 not expect.
 
-From one picture of an episode that training never saw, the same start is played twice in the
+From one image of an episode that training never saw, the same start is played twice in the
 simulator: with the expert's actions, and with their mirror image (left and right exchanged). A
 world model must follow the actions it is given, so its frames for the mirrored actions have to be
 nearer to the mirrored future than to the expert's. The baseline of a world model is to copy the
@@ -22,7 +22,7 @@ from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.actions import policy_from_environment
 from selfflow_robotics.robot.observation import resize_image
 
-MAX_PREFIX_STEPS = 12  # the picture is taken after 0 to this many steps of the expert
+MAX_PREFIX_STEPS = 12  # the image is taken after 0 to this many steps of the expert
 # Exchanging left and right: y of a translation, and rotations about the base's x and z axes.
 MIRROR = np.array([1, -1, 1, -1, 1, -1, 1], np.float32)
 

@@ -1,4 +1,4 @@
-"""Numbered pictures of a trained network: the k-th is a function of (seed, k).
+"""Numbered images of a trained network: the k-th is a function of (seed, k).
 
 Its class and every noise it is made of are drawn from (seed, k). What stands beside it in the batch
 changes nothing, the batch's size does: matrix products of other shapes round differently. Whoever
@@ -23,7 +23,7 @@ from selfflow_robotics.rng import numpy_generator
 
 @dataclass(frozen=True)
 class Sampling:
-    """How noise becomes pictures; `inference.sample.sample` explains each."""
+    """How noise becomes images; `inference.sample.sample` explains each."""
 
     method: SampleMethod = "sde"
     num_steps: int = 250
@@ -44,7 +44,7 @@ class Sampling:
 
 
 class PictureMaker(Protocol):
-    """A network and all that turns numbers into its pictures."""
+    """A network and all that turns numbers into its images."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,17 +52,17 @@ class PictureMaker(Protocol):
         ...
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
-        """The pictures of these numbers, uint8 [B, H, W, 3]."""
+        """The images of these numbers, uint8 [B, H, W, 3]."""
         ...
 
 
 class NumberedPictures:
     """First frames that a network makes out of noise, told a class or an instruction.
 
-    Of a network of labelled pictures the class is drawn uniformly from (seed, k) among those that
+    Of a network of labelled images the class is drawn uniformly from (seed, k) among those that
     training had, as ADM's protocol wants it (not balanced), or it is the k-th of `labels`, which
     repeat. Others are told the `instruction`. Raises UserError for labels that the network does not
-    have or never saw, and for a network that was not trained to make pictures.
+    have or never saw, and for a network that was not trained to make images.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class NumberedPictures:
         if "image" not in bundle.roles:
             raise UserError(
                 f"{bundle.origin} was trained on {', '.join(bundle.roles)}, never to make "
-                "pictures (role image); give a run of pretrain/run.py"
+                "images (role image); give a run of pretrain/run.py"
             )
         self._num_classes = bundle.network.config.num_classes or 0
         last = self._num_classes - 1
@@ -86,7 +86,7 @@ class NumberedPictures:
         self._trained = bundle.labels or range(self._num_classes)
         if untrained := sorted(set(labels or ()) - set(self._trained)):
             raise UserError(
-                f"{bundle.origin} was trained without pictures of class {untrained[0]}; ask for "
+                f"{bundle.origin} was trained without images of class {untrained[0]}; ask for "
                 "other labels"
             )
         # Once; autocast would convert the weights at every step.
@@ -99,7 +99,7 @@ class NumberedPictures:
         return self._bundle.frames.image_size
 
     def label(self, number: int) -> int:
-        """The class of a picture."""
+        """The class of an image."""
         if self._labels is not None:
             return self._labels[number % len(self._labels)]
         generator = numpy_generator("picture label", self._seed, number)

@@ -1,4 +1,4 @@
-"""The world model at work: from one picture and a sequence of actions, the pictures to come."""
+"""The world model at work: from one image and a sequence of actions, the images to come."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def imagine(
     """Imagined frames after each action.
 
     Args:
-        frames: the present pictures, uint8 [B, H, W, 3] at the network's image size.
+        frames: the present images, uint8 [B, H, W, 3] at the network's image size.
         actions: policy vectors (`robot.actions`) in metres and radians, [B, F, 7]; F at most the
             network's `later_frames`.
         instructions: B texts.
@@ -44,6 +44,6 @@ def imagine(
 
 
 def psnr(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of uint8 pictures [..., H, W, 3], one number a picture."""
+    """Peak signal-to-noise ratio in dB of uint8 images [..., H, W, 3], one number an image."""
     error = np.square(frames.astype(np.float64) - truth.astype(np.float64)).mean(axis=(-3, -2, -1))
     return 10 * np.log10(255.0**2 / np.maximum(error, 1e-12))

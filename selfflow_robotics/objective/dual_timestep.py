@@ -45,7 +45,7 @@ def draw_mask(
     """M of Eq. 4 as int64 [B, N], every token for itself.
 
     `places` [N] int64 in [0, N), where given, makes tokens of one place share their draw: a place
-    of the picture is masked in all frames of a clip or in none (a tube).
+    of the image is masked in all frames of a clip or in none (a tube).
     """
     u = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
     mask = (u < mask_ratio).long()

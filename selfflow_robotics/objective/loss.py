@@ -1,7 +1,7 @@
 """The loss of one batch that plays a row of the role table: what is shown, what is denoised.
 
 Several noise draws of a sample share one look at its clean tokens, where these cannot see the
-noised ones: the expensive part (looking at the picture) is paid once, the cheap part (denoising six
+noised ones: the expensive part (looking at the image) is paid once, the cheap part (denoising six
 actions) is practised at many noise levels.
 """
 
@@ -33,7 +33,7 @@ class ConditioningConfig:
     # prefix: clean tokens see only one another, and are encoded once for all draws and solver
     # steps; joint: all tokens see each other, as the paper's networks are trained.
     attention: Literal["prefix", "joint"] = "prefix"
-    draws: int = 8  # noise draws of an action chunk that share one look at the picture
+    draws: int = 8  # noise draws of an action chunk that share one look at the image
     frame_draws: int = 1  # the same where frames are denoised: they cost twenty times as much
     frame_noise: float = 0.0  # the clean frame's own noise level ~ U(0, this); 0.2 in the paper
     text_dropout: float = 0.1  # how often instruction and label are hidden, for guidance

@@ -22,7 +22,7 @@ SLOTS = (*FRAME_SLOTS, "actions")  # the order of tokens in a sequence
 Role = Mapping[str, Part]  # of each slot; a slot that is not named is absent
 
 ROLES: dict[str, Role] = {
-    # generate a picture
+    # generate an image
     "image": {"first_frame": "noised"},
     # generate a short video
     "clip": {"first_frame": "noised", "later_frames": "noised"},

@@ -39,7 +39,7 @@ class ObjectiveConfig:
     """One objective; the defaults are Self-Flow's, `gamma=0 mask_ratio=0` is vanilla flow matching.
 
     `target` says whose features the student's must predict: the moving average's ("teacher"), its
-    own deeper ones ("student"), or a frozen encoder's of the clean picture ("encoder"). The teacher
+    own deeper ones ("student"), or a frozen encoder's of the clean image ("encoder"). The teacher
     sees every token at min(t, s) ("cleanest"), each a little cleaner than the student ("cleaner"),
     or just what the student sees ("same").
     """

@@ -11,7 +11,7 @@ class Policy(Protocol):
     """Decides what to do in the episodes running in numbered slots.
 
     `privileged` policies (scripted experts) are handed each episode's `info`; all others get None
-    in its place, so that nothing but the picture and the words can reach them. One that sets
+    in its place, so that nothing but the image and the words can reach them. One that sets
     `looks = False` is handed observations that may be empty: nothing is rendered for it.
     """
 

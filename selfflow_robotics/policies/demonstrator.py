@@ -127,7 +127,7 @@ class Demonstrator:
 
 
 class Player:
-    """Stretches of smooth wandering and of expert motion in turn: pictures of a robot that moves.
+    """Stretches of smooth wandering and of expert motion in turn: images of a robot that moves.
 
     What it does is what it records.
     """

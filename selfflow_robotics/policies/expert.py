@@ -1,4 +1,4 @@
-"""A scripted expert that picks the object up. It sees the truth (`info["state"]`), no pictures.
+"""A scripted expert that picks the object up. It sees the truth (`info["state"]`), no images.
 
 It speaks the same seven numbers as every policy and runs in each simulator, for all of them share
 SIMPLER's kinematics and response. The recipe: lower the open gripper down a funnel onto the object,

@@ -73,7 +73,7 @@ class FlowPolicy:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that pictures are averaged down to."""
+        """(height, width) in pixels that images are averaged down to."""
         return self.bundle.frames.image_size
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
@@ -99,7 +99,7 @@ class FlowPolicy:
     def chunks(
         self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor
     ) -> np.ndarray:
-        """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3] and
+        """Policy vectors [B, horizon, 7] in metres and radians for images uint8 [B, h, w, 3] and
         noise [B, n]."""
         bundle, codec = self.bundle, self.bundle.frames
         first = codec.encode(torch.from_numpy(frames)[:, None].to(bundle.device))

@@ -1,4 +1,4 @@
-"""What a policy is shown: the picture at the network's size, and RT-1's proprioception vector."""
+"""What a policy is shown: the image at the network's size, and RT-1's proprioception vector."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from selfflow_robotics.robot.rotations import from_wxyz
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale one picture uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.
+    """Scale one image uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.
 
     Whole-number reductions are exact block means, rounded half up; other sizes use Pillow's box
-    filter. Training data and live pictures go through this one function, so they differ only by
-    what storing a training picture as JPEG changed before.
+    filter. Training data and live images go through this one function, so they differ only by
+    what storing a training image as JPEG changed before.
     """
     (height, width), (h, w) = image.shape[:2], size
     if (height, width) == (h, w):

@@ -41,7 +41,7 @@ PLAY_STEPS = 40
 # Episodes, for each simulator, that may wait in memory for one before them: they are lost with it.
 AHEAD = 4
 MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to show
-MOST_PX = 4096  # of a side of a picture
+MOST_PX = 4096  # of a side of an image
 VERSION = "0.1.0"
 
 
@@ -50,7 +50,7 @@ class CollectConfig:
     """What to record, where, and with which simulators.
 
     `mode` "demonstrations": expert episodes that succeed, a share `recovery` of them disturbed (see
-    `policies.demonstrator`). "play": aimless motion, for pretraining on pictures. `seed` is the
+    `policies.demonstrator`). "play": aimless motion, for pretraining on images. `seed` is the
     first of the seeds, `TRIES` an episode, that the data set takes. `image_size` (height, width)
     None: 64 x 80 on the tabletop, 256 x 320 (RT-1's) in SIMPLER. `name` None: one made of
     simulator, task, mode and number. `processes` None: one for each core. `timeout_s`: how long a

@@ -71,7 +71,7 @@ def roll_out(
     Of each chunk the policy returns, the first `replan_steps` actions (None: all) are executed
     before it looks again. An episode runs for the task's `max_episode_steps`, or `max_steps` if
     that is less; with `stop_on_success` = n it ends once success has held for n steps in a row.
-    `record` keeps the pictures ("frames") or everything ("steps") and so renders every step.
+    `record` keeps the images ("frames") or everything ("steps") and so renders every step.
 
     A simulator that fails or takes longer than its `timeout_s` for one answer is started afresh and
     the episode repeated, `retries` times; then its result is an error. Raises UserError if the
@@ -214,7 +214,7 @@ class _Slot:
     def execute(self, chunk: np.ndarray, stop_on_success: int) -> None:
         left = self.running.horizon - self.running.steps
         chunk = chunk[:left]
-        # Nobody looks at the picture after the last step.
+        # Nobody looks at the image after the last step.
         is_unseen = self.render == "last" and len(chunk) == left
         self.running.actions.append(chunk)
         self.client.submit(

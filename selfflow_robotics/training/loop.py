@@ -103,7 +103,7 @@ def train(
         loss_fn: (batch, generator) -> StepLoss; it holds the model and the teacher itself.
         extra: stored in every checkpoint's manifest.
         on_checkpoint: what else to log with each checkpoint.
-        on_sample: writes sample pictures to the path that it is given, every `sample_every` steps
+        on_sample: writes sample images to the path that it is given, every `sample_every` steps
             and at the end; also those that an interrupted run did not come to.
         ranks: the processes that train together; `batch_at` gives this one's share, and the first
             alone logs, saves and calls the two above.

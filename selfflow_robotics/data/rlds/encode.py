@@ -15,7 +15,7 @@ from selfflow_robotics.data.rlds.schema import (
     fractal_features,
 )
 
-# Halving the colour resolution, the usual 4:2:0, would smear small pictures visibly.
+# Halving the colour resolution, the usual 4:2:0, would smear small images visibly.
 _FULL_CHROMA_BELOW_HEIGHT = 200
 _TERMINATE, _MOVE_ARM = np.array([1, 0, 0], np.int32), np.array([0, 1, 0], np.int32)
 

@@ -1,7 +1,7 @@
 """Random access to an RLDS data set in RT-1's format, without TensorFlow.
 
-One pass over the shards notes where every picture lies and keeps all small values in memory; a
-picture is then read and decoded on its own. Memory: about 80 bytes a step (300 MB for the 3.8
+One pass over the shards notes where every image lies and keeps all small values in memory; a
+image is then read and decoded on its own. Memory: about 80 bytes a step (300 MB for the 3.8
 million steps of fractal20220817_data).
 """
 
@@ -43,7 +43,7 @@ class RldsIndex:
     | failed         | bool [E]        | recorded as a failure; data may say neither          |
     | actions        | float32 [N, 7]  | policy vectors (`robot.actions`), metres and radians |
     | proprio        | float32 [N, 8]  | tool xyz (m), quaternion xyzw, gripper_closed        |
-    | image_size     | (int, int)      | height, width of the stored pictures                 |
+    | image_size     | (int, int)      | height, width of the stored images                 |
     | disturbed      | bool [E]        | the recorded actions are not all that moved the arm  |
     | provenance     | dict            | the data set's name, and how it was made if told     |
     | left_out       | dict[str, int]  | episodes that are not in the index, counted by cause |
@@ -127,7 +127,7 @@ class RldsIndex:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what the episodes hold, wherever their files lie: all numbers and words, and
-        of each picture the checksum of its file."""
+        of each image the checksum of its file."""
         key = hashlib.sha256(json.dumps([self.instructions, self.image_size]).encode())
         for table in (
             self.episode_length,
@@ -169,22 +169,22 @@ class RldsIndex:
             ) from error
         if google_crc32c.value(data) != self._crc[frame]:
             raise UserError(
-                f"{self._where(frame)}: the picture changed after the data set was indexed "
+                f"{self._where(frame)}: the image changed after the data set was indexed "
                 "(checksum differs); copy the file again"
             )
         return data
 
     def frame(self, frame: int) -> np.ndarray:
-        """The picture of one step, uint8 [H, W, 3]; exactly what TensorFlow's decoder makes of it.
+        """The image of one step, uint8 [H, W, 3]; exactly what TensorFlow's decoder makes of it.
 
-        Raises UserError naming the shard, episode and step of a picture that cannot be decoded.
+        Raises UserError naming the shard, episode and step of an image that cannot be decoded.
         """
         data = self.encoded_frame(frame)
         try:
             return decode_picture(data)
         except ValueError as error:
             raise UserError(
-                f"{self._where(frame)}: damaged picture ({error}), though its checksum is right: "
+                f"{self._where(frame)}: damaged image ({error}), though its checksum is right: "
                 "record or convert this episode again"
             ) from error
 

@@ -1,4 +1,4 @@
-"""The stored pictures of an episode: JPEG or PNG files of 8 bits a channel."""
+"""The stored images of an episode: JPEG or PNG files of 8 bits a channel."""
 
 import io
 import struct
@@ -46,7 +46,7 @@ def decode_picture(data: bytes) -> np.ndarray:
     """
     picture_size(data)
     if data.startswith(JPEG_START):
-        # The fast transform gives TensorFlow's default decoding bit for bit; a picture cut short
+        # The fast transform gives TensorFlow's default decoding bit for bit; an image cut short
         # or with a broken stream raises ValueError.
         return simplejpeg.decode_jpeg(data, fastdct=True, strict=True)
     try:

@@ -110,15 +110,15 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
             size = picture_size(image)
         except ValueError as error:
             raise UserError(
-                f"{where}, step {step}: the picture cannot be used ({error}); {_CONVERT}"
+                f"{where}, step {step}: the image cannot be used ({error}); {_CONVERT}"
             ) from error
         image_size = image_size or size
         if size != image_size:
             raise UserError(
-                f"{where}, step {step}: the picture is {size}, others are {image_size} (height, "
+                f"{where}, step {step}: the image is {size}, others are {image_size} (height, "
                 "width); record one data set with one camera size"
             )
-        # Pictures follow one another in the record, so equal ones are found in their order too.
+        # Images follow one another in the record, so equal ones are found in their order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
     success, note = _success(features, where), read_note(features)
@@ -148,7 +148,7 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
 
 
 def _values(features: Any, key: str, where: str) -> Any:
-    """The values of a key: bytes of pictures and words, else numbers of either kind."""
+    """The values of a key: bytes of images and words, else numbers of either kind."""
     if key not in features:
         raise UserError(f"{where} lacks '{key}'; {_CONVERT}")
     kind = features[key].WhichOneof("kind")

@@ -1,6 +1,6 @@
 """The features of RT-1's data set `fractal20220817_data` 0.1.0, in TensorFlow Datasets' words.
 
-Everything that this project records has these features (with another picture size), so that any
+Everything that this project records has these features (with another image size), so that any
 reader of Open X-Embodiment data takes it. Source: `tensorflow_datasets/robotics/rtx` and the
 published features.json.
 """
@@ -37,7 +37,7 @@ ATTRIBUTES = (
     "objects_family",
     "task_family",
 )
-# Observations besides the picture and the instruction: name -> shape, all float32.
+# Observations besides the image and the instruction: name -> shape, all float32.
 OBSERVATIONS = {
     "base_pose_tool_reached": (7,),  # xyz (m) and quaternion xyzw, base frame
     "gripper_closed": (1,),  # 0 open to 1 closed
@@ -63,7 +63,7 @@ ACTIONS = {
 
 
 def fractal_features(height: int = 256, width: int = 320) -> tfds.features.FeaturesDict:
-    """The feature specification, with pictures of `height` x `width` stored as JPEG."""
+    """The feature specification, with images of `height` x `width` stored as JPEG."""
     features = tfds.features
 
     def floats(shapes: dict[str, tuple[int, ...]]) -> dict[str, tfds.features.FeatureConnector]:
@@ -177,7 +177,7 @@ def _wanted(key: str, leaf: Any) -> str | None:
     if key == IMAGE:
         if (kind == "image" and dtype in ("", "uint8")) or is_bytes:
             return None
-        return "JPEG or PNG bytes of 8-bit pictures (tfds.features.Image, uint8) are needed"
+        return "JPEG or PNG bytes of 8-bit images (tfds.features.Image, uint8) are needed"
     if key == TEXT:
         return None if is_bytes else "a Text is needed"
     width = NUMBERS[key]

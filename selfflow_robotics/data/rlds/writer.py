@@ -55,7 +55,7 @@ class RldsWriter:
     An episode that was written is kept, whatever ends the process.
 
     `finished` tells whether the data set is complete. Raises UserError if the folder holds
-    something else, a damaged recording, one of another provenance, picture size or quality, or is
+    something else, a damaged recording, one of another provenance, image size or quality, or is
     being written by another process.
     """
 

@@ -1,4 +1,4 @@
-"""The overhead camera's picture, rendered when asked for.
+"""The overhead camera's image, rendered when asked for.
 
 SIMPLER renders two cameras with four textures each at every step. A policy looks once in several
 steps, at one camera; drawing only that gives the same pixels in half the time, and steps in between

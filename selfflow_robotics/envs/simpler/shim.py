@@ -1,7 +1,7 @@
 """Lets SAPIEN 2.2.2 start on Vulkan drivers that cannot share semaphores with CUDA.
 
 SAPIEN creates its Vulkan device with a fixed list of extensions. One of them,
-VK_KHR_external_semaphore_fd, serves only to hand pictures to CUDA, which SIMPLER never does; Mesa's
+VK_KHR_external_semaphore_fd, serves only to hand images to CUDA, which SIMPLER never does; Mesa's
 CPU driver does not have it (seen in 23.2 and 25.0), and creating the device fails with
 ErrorExtensionNotPresent. The list is C++ and takes no argument, so the name is replaced where it
 lies: among the loaded library's constants, in this process's memory, by the name of an extension

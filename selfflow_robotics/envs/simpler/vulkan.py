@@ -14,7 +14,7 @@ import re
 from ctypes import byref, c_char, c_char_p, c_uint8, c_uint32, c_void_p
 from dataclasses import asdict, dataclass
 
-# SAPIEN demands this extension to share pictures with CUDA, and Mesa's CPU driver lacks it.
+# SAPIEN demands this extension to share images with CUDA, and Mesa's CPU driver lacks it.
 SEMAPHORE_FD = "VK_KHR_external_semaphore_fd"
 
 # Mesa 22.3's CPU driver is refused by SAPIEN 2.2.2 ("Cannot find a suitable rendering device").
@@ -89,7 +89,7 @@ class VulkanDevice:
     api_version: str
     driver: str
     has_semaphore_fd: bool
-    draws_scenes: bool  # geometry shaders and wide lines, which SAPIEN's pictures need
+    draws_scenes: bool  # geometry shaders and wide lines, which SAPIEN's images need
 
     @property
     def is_too_old(self) -> bool:
