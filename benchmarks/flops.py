@@ -1,4 +1,4 @@
-"""How many floating-point operations an image costs, counted on paper."""
+"""Analytic FLOP counts per image."""
 
 from math import prod
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from selfflow_robotics.models.flux import FluxConfig
 from selfflow_robotics.models.network import NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 
-FREQUENCIES = 256  # of the timestep embedding
+FREQUENCIES = 256  # size of the timestep embedding
 
 
 class Flops(NamedTuple):
-    """FLOPs of one image; a multiplication with an addition counts as two."""
+    """FLOPs of one image; a multiply-add counts as two."""
 
     forward: float  # of the student, no projector
     student: float  # forward and backward, with the projector

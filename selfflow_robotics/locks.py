@@ -1,4 +1,4 @@
-"""One process at a time works in a folder of results."""
+"""Lock a results folder for one process."""
 
 import fcntl
 import os
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from selfflow_robotics.errors import UserError
 
-# folder -> descriptor of its lock file; the kernel gives the lock up when the process ends.
+# folder -> descriptor of its lock file; the kernel releases the lock when the process ends.
 _held: dict[Path, int] = {}
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes out of `folder` until this one ends; calls may be repeated.
+    """Lock `folder` until this process ends; calls may be repeated.
 
-    Raises UserError where another process is in there, OSError where nothing can be written.
+    Raises UserError if another process holds the lock, OSError if the folder is not writable.
     """
     folder = folder.resolve()
     if folder in _held:
@@ -24,9 +24,9 @@ def hold(folder: Path) -> None:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"another process is using {folder}; wait until it ends, or write elsewhere"
+            f"another process is using {folder}; wait until it ends, or choose another folder"
         ) from None
     except OSError:
-        # Some network file systems have no locks: better to go on than to refuse every run there.
+        # Some network file systems have no locks: continue rather than refuse every run there.
         pass
     _held[folder] = descriptor

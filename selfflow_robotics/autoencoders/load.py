@@ -1,4 +1,4 @@
-"""Which autoencoder turns images or clips into latents, as configuration."""
+"""Configuration and loading of autoencoders."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ from selfflow_robotics.errors import UserError
 
 AutoencoderKind = Literal["sd_vae", "rae", "pixel", "wan", "small"]
 
-# What is meant where no weights are named.
+# The default weights.
 WEIGHTS = {
     "sd_vae": "stabilityai/sd-vae-ft-ema",
     "rae": "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08",
@@ -24,8 +24,8 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """`kind` "pixel" needs no weights and ignores the rest. `weights`: a folder, or a name on
-    Hugging Face, which is fetched only if `download`; None: the kind's own in `WEIGHTS`."""
+    """`kind` "pixel" ignores the other settings. `weights`: a folder, or a name on Hugging Face,
+    downloaded only with `download`; None: the default in `WEIGHTS`."""
 
     kind: AutoencoderKind = "sd_vae"
     weights: str | None = None
@@ -33,23 +33,23 @@ class AutoencoderConfig:
 
     @property
     def source(self) -> str | None:
-        """The folder or name that the weights come from; None where there are none."""
+        """The folder or name of the weights; None if there are none."""
         return None if self.kind == "pixel" else self.weights or WEIGHTS.get(self.kind)
 
 
 def load_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> LatentAutoencoder:
-    """The autoencoder of images of `config` on `device`.
+    """The image autoencoder of `config` on `device`.
 
-    Raises UserError for one of clips, and as `DiffusersNetwork.load` does.
+    Raises UserError for a video autoencoder, and as `DiffusersNetwork.load` does.
     """
     if config.kind == "pixel":
         return PixelLatents()
     if config.kind == "small":
         if config.weights is None:
             raise UserError(
-                "autoencoder=small needs weights=RUN of pretrain/autoencoder.py, which trains one"
+                "autoencoder=small needs weights=RUN; train one with pretrain/autoencoder.py"
             )
         return SmallAutoencoder.load(config.weights, device)
     assert config.source is not None
@@ -62,7 +62,7 @@ def load_autoencoder(
 def load_video_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> VideoAutoencoder:
-    """The autoencoder of clips of `config` on `device`. Raises UserError as `load_autoencoder`."""
+    """The video autoencoder of `config` on `device`. Raises UserError as `load_autoencoder`."""
     if config.kind != "wan" or config.source is None:
         raise UserError(f"autoencoder={config.kind} encodes single images, not clips; choose wan")
     return Wan.load(config.source, config.download, device)

@@ -1,4 +1,4 @@
-"""The world model at work: from one image and a sequence of actions, the images to come."""
+"""The world model: predict the frames after a frame and a sequence of actions."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def imagine(
     """Imagined frames after each action.
 
     Args:
-        frames: the present images, uint8 [B, H, W, 3] at the network's image size.
+        frames: current frames, uint8 [B, H, W, 3] at the network's image size.
         actions: policy vectors (`robot.actions`) in metres and radians, [B, F, 7]; F at most the
             network's `later_frames`.
         instructions: B texts.
@@ -32,7 +32,7 @@ def imagine(
     num_frames = actions.shape[1]
     longest = min(bundle.later_frames, bundle.horizon)
     if not 1 <= num_frames <= longest:
-        raise UserError(f"this network imagines 1 to {longest} frames at once, not {num_frames}")
+        raise UserError(f"this network imagines 1 to {longest} frames, not {num_frames}")
     clean = {
         "first_frame": frames_codec.encode(torch.from_numpy(frames)[:, None].to(bundle.device)),
         "actions": codec.encode(torch.from_numpy(np.asarray(actions, np.float32)), clip=False),
@@ -44,6 +44,6 @@ def imagine(
 
 
 def psnr(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of uint8 images [..., H, W, 3], one number an image."""
+    """Peak signal-to-noise ratio in dB of uint8 images [..., H, W, 3], one value per image."""
     error = np.square(frames.astype(np.float64) - truth.astype(np.float64)).mean(axis=(-3, -2, -1))
     return 10 * np.log10(255.0**2 / np.maximum(error, 1e-12))
