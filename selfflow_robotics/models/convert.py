@@ -3,7 +3,8 @@
 The release (github.com/black-forest-labs/Self-Flow, weights `selfflow_imagenet256.pt`) differs in
 three conventions, which are converted here; all other code follows `flow/path.py`.
 
-* It embeds 1 - t, ours t - 1: cosines agree and sines change sign, so the sine columns of the timestep MLP's first weight are negated.
+* It embeds 1 - t, ours t - 1: cosines agree and sines change sign, so the sine columns of the
+  timestep MLP's first weight are negated.
 * Its last layer predicts data - noise: the velocity's rows are negated (the variance's are not).
 * The rows of its last layer stand in (p q c) order, ours in (c p q).
 

@@ -185,8 +185,8 @@ def _refuse_nameless_average(
     averaged = [name for name in [*rest, *inside] if _is_average(name) and tensors[name].ndim > 0]
     if averaged:
         raise UserError(
-            f"the file holds a moving average that is not whole under the network's names "
-            f"({few(averaged)}); copy it into the network where it was made, then "
+            f"the file contains a moving average that does not match the network's names "
+            f"({few(averaged)}); copy it into the network where it was created, then "
             "torch.save({'ema': network.state_dict()}, 'weights.pt')"
         )
 

@@ -80,7 +80,8 @@ def loss(
     Student and teacher see the same noise, and the same dropped words and labels.
 
     Args:
-        network, teacher: the student and its moving average, used only if the objective has a teacher.
+        network, teacher: the student and its moving average, used only if the objective has a
+            teacher.
         weights: weight of each slot in the flow loss; 1 if not given.
         step: for objectives that warm up; None: no warm-up.
         encoder: for objectives with a frozen encoder.

@@ -142,7 +142,8 @@ def self_flow_loss(
     """L = L_gen + gamma L_rep over the noised tokens of a sample (Eq. 7).
 
     Args:
-        student, teacher: the network and its moving average; `teacher` may be None if the objective has none. They already include the clean part of the sample.
+        student, teacher: the network and its moving average, both with the clean part of the
+            sample as context; `teacher` may be None if the objective has none.
         project: the training-only head h, applied only to the student's features.
         noised: data tokens x of each slot to denoise, before noise, [G, N_slot, D_slot].
         valid: mask of valid tokens, bool [G, N_slot]; all are valid for slots not given.
