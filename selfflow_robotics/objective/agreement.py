@@ -28,12 +28,12 @@ def cosine_by_layer(
     Args:
         network, teacher, batch, role: as in `loss`. The lists have one value per block.
     """
-    clean, noised = arrange(role, batch.slots)
+    clean, to_denoise = arrange(role, batch.slots)
     sides = [
-        ask(one, noised, one.encode_context(clean, batch.words, labels=batch.labels), stop=True)
+        ask(one, to_denoise, one.encode_context(clean, batch.words, labels=batch.labels), stop=True)
         for one in (network, teacher)
     ]
-    tokens = {slot: x.tokens for slot, x in noised.items()}
+    tokens = {slot: x.tokens for slot, x in to_denoise.items()}
     first = next(iter(tokens.values()))
     size, num_tokens = len(first), sum(x.shape[1] for x in tokens.values())
     noise = {

@@ -17,9 +17,9 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow import path
 from selfflow_robotics.objective.roles import Role, arrange, denoises_frames
 from selfflow_robotics.objective.self_flow import (
+    Denoiser,
     Encoder,
     LossTerms,
-    Network,
     ObjectiveConfig,
     self_flow_loss,
 )
@@ -86,9 +86,9 @@ def loss(
         step: for objectives that warm up; None: no warm-up.
         encoder: for objectives with a frozen encoder.
     """
-    clean, noised = arrange(role, batch.slots)
+    clean, to_denoise = arrange(role, batch.slots)
     draws = conditioning.frame_draws if denoises_frames(role) else conditioning.draws
-    noised = {slot: x.repeat(draws) for slot, x in noised.items()}
+    to_denoise = {slot: x.repeat(draws) for slot, x in to_denoise.items()}
     labels = batch.labels
     if labels is not None:
         hidden = torch.rand(len(labels), generator=generator, device=labels.device)
@@ -108,40 +108,40 @@ def loss(
     if objective.has_teacher:
         with torch.no_grad():
             seen = teacher.encode_context(shown, **condition, depth=objective.teacher_layer)
-        ask_teacher = ask(teacher, noised, seen, stop=True, **separate)
+        ask_teacher = ask(teacher, to_denoise, seen, stop=True, **separate)
     return self_flow_loss(
-        student=ask(network, noised, network.encode_context(shown, **condition), **separate),
+        student=ask(network, to_denoise, network.encode_context(shown, **condition), **separate),
         teacher=ask_teacher,
         project=network.projector,
-        noised={slot: x.tokens for slot, x in noised.items()},
-        valid={slot: x.valid for slot, x in noised.items() if x.valid is not None},
+        data={slot: x.tokens for slot, x in to_denoise.items()},
+        valid={slot: x.valid for slot, x in to_denoise.items() if x.valid is not None},
         prediction=network.prediction,
         config=objective,
         generator=generator,
         gamma=None if step is None else objective.gamma_at(step),
         weights=weights,
         encoder=encoder,
-        places=_places(noised, batch) if objective.mask_shape == "tube" else None,
+        places=_places(to_denoise, batch) if objective.mask_shape == "tube" else None,
     )
 
 
 def ask(
-    network: ContextNetwork, noised: Mapping[str, Slot], context: Any, **settings: Any
-) -> Network:
-    """The network as `self_flow_loss` calls it: tokens x_t of the slots `noised` in a context."""
+    network: ContextNetwork, to_denoise: Mapping[str, Slot], context: Any, **settings: Any
+) -> Denoiser:
+    """The network as `self_flow_loss` calls it: tokens x_t of the slots `to_denoise` in context."""
 
     def asked(x_t: dict[str, Tensor], tau: Timesteps, layers: tuple[int, ...]) -> Any:
-        slots = {slot: noised[slot].with_tokens(x) for slot, x in x_t.items()}
+        slots = {slot: to_denoise[slot].with_tokens(x) for slot, x in x_t.items()}
         return network(slots, tau, context, layers, **settings)
 
     return asked
 
 
-def _places(noised: Mapping[str, Slot], batch: Batch) -> Tensor:
+def _places(to_denoise: Mapping[str, Slot], batch: Batch) -> Tensor:
     """A number per noised token [N], shared by tokens at the same place of their frames."""
     per_frame = batch.slots["first_frame"].tokens.shape[1]
-    places, beyond = [], 0 if set(noised) == {"actions"} else per_frame
-    for slot, x in noised.items():
+    places, beyond = [], 0 if set(to_denoise) == {"actions"} else per_frame
+    for slot, x in to_denoise.items():
         count = x.tokens.shape[1]
         numbers = torch.arange(count, device=x.tokens.device)
         if slot == "actions":

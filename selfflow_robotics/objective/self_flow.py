@@ -24,7 +24,7 @@ from selfflow_robotics.timesteps import Timesteps
 
 # network(x_t, timesteps, layers) -> (outputs, {layer: features}), with raw features. The teacher
 # only computes features and may stop after them.
-Network = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
+Denoiser = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
 # encoder(x) -> features [G, N, D], one per clean token.
 Encoder = Callable[[dict[str, Tensor]], Tensor]
 
@@ -125,10 +125,10 @@ class LossTerms:
 
 
 def self_flow_loss(
-    student: Network,
-    teacher: Network | None,
+    student: Denoiser,
+    teacher: Denoiser | None,
     project: Callable[[Tensor], Tensor],
-    noised: dict[str, Tensor],
+    data: dict[str, Tensor],
     valid: dict[str, Tensor],
     prediction: Mapping[str, path.Prediction],
     config: ObjectiveConfig,
@@ -145,7 +145,7 @@ def self_flow_loss(
         student, teacher: the network and its moving average, both with the clean part of the
             sample as context; `teacher` may be None if the objective has none.
         project: the training-only head h, applied only to the student's features.
-        noised: data tokens x of each slot to denoise, before noise, [G, N_slot, D_slot].
+        data: tokens x of each slot to denoise, without noise, [G, N_slot, D_slot].
         valid: mask of valid tokens, bool [G, N_slot]; all are valid for slots not given.
         prediction: what the network's output represents for each slot.
         generator: the only source of randomness.
@@ -154,16 +154,16 @@ def self_flow_loss(
         encoder: for target = "encoder".
         places: int64 [N], for tube masking: tokens at the same place share their mask.
     """
-    first = next(iter(noised.values()))
-    sizes = [x.shape[1] for x in noised.values()]
+    first = next(iter(data.values()))
+    sizes = [x.shape[1] for x in data.values()]
     tau = SCHEDULES[config.schedule](
         first.shape[0], sum(sizes), config.mask_ratio, config.timesteps, generator, places
     )
     noise = {
         slot: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        for slot, x in noised.items()
+        for slot, x in data.items()
     }
-    x_t, t = at_timesteps(tau, noised, noise)
+    x_t, t = at_timesteps(tau, data, noise)
 
     layers = (config.student_layer,)
     if config.gamma > 0 and config.target == "student":
@@ -171,12 +171,12 @@ def self_flow_loss(
     outputs, features = student(x_t, tau, layers)
 
     token_loss, flow_losses = {}, []
-    for slot, x in noised.items():
+    for slot, x in data.items():
         v_pred = path.as_velocity(outputs[slot].float(), prediction[slot], x_t[slot], t[slot])
         v_target = path.velocity_target(x, noise[slot], prediction[slot], x_t[slot], t[slot])
         token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
         flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
-    shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in noised])
+    shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in data])
     shares = (shares / shares.sum()).to(first.device, non_blocking=True)
     flow_loss = (torch.stack(flow_losses) * shares).sum()
     counted = torch.cat(
@@ -194,13 +194,13 @@ def self_flow_loss(
     with torch.no_grad():
         if config.target == "encoder":
             assert encoder is not None
-            target = encoder(noised)
+            target = encoder(data)
         elif config.target == "student":
             target = features[config.teacher_layer].detach()
         else:
             assert teacher is not None
             seen = _teacher_timesteps(tau, config.teacher_view, generator)
-            x_teacher, _ = at_timesteps(seen, noised, noise)
+            x_teacher, _ = at_timesteps(seen, data, noise)
             layer = config.teacher_layer
             target = teacher(x_teacher, seen, (layer,))[1][layer]
     predicted = (project(raw) if config.head else raw).float()
