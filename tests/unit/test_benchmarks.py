@@ -87,7 +87,7 @@ def test_groups_are_those_of_the_table():
         (["--starts", "foo"], "'self_flow'"),
         (["--starts", "none", "none"], "--starts says the same thing twice"),
         (["--starts", "repa"], "add vanilla"),
-        (["--starts", "none", "--probe"], "--probe looks at pretrained networks"),
+        (["--starts", "none", "--probe"], "--probe .*--starts"),
         (["--demonstrations", "50", "0"], "--demonstrations: must be"),
         (["--demonstrations", "301"], "beyond the 300 --recorded"),
         (["--jobs", "0"], "--jobs: must be"),

@@ -150,17 +150,15 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
         (["names=b"], "names: takes a list; write names=[b]"),
         (
             ["sampler=5"],
-            "sampler: holds several settings; write sampler.num_steps=..."
-            " (--cfg job shows them all)",
+            "sampler: is a group of settings; write sampler.num_steps=... (--cfg job lists them)",
         ),
         (
             ["teacher=[5]"],
-            "teacher: holds several settings; write teacher.num_steps=..."
-            " (--cfg job shows them all)",
+            "teacher: is a group of settings; write teacher.num_steps=... (--cfg job lists them)",
         ),
         (
             ["weights=5"],
-            "weights: holds several settings; write weights.NAME=... (--cfg job shows them all)",
+            "weights: is a group of settings; write weights.NAME=... (--cfg job lists them)",
         ),
         (["+weights.flow=1", "weights.flwo=5"], "weights: unknown key 'flwo'; did you mean flow?"),
         (["samplr.kind=heun"], "unknown config key 'samplr'; did you mean sampler.*?"),
@@ -183,7 +181,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, capsys, argv, line):
 def test_an_empty_value_is_no_default(run, capsys, argv):
     with pytest.raises(SystemExit):
         run(*argv)
-    assert "checkpoint is empty (a shell variable that is not set?)" in capsys.readouterr().err
+    assert "--checkpoint is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -218,7 +216,7 @@ def test_errors_of_main(run, capsys):
     with pytest.raises(SystemExit) as stop:
         run(body=raises(KeyboardInterrupt()))
     assert stop.value.code == 130
-    assert capsys.readouterr().err == "interrupted; repeat the command to go on\n"
+    assert capsys.readouterr().err == "interrupted; repeat the command to resume\n"
     with pytest.raises(ValueError, match="a bug"):
         run(body=raises(ValueError("a bug")))
     with pytest.raises(SystemExit) as stop:

@@ -106,7 +106,7 @@ def test_ctrl_c_while_a_console_command_imports_is_one_line(monkeypatch, capsys)
     with pytest.raises(SystemExit) as stop:
         launch.pretrain()
     assert stop.value.code == 130
-    assert capsys.readouterr().err == "interrupted; repeat the command to go on\n"
+    assert capsys.readouterr().err == "interrupted; repeat the command to resume\n"
 
 
 def _write_run(root, name, **run):

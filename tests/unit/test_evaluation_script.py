@@ -68,7 +68,7 @@ def test_it_measures_writes_down_and_repeats_nothing(run, tmp_path):
         json.loads((folder / "report.json").read_text())["policies"]["random"]["all"]["count"] == 2
     )
     done = run(*arguments, "num_episodes=2", "processes=1")
-    assert "expert: all 2 episodes were played before" in done.stdout
+    assert "expert: all 2 episodes are done" in done.stdout
 
 
 def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
@@ -88,7 +88,7 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.decode().splitlines()[-1] == "interrupted; repeat the command to go on"
+    assert error.decode().splitlines()[-1] == "interrupted; repeat the command to resume"
     path = _folder(tmp_path) / "episodes.jsonl"
     before = path.read_text()
     assert run(*arguments).returncode == 0

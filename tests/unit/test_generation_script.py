@@ -56,9 +56,9 @@ def test_the_newest_run_is_sampled_and_a_repeated_command_leaves_the_result(fold
     main(QUICK)
     first, last = capsys.readouterr().out.splitlines()
     assert first == (
-        "2 pictures of runs/classes/checkpoints/step_0000003: sde, 2 steps, cpu fp32, 1 processes"
+        "2 images of runs/classes/checkpoints/step_0000003: sde, 2 steps, cpu fp32, 1 processes"
     )
-    assert last.startswith("2 pictures of 8 x 8 px in runs/classes/eval/generation-sde2-")
+    assert last.startswith("2 images of 8 x 8 px in runs/classes/eval/generation-sde2-")
     (result,) = folder.glob("runs/classes/eval/generation-*/samples.npz")
     assert np.load(result)["arr_0"].shape == (2, 8, 8, 3)
     main(QUICK)
@@ -169,7 +169,7 @@ TINY = ["--checkpoint", "tiny.pt"]
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (_no_runs, [], "no run in runs/ makes pictures; train one"),
+        (_no_runs, [], "no run in runs/ can generate images; train one"),
         (_nothing, ["--checkpoint", "no/where"], "no checkpoint at no/where"),
         (_nothing, ["--checkpoint", "missing.pt"], "there is no file missing.pt"),
         (_cut_released, TINY, "tiny.pt is truncated"),
@@ -177,14 +177,14 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_released, TINY, "pass heads"),
         (_claims(depth=10**9), [], "does not describe a network"),
         (_claims(width=48 * 10**6), [], "does not describe a network"),
-        (_claims(num_classes=10**12), [], "does not fit the model"),
+        (_claims(num_classes=10**12), [], "does not match the model"),
         (_claims(grid=[10**6, 10**6]), [], "does not describe a network"),
         (_claims(labels=[9]), [], "does not describe a network"),
-        (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
+        (_claims(labels=[0, 2]), ["labels=[1]"], "without images of class 1"),
         (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
-        (_nothing, ["heads=4"], "heads is for files of released weights"),
+        (_nothing, ["heads=4"], "heads is only for files of released weights"),
         (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "knows no classes"),
         (_nothing, ["labels=[3]"], "labels must be numbers from 0 to 2, got [3]"),
         (_nothing, ["instruction=x"], "reads no words"),

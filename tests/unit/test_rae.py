@@ -143,7 +143,7 @@ def test_the_encoders_names_of_either_era_are_understood(rae, frames, tmp_path, 
 
 
 def test_pictures_of_another_size_are_refused(rae):
-    with pytest.raises(UserError, match="are 48 x 48 px, this autoencoder takes 32 x 32"):
+    with pytest.raises(UserError, match="are 48 x 48 px, but this autoencoder needs 32 x 32"):
         rae.encode(torch.zeros(1, 48, 48, 3, dtype=torch.uint8))
 
 

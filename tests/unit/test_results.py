@@ -22,7 +22,7 @@ def test_a_report_is_known_again_and_keeps_others_out(tmp_path):
     write_report(path, {"rows": [1], "settings": SETTINGS})
     assert known_report(path, SETTINGS)["rows"] == [1]
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
-    with pytest.raises(UserError, match="holds results of other settings"):
+    with pytest.raises(UserError, match="different settings"):
         known_report(path, {**SETTINGS, "seed": 2})
 
 

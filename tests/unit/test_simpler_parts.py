@@ -50,7 +50,7 @@ def test_a_complete_installation_passes(checkout, devices):
 def test_without_a_checkout_the_interpreter_may_have_it_installed(checkout):
     check_simpler(None, interpreter(checkout, GOOD))
     lacking = interpreter(checkout, GOOD | {"missing": ["mani_skill2_real2sim"]})
-    with pytest.raises(SimplerMissing, match="checkout is not known") as caught:
+    with pytest.raises(SimplerMissing, match="SIMPLER_ENV_PATH") as caught:
         check_simpler(None, lacking)
     assert "git clone" in caught.value.advice
 

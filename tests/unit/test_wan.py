@@ -119,5 +119,5 @@ def test_statistics_of_other_channels_are_refused(tmp_path):
 def test_pictures_and_clips_are_told_apart(wan_folder):
     with pytest.raises(UserError, match="encodes clips"):
         load_autoencoder(AutoencoderConfig("wan", str(wan_folder)))
-    with pytest.raises(UserError, match="encodes single pictures"):
+    with pytest.raises(UserError, match="encodes single images"):
         load_video_autoencoder(AutoencoderConfig("pixel"))
