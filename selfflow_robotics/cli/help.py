@@ -21,7 +21,7 @@ def help_text(
     experiments = experiment_headers(configs, config_name)
     if experiments:
         rows = [(f"experiment={name}", header) for name, header in experiments]
-        parts.append("Experiments (settings for a purpose):\n" + _table(rows))
+        parts.append("Experiments (presets):\n" + _table(rows))
     for group in groups(configs, config_name):
         rows = [(f"{group}={name}", header) for name, header in headers(configs / group)]
         parts.append(f"Choices of {group} (configs/{group}):\n" + _table(rows))

@@ -141,5 +141,5 @@ def test_labels_beyond_the_classes_are_one_line(cache):
 )
 def test_a_shard_of_other_rows_is_one_line(cache, change):
     rewrite_shard(cache, 0, lambda rows: np.concatenate([change(rows)] * 4))
-    with pytest.raises(UserError, match="do not match cache.json"):
+    with pytest.raises(UserError, match="do not match cache"):
         LatentReader(cache).read([0])
