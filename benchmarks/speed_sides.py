@@ -118,7 +118,7 @@ class Setup:
             return plain_sample(self.plain, labels, self.draw(size, 3), steps, guidance)
 
     def teach(self, size: int, precision: str = "fp32") -> Tensor:
-        """The teacher's features, as the loss asks for them."""
+        """The teacher's features, as computed in the loss."""
         x, labels = self.batch(size)
         layer = self.objective.teacher_layer
         with torch.no_grad(), autocast(self.device, precision):

@@ -4,7 +4,7 @@
                               sorted names of folders that hold images
     FOLDER/*.jpg              label 0
     FOLDER/*.tar, ONE.tar or 'some/*.tar'
-                              WebDataset's layout: KEY.jpg beside KEY.cls, which holds the label
+                              WebDataset's layout: KEY.jpg next to KEY.cls, which has the label
 
 Images are *.jpg, *.jpeg, *.png and *.webp. Other files in folders, and hidden ones, are ignored;
 those in tars are counted. Tars must not be compressed: their headers are read once, then images by

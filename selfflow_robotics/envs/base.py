@@ -16,7 +16,7 @@ Observation (`observation_space`):
 
 Action (`action_space`, float32 [7], SIMPLER's meaning, 3 Hz): translation in metres and rotation
 vector in radians, both in the robot's base frame and relative to the measured tool pose (the
-rotation turns about the tool point); gripper relative and sticky: +1 close, -1 open, 0 go on.
+rotation turns about the tool point); gripper relative and sticky: +1 close, -1 open, 0 no change.
 
 `info` of every call: `success` (bool, this step, the task's own rule), `elapsed_steps` (int), and
 `state`, the privileged truth that only scripted experts and tests may read:

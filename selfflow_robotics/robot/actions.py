@@ -7,7 +7,7 @@
 | policy      | [7]: world_vector, rotation_delta (rpy), gripper 1 open,      | networks,  |
 |             | 0 closed (a state to be in, not a change)                     | statistics |
 | environment | [7]: translation m, rotation vector rad, gripper +1 close,    | simulators |
-|             | -1 open, 0 go on (`envs.base`)                                |            |
+|             | -1 open, 0 no change (`envs.base`)                            |            |
 
 Displacements are in the robot's base frame, relative to the tool pose, for one step at 3 Hz. The
 policy layout is the common one for Open X-Embodiment (Octo, OpenVLA: `rt1_dataset_transform`).

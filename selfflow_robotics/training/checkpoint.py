@@ -166,7 +166,7 @@ def load_module(build: Callable[[], Module], tensors: dict[str, Tensor], source:
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{source} does not match the model: '{name}' is {shapes[0] or 'missing'} in the "
-                f"file, {shapes[1] or 'not there'} in the network that its manifest describes"
+                f"file, but {shapes[1] or 'missing'} in the network of its manifest"
             )
     module = build()
     load_weights(module, tensors, source)

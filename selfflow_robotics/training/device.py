@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device '{name}' is not supported, only cpu and cuda are; use device=cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device '{name}' was asked for, but torch sees no GPU; use device=cpu")
+        raise UserError(f"device '{name}' requested, but torch sees no GPU; use device=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"{device} does not exist: torch sees {torch.cuda.device_count()} GPUs")
     return device

@@ -104,7 +104,7 @@ def train(
         extra: stored in every checkpoint's manifest.
         on_checkpoint: returns extra metrics to log with each checkpoint.
         on_sample: writes sample images to the path that it is given, every `sample_every` steps
-            and at the end; also those that an interrupted run did not come to.
+            and at the end; also those that an interrupted run missed.
         ranks: the processes that train together; `batch_at` gives this one's share, and the first
             alone logs, saves and calls the two above.
 

@@ -175,7 +175,7 @@ class RldsIndex:
         return data
 
     def frame(self, frame: int) -> np.ndarray:
-        """The image of one step, uint8 [H, W, 3]; exactly what TensorFlow's decoder makes of it.
+        """The image of one step, uint8 [H, W, 3]; identical to TensorFlow's decoding.
 
         Raises UserError naming the shard, episode and step if the image cannot be decoded.
         """
