@@ -85,11 +85,11 @@ def test_groups_are_those_of_the_table():
     ("arguments", "says"),
     [
         (["--starts", "foo"], "'self_flow'"),
-        (["--starts", "none", "none"], "--starts says the same thing twice"),
+        (["--starts", "none", "none"], "--starts has duplicates: none"),
         (["--starts", "repa"], "add vanilla"),
         (["--starts", "none", "--probe"], "--probe .*--starts"),
         (["--demonstrations", "50", "0"], "--demonstrations: must be"),
-        (["--demonstrations", "301"], "beyond the 300 --recorded"),
+        (["--demonstrations", "301"], "--demonstrations must not exceed --recorded"),
         (["--jobs", "0"], "--jobs: must be"),
         (["--seeds", "0"], "--seeds: must be"),
         (["--steps", "0"], "--steps: must be"),

@@ -122,7 +122,7 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
     [
         (["--taks", "x"], "unknown option '--taks'; did you mean --task?"),
         (["--task"], "--task needs a value: --task VALUE"),
-        (["pick"], "'pick' is neither an option nor key=value; --help shows both"),
+        (["pick"], "'pick' is neither an option nor key=value; see --help"),
         (["stepz=3"], "unknown config key 'stepz'; did you mean steps?"),
         (
             ["sampler.num_setps=3"],
@@ -164,7 +164,7 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
         (["samplr.kind=heun"], "unknown config key 'samplr'; did you mean sampler.*?"),
         (["task=Ünï"], """cannot read 'task=Ünï'; write task='"Ünï"'"""),
         (["task=a=b"], """cannot read 'task=a=b'; write task='"a=b"'"""),
-        (["experiment=5"], "a number or null is no choice of experiment; give a file's name"),
+        (["experiment=5"], "a number or null is not a choice for experiment; give a file name"),
         (["names=[a"], "cannot read 'names=[a': no viable alternative at input '[a'"),
     ],
 )

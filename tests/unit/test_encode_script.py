@@ -50,8 +50,8 @@ def test_debug_encodes_drawn_shapes_without_any_download(folder, capsys):
     first, line = capsys.readouterr().out.splitlines()
     assert first == "64 images of 4 classes in datasets/shapes_64_32px_0"
     assert re.fullmatch(
-        r"latents of 64 pictures in datasets/shapes_64_32px_0_pixel_32: 0 skipped, 0\.8 MB, "
-        r"\d+\.\d s, \d+\.\d pictures/s",
+        r"latents of 64 images in datasets/shapes_64_32px_0_pixel_32: 0 skipped, 0\.8 MB, "
+        r"\d+\.\d s, \d+\.\d images/s",
         line,
     )
     reader = LatentReader("datasets/shapes_64_32px_0_pixel_32")
@@ -154,11 +154,11 @@ def _nothing(folder):
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (_nothing, ["--data", "nowhere"], "no pictures at nowhere"),
+        (_nothing, ["--data", "nowhere"], "nowhere does not exist"),
         (
             _cut_tar,
             ["--data", "cut.tar"],
-            "cut.tar is damaged or cut short at byte 2560",
+            "cut.tar is damaged or truncated at byte 2560",
         ),
         (_joined_tars, ["--data", "joined.tar"], "several tars in one file"),
         (
@@ -173,11 +173,11 @@ def _nothing(folder):
             "2 of 6 images are unusable, but max_skipped=0.001 allows only 1: 2 trunc",
         ),
         (_no_labels, ["--data", "bare.tar"], "2 no label (e.g. bare.tar/a)"),
-        (_made, ["image_size=32"], "of another image_size (16, now 32)"),
+        (_made, ["image_size=32"], "of a different image_size (16, now 32)"),
         (_damaged_shard, [], "shard-00000.npy is damaged"),
-        (_other_files, [], "out holds other files (thesis.txt)"),
+        (_other_files, [], "out contains other files (thesis.txt)"),
         (_nothing, ["--output", "/proc/no"], "cannot write latents to /proc/no"),
-        (_nothing, ["--output", "set/latents"], "lies among the classes of set"),
+        (_nothing, ["--output", "set/latents"], "one of the class folders of set"),
         (_nothing, ["image_size=0"], "image_size must be at least 1, got 0"),
         (_nothing, ["max_skipped=1"], "max_skipped must be in [0, 1), got 1.0"),
         (_nothing, ["processes=0"], "processes must be from 1"),

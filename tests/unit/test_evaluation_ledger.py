@@ -105,7 +105,7 @@ def test_an_error_is_tried_again_and_replaced(tmp_path):
 
 def test_another_fingerprint_is_refused_by_name(tmp_path):
     Ledger.open(tmp_path, FINGERPRINT)
-    with pytest.raises(UserError, match="holds an evaluation with another checkpoint; choose"):
+    with pytest.raises(UserError, match="evaluation with a different checkpoint; choose"):
         Ledger.open(tmp_path, {**FINGERPRINT, "checkpoint": "b2"})
     with pytest.raises(UserError, match="another checkpoint and seed;"):
         Ledger.open(tmp_path, {**FINGERPRINT, "checkpoint": "b2", "seed": 1})

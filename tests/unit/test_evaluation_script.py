@@ -104,7 +104,7 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
         (["policy=expert", "replan_steps=0"], "replan_steps must be at least 1, got 0"),
         (["num_episode=3"], "unknown config key 'num_episode'; did you mean num_episodes or"),
         (["policy=exprt"], "policy: unknown value 'exprt'; did you mean expert?"),
-        ([], "no finetune run in runs/ has a checkpoint; train one or give --checkpoint PATH"),
+        ([], "no finetune run in runs/ has a checkpoint; train one or pass --checkpoint PATH"),
         (["--checkpoint", "nowhere"], "no checkpoint at nowhere: give a run folder or one of"),
         (
             ["policy=random", "protocol=visual_matching"],
@@ -150,4 +150,6 @@ def test_without_simpler_it_says_what_to_install(main, capsys):
     error = capsys.readouterr().err
     assert INSTALL in error
     last = error.splitlines()[-1]
-    assert last == "error: SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path="
+    assert (
+        last == "error: the location of SIMPLER is unknown: set SIMPLER_ENV_PATH or simpler.path="
+    )

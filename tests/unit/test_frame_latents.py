@@ -199,7 +199,7 @@ def test_data_that_change_meanwhile_stop_the_work(folder):
         (["split=test"], "no split 'test'"),
         (["frame_size=[0,12]"], "frame_size must be from 1"),
         (["frame_size=[16,24]"], "another image_size"),
-        (["--split", "train[:2]"], "of another data set"),
+        (["--split", "train[:2]"], "of a different data set"),
         (["shard_size=5"], "another shard_size"),
         (["autoencoder=wan"], "encodes clips"),
     ],

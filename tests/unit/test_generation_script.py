@@ -171,7 +171,7 @@ TINY = ["--checkpoint", "tiny.pt"]
     [
         (_no_runs, [], "no run in runs/ can generate images; train one"),
         (_nothing, ["--checkpoint", "no/where"], "no checkpoint at no/where"),
-        (_nothing, ["--checkpoint", "missing.pt"], "there is no file missing.pt"),
+        (_nothing, ["--checkpoint", "missing.pt"], "missing.pt does not exist"),
         (_cut_released, TINY, "tiny.pt is truncated"),
         (_foreign, TINY, "has no x_embedder.proj.weight"),
         (_released, TINY, "pass heads"),
@@ -193,7 +193,7 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_nothing, ["num_images=0"], "num_images must be at least 1, got 0"),
         (_nothing, ["method=dpm"], "unknown value 'dpm'"),
         (_nothing, ["--output", "/proc/no"], "cannot write results to /proc/no"),
-        (_other_pictures, ["--output", "out"], "out holds pictures of another seed"),
+        (_other_pictures, ["--output", "out"], "out has images with a different seed"),
     ],
 )
 def test_a_mistake_is_one_line(folder, capsys, prepare, arguments, message):
@@ -220,7 +220,7 @@ def test_without_the_hubs_package_or_the_network_the_release_is_one_line(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     for arguments, message in (
         (["download=true"], "(Please check your connection); check the network"),
-        (["download=false"], "not on this machine; download=true fetches selfflow_imagenet256.pt"),
+        (["download=false"], "download=true to download selfflow_imagenet256.pt"),
     ):
         with pytest.raises(SystemExit):
             main([*command, *arguments])

@@ -303,9 +303,9 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not weights", r"is truncated or no weights file; download it again$"),
+        (b"not weights", r"is truncated or not a weights file; download it again$"),
         ({"model": Foreign()}, "Python objects, not plain tensors"),
-        (b"", r"is truncated or no weights file; download it again$"),
+        (b"", r"is truncated or not a weights file; download it again$"),
         ({1: torch.zeros(2)}, r"has no x_embedder.proj.weight"),
         ({"x_embedder.proj.weight": torch.zeros(2, dtype=torch.int64)}, "non-floating-point"),
         ([1, 2], "no tensors"),

@@ -37,7 +37,7 @@ def test_each_settings_have_a_folder_of_their_own():
 def test_a_damaged_report_is_one_line(tmp_path, content):
     path = tmp_path / "report.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"report.json is damaged or no report; remove it"):
+    with pytest.raises(UserError, match=r"report.json is damaged or not a report; remove it"):
         known_report(path, SETTINGS)
 
 

@@ -155,10 +155,10 @@ def _torn_config(folder):
         (_cut, "cannot read the autoencoder in"),
         (_torn_config, "cannot read the autoencoder in"),
         (_other_shape, "cannot read the autoencoder in|do not match config"),
-        (_missing_weight, r"do not fit their config\.json: decoder\.conv_in\.weight"),
+        (_missing_weight, r"do not match config\.json: decoder\.conv_in\.weight"),
         (
             _other_class,
-            "is of class UNet2DModel; autoencoder=sd_vae needs diffusers' AutoencoderKL",
+            "has class UNet2DModel; autoencoder=sd_vae needs diffusers' AutoencoderKL",
         ),
     ],
 )

@@ -99,7 +99,7 @@ def test_a_missing_checkout_is_named(path):
 
 
 def test_an_interpreter_that_fails_is_named(checkout):
-    with pytest.raises(UserError, match=r"does not run \(/bin/false\): exit status 1"):
+    with pytest.raises(UserError, match=r"failed to run \(/bin/false\): exit status 1"):
         check_simpler(str(checkout), "/bin/false")
 
 
