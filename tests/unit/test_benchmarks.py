@@ -87,7 +87,7 @@ def test_groups_are_those_of_the_table():
         (["--starts", "foo"], "'self_flow'"),
         (["--starts", "none", "none"], "--starts has duplicates: none"),
         (["--starts", "repa"], "add vanilla"),
-        (["--starts", "none", "--probe"], "--probe .*--starts"),
+        (["--starts", "none", "--probe"], "--probe needs a pretrained network"),
         (["--demonstrations", "50", "0"], "--demonstrations: must be"),
         (["--demonstrations", "301"], "--demonstrations must not exceed --recorded"),
         (["--jobs", "0"], "--jobs: must be"),

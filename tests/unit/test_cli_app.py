@@ -181,7 +181,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, capsys, argv, line):
 def test_an_empty_value_is_no_default(run, capsys, argv):
     with pytest.raises(SystemExit):
         run(*argv)
-    assert "--checkpoint is empty" in capsys.readouterr().err
+    assert "checkpoint is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
