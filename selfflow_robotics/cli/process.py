@@ -51,7 +51,7 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 def refusal(error: OSError | MemoryError) -> str:
     """A system error in one line. Re-raises `error` if it may be a programming error."""
     if isinstance(error, MemoryError):
-        return f"not enough memory ({error or 'for what was asked'}); reduce the sizes"
+        return f"not enough memory ({error or 'for these settings'}); reduce the sizes"
     if error.errno not in REFUSALS:
         raise error
     path = str(error.filename or "")

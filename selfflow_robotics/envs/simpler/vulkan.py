@@ -139,7 +139,7 @@ def missing_device(devices: list[VulkanDevice]) -> str | None:
                 "works (Debian 12: from bookworm-backports)"
             )
     names = ", ".join(device.name for device in devices)
-    return f"SAPIEN needs geometry shaders and wide lines, which {names} does not support: {mend}"
+    return f"SAPIEN needs geometry shaders and wide lines, not supported by {names}: {mend}"
 
 
 def _describe(vulkan: ctypes.CDLL, handle: c_void_p) -> VulkanDevice:
