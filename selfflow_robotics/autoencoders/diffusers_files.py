@@ -60,10 +60,7 @@ class DiffusersNetwork:
             import diffusers
 
             return getattr(diffusers, self.class_name)
-        except (
-            ImportError,
-            AttributeError,
-        ):  # the latter: diffusers is too old
+        except (ImportError, AttributeError):  # the latter: diffusers is too old
             raise UserError(
                 f"autoencoder={self.kind} needs {' and '.join(self.packages)}: pip install "
                 f"'selfflow_robotics[{self.extra}]'; autoencoder=pixel needs no packages"

@@ -38,9 +38,8 @@ def norm_and_turn(x: Tensor, weight: Tensor, turns: Tensor) -> Tensor:
     Always computed in float32, which the angles need.
     """
     pairs = (F.rms_norm(x.float(), x.shape[-1:], eps=EPS) * weight).unflatten(-1, (-1, 2))
-    if (
-        torch.compiler.is_compiling()
-    ):  # complex numbers are fast on a CPU, but compilers do not fuse them
+    # Complex numbers are fast on a CPU, but compilers do not fuse them.
+    if torch.compiler.is_compiling():
         (first, second), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
         turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
     else:

@@ -103,9 +103,7 @@ def warm_start(
         ):
             given = None
         if given is not None and name == _LABELS and given.shape != tensor.shape:
-            given = (
-                given[-1:] if len(tensor) == 1 else None
-            )  # different classes, except the null label
+            given = given[-1:] if len(tensor) == 1 else None  # of other classes only the null label
         if given is None:
             report.new.append(name)
         elif given is source.tensors[name] and given.shape == tensor.shape:

@@ -76,10 +76,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 # Parameters of glibc's mallopt (malloc.h) with values, in bytes, that keep freed memory.
-_MMAP_THRESHOLD = (
-    -3,
-    (2**30, 2**25),
-)  # blocks up to this come from the heap; old versions allow less
+_MMAP_THRESHOLD = (-3, (2**30, 2**25))  # blocks up to this come from the heap; old glibc: less
 _TRIM_THRESHOLD = (-1, 2**31 - 1)  # return the end of the heap to the system only above this
 _TOP_PAD = (-2, 2**28)  # grow the heap by this much more than requested
 

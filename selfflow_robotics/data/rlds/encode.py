@@ -57,9 +57,7 @@ class EpisodeEncoder:
             "steps": [self._step(step, t, len(steps)) for t, step in enumerate(steps)],
         }
         encoded = self._serializer.get_tf_example(self.features.encode_example(example))
-        return encoded.SerializeToString(
-            deterministic=True
-        )  # otherwise the order is that of a hash
+        return encoded.SerializeToString(deterministic=True)  # a stable key order
 
     def _step(self, step: dict[str, Any], t: int, length: int) -> dict[str, Any]:
         proprio = _floats(step["proprio"], 8, f"step {t}: proprio")

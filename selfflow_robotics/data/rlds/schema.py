@@ -102,11 +102,7 @@ _OWN_CLASSES = {
     for one in vars(tfds.features).values()
     if isinstance(one, type) and issubclass(one, tfds.features.FeatureConnector)
 }
-_CLASS_KEYS = (
-    "pythonClassName",
-    "python_class_name",
-    "type",
-)  # the latter in files before TFDS 4.5
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last before TFDS 4.5
 
 
 def check_features(content: Any, path: Path) -> None:
