@@ -183,7 +183,7 @@ def _nothing(folder):
         (_nothing, ["processes=0"], "processes must be from 1"),
         (_nothing, ["autoencoder=vae"], "did you mean sd_vae or rae?"),
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
-        (_nothing, ["data=null", "num_shapes=2"], "at least 4 pictures"),
+        (_nothing, ["data=null", "num_shapes=2"], "at least 4 images"),
     ],
 )
 def test_a_mistake_is_one_line(folder, capsys, prepare, arguments, message):

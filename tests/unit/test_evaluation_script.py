@@ -150,6 +150,4 @@ def test_without_simpler_it_says_what_to_install(main, capsys):
     error = capsys.readouterr().err
     assert INSTALL in error
     last = error.splitlines()[-1]
-    assert (
-        last == "error: the location of SIMPLER is unknown: set SIMPLER_ENV_PATH or simpler.path="
-    )
+    assert last == "error: SIMPLER's checkout was not found: set SIMPLER_ENV_PATH or simpler.path="

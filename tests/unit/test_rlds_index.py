@@ -139,7 +139,7 @@ def test_damaged_json(toy, name):
 
 
 def test_unknown_split(toy):
-    refuses(toy, "no split 'val' .*; there are: train", split="val")
+    refuses(toy, "no split 'val' .*; available: train", split="val")
 
 
 @pytest.mark.parametrize("key", [IMAGE, "steps/action/world_vector"])

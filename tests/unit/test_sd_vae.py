@@ -116,7 +116,7 @@ def test_the_fingerprint_is_of_settings_and_weights(vae_folder, tmp_path):
 
 
 def test_sides_must_fit(vae_folder):
-    with pytest.raises(UserError, match="do not divide into latents of 8 px"):
+    with pytest.raises(UserError, match="divisible by 8 px"):
         SdVae.load(str(vae_folder), download=False).encode(torch.zeros(1, 30, 32, 3))
 
 

@@ -60,7 +60,7 @@ def test_it_has_the_size_and_the_latents_that_it_says():
     assert (scaled.decode(2 * mean) == small.decode(mean)).all()
     other = SmallAutoencoder(SmallNetwork(8), 0.5, {})
     assert len({one.fingerprint for one in (small, scaled, other)}) == 3
-    with pytest.raises(UserError, match="do not divide"):
+    with pytest.raises(UserError, match="divisible by 8 px"):
         small.encode(frames[:, :12])
 
 

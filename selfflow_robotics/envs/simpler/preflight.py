@@ -89,7 +89,7 @@ def _check_python(folders: list[str], python: str) -> Path:
     """The folder of SIMPLER's assets."""
     found = _ask(python, "-c", PROBE, json.dumps(folders))
     if not folders and "mani_skill2_real2sim" in found["missing"]:
-        raise UserError("the location of SIMPLER is unknown: set SIMPLER_ENV_PATH or simpler.path=")
+        raise UserError("SIMPLER's checkout was not found: set SIMPLER_ENV_PATH or simpler.path=")
     own = "use a separate one (SIMPLER_PYTHON or simpler.python=)"
     if found["python"] != PYTHON_VERSION:
         version = ".".join(map(str, found["python"]))
