@@ -107,7 +107,7 @@ def test_another_fingerprint_is_refused_by_name(tmp_path):
     Ledger.open(tmp_path, FINGERPRINT)
     with pytest.raises(UserError, match="evaluation with a different checkpoint; choose"):
         Ledger.open(tmp_path, {**FINGERPRINT, "checkpoint": "b2"})
-    with pytest.raises(UserError, match="another checkpoint and seed;"):
+    with pytest.raises(UserError, match="checkpoint and seed;"):
         Ledger.open(tmp_path, {**FINGERPRINT, "checkpoint": "b2", "seed": 1})
 
 
