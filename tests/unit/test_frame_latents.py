@@ -198,9 +198,9 @@ def test_data_that_change_meanwhile_stop_the_work(folder):
         (["mirror=true"], "mirror=true"),
         (["split=test"], "no split 'test'"),
         (["frame_size=[0,12]"], "frame_size must be from 1"),
-        (["frame_size=[16,24]"], "another image_size"),
+        (["frame_size=[16,24]"], "different image_size"),
         (["--split", "train[:2]"], "of a different data set"),
-        (["shard_size=5"], "another shard_size"),
+        (["shard_size=5"], "different shard_size"),
         (["autoencoder=wan"], "encodes clips"),
     ],
 )

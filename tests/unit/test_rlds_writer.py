@@ -227,8 +227,8 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
-        (lambda path: path.write_bytes(b""), "holds 0 episodes, not 2"),
-        (lambda path: path.write_bytes(path.read_bytes() * 2), "holds 4 episodes, not 2"),
+        (lambda path: path.write_bytes(b""), "has 0 episodes, not 2"),
+        (lambda path: path.write_bytes(path.read_bytes() * 2), "has 4 episodes, not 2"),
         (lambda path: path.unlink(), "shards are missing or duplicated"),
         (lambda path: shutil.copy(path, f"{path}-of-00002"), "shards are missing or duplicated"),
         (lambda path: shutil.copy(shard(GOLDEN_SET), path), "does not identify its recording"),
