@@ -1,6 +1,6 @@
-# Two commands do everything on a fresh machine with python3 (3.11 or later), venv and make:
-#   make demo   from noise to a success rate: pretrain, fine-tune, evaluate, all embedded
-#   make test   the test suite
+# On a fresh machine with python3 (3.11 or later), venv and make:
+#   make demo   pretrain, fine-tune and evaluate on the embedded simulator
+#   make test   run the test suite
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -1,5 +1,5 @@
-"""What the benchmarks' command lines share: help with defaults, numbers of at least one, and
-mistakes as one line on stderr with exit code 2."""
+"""Shared by the benchmarks' command lines: help with defaults, positive integers, and one-line
+errors with exit code 2."""
 
 import argparse
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""How many floating-point operations a picture costs, counted on paper."""
+"""Analytic FLOP counts per image."""
 
 from math import prod
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from selfflow_robotics.models.flux import FluxConfig
 from selfflow_robotics.models.network import NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 
-FREQUENCIES = 256  # of the timestep embedding
+FREQUENCIES = 256  # size of the timestep embedding
 
 
 class Flops(NamedTuple):
-    """FLOPs of one picture; a multiplication with an addition counts as two."""
+    """FLOPs of one image; a multiply-add counts as two."""
 
     forward: float  # of the student, no projector
     student: float  # forward and backward, with the projector
@@ -42,7 +42,7 @@ def _blocks(backbone: SiTConfig | FluxConfig, plain: bool) -> _Blocks:
 
 
 def flops(config: NetworkConfig, teacher_layer: int, plain: bool) -> Flops:
-    """Matrix products of a training step for one picture of N tokens, width D, MLP ratio r.
+    """Matrix products of a training step for one image of N tokens, width D, MLP ratio r.
 
         SiT:      N (8 D^2 + 4 r D^2) linears + 4 N^2 D attention + 12 D^2 rows modulation a block
         FLUX:     N (8 D^2 + 6 r D^2) linears + 4 N^2 D attention a block, modulation once for all

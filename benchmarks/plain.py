@@ -1,10 +1,10 @@
-"""Self-Flow as it is usually written, to compare the library's speed with: same numbers, no care.
+"""A straightforward implementation of Self-Flow, as the baseline for the library's speed.
 
-What the public code for SiT, FLUX and Self-Flow does, written anew and as plainly: a timestep is
-spread over the tokens and embedded and modulated for every one of them, also where all share it;
-the teacher runs to its last layer; AdamW with torch's defaults; the moving average is a loop over
-parameters; guidance evaluates both halves at every step. Conventions (t = 1 is noise) and weights
-are the library's, so that results can be compared number by number.
+It does what the public code for SiT, FLUX and Self-Flow does, reimplemented: timesteps are embedded
+and modulated per token even if all tokens share one, the teacher runs to its last layer, AdamW uses
+torch's defaults, the moving average is a loop over parameters, and guidance evaluates both halves
+at every step. It shares conventions (t = 1 is noise) and weights with the library, so results can
+be compared number by number.
 """
 
 from itertools import pairwise
@@ -45,7 +45,7 @@ class _Projector(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """The `Network` of labelled images, written plainly, on the very parameters of one."""
+    """A plain version of the image network that shares the parameters of a `Network`."""
 
     def __init__(self, source: Network) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PlainNetwork(nn.Module):
         self.places = frame_places(adapter.grid, 1).to(weight.device)
         self.positions = source.adapter("first_frame").grid_positions  # None if rotary
         width, outputs = backbone.width, adapter.channels * (1 + adapter.learn_sigma)
-        with torch.device("meta"):  # all of it is replaced by the source's own parameters
+        with torch.device("meta"):  # all replaced by the source's parameters
             is_sit = isinstance(backbone, SiTConfig)
             self.backbone = PlainSiT(backbone) if is_sit else PlainFlux(backbone)
             stem, final = nn.Linear(adapter.channels, width), _FinalLayer(width, outputs)

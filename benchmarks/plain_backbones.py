@@ -1,7 +1,7 @@
-"""The two backbones as they are usually written: every token modulated by its own timestep.
+"""Straightforward versions of the two backbones: modulation is computed per token.
 
-Parameters have the library's names, so that they can be the library's own. A network of labelled
-images has no words: the conditioning stream of the FLUX.2-style one has no tokens on either side.
+Parameter names match the library's, so that both can share parameters. Image networks have no text:
+the conditioning stream of the FLUX.2-style backbone is empty on both sides.
 """
 
 import math
@@ -174,7 +174,7 @@ class PlainFlux(nn.Module):
         self.blocks = nn.ModuleList(blocks + [_SingleBlock(*shape) for _ in range(config.single)])
 
     def forward(self, x: Tensor, c: Tensor, places: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """As `PlainSiT`; the tokens stand at `places` [N, 3]."""
+        """As `PlainSiT`, with the tokens' positions `places` [N, 3]."""
         angles = []
         for axis, channels in enumerate(axis_channels(self.config.head_size)):
             order = torch.arange(0, channels, 2, device=x.device) / channels

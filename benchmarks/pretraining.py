@@ -1,18 +1,17 @@
-r"""Does pretraining help a policy that has few demonstrations? Success by start weights and data.
+r"""Does pretraining help a policy with few demonstrations? Success by pretraining and data.
 
     python benchmarks/pretraining.py                   # 27 policies; about an hour on two cores
     python benchmarks/pretraining.py --starts vanilla dts self_flow sra repa attention_separation \
-        --demonstrations 100 --probe --name objectives # all of them, and what their layers know
+        --demonstrations 100 --probe --name objectives # all objectives, with probes
     python benchmarks/pretraining.py --steps 4 --episodes 3 --seeds 1 --demonstrations 20 \
         --recorded 20 --play 20 --pretrain-steps 4
 
-A start is a file of configs/objective, or none. Every seed pretrains and fine-tunes anew; budget
-and evaluation episodes are the same for all. `repa` follows the vanilla network of the same seed,
-frozen. Every training and evaluation is one of the project's own commands in runs/study, with its
-output in runs/study/logs; what is finished is not repeated. Ends in NAME.md and NAME.png of
-runs/study: mean success, every seed's rate, and 95 % intervals by a bootstrap over seeds and,
-within them, episodes; with --probe in NAME_probes.md too.
-Needs `pip install -e '.[benchmarks]'`.
+A start is a file in configs/objective, or none. Every seed repeats pretraining and fine-tuning;
+budget and evaluation episodes are shared. The encoder of `repa` is the frozen vanilla network of
+the same seed. Training and evaluation run the project's own commands in runs/study, with logs in
+runs/study/logs; finished ones are not repeated. The result is NAME.md and NAME.png in runs/study:
+mean success, the rate of each seed, and 95 % intervals (bootstrap over seeds and, within them,
+episodes). --probe adds NAME_probes.md. Needs `pip install -e '.[benchmarks]'`.
 """
 
 import argparse
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
 from benchmarks.arguments import Parser, positive
 from selfflow_robotics.envs.client import SimulatorClient
@@ -49,14 +48,14 @@ STUDY = Path("runs/study")
 DEMONSTRATIONS, PLAY = STUDY / "demonstrations/0.1.0", STUDY / "play/0.1.0"
 OBJECTIVES = sorted(path.stem for path in (ROOT / "configs/objective").glob("*.yaml"))
 STARTS = ("self_flow", "vanilla", "none")
-PROBED_AT = (0.0, 0.5)  # noise of the pictures that the probes see
-ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # how a log's line about one begins
+PROBED_AT = (0.0, 0.5)  # noise levels of the probed frames
+ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # how an error line in a log begins
 
 
 def run(name: str, script: str, *arguments: str) -> None:
-    """One command of the project; its output goes to logs/NAME.txt of the study's folder.
+    """Run one command of the project, with its output in logs/NAME.txt of the study's folder.
 
-    Raises UserError with the last error of that log where the command fails.
+    Raises UserError with the last error in that log if the command fails.
     """
     path = STUDY / f"logs/{name}.txt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -107,7 +106,7 @@ def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -
 
 
 def probe_networks(cells: list[tuple[str, int]]) -> None:
-    """Linear probes of pretrained networks, all on the same pictures, to probe.json of each run."""
+    """Linear probes of pretrained networks, all on the same images, to probe.json of each run."""
     runs = [STUDY / f"{start}-{seed}" for start, seed in cells]
     left = [run for run in runs if not (run / "probe.json").exists()]
     frames = None
@@ -132,7 +131,7 @@ def successes(folder: Path) -> list[bool]:
 
 
 def interval(runs: list[list[bool]]) -> tuple[float, float]:
-    """95 % interval of the mean rate: training seeds drawn anew, then episodes within each."""
+    """95 % bootstrap interval of the mean rate: over training seeds, then episodes within each."""
     rng = numpy_generator("benchmark", 0)
     means = []
     for _ in range(4000):
@@ -147,7 +146,7 @@ def report(
     counts: list[int],
     plot: Path,
 ) -> str:
-    """The table, and the plot of it. `outcomes` holds one list of episodes a seed."""
+    """Write the table and its plot. `outcomes` has one list of episodes per seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -228,7 +227,7 @@ def study(options: argparse.Namespace) -> None:
         f"root={STUDY}", "name=play",
     )  # fmt: skip
     with ThreadPoolExecutor(options.jobs) as pool:
-        # What follows another network comes after it.
+        # Networks that need another network come after it.
         for late in (False, True):
             cells = [(start, seed) for start in starts for seed in range(options.seeds)]
             cells = [cell for cell in cells if (cell[0] == "repa") == late]
@@ -255,19 +254,19 @@ def study(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """UserError for what argparse lets pass, before anything is done."""
+    """Raise UserError for mistakes that argparse does not catch, before any work."""
     for name in ("starts", "demonstrations"):
         given = getattr(options, name)
         if len(set(given)) < len(given):
-            raise UserError(f"--{name} says the same thing twice: {' '.join(map(str, given))}")
+            raise UserError(f"--{name} has duplicates: {' '.join(map(str, given))}")
     if "repa" in options.starts and "vanilla" not in options.starts:
-        raise UserError("repa follows the vanilla network: add vanilla to --starts")
+        raise UserError("repa uses the vanilla network as its encoder: add vanilla to --starts")
     if options.probe and options.starts == ["none"]:
-        raise UserError("--probe looks at pretrained networks: add one to --starts")
+        raise UserError("--probe needs a pretrained network: add one to --starts")
     if max(options.demonstrations) > options.recorded:
-        raise UserError(f"--demonstrations beyond the {options.recorded} --recorded")
+        raise UserError(f"--demonstrations must not exceed --recorded ({options.recorded})")
     if "/" in options.name or not options.name.strip("."):
-        raise UserError(f"--name must be a file's name without a folder, got '{options.name}'")
+        raise UserError(f"--name must be a file name without a folder, got '{options.name}'")
     for name, folder in (("recorded", DEMONSTRATIONS), ("play", PLAY)):
         if not (folder / "dataset_info.json").exists():
             continue
@@ -289,11 +288,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--demonstrations", type=positive, nargs="+", default=[50, 100, 300], metavar="NUMBER",
-        help="to fine-tune on; a table's column each",
+        help="numbers of demonstrations to fine-tune on, one column each",
     )  # fmt: skip
-    parser.add_argument("--name", default="study", help="of the table and the plot")
+    parser.add_argument("--name", default="study", help="name of the table and the plot")
     parser.add_argument(
-        "--recorded", type=positive, default=300, help="a policy sees the first ones"
+        "--recorded",
+        type=positive,
+        default=300,
+        help="demonstrations to record; a policy uses the first ones",
     )
     parser.add_argument("--seeds", type=positive, default=3, help="number of them")
     parser.add_argument("--steps", type=positive, default=400, help="of fine-tuning")
@@ -303,9 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--probe", action="store_true", help="probe the pretrained networks' layers"
     )
     parser.add_argument("--episodes", type=positive, default=100, help="of each evaluation")
-    parser.add_argument(
-        "--jobs", type=positive, default=2, help="runs side by side, one thread each"
-    )
+    parser.add_argument("--jobs", type=positive, default=2, help="parallel runs, one thread each")
     options = parser.parse_args(argv)
     try:
         check(options)

@@ -1,17 +1,18 @@
-"""How much faster is the library than the same thing written plainly? Training step and sampler.
+"""Speed of the library against a straightforward implementation: training step and sampler.
 
     python -m benchmarks.speed                              # size S on one CPU thread
-    python -m benchmarks.speed --size XL --batch 256        # on a GPU, which it finds by itself
+    python -m benchmarks.speed --size XL --batch 256        # on a GPU, which is detected
     python -m benchmarks.speed --backbone flux              # the other backbone
-    python -m benchmarks.speed --quick                      # does it work? seconds
+    python -m benchmarks.speed --quick                      # smoke test, seconds
 
 `python benchmarks/speed.py` does the same.
 
-Both sides (the plain one is benchmarks/plain.py) use the same weights and draws; that their
-losses, gradients and samples agree is checked first. Then all variants take turns, and the table
-has medians: CPU time of the process on a CPU, CUDA events on a GPU. A variant that does not fit the
-GPU's memory gets the largest batch that does, and the table says which. The table, with commit,
-versions and hardware, is written to OUTPUT.md as it grows, and all numbers to OUTPUT.json.
+Both sides (the baseline is benchmarks/plain.py) use the same weights and random draws. The command
+first checks that their losses, gradients and samples agree. Then the variants take turns, and the
+table reports medians: CPU time of the process on a CPU, CUDA events on a GPU. If a variant does not
+fit in GPU memory, it gets the largest batch that fits, and the table says so. OUTPUT.md has the
+table with commit, versions and hardware, and is updated as the benchmark runs; OUTPUT.json has all
+numbers.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where it is run as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
 from benchmarks.arguments import Parser, positive
 from benchmarks.flops import flops
@@ -51,11 +52,11 @@ TINY = {
     "sit": SiTConfig(width=48, depth=3, heads=3, **RELEASED_TIME),
     "flux": FluxConfig(width=48, double=1, single=2, heads=3),
 }
-LARGE = {"sit": "XL", "flux": "625M"}  # counted on paper whatever the size in hand
+LARGE = {"sit": "XL", "flux": "625M"}  # always in the FLOP count, whatever --size is
 
 
 def quick(backbone: str) -> NetworkConfig:
-    """A network for `--quick`."""
+    """The tiny network of `--quick`."""
     return image_config(TINY[backbone], latent_size=8, num_classes=10)
 
 
@@ -80,7 +81,7 @@ def timed(variant: Variant, device: torch.device) -> float:
 
 
 def warm_up(variant: Variant, setup: Setup) -> None:
-    """Compile, allocate, find a batch that fits; a variant that cannot run remembers why."""
+    """Compile, allocate and find a batch that fits; a variant that cannot run stores the reason."""
     if setup.device.type != "cuda":
         variant.run(variant.batch)
         return
@@ -101,7 +102,9 @@ def warm_up(variant: Variant, setup: Setup) -> None:
             if variant.batch == 1:
                 variant.failed = "does not fit with a batch of one"
                 return
-        except Exception as error:  # a compiler's own; the others can still be measured
+        except (
+            Exception
+        ) as error:  # errors of the compiler; the other variants can still be measured
             variant.failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return
         whole = variant.batch & (variant.batch - 1) == 0  # 256, 192, 128, 96, 64, ...
@@ -109,7 +112,7 @@ def warm_up(variant: Variant, setup: Setup) -> None:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the numbers depend on."""
+    """What the measurements depend on."""
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     )
@@ -132,8 +135,8 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def table(found: list[Variant]) -> str:
-    """Markdown. Ratios compare seconds a picture with every plain variant of the same group."""
-    rows = ["| what | variant | batch | ms a run | pictures/s | GB | times as fast as |"]
+    """Markdown. Ratios compare seconds an image with every plain variant of the same group."""
+    rows = ["| what | variant | batch | ms a run | images/s | GB | times as fast as |"]
     rows.append("|---|---|---|---|---|---|---|")
     for variant in found:
         cells = [variant.group, variant.name, str(variant.batch)]
@@ -157,21 +160,21 @@ def table(found: list[Variant]) -> str:
 
 
 def flop_lines(config: NetworkConfig) -> str:
-    """The count on paper for the size in hand and for the paper's."""
+    """FLOP counts for the chosen size and for the paper's."""
     lines = []
     kind = config.backbone.kind
     large = LARGE[kind]
     for name, shape in {"this size": config, large: image_config(SIZES[kind][large])}.items():
         ours, plain = (flops(shape, layers_of(shape)[1], plain).step for plain in (False, True))
         lines.append(
-            f"GFLOP of a training step for one picture, {name}: ours {ours / 1e9:.1f}, plain "
+            f"GFLOP of a training step for one image, {name}: ours {ours / 1e9:.1f}, plain "
             f"{plain / 1e9:.1f}, ratio {ours / plain:.3f}.\n"
         )
     return "".join(lines)
 
 
 def write(output: Path, found: list[Variant], record: dict, text: str) -> None:
-    """OUTPUT.md and OUTPUT.json as they stand."""
+    """Write OUTPUT.md and OUTPUT.json."""
     measured = [
         {key: value for key, value in vars(variant).items() if key != "run"} for variant in found
     ]
@@ -186,7 +189,7 @@ def writable(output: Path) -> Path:
     if output.suffix in suffixes:
         output = output.with_suffix("")
     if output.name in ("", ".."):
-        raise UserError("--output must name a file, as runs/speed")
+        raise UserError("--output must name a file, such as runs/speed")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         for suffix in suffixes:
@@ -202,21 +205,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", default="S", help="of the backbone: " + "; ".join(
         f"{kind}: {', '.join(sizes)}" for kind, sizes in SIZES.items()
     ))  # fmt: skip
-    parser.add_argument(
-        "--batch", type=positive, help="pictures (default: 2 on a CPU, 256 on a GPU)"
-    )
+    parser.add_argument("--batch", type=positive, help="images (default: 2 on a CPU, 256 on a GPU)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=True, help="compiled ones too"
     )
-    parser.add_argument("--rounds", type=positive, default=5, help="that the medians are of")
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help="number of measurements per median"
+    )
     parser.add_argument("--sample-steps", type=positive, default=4, help="of the samplers")
     parser.add_argument("--threads", type=positive, default=1, help="of torch, on a CPU")
     parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="without suffix")
-    parser.add_argument("--only", choices=GROUPS, help="one thing of the table's first column")
+    parser.add_argument("--only", choices=GROUPS, help="measure only this row group")
     parser.add_argument(
         "--quick", action="store_true",
-        help="tiny network, whatever --size; unless given: --batch 2 --rounds 1 --no-compile",
+        help="tiny network instead of --size; defaults to --batch 2 --rounds 1 --no-compile",
     )  # fmt: skip
     options = parser.parse_args(argv)
     if options.quick:

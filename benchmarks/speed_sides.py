@@ -1,4 +1,4 @@
-"""The two sides of benchmarks/speed.py: the library and the plain code, on the same weights."""
+"""The two sides of benchmarks/speed.py, library and baseline, on the same weights."""
 
 import argparse
 import copy
@@ -28,15 +28,15 @@ from selfflow_robotics.training.teacher import make_teacher, update_teacher
 
 DECAY, GUIDANCE = 0.9999, 2.0
 CONDITIONING = ConditioningConfig(frame_draws=1, text_dropout=0.1)
-SLOT = "first_frame"  # of a network of labelled images, which has no other
+SLOT = "first_frame"  # the only slot of an image network
 GROUPS = ("training step", "teacher", "sampler", "guided sampler", "optimiser and average")
-# The largest differences that pass, relative to the largest number compared.
+# Largest accepted differences, relative to the largest number compared.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
 
 
 @dataclass
 class Variant:
-    """One thing to time; `run` does it once for a batch of so many pictures."""
+    """One measurement; `run` executes it once for a batch of `batch` images."""
 
     group: str
     name: str  # begins with "plain" or "ours"
@@ -53,7 +53,7 @@ class Variant:
 
 
 class Setup:
-    """The networks of both sides over the same parameters, and what to do with them."""
+    """The networks of both sides, with shared parameters."""
 
     def __init__(self, config: NetworkConfig, layers: tuple[int, int], device: torch.device):
         self.config, self.device = config, device
@@ -118,7 +118,7 @@ class Setup:
             return plain_sample(self.plain, labels, self.draw(size, 3), steps, guidance)
 
     def teach(self, size: int, precision: str = "fp32") -> Tensor:
-        """The teacher's features, as the loss asks for them."""
+        """The teacher's features, as computed in the loss."""
         x, labels = self.batch(size)
         layer = self.objective.teacher_layer
         with torch.no_grad(), autocast(self.device, precision):
@@ -187,12 +187,12 @@ def training_step(
 
 
 def shared_copy(model: nn.Module) -> Any:
-    """A copy with the same parameters, so that it can be compiled and the original is not."""
+    """A copy that shares the parameters and can be compiled without affecting the original."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters()})
 
 
 def variants(setup: Setup, options: argparse.Namespace) -> list[Variant]:
-    """Everything that is timed, in the order of the table."""
+    """All variants, in the order of the table."""
     settings = OptimizerConfig(lr=1e-4, betas=(0.9, 0.999), weight_decay=0.0, muon=False)
     parameters = list(setup.model.parameters())
     (fast,) = build_optimizers(setup.model, settings)
@@ -225,7 +225,7 @@ def variants(setup: Setup, options: argparse.Namespace) -> list[Variant]:
     def optimiser_alone(move: Callable[[], None]) -> Callable[[int], None]:
         def run(_: int) -> None:
             for p in parameters:
-                p.grad = p.detach()  # any numbers will do; nothing is copied
+                p.grad = p.detach()  # the values do not matter; nothing is copied
             move()
 
         return run

@@ -1,19 +1,20 @@
-"""Probe an image network's layers: can a linear classifier read the class off their features?
+"""Probe the layers of an image network: can a linear classifier predict the class?
 
     python eval/class_probe.py                            # the newest run of pretrain/images.py
     python eval/class_probe.py --checkpoint runs/images layers=[2,4] timesteps=[0.5]
     python eval/class_probe.py --checkpoint selfflow_imagenet256.pt --data latents/imagenet256
     python eval/class_probe.py experiment=debug           # seconds
 
-Latents of labelled pictures are noised to each timestep and run through the network, which is told
-the null label: told the class, it would carry it in every token. A linear classifier (ridge) is fit
-on the tokens' average after each block; the table has its top-1 accuracy on held-out pictures with
-95 % intervals, beside guessing the most frequent class and the same classifier on the noised
-latents. A run is probed on the latents it was trained on unless --data names others, which released
-weights need. Accuracies grow with num_pictures (of ImageNet the default leaves 7 a class to fit
-on), so compare those of equal settings only. Repeating the command shows the finished table.
-Results lie in RUN/eval/class_probe-..., a folder for each settings: probe.json, table.md. Runs of
-pretrain/run.py and finetune/rt1.py know no classes; eval/probe.py probes those.
+Latents of labelled images are noised to each timestep and run through the network with the null
+label, so that the class does not leak through the conditioning. A linear (ridge) classifier is fit
+on the average of the tokens after each block. The table shows its top-1 accuracy on held-out images
+with 95 % intervals, together with two baselines: the most frequent class, and the same classifier
+on the noised latents. A run is probed on its training latents unless you pass --data; released
+weights need --data. Accuracy grows with num_pictures (for ImageNet the default leaves 7 images per
+class for fitting), so only compare results with equal settings. Results are written to
+RUN/eval/class_probe-..., one folder per configuration: probe.json and table.md. Repeating a
+finished command prints its table. Runs of pretrain/run.py and finetune/rt1.py have no classes; use
+eval/probe.py for them.
 """
 
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class ClassProbeConfig:
     flags=(
         Flag("--checkpoint", literal=True, help="a run, a checkpoint, a weights file, or released"),
         Flag("--data", literal=True, help="a folder of latents, from pretrain/encode.py"),
-        Flag("--output", literal=True, help="the folder of results"),
+        Flag("--output", literal=True, help="results folder"),
     ),
 )
 def main(config: ClassProbeConfig) -> None:
@@ -109,7 +110,7 @@ def main(config: ClassProbeConfig) -> None:
     }
     if bundle.taken:
         settings["taken"] = bundle.taken
-        print(f"weights taken from {path}: {bundle.taken}")
+        print(f"weights of {path}: {bundle.taken}")
     counts = {part: len(rows) for part, rows in parts.items()}
     name = folder_name("class_probe", settings)
     output = open_results(config.output or own_output(path, name), path, name)
@@ -134,8 +135,8 @@ def main(config: ClassProbeConfig) -> None:
 
 
 def image_checkpoint(config: ClassProbeConfig) -> Path:
-    """The weights file or checkpoint folder to probe. Raises UserError where it is not of a
-    network of labelled pictures."""
+    """The weights file or checkpoint folder to probe. Raises UserError if it is not an image
+    network."""
     given = config.checkpoint
     if given in NAMES and not Path(given).exists():
         return fetch_released(config.download)
@@ -143,20 +144,18 @@ def image_checkpoint(config: ClassProbeConfig) -> Path:
         return Path(given)
     checkpoint = find_checkpoint(given, "images")
     if not read_config(checkpoint).num_classes:
-        raise UserError(
-            f"{checkpoint} is a network of scenes and knows no classes; eval/probe.py probes those"
-        )
+        raise UserError(f"{checkpoint} is a robot network without classes; use eval/probe.py")
     if config.heads is not None:
-        raise UserError("heads is for files of released weights; a checkpoint knows its own")
+        raise UserError("heads is only for files of released weights; a checkpoint stores its own")
     return checkpoint
 
 
 def trained_on(path: Path) -> Path:
-    """The folder of latents that a run's config.yaml names; the embedded shapes are made again
-    where they are missing. Raises UserError where it is not known or not there."""
+    """The folder of latents in a run's config.yaml; missing shapes are drawn again. Raises
+    UserError if it is unknown or does not exist."""
     if is_released_file(path):
         raise UserError(
-            f"{path} does not say where its pictures are; give latents of labelled pictures: "
+            f"{path} does not record its training data; pass latents of labelled images with "
             "--data DIR (pretrain/encode.py makes them)"
         )
     settings = recorded_settings(run_of(path))
@@ -168,17 +167,19 @@ def trained_on(path: Path) -> Path:
         folder = Path(settings["data"]).expanduser()
     except (KeyError, TypeError):
         raise UserError(
-            f"{run_of(path)}/config.yaml does not say what {path} was trained on; give --data DIR"
+            f"{run_of(path)}/config.yaml does not record the training data of {path}; pass --data "
+            "DIR"
         ) from None
     if not (folder / RECORD).is_file():
         raise UserError(
-            f"{path} was trained on {folder}, which is not there; give its latents: --data DIR"
+            f"{path} was trained on {folder}, which does not exist; pass its latents with --data "
+            "DIR"
         )
     return folder
 
 
 def own_output(path: Path, name: str) -> str | None:
-    """Where results of a weights file go; None for checkpoints, whose run has a place for them."""
+    """The results folder for a weights file; None for checkpoints, whose run has one."""
     return f"runs/{path.stem}/eval/{name}" if is_released_file(path) else None
 
 

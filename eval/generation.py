@@ -1,19 +1,19 @@
-"""Generate pictures for FID: one npz that ADM's evaluation suite reads, and a page to look at.
+"""Generate images for FID: an npz for ADM's evaluation suite, and a grid of samples.
 
-    python eval/generation.py                                      # the newest run, a few pictures
+    python eval/generation.py                                      # the newest run, a few images
     python eval/generation.py --checkpoint runs/images num_images=5000 batch_size=128
-    python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 pictures
-    python eval/generation.py --checkpoint released download=true  # fetches those weights too
+    python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 images
+    python eval/generation.py --checkpoint released download=true  # downloads the weights too
     torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
 
-Checkpoints are runs of pretrain/images.py, runs of pretrain/run.py (first frames, no classes), or
-the paper's released weights. Of a training checkpoint in their layout ({"model", "ema", ...}, with
-or without prefixes) the moving average is sampled, and the command says so. Published numbers are
-50 000 pictures of 250 stochastic steps without guidance, classes drawn at random. Picture k is a
-function of (seed, k), and processes share the batches: with the same batch_size, precision and kind
-of device, any number of processes and any interruption give the same bits. A repeated command goes
-on; what is finished is left as it is. Results lie in RUN/eval/generation-...: samples.npz (arr_0,
-uint8 [N, H, W, 3]), samples.png. While it is put together, an npz needs its size a second time.
+A checkpoint is a run of pretrain/images.py, a run of pretrain/run.py (first frames, no classes), or
+the paper's released weights. From a training checkpoint in that layout ({"model", "ema", ...}, with
+or without prefixes), the command samples with the moving average and says so. Published numbers use
+50 000 images with 250 stochastic steps, no guidance and random classes. Image k is a function of
+(seed, k), and processes share the batches: with equal batch_size, precision and device type, the
+bits do not depend on the number of processes or on interruptions. Repeat an interrupted command to
+resume it. Results are written to RUN/eval/generation-...: samples.npz (arr_0, uint8 [N, H, W, 3])
+and samples.png. Writing the npz temporarily needs twice its size on disk.
 """
 
 import hashlib
@@ -52,8 +52,8 @@ from selfflow_robotics.training.checkpoint import (
 )
 from selfflow_robotics.training.device import choose_precision
 
-IMAGENET = 1000  # classes of a network that is measured as the paper's
-FOR_FID, FOR_A_LOOK = 50_000, 64  # pictures
+IMAGENET = 1000  # classes of a network that is evaluated as in the paper
+FOR_FID, FOR_A_LOOK = 50_000, 64  # images
 MOST_IMAGES, MOST_BATCH = 10_000_000, 65_536
 
 
@@ -95,17 +95,17 @@ class GenerationConfig:
     GenerationConfig,
     flags=(
         Flag("--checkpoint", literal=True, help="a run, a checkpoint, a weights file, or released"),
-        Flag("--output", literal=True, help="the folder of results"),
+        Flag("--output", literal=True, help="results folder"),
     ),
 )
 def main(config: GenerationConfig) -> None:
     process = Process.from_environment()
-    torch.set_num_threads(1)  # more of them would round otherwise; torchrun uses more cores
+    torch.set_num_threads(1)  # more threads would change the rounding; use torchrun for more cores
     device = process.device(config.device)
     path = chosen_checkpoint(config)
     bundle = load(path, config, device)
     if process.is_first and bundle.taken:
-        print(f"weights taken from {path}: {bundle.taken}")
+        print(f"weights of {path}: {bundle.taken}")
     how = sampling(bundle, config, choose_precision(config.precision, device))
     maker, told = picture_maker(bundle, config, how)
     num_images = config.num_images or default_number(bundle)
@@ -121,7 +121,7 @@ def main(config: GenerationConfig) -> None:
     job = Generation(folder, settings, num_images, batch_size, maker.size)
     if process.is_first:
         print(
-            f"{num_images} pictures of {bundle.origin}: {how.method}, {how.num_steps} steps, "
+            f"{num_images} images of {bundle.origin}: {how.method}, {how.num_steps} steps, "
             f"{device.type} {how.precision}, {process.count} processes"
         )
     if job.open(process):
@@ -132,12 +132,12 @@ def main(config: GenerationConfig) -> None:
 
 
 def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
-    """Make this process's share; the first process shows all progress and puts all together."""
+    """Generate this process's share; the first process shows the progress and writes the result."""
     began, before = time.monotonic(), job.num_made()
     with tqdm(
         total=job.num_images,
         initial=before,
-        unit="picture",
+        unit="image",
         desc="generating",
         disable=not process.is_first,
     ) as bar:
@@ -155,15 +155,15 @@ def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
     job.collect()
     height, width = job.size
     print(
-        f"{job.num_images} pictures of {height} x {width} px in {job.result} "
-        f"({job.result.stat().st_size / 1e6:.1f} MB), {rate:.3g} pictures/s; the first are in "
+        f"{job.num_images} images of {height} x {width} px in {job.result} "
+        f"({job.result.stat().st_size / 1e6:.1f} MB), {rate:.3g} images/s; the first are in "
         f"{job.folder / 'samples.png'}"
     )
 
 
 def chosen_checkpoint(config: GenerationConfig) -> Path:
-    """The weights file or checkpoint folder to use; null means the checkpoint that was
-    written last, of either kind of run."""
+    """The weights file or checkpoint folder to use; null means the newest checkpoint of either kind
+    of run."""
     given = config.checkpoint
     if given in NAMES and not Path(given).exists():
         return fetch_released(config.download)
@@ -174,8 +174,8 @@ def chosen_checkpoint(config: GenerationConfig) -> Path:
     found = [checkpoint for run in runs if (checkpoint := latest_checkpoint(run))]
     if not found:
         raise UserError(
-            f"no run in runs/ makes pictures; train one ({command('pretrain/images.py')}) or give "
-            "--checkpoint PATH"
+            f"no run in runs/ can generate images; train one ({command('pretrain/images.py')}) or "
+            "pass --checkpoint PATH"
         )
     return max(found, key=lambda checkpoint: (checkpoint / MANIFEST).stat().st_mtime)
 
@@ -183,12 +183,12 @@ def chosen_checkpoint(config: GenerationConfig) -> Path:
 def load(path: Path, config: GenerationConfig, device: torch.device) -> Bundle:
     """The network of a checkpoint or weights file."""
     if config.heads is not None and not is_released_file(path):
-        raise UserError("heads is for files of released weights; a checkpoint knows its own")
+        raise UserError("heads is only for files of released weights; a checkpoint stores its own")
     return load_bundle(path, device, config.heads)
 
 
 def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampling:
-    """How to sample: by default as published for networks of labelled pictures."""
+    """Sampling settings; by default those published for image networks."""
     default = "sde" if bundle.labelled else "euler"
     method = config.method or default
     return Sampling(
@@ -204,7 +204,7 @@ def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampli
 def picture_maker(
     bundle: Bundle, config: GenerationConfig, how: Sampling
 ) -> tuple[PictureMaker, dict[str, Any]]:
-    """What makes the pictures, and what it was told besides `how`."""
+    """What generates the images, and its conditioning besides `how`."""
     codec, words = bundle.frames, config.instruction
     told: dict[str, Any] = {}
     if isinstance(codec, ImageLatents):
@@ -215,14 +215,16 @@ def picture_maker(
         assert codec.autoencoder is not None
         told = {"autoencoder": codec.autoencoder.fingerprint}
     elif config.autoencoder_weights is not None:
-        raise UserError(f"{bundle.origin} makes pixels; it needs no autoencoder_weights")
+        raise UserError(f"{bundle.origin} generates pixels and does not use autoencoder_weights")
     if bundle.labelled:
         if words is not None:
-            raise UserError(f"{bundle.origin} reads no words; it is asked by labels=[...]")
+            raise UserError(
+                f"{bundle.origin} does not read instructions; choose classes with labels=[...]"
+            )
         told["labels"] = config.labels
     else:
         if config.labels is not None:
-            raise UserError(f"{bundle.origin} knows no classes; labels are for networks that do")
+            raise UserError(f"{bundle.origin} has no classes; labels= does not apply to it")
         task = TASKS.get(str(bundle.provenance.get("task")))
         if words is None:
             words = task.instruction if task else ""
@@ -234,12 +236,12 @@ def picture_maker(
 
 
 def default_number(bundle: Bundle) -> int:
-    """What FID is published for where the classes are ImageNet's, else enough to look at."""
+    """The number used for published FIDs if the classes are ImageNet's, else a few to look at."""
     return FOR_FID if bundle.network.config.num_classes == IMAGENET else FOR_A_LOOK
 
 
 def output_folder(config: GenerationConfig, bundle: Bundle, settings: dict[str, Any]) -> Path:
-    """Where the results go: `output`, else a folder named after how they are made."""
+    """The results folder: `output`, or one named after the settings."""
     if config.output:
         return Path(config.output)
     checkpoint = bundle.origin

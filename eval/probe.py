@@ -1,14 +1,14 @@
-"""Probe a network's features: what of a picture can a linear map read off them?
+"""Linear probes: which physical quantities can be read from a network's features?
 
     python eval/probe.py                                  # the newest pretraining run
     python eval/probe.py --checkpoint runs/rt1 layers=[2,4] timesteps=[0.5]
     python eval/probe.py experiment=debug                 # seconds
 
-Episodes that training never saw are played aimlessly, so that for each picture the position and
-axis of the object, the gripper and the tool point are known. Ridge regression reads them off the
-features after each block, with the picture noised to each timestep; the baselines are the mean and
-the same regression on the pixels. Results lie in RUN/eval/probe-..., a folder for each settings:
-probe.json, table.md. Networks of labelled pictures (pretrain/images.py) are probed by
+The command plays aimless episodes that are not in the training data and records the position and
+axis of the object, the gripper and the tool point in each frame. Ridge regression predicts them
+from the features after each block, with the frame noised to each timestep. Baselines are the mean
+and the same regression on pixels. Results are written to RUN/eval/probe-..., one folder per
+configuration: probe.json and table.md. For image networks (pretrain/images.py), use
 eval/class_probe.py.
 """
 
@@ -117,14 +117,11 @@ def main(config: ProbeConfig) -> None:
 
 
 def scene_checkpoint(given: str | None) -> Path:
-    """The checkpoint to probe. Raises UserError for a network of labelled pictures, where
-    there is nothing to find but the class."""
+    """The checkpoint to probe. Raises UserError for an image network."""
     is_file = given is not None and is_released_file(Path(given))
     checkpoint = Path(str(given)) if is_file else find_checkpoint(given, "pretrain")
     if is_file or read_config(checkpoint).num_classes:
-        raise UserError(
-            f"{checkpoint} is a network of labelled pictures; eval/class_probe.py probes those"
-        )
+        raise UserError(f"{checkpoint} is an image network; use eval/class_probe.py")
     return checkpoint
 
 

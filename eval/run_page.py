@@ -1,11 +1,11 @@
-"""Look into a training run: one HTML page of its curves, pictures, settings and warnings.
+"""Plot a training run as one HTML page: curves, samples, settings and warnings.
 
-    python eval/run_page.py                       # of the newest run
+    python eval/run_page.py                       # the newest run
     python eval/run_page.py --run runs/pretrain
 
-The page is RUN/page.html, one file that needs nothing else. It holds the loss by step, timestep and
-noise group, the teacher-student cosine, size and variety of the features, speed, samples and
-configuration, and says first what looks wrong. A run can be looked at while it goes on.
+The page is RUN/page.html, a single self-contained file. It shows the loss by step, timestep and
+noise group, the teacher-student cosine, norm and diversity of the features, speed, samples and
+configuration, with warnings at the top. It also works while the run is still training.
 """
 
 from dataclasses import dataclass

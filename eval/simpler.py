@@ -1,4 +1,4 @@
-"""Measure a policy: seeded episodes in a simulator, a table of success rates with intervals.
+"""Evaluate a policy in simulation: a table of success rates with confidence intervals.
 
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
@@ -6,13 +6,13 @@
     python eval/simpler.py policy=expert                            # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert           # a minute
 
-The policy is the latest fine-tuned run's, unless told otherwise. The simulator is the one that its
-training data came from (sim=auto): the embedded MuJoCo tabletop, or SIMPLER from your own checkout
-(sim=simpler; without one the command says what to install). Beside the policy a random policy and
-a scripted expert play the same episodes: the floor and the ceiling of what the rate can mean.
+The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
+training data came from: the embedded MuJoCo tabletop, or SIMPLER from your own checkout
+(sim=simpler; if it is missing, the command says what to install). Random actions and a scripted
+expert play the same episodes for comparison.
 
-Results lie in RUN/eval/: episodes.jsonl (a line an episode), videos/, report.md, report.json.
-Interrupted, the same command goes on where it was.
+Results are written to RUN/eval/: episodes.jsonl (one line per episode), videos/, report.md and
+report.json. Repeat an interrupted command to resume it.
 """
 
 import hashlib
@@ -100,8 +100,8 @@ class EvalConfig:
     "simpler",
     EvalConfig,
     flags=(
-        Flag("--task", help="what to do; pick_coke_can"),
-        Flag("--checkpoint", literal=True, help="a run folder or one checkpoint in it"),
+        Flag("--task", help="the task: pick_coke_can"),
+        Flag("--checkpoint", literal=True, help="a run folder or one of its checkpoints"),
     ),
 )
 def main(config: EvalConfig) -> int:
@@ -163,8 +163,8 @@ def main(config: EvalConfig) -> int:
     errors = [record for records in report.episodes.values() for record in records if record.error]
     if errors:
         print(
-            f"{len(errors)} episodes could not be played, the last because: {errors[-1].error}; "
-            "repeat the command to try these again",
+            f"{len(errors)} episodes failed to run, the last with: {errors[-1].error}; repeat the "
+            "command to retry them",
             file=sys.stderr,
         )
     return 1 if errors else 0
@@ -177,14 +177,14 @@ def remarks(
     provenance: dict[str, Any],
     data: dict[str, Any] | None,
 ) -> tuple[str, ...]:
-    """What a reader of the rates should know beside them."""
+    """Remarks that belong next to the success rates."""
     lines = []
     if data is not None and data.get("simulator") == simulator:
-        lines.append(f"Trained on demonstrations made in {TITLES[simulator]} itself.")
+        lines.append(f"Trained on demonstrations recorded in {TITLES[simulator]} itself.")
     if provenance.get("stage_is_stand_in"):
         lines.append(
-            f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own: same height and "
-            "place, and hidden in the pictures by SIMPLER's photograph."
+            f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own, with the same "
+            "height and position. SIMPLER's photograph hides it in the images."
         )
     comparable = data is not None and is_real(data) and simulator == "simpler"
     if comparable and protocol == "visual_matching" and (line := published_line(task.name)):
@@ -199,10 +199,10 @@ def play(
     clients: list[SimulatorClient],
     episodes: list[EpisodeSpec],
 ) -> None:
-    """Play what is missing, with a progress bar."""
+    """Play the missing episodes, with a progress bar."""
     done = [record for record in ledger.of(policy.name, episodes) if record.error is None]
     if len(done) == len(episodes):
-        print(f"{policy.name}: all {len(episodes)} episodes were played before")
+        print(f"{policy.name}: all {len(episodes)} episodes are done")
         return
     with tqdm(total=len(episodes), initial=len(done), desc=policy.name, unit="episode") as bar:
 
@@ -224,7 +224,7 @@ def play(
 
 
 def scripted(name: str, config: EvalConfig) -> Policy:
-    """The policy called `name`, one that needs no training."""
+    """The policy `name`, which needs no training."""
     if name == "random":
         return RandomPolicy(config.seed, horizon=config.replan_steps)
     return ScriptedExpert()
@@ -251,7 +251,7 @@ def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str
 def output_folder(
     config: EvalConfig, checkpoint: Path | None, simulator: str, fingerprint: dict[str, Any]
 ) -> Path:
-    """Where the results go: `output`, else a folder named after what is measured and how."""
+    """The results folder: `output`, or one named after the settings."""
     if config.output:
         return Path(config.output)
     root = run_of(checkpoint) / "eval" if checkpoint else Path("runs") / "eval" / config.policy

@@ -1,13 +1,13 @@
-"""Look at the world model: imagined frames beside the simulator's, and their distance in numbers.
+"""Evaluate the world model: imagined frames against the simulator's, side by side and as PSNR.
 
     python eval/world_model.py
     python eval/world_model.py --checkpoint runs/rt1 num_episodes=60
 
-Episodes that training never saw are played twice from the same picture: with the expert's actions
-and with their mirror image. The network imagines both. PSNR is compared with copying the first
-frame; the mirrored actions show whether the network follows the actions or guesses the habit.
-Results lie in RUN/eval/world_model-..., a folder for each settings: strip.png, imagined.mp4,
-report.json.
+Episodes that are not in the training data are played twice from the same frame: with the expert's
+actions and with the same actions mirrored. The network imagines both. The baseline for PSNR is a
+copy of the first frame. Mirrored actions show whether the network follows the actions or only
+repeats what the expert usually does. Results are written to RUN/eval/world_model-..., one folder
+per configuration: strip.png, imagined.mp4 and report.json.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +46,8 @@ from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.device import choose_device
 
 SHOWN = 3  # episodes in the strip
-SETTINGS = ("task", "num_episodes", "num_frames", "num_steps", "seed")  # what decides the numbers
+# What determines the results.
+SETTINGS = ("task", "num_episodes", "num_frames", "num_steps", "seed")
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,11 @@ def main(config: WorldModelConfig) -> None:
                 draw(output, task, futures, imagined)
                 write_report(output / "report.json", {**result, "settings": settings})
     print_table(result)
-    print(f"rows of {output / 'strip.png'}: simulator, imagined, both again for mirrored actions")
+    print(f"rows of {output / 'strip.png'}: simulator, imagined; then both for mirrored actions")
 
 
 def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) -> None:
-    """strip.png of the first episodes and imagined.mp4 of all."""
+    """Write strip.png of the first episodes and imagined.mp4 of all."""
     rows = []
     for future, frames, mirrored in zip(
         futures, imagined.frames, imagined.mirrored_frames, strict=True
@@ -137,7 +138,7 @@ def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) ->
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """PSNR by frame beside the baseline's, and whether the actions are followed."""
+    """Print PSNR by frame, the baseline's, and whether the actions are followed."""
     print("frame            " + "".join(f"{i + 1:>7}" for i in range(len(result["psnr_db"]))))
     for key, label in (
         ("psnr_db", "imagined"),
@@ -147,9 +148,9 @@ def print_table(result: dict[str, Any]) -> None:
     ):
         print(f"{label:<17}" + "".join(f"{value:7.2f}" for value in result[key]) + "  dB")
     print(
-        f"mirrored actions move the imagined arm to the mirrored side in "
+        "mirrored actions move the imagined arm to the mirrored side in "
         f"{result['follows_actions']:.0%} of {result['episodes']} episodes "
-        f"({result['margin_db']:+.1f} dB nearer to that future)"
+        f"({result['margin_db']:+.1f} dB closer to that future)"
     )
 
 

@@ -1,15 +1,16 @@
-"""Record demonstrations of the scripted expert, in RT-1's format: data to fine-tune on.
+"""Record demonstrations of the scripted expert in RT-1's RLDS format.
 
     python finetune/collect.py --task pick_coke_can                    # embedded MuJoCo tabletop
     python finetune/collect.py --task pick_coke_can sim=simpler num_episodes=600
-    python finetune/collect.py mode=play num_episodes=400              # pictures to pretrain on
+    python finetune/collect.py mode=play num_episodes=400              # images to pretrain on
     python finetune/collect.py experiment=debug                        # seconds
 
-Half of the episodes (recovery=0.5) are disturbed, so that a policy learns to correct itself; the
-recorded actions are always the expert's answer to what the picture shows. Interrupted or killed,
-the same command goes on after the last whole episode. The data set, ROOT/NAME/0.1.0, is plain
-RLDS with the features of fractal20220817_data: every reader of Open X-Embodiment data takes it. Its
-files depend on the configuration alone, not on interruptions or the number of processes.
+Half of the episodes (recovery=0.5) contain disturbances, so that a policy learns to recover; the
+recorded actions are always the expert's reaction to the current frame. If the command is
+interrupted or killed, repeat it to resume after the last complete episode. The data set,
+ROOT/NAME/0.1.0, has the features of fractal20220817_data, so any reader of Open X-Embodiment data
+can load it. Its files depend only on the configuration, not on interruptions or the number of
+processes.
 """
 
 from selfflow_robotics.cli.app import Flag, hydra_app
@@ -17,7 +18,7 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demo
 
 
 @hydra_app(
-    "collect", CollectConfig, flags=(Flag("--task", help="what to demonstrate; pick_coke_can"),)
+    "collect", CollectConfig, flags=(Flag("--task", help="the task to demonstrate: pick_coke_can"),)
 )
 def main(config: CollectConfig) -> None:
     print(f"data set: {ensure_demonstrations(config)}")

@@ -1,25 +1,25 @@
-"""Encode pictures or frames into latents, once: training never runs the autoencoder again.
+"""Encode images or robot frames as latents once, so that training does not run the autoencoder.
 
     python pretrain/encode.py --data imagenet/train download=true     # SD-VAE, 256 px
     python pretrain/encode.py --data imagenet/train autoencoder=rae download=true
     python pretrain/encode.py --data 'shards/*.tar' processes=8 output=latents/web
     python pretrain/encode.py --data .../fractal20220817_data/0.1.0   # a robot's frames
-    python pretrain/encode.py experiment=debug                        # seconds, nothing downloaded
+    python pretrain/encode.py experiment=debug                        # seconds, no download
 
-DATA is a folder with one subfolder for each class (those without pictures are none), a flat folder
-(label 0), or tar shards in WebDataset's layout (KEY.jpg beside KEY.cls, labels below 100 000). Only
-*.jpg, *.jpeg, *.png and *.webp are looked at. Pictures are cropped as ADM does. What cannot be used
-is counted by cause; more than max_skipped of it stops the command. The latents' mean and standard
-deviation are stored in float16, with a checksum for each shard: 16 KB for a picture of 256 px with
-SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), and as much again with mirror=true.
+DATA is a folder with one subfolder per class (folders without images are ignored), a flat folder
+(label 0), or tar shards in WebDataset's layout (KEY.jpg next to KEY.cls, labels below 100 000).
+Only *.jpg, *.jpeg, *.png and *.webp files are read, and images are cropped like ADM's. Unusable
+images are counted by cause; if their share exceeds max_skipped, the command stops. The mean and
+standard deviation of the latents are stored in float16, with a checksum per shard: 16 KB per image
+of 256 px with SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
 
-An RLDS data set (the folder NAME/VERSION) is read as finetune/rt1.py reads it: every frame of
-`split`, scaled to frame_size. Only means are stored, 39 GB for fractal20220817_data with SD-VAE,
-and a frame that cannot be read stops the command.
+For an RLDS data set (the folder NAME/VERSION), every frame of `split` is encoded, scaled to
+frame_size. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An unreadable frame
+stops the command.
 
-Interrupted, the same command goes on where it was; the result depends on the pictures alone, not on
-the number of processes. Pictures are told apart by name, size in bytes and label: after changing
-one in place, encode into a new folder.
+Repeat an interrupted command to resume it. The result depends only on the images, not on the number
+of processes. Images are identified by name, size in bytes and label: if you change one in place,
+encode to a new folder.
 """
 
 import os
@@ -42,7 +42,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.device import choose_device, set_threads
 
 MOST_PX = 4096  # of a side
-MOST_PROCESSES = 8  # beside each other by default: each holds an autoencoder
+MOST_PROCESSES = 8  # the default maximum, as each loads an autoencoder
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,11 @@ class EncodeConfig:
     "encode",
     EncodeConfig,
     flags=(
-        Flag("--data", literal=True, help="a folder of pictures, tar shards, or an RLDS folder"),
-        Flag("--split", literal=True, help="of an RLDS data set: train, val, train[:90%], ..."),
-        Flag("--output", literal=True, help="the folder of latents to make"),
+        Flag("--data", literal=True, help="a folder of images, tar shards, or an RLDS folder"),
+        Flag(
+            "--split", literal=True, help="split of an RLDS data set: train, val, train[:90%], ..."
+        ),
+        Flag("--output", literal=True, help="output folder for the latents"),
     ),
 )
 def main(config: EncodeConfig) -> None:
@@ -111,10 +113,13 @@ def main(config: EncodeConfig) -> None:
 
 
 def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
-    """What is encoded, and at which size."""
+    """The source to encode, and its size."""
     if config.data and (Path(config.data).expanduser() / "dataset_info.json").exists():
         if config.mirror:
-            raise UserError("mirror=true is for pictures: a mirrored frame has other actions")
+            raise UserError(
+                "mirror=true is for labelled images; mirrored robot frames would need mirrored "
+                "actions"
+            )
         frames = RldsFrames.open(Path(config.data).expanduser(), config.split)
         size = config.frame_size or frames.index.image_size
         print(f"{len(frames)} frames of {config.data}, {size[0]} x {size[1]} px")
@@ -122,21 +127,21 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
     images = list_images(
         config.data or ensure_shapes(Path(config.root), config.num_shapes, config.image_size)
     )
-    print(f"{len(images)} pictures of {images.num_classes} classes in {images.root}")
+    print(f"{len(images)} images of {images.num_classes} classes in {images.root}")
     for note in images.notes():
         print(note)
     return images, config.image_size
 
 
 def default_processes(device: torch.device) -> int:
-    """One for each GPU, or for each core within reason."""
+    """One per GPU, or one per core up to a maximum."""
     if device.type == "cuda":
         return torch.cuda.device_count() if device.index is None else 1
     return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def _name(config: EncodeConfig, source: ImageList | RldsFrames) -> str:
-    """The default folder's name: everything that tells one cache from another at a glance."""
+    """The default folder name, from the main settings."""
     if isinstance(source, RldsFrames):
         height, width = config.frame_size or source.index.image_size
         split = re.sub(r"\W+", "-", source.split).strip("-")
@@ -148,9 +153,9 @@ def _name(config: EncodeConfig, source: ImageList | RldsFrames) -> str:
 
 def _line(summary: CacheSummary, output: Path, seconds: float) -> str:
     skipped = f" ({summary.skips.text()})" if summary.skips.total else ""
-    rate = f", {summary.num_new / seconds:.1f} pictures/s" if summary.num_new else ", nothing new"
+    rate = f", {summary.num_new / seconds:.1f} images/s" if summary.num_new else ", nothing new"
     return (
-        f"latents of {summary.num_pictures} pictures in {output}: {summary.skips.total} skipped"
+        f"latents of {summary.num_pictures} images in {output}: {summary.skips.total} skipped"
         f"{skipped}, {summary.num_bytes / 1e6:.1f} MB, {seconds:.1f} s{rate}"
     )
 

@@ -1,7 +1,7 @@
-"""What a network reads: named slots of tokens, and the words or labels that go with them.
+"""The input of a network: named slots of tokens, with text or labels.
 
-Codecs (`modalities`) turn frames and actions into slots and back. A slot's places say where in a
-clip each of its tokens is, which is all that a network knows of its shape.
+Codecs (`modalities`) turn frames and actions into slots and back. The places of a slot give each
+token's position in the clip; the network knows nothing else about its shape.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-Words = list[str] | Tensor  # B texts, or their embeddings [B, M, C] by a frozen text encoder
+Words = list[str] | Tensor  # B texts, or their embeddings [B, M, C] from a frozen text encoder
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Slot:
     view: Tensor | None = None  # [B, N, C']: what clean tokens are read from instead of `tokens`
 
     def with_tokens(self, tokens: Tensor) -> "Slot":
-        """Other tokens at the same places."""
+        """The same slot with other tokens."""
         return replace(self, tokens=tokens)
 
     def to(self, dtype: torch.dtype) -> "Slot":
@@ -31,7 +31,7 @@ class Slot:
         return replace(self, tokens=self.tokens.to(dtype), view=view)
 
     def repeat(self, draws: int) -> "Slot":
-        """Each sample `draws` times, one after the other: [B draws, N, C]."""
+        """Each sample repeated `draws` times in a row: [B draws, N, C]."""
         valid = None if self.valid is None else self.valid.repeat_interleave(draws, dim=0)
         return Slot(self.tokens.repeat_interleave(draws, dim=0), self.places, valid)
 
@@ -49,16 +49,16 @@ class Slot:
 class Batch:
     """One batch of samples as tokens."""
 
-    slots: dict[str, Slot]  # by the names of `objective.roles`
+    slots: dict[str, Slot]  # keyed by the slot names of `objective.roles`
     words: Words | None = None
     labels: Tensor | None = None  # int64 [B]
-    no_words: Tensor | None = None  # [M, C]: the embeddings of the empty text
+    no_words: Tensor | None = None  # [M, C]: embedding of the empty text
 
 
 def frame_places(grid: tuple[int, int], num_frames: int, first: int = 0) -> Tensor:
     """Places [num_frames h w, 3] of the tokens of whole frames, row by row; t counts from `first`.
 
-    grid: tokens of a frame (vertically, horizontally).
+    grid: tokens per frame (rows, columns).
     """
     t = torch.arange(first, first + num_frames)
     rows, columns = (torch.arange(side) for side in grid)
@@ -66,8 +66,8 @@ def frame_places(grid: tuple[int, int], num_frames: int, first: int = 0) -> Tens
 
 
 def step_places(num_steps: int, first: int = 0) -> Tensor:
-    """Places [num_steps, 3] of tokens that follow one another in time and have no place in a
-    frame; t counts from `first`."""
+    """Places [num_steps, 3] of tokens along time without a position in a frame; t counts from
+    `first`."""
     places = torch.zeros(num_steps, 3, dtype=torch.long)
     places[:, 0] = torch.arange(first, first + num_steps)
     return places

@@ -1,4 +1,4 @@
-"""How the user calls each script, so that what is printed can be typed."""
+"""How the user calls each script, so that printed commands can be copied."""
 
 import sys
 from pathlib import Path
@@ -21,8 +21,8 @@ COMMANDS = {
 
 
 def command(script: str) -> str:
-    """What to type for `script` ("finetune/rt1.py"), called as the present command was: by its
-    console command, or as a file, from wherever that was called."""
+    """The command for `script` ("finetune/rt1.py") in the form of the current one: a console
+    command, or a file relative to the current directory."""
     called = Path(sys.argv[0])
     if called.name in COMMANDS.values():
         return COMMANDS[script]

@@ -5,18 +5,18 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used.
+    """Invalid user input.
 
-    The message is one line: what is wrong, where, and how to mend it. Commands print it to stderr
-    and exit with status 2 (`cli.app`); library callers catch it like any other exception.
-    `advice`, where a kind of mistake has some, is printed above that line.
+    The message is one line: what is wrong, where, and how to fix it. Commands print it to stderr
+    and exit with status 2 (`cli.app`); library callers catch it like any other exception. `advice`,
+    if any, is printed above that line.
     """
 
     advice: str | None = None
 
 
 def unknown(kind: str, word: str, options: Iterable[str]) -> UserError:
-    """The error for a name that is not among `options`; its message names the nearest ones."""
+    """The error for a name that is not in `options`, with suggestions."""
     options = sorted(options)
     near = get_close_matches(word, options, n=3, cutoff=0.5)
     if near:

@@ -1,4 +1,4 @@
-"""JSON files that anyone may have written: bounded before they are read."""
+"""Read JSON files from untrusted sources, with size limits."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,16 @@ MOST_LEVELS = 64
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """A regular file's text. Raises OSError, and ValueError where it is too large or no text."""
-    if path.exists() and not path.is_file():  # a pipe would wait for a writer
+    """The text of a regular file. Raises OSError, and ValueError if it is too large or not text."""
+    if path.exists() and not path.is_file():  # a pipe would block
         raise ValueError("no regular file")
     if (size := path.stat().st_size) > most_bytes:
-        raise ValueError(f"{size} bytes are more than any such file has")
+        raise ValueError(f"{size} bytes are too many for such a file")
     return path.read_text()
 
 
 def parse(text: str) -> Any:
-    """What JSON text says. Raises ValueError where it says nothing, or is nested without end."""
+    """Parse JSON text. Raises ValueError if it is invalid or nested too deeply."""
     try:
         content = json.loads(text)
     except RecursionError:
@@ -32,7 +32,7 @@ def parse(text: str) -> Any:
 
 
 def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
-    """What a JSON file says. Raises OSError and ValueError as `read_text` and `parse` do."""
+    """The content of a JSON file. Raises OSError and ValueError as `read_text` and `parse` do."""
     return parse(read_text(path, most_bytes))
 
 

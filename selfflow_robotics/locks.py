@@ -1,4 +1,4 @@
-"""One process at a time works in a folder of results."""
+"""Lock a results folder for one process."""
 
 import errno
 from pathlib import Path
@@ -14,9 +14,9 @@ _held: dict[Path, FileLock] = {}
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes out of `folder` until this one ends; calls may be repeated.
+    """Lock `folder` until this process ends; calls may be repeated.
 
-    Raises UserError where another process is in there, OSError where nothing can be written.
+    Raises UserError if another process holds the lock, OSError if the folder is not writable.
     """
     folder = folder.resolve()
     if folder in _held:
@@ -27,7 +27,7 @@ def hold(folder: Path) -> None:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"another process is using {folder}; wait until it ends, or write elsewhere"
+            f"another process is using {folder}; wait until it ends, or choose another folder"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -1,8 +1,8 @@
-"""Randomness as a function of names: the same purpose, seed and step always draw the same numbers.
+"""Named random streams: the same purpose, seed and step always draw the same numbers.
 
-Nothing in the library reads a global generator. A generator is made where it is needed from the
-purpose of the draw and what identifies it (seed, step, ...), so a resumed run sees the same noise,
-and draws for different purposes never share a stream.
+The library never uses a global generator. Each generator is created where it is needed, from the
+purpose of the draw and its identifiers (seed, step, ...). So a resumed run sees the same noise, and
+different purposes never share a stream.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ def check_seed(seed: int) -> None:
 
 
 def numpy_generator(purpose: str, *names: Name) -> np.random.Generator:
-    """A generator that depends on its arguments alone, e.g. `numpy_generator("order", seed, 3)`."""
+    """A generator that depends only on its arguments, e.g. `numpy_generator("order", seed, 3)`."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(_hash(purpose, names))))
 
 
@@ -38,8 +38,7 @@ def torch_seed(purpose: str, *names: Name) -> int:
 
 
 def _hash(purpose: str, names: tuple[Name, ...]) -> int:
-    """128 bits of SHA-256 over the names in a form that tells (1, 23), (12, 3) and ("1", 23)
-    apart."""
+    """128 bits of SHA-256 over the names, encoded so that (1, 23), (12, 3) and ("1", 23) differ."""
     plain = [name if isinstance(name, str) else int(name) for name in names]
     digest = hashlib.sha256(json.dumps([purpose, *plain]).encode()).digest()
     return int.from_bytes(digest[:16], "little")

@@ -1,19 +1,18 @@
-"""The three signals that end a command, handled alike."""
+"""The three signals that end a command."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Ctrl-C; `kill`, `timeout`, `docker stop`, SLURM; a terminal that closes.
+# Ctrl-C; `kill`, `timeout`, `docker stop`, SLURM; a closed terminal.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def endings_call(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Within it, `ENDINGS` call `handler`. A signal that the process ignores stays ignored (`nohup`
-    ignores SIGHUP); in another thread than the main one, which may not set handlers, nothing
-    changes."""
+    """A context in which `ENDINGS` call `handler`. Ignored signals stay ignored (`nohup` ignores
+    SIGHUP). Outside the main thread, where handlers cannot be set, it does nothing."""
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in ENDINGS:

@@ -1,8 +1,8 @@
-"""The timesteps of a batch of tokens: few distinct values, and which token stands at which.
+"""The timesteps of a batch of tokens: few distinct values, and an index from tokens to them.
 
-Every token has its own timestep, but a sample has only one or two different ones. A network embeds
-the values and spreads the result over the tokens by the index, which costs a third less than
-embedding every token's. What t means is said in `flow.path`: t = 1 is noise, t = 0 is data.
+Every token has its own timestep, but a sample has only one or two distinct ones. A network embeds
+the values and expands the result to tokens by the index, which costs a third less than embedding
+per token. `flow.path` defines t: t = 1 is noise, t = 0 is data.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Timesteps(NamedTuple):
     """Timesteps of G samples with N tokens each."""
 
     values: Tensor  # float32 [G, V] in [0, 1]: the V distinct timesteps of each sample
-    index: Tensor  # int64 [G, N] in [0, V): which of them a token stands at
+    index: Tensor  # int64 [G, N] in [0, V): the timestep of each token
 
     @property
     def per_token(self) -> Tensor:
@@ -35,12 +35,12 @@ class Timesteps(NamedTuple):
         index = torch.zeros(groups, num_tokens, dtype=torch.long, device=like.device)
         if isinstance(t, Tensor):
             return cls(t.to(like.device, torch.float32).expand(groups)[:, None], index)
-        # `full` does not make the host wait for the device, as copying a number there does.
+        # `full` does not synchronize with the device, unlike copying a number to it.
         return cls(torch.full((groups, 1), t, dtype=torch.float32, device=like.device), index)
 
     @classmethod
     def join(cls, parts: Sequence["Timesteps"]) -> "Timesteps":
-        """The timesteps of the parts' tokens, one part after the other in one sequence."""
+        """Concatenate the timesteps of the parts' tokens."""
         index, first = [], 0
         for part in parts:
             index.append(part.index + first)
@@ -52,5 +52,5 @@ class Timesteps(NamedTuple):
         return self._replace(index=self.index[:, start:stop])
 
     def repeat(self, draws: int) -> "Timesteps":
-        """Each sample `draws` times, one after the other: [G draws, ...]."""
+        """Each sample repeated `draws` times in a row: [G draws, ...]."""
         return Timesteps(*(part.repeat_interleave(draws, dim=0) for part in self))

@@ -1,7 +1,7 @@
-"""Networks of diffusers out of their two files, config.json and the weights in safetensors.
+"""Load networks of diffusers from their two files, config.json and the weights in safetensors.
 
-They are looked for on this machine only, unless a download is asked for: a folder that holds both,
-or a name that Hugging Face's cache holds. Pickled weights are never read; every weight must fit.
+Without download=true only local files are used: a folder with both, or a name in Hugging Face's
+cache. Pickled weights are never read, and every weight must match.
 """
 
 import hashlib
@@ -23,28 +23,28 @@ FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
 
 @dataclass(frozen=True)
 class DiffusersNetwork:
-    """A class of diffusers, and what has to be known to read files of it."""
+    """A class of diffusers, and what is needed to read its files."""
 
     kind: str  # as in autoencoder=KIND
     class_name: str
-    packages: tuple[str, ...]  # that it needs
-    extra: str  # of ours, which installs them
-    # Parts of the weights' names that have changed, old to new: files and libraries carry either.
+    packages: tuple[str, ...]  # packages that it needs
+    extra: str  # this project's extra that installs them
+    # Renamed parts of weight names, old to new: files and libraries may use either.
     renamed: Mapping[str, str] = field(default_factory=dict)
-    unused: tuple[str, ...] = ()  # weights that files may hold and the class makes itself
-    subfolder: str = ""  # of a whole pipeline, where its autoencoder may be
+    unused: tuple[str, ...] = ()  # weights that files may contain but the class computes itself
+    subfolder: str = ""  # subfolder of the autoencoder in a whole pipeline
 
     def load(self, weights: str, download: bool) -> Any:
-        """The network of a folder or a name, on the CPU, in float32.
+        """The network from a folder or a name, on the CPU, in float32.
 
-        Raises UserError where a package, the weights or the connection are missing, and for files
-        that are damaged or belong to another class.
+        Raises UserError if a package, the weights or the connection are missing, or if the files
+        are damaged or belong to another class.
         """
         network_class = self._class()
         return self._read(network_class, _folder(weights, self.subfolder, download), weights)
 
     def fingerprint(self, network: Any) -> str:
-        """A hash of the settings (without what diffusers notes for itself) and every weight."""
+        """A hash of the settings (without diffusers' private ones) and all weights."""
         settings = {k: v for k, v in network.config.items() if not k.startswith("_")}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         named = {self._new_name(name): weight for name, weight in network.state_dict().items()}
@@ -60,10 +60,10 @@ class DiffusersNetwork:
             import diffusers
 
             return getattr(diffusers, self.class_name)
-        except (ImportError, AttributeError):  # the latter: of a version before the class
+        except (ImportError, AttributeError):  # the latter: diffusers is too old
             raise UserError(
                 f"autoencoder={self.kind} needs {' and '.join(self.packages)}: pip install "
-                f"'selfflow_robotics[{self.extra}]'; autoencoder=pixel needs nothing"
+                f"'selfflow_robotics[{self.extra}]'; autoencoder=pixel needs no packages"
             ) from None
 
     def _read(self, network_class: Any, folder: Path, weights: str) -> Any:
@@ -72,7 +72,7 @@ class DiffusersNetwork:
             found = settings["_class_name"]
             if found != self.class_name:
                 raise UserError(
-                    f"{weights} is of class {found}; autoencoder={self.kind} needs diffusers' "
+                    f"{weights} has class {found}; autoencoder={self.kind} needs diffusers' "
                     f"{self.class_name}"
                 )
             network = network_class.from_config(settings)
@@ -91,8 +91,8 @@ class DiffusersNetwork:
             ) from error
         if unfit := [*missing, *unknown]:
             raise UserError(
-                f"the weights in {folder} do not fit their config.json: {unfit[0]} is missing or "
-                "unknown; get both files again"
+                f"the weights in {folder} do not match config.json: {unfit[0]} is missing or "
+                "unknown; download both files again"
             )
         return network
 
@@ -103,8 +103,7 @@ class DiffusersNetwork:
 
 
 def _folder(weights: str, subfolder: str, download: bool) -> Path:
-    """The folder that holds the files of `weights`, downloaded into Hugging Face's cache if so
-    asked."""
+    """The folder with the files of `weights`, downloaded to Hugging Face's cache if requested."""
     if Path(weights).is_dir():
         return _inner(Path(weights), subfolder)
     from huggingface_hub import snapshot_download  # diffusers needs it, and diffusers is here
@@ -116,16 +115,16 @@ def _folder(weights: str, subfolder: str, download: bool) -> Path:
     except (OSError, ValueError) as error:
         if not download:
             raise UserError(
-                f"the autoencoder's weights '{weights}' are not on this machine; download=true "
-                "fetches them, or give a folder that holds them"
+                f"the autoencoder's weights '{weights}' were not found; download them with "
+                "download=true, or pass the folder that contains them"
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"cannot download the autoencoder's weights '{weights}' ({reason}); check the name and "
-            "the network, or give a folder that holds them"
+            f"cannot download the autoencoder's weights '{weights}' ({reason}); check the name "
+            "and the network connection, or pass the folder that contains them"
         ) from error
 
 
 def _inner(folder: Path, subfolder: str) -> Path:
-    """The folder itself, or that part of a pipeline's folder which holds the autoencoder."""
+    """The folder itself, or the autoencoder's subfolder in a pipeline."""
     return folder if (folder / FILES[0]).exists() else folder / subfolder

@@ -1,4 +1,4 @@
-"""What an autoencoder of pictures is to the rest of the code, and the one that needs no weights."""
+"""The interfaces of image and video autoencoders, and the trivial one that needs no weights."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class LatentAutoencoder(Protocol):
-    """Pictures <-> latents of about unit variance, which is what a network sees.
+    """Images <-> latents of about unit variance, which the network reads.
 
     The factor between an autoencoder's own latents and unit variance (0.18215 for SD-VAE) is
-    applied in here and nowhere else: what `encode` returns is scaled, what `decode` takes is
-    scaled, and caches and networks hold nothing else.
+    applied only here: `encode` returns and `decode` takes scaled latents, and so do caches and
+    networks.
     """
 
     @property
@@ -23,7 +23,7 @@ class LatentAutoencoder(Protocol):
 
     @property
     def downsample(self) -> int:
-        """Pixels along a side of a latent; pictures' sides are multiples of it."""
+        """Downsampling factor; image sides are multiples of it."""
         ...
 
     @property
@@ -32,20 +32,20 @@ class LatentAutoencoder(Protocol):
         ...
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, float32 [B, C, H / d, W / d], of pictures
+        """Mean and standard deviation of the posterior, float32 [B, C, H / d, W / d], of images
         uint8 [B, H, W, 3]."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures uint8 [B, H, W, 3] of latents [B, C, H / d, W / d]."""
+        """Images uint8 [B, H, W, 3] of latents [B, C, H / d, W / d]."""
         ...
 
 
 class VideoAutoencoder(Protocol):
     """Clips <-> latents of about unit variance.
 
-    A latent frame stands for one frame at the start of a clip and for `stride` frames after that:
-    T frames become 1 + (T - 1) / stride. No latent frame depends on frames that come after it.
+    The first latent frame covers one frame, each later one `stride` frames: T frames become 1 + (T
+    - 1) / stride. No latent frame depends on later frames.
     """
 
     @property
@@ -55,12 +55,12 @@ class VideoAutoencoder(Protocol):
 
     @property
     def downsample(self) -> int:
-        """Pixels along a side of a latent; frames' sides are multiples of it."""
+        """Downsampling factor; frame sides are multiples of it."""
         ...
 
     @property
     def stride(self) -> int:
-        """Frames that a latent frame after the first one stands for."""
+        """Frames per latent frame after the first."""
         ...
 
     @property
@@ -91,7 +91,7 @@ def to_frames(planes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PixelLatents:
-    """Pixels as latents: three planes in [-1, 1] at full size, and no spread (std = 0)."""
+    """Pixels as latents: three planes in [-1, 1] at full size, with std = 0."""
 
     channels: int = 3
     downsample: int = 1

@@ -1,4 +1,4 @@
-"""Which autoencoder turns pictures or clips into latents, as configuration."""
+"""Configuration and loading of autoencoders."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ from selfflow_robotics.errors import UserError
 
 AutoencoderKind = Literal["sd_vae", "rae", "pixel", "wan", "small"]
 
-# What is meant where no weights are named.
+# The default weights.
 WEIGHTS = {
     "sd_vae": "stabilityai/sd-vae-ft-ema",
     "rae": "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08",
@@ -34,16 +34,16 @@ class AutoencoderConfig:
 
     @property
     def source(self) -> str | None:
-        """The folder or name that the weights come from; None where there are none."""
+        """The folder or name of the weights; None if there are none."""
         return None if self.kind == "pixel" else self.weights or WEIGHTS.get(self.kind)
 
 
 def load_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> LatentAutoencoder:
-    """The autoencoder of pictures of `config` on `device`.
+    """The image autoencoder of `config` on `device`.
 
-    Raises UserError for one of clips, and as `DiffusersNetwork.load` does.
+    Raises UserError for a video autoencoder, and as `DiffusersNetwork.load` does.
     """
     if config.kind == "pixel":
         return PixelLatents()
@@ -51,7 +51,7 @@ def load_autoencoder(
         return SmallAutoencoder.load(config.weights, device)
     assert config.source is not None
     if config.kind == "wan":
-        raise UserError("autoencoder=wan encodes clips, not single pictures; choose sd_vae or rae")
+        raise UserError("autoencoder=wan encodes clips, not single images; choose sd_vae or rae")
     network = Rae if config.kind == "rae" else SdVae
     return network.load(config.source, config.download, device)
 
@@ -59,7 +59,7 @@ def load_autoencoder(
 def load_video_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> VideoAutoencoder:
-    """The autoencoder of clips of `config` on `device`. Raises UserError as `load_autoencoder`."""
+    """The video autoencoder of `config` on `device`. Raises UserError as `load_autoencoder`."""
     if config.kind != "wan" or config.source is None:
-        raise UserError(f"autoencoder={config.kind} encodes single pictures, not clips; choose wan")
+        raise UserError(f"autoencoder={config.kind} encodes single images, not clips; choose wan")
     return Wan.load(config.source, config.download, device)

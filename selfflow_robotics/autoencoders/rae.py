@@ -1,8 +1,7 @@
-"""Representation autoencoders (arXiv 2510.11690) as latents for a network, through diffusers.
+"""Representation autoencoders (arXiv 2510.11690), through diffusers.
 
-The latents are a frozen vision transformer's features of patches, 768 x 16 x 16 for DINOv2-B and
-256 px, and a decoder was trained to make pictures of them. `autoencoders.diffusers_files` says
-where the weights are looked for.
+The latents are patch features of a frozen vision transformer, 768 x 16 x 16 for DINOv2-B and 256
+px; a trained decoder turns them into images. `autoencoders.diffusers_files` finds the weights.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ NETWORK = DiffusersNetwork(
     class_name="AutoencoderRAE",
     packages=("diffusers", "transformers"),
     extra="rae",
-    # Within transformers 5 DINOv2's layers got new names, and the published weights have the old.
+    # transformers 5 renamed DINOv2's layers; the published weights have the old names.
     renamed={
         "attention.attention.query": "attention.q_proj",
         "attention.attention.key": "attention.k_proj",
@@ -33,9 +32,9 @@ NETWORK = DiffusersNetwork(
 class Rae:
     """A diffusers AutoencoderRAE as a `LatentAutoencoder`; float32, no gradients.
 
-    The encoder is deterministic, so the posterior's deviation is 0. The class itself brings
-    pictures to the encoder's size (224 px) and latents to unit variance. It takes pictures of one
-    size, that which it decodes to: others it would silently encode to the same grid.
+    The encoder is deterministic, so the posterior's standard deviation is 0. The diffusers class
+    resizes images to the encoder's size (224 px) and scales latents to unit variance. Only images
+    of the decoder's output size are accepted, as others would silently be encoded to the same grid.
     """
 
     def __init__(self, network: Any, device: torch.device | str = "cpu") -> None:
@@ -44,7 +43,7 @@ class Rae:
         self._device = torch.device(device)
         config = network.config
         self.channels: int = config.encoder_hidden_size
-        self.downsample: int = config.patch_size  # of the decoder; the encoder's is of its own size
+        self.downsample: int = config.patch_size  # size of the decoder; the encoder's differs
         grid = config.encoder_input_size // config.encoder_patch_size
         self._side: int = grid * self.downsample
 
@@ -55,11 +54,11 @@ class Rae:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """As `LatentAutoencoder.encode`. Raises UserError for pictures of another size."""
+        """As `LatentAutoencoder.encode`. Raises UserError for images of a different size."""
         height, width = frames.shape[1:3]
         if (height, width) != (self._side, self._side):
             raise UserError(
-                f"pictures are {height} x {width} px, this autoencoder takes {self._side} x "
+                f"images are {height} x {width} px, but this autoencoder needs {self._side} x "
                 f"{self._side}; set image_size={self._side}"
             )
         planes = (to_planes(frames.to(self._device)) + 1) / 2

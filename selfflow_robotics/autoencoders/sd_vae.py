@@ -1,6 +1,6 @@
-"""Stable Diffusion's autoencoder (arXiv 2112.10752) as latents for a network, through diffusers.
+"""Stable Diffusion's autoencoder (arXiv 2112.10752), through diffusers.
 
-`autoencoders.diffusers_files` says where the weights are looked for.
+`autoencoders.diffusers_files` finds the weights.
 """
 
 from typing import Any
@@ -29,8 +29,8 @@ NETWORK = DiffusersNetwork(
 class SdVae:
     """A diffusers AutoencoderKL as a `LatentAutoencoder`; float32, no gradients.
 
-    Float32, whatever autocast is on around it, because latents are made once and used for months
-    (on a GPU the convolutions still go through its tensor cores, as cuDNN does by default).
+    Always float32, even under autocast, because latents are computed once and used for months (on a
+    GPU, cuDNN still runs the convolutions on tensor cores by default).
     """
 
     def __init__(self, network: Any, device: torch.device | str = "cpu") -> None:
@@ -50,12 +50,12 @@ class SdVae:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """As `LatentAutoencoder.encode`. Raises UserError for sides that do not fit."""
+        """As `LatentAutoencoder.encode`. Raises UserError for sizes that do not divide."""
         height, width = frames.shape[1:3]
         if height % self.downsample or width % self.downsample:
             raise UserError(
-                f"pictures of {height} x {width} px do not divide into latents of "
-                f"{self.downsample} px; change image_size"
+                f"images of {height} x {width} px are not divisible by {self.downsample} px; "
+                "change image_size"
             )
         with torch.autocast(self._device.type, enabled=False):
             posterior = self._network.encode(to_planes(frames.to(self._device))).latent_dist

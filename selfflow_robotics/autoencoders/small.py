@@ -1,7 +1,7 @@
-"""A small convolutional autoencoder of our own, for one camera's frames; trained in minutes.
+"""A small convolutional autoencoder for the frames of one camera, trained in minutes.
 
-0.27 M parameters, 8 px a side of a latent. `pretrain/autoencoder.py` trains it on a data set's
-frames and leaves one file, whose header says what it is and how well it does.
+0.27 M parameters, downsampling factor 8. `pretrain/autoencoder.py` trains it on a data set's frames
+and writes one file, whose header records its configuration and PSNR.
 """
 
 import copy
@@ -55,7 +55,8 @@ class SmallNetwork(nn.Module):
 def small_loss(
     network: SmallNetwork, planes: Tensor, kl: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared error + `kl` x the divergence from N(0, 1) of a latent number, and the error."""
+    """Mean squared error + `kl` x the KL divergence from N(0, 1) per latent value; also the error
+    alone."""
     mean, log_variance = (x.float() for x in network.posterior(planes))
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     decoded = network.decoder(mean + (log_variance / 2).exp() * noise)
@@ -76,7 +77,8 @@ class SmallAutoencoder:
         told: dict[str, Any],
         device: torch.device | str = "cpu",
     ) -> None:
-        """scale: the deviation of its latents; told: what the file says beside (psnr, ...)."""
+        """scale: standard deviation of the latents; told: other entries of the file's header (psnr,
+        ...)."""
         self.channels, self.told = network.channels, told
         self._scale = scale
         # As its file keeps them: half the size, and no difference to see.
@@ -95,7 +97,7 @@ class SmallAutoencoder:
     ) -> "SmallAutoencoder":
         """From a run folder of pretrain/autoencoder.py, or its file; None: `TABLETOP`.
 
-        Raises UserError where it is missing or damaged.
+        Raises UserError if it is missing or damaged.
         """
         path = TABLETOP if weights is None else Path(weights).expanduser()
         path = path / FILE if path.is_dir() else path
@@ -105,20 +107,20 @@ class SmallAutoencoder:
                 state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             channels, scale = told["channels"], float(told["scale"])
             if type(channels) is not int or not 0 < scale < float("inf"):
-                raise ValueError("its header is no autoencoder's")
+                raise ValueError("its header does not describe an autoencoder")
             network = SmallNetwork(channels)
             network.load_state_dict(state)
         except FileNotFoundError as error:
             raise UserError(
-                f"there is no autoencoder at {path}; pretrain/autoencoder.py trains one"
+                f"no autoencoder at {path}; train one with pretrain/autoencoder.py"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} holds no small autoencoder ({reason})") from error
+            raise UserError(f"{path} is not a small autoencoder ({reason})") from error
         return cls(network, scale, told, device)
 
     def save(self, path: Path) -> None:
-        """Write the file whole, or leave it as it was. Raises OSError."""
+        """Write the file atomically. Raises OSError."""
         told = {**self.told, "channels": self.channels, "scale": self._scale}
         state = {name: x.cpu().half() for name, x in self._network.state_dict().items()}
         unfinished = path.with_suffix(".tmp")
@@ -127,12 +129,12 @@ class SmallAutoencoder:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """As `LatentAutoencoder.encode`. Raises UserError for sides that do not fit."""
+        """As `LatentAutoencoder.encode`. Raises UserError for sizes that do not divide."""
         height, width = frames.shape[1:3]
         if height % DOWNSAMPLE or width % DOWNSAMPLE:
             raise UserError(
-                f"pictures of {height} x {width} px do not divide into latents of {DOWNSAMPLE} px; "
-                "change image_size"
+                f"images of {height} x {width} px are not divisible by {DOWNSAMPLE} px; change "
+                "image_size"
             )
         with torch.autocast(self._device.type, enabled=False):
             mean, log_variance = self._network.posterior(to_planes(frames.to(self._device)))
@@ -147,6 +149,6 @@ class SmallAutoencoder:
 
 
 def psnr(frames: Tensor, decoded: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures uint8, over all of them."""
+    """Peak signal-to-noise ratio in dB of images uint8, over all of them."""
     error = (frames.float() - decoded.float()).square().mean().clamp(min=1e-10)
     return float(10 * torch.log10(255**2 / error))

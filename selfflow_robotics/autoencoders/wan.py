@@ -1,7 +1,7 @@
-"""Wan's autoencoder of videos (arXiv 2503.20314) as latents for a network, through diffusers.
+"""Wan's video autoencoder (arXiv 2503.20314), through diffusers.
 
-Wan 2.2's makes 48 channels of 16 x 16 px and 4 frames, Wan 2.1's 16 channels of 8 x 8 px and 4
-frames. `autoencoders.diffusers_files` says where the weights are looked for.
+Wan 2.2 encodes 16 x 16 px and 4 frames to 48 channels, Wan 2.1 8 x 8 px and 4 frames to 16
+channels. `autoencoders.diffusers_files` finds the weights.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ NETWORK = DiffusersNetwork(
     extra="video",
     subfolder="vae",
 )
-STRIDE = 4  # frames; the class knows no other, whatever its configuration says
+STRIDE = 4  # frames; the class supports no other value, whatever its configuration says
 
 
 class Wan:
@@ -42,35 +42,35 @@ class Wan:
 
     @classmethod
     def load(cls, weights: str, download: bool, device: torch.device | str = "cpu") -> "Wan":
-        """From a folder or a name, of the autoencoder or of a whole pipeline.
+        """From a folder or a name of the autoencoder, or of a whole pipeline.
 
-        Raises UserError as `DiffusersNetwork.load`, and for a configuration whose mean and
-        deviation are not those of its channels.
+        Raises UserError as `DiffusersNetwork.load`, and if the mean and standard deviation in the
+        configuration do not match its channels.
         """
         network = NETWORK.load(weights, download)
         config = network.config
         if not len(config.latents_mean) == len(config.latents_std) == config.z_dim:
             raise UserError(
                 f"the config.json of {weights} has {config.z_dim} channels, but latents_mean and "
-                f"latents_std of {len(config.latents_mean)} and {len(config.latents_std)}; get the "
-                "files again"
+                f"latents_std of {len(config.latents_mean)} and {len(config.latents_std)}; "
+                "download the files again"
             )
         return cls(network, device)
 
     @torch.no_grad()
     def encode(self, clips: Tensor) -> Tensor:
-        """As `VideoAutoencoder.encode`. Raises UserError for a number of frames or for sides that
-        do not fit: the class itself would drop what is too much."""
+        """As `VideoAutoencoder.encode`. Raises UserError for sizes and numbers of frames that do
+        not divide: the diffusers class would silently drop the rest."""
         count, height, width = clips.shape[1:4]
         if height % self.downsample or width % self.downsample:
             raise UserError(
-                f"frames of {height} x {width} px do not divide into latents of "
-                f"{self.downsample} px; change image_size"
+                f"frames of {height} x {width} px are not divisible by {self.downsample} px; "
+                "change image_size"
             )
         if (count - 1) % self.stride:
             raise UserError(
-                f"clips of {count} frames do not divide into latent frames, one for the first "
-                f"frame and one for {self.stride} each after it; use {self.stride}n + 1 frames"
+                f"clips of {count} frames do not divide into latent frames (one for the first "
+                f"frame, then one per {self.stride} frames); use {self.stride}n + 1 frames"
             )
         planes = to_planes(clips.to(self._device).flatten(0, 1))
         planes = rearrange(planes, "(b t) c h w -> b c t h w", t=count)

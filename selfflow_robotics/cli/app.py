@@ -1,4 +1,4 @@
-"""A script's `main(config)` as a command line: hydra composes, a frozen dataclass arrives.
+"""Turn a script's `main(config)` into a command line: hydra composes a frozen dataclass.
 
     @dataclass(frozen=True)
     class EvalConfig:
@@ -13,25 +13,25 @@
     if __name__ == "__main__":
         main()
 
-`configs/simpler.yaml` holds the values, and the experiments lie in `configs/experiment/simpler/`:
+`configs/simpler.yaml` has the defaults, `configs/experiment/simpler/` the experiments:
 
     defaults:
       - simpler_schema              # the dataclass, registered by hydra_app
       - _self_
       - experiment/simpler@_global_: default
 
-On the command line `--task V` and `--task=V` are spellings of `task=V`; `experiment=debug` chooses
-`configs/experiment/simpler/debug.yaml` (a fragment of the same config, whose first comment line is
-shown by `--help`). Paths deserve a `literal` flag: their value is quoted, so that `=` and `,` in
-them mean nothing to hydra. Everything else is hydra's: `key=value`, `--cfg job`, `-m`.
+On the command line, `--task V` and `--task=V` mean `task=V`, and `experiment=debug` selects
+`configs/experiment/simpler/debug.yaml` (part of the same config; `--help` shows its first comment
+line). Use a `literal` flag for paths: it quotes the value, so that hydra does not interpret `=` and
+`,`. Everything else is plain hydra: `key=value`, `--cfg job`, `-m`.
 
-The dataclass may nest others and use str, int, float, bool, Literal, tuple, list, dict, Path and
-`| None` (an entry is added to a dict with `+names.key=value`). Its `__post_init__` checks ranges by
-raising ValueError or UserError. What the user got wrong becomes one line on stderr and exit code 2;
-Ctrl-C is 130, SIGTERM 143, SIGHUP 129 (`cli.process`); what we got wrong keeps its traceback.
-`main` runs after hydra is done: no `outputs/` folder, no change of directory, no logging set up
-behind the script's back (`hydra/launcher=...`, for clusters, is the exception). A `main` that
-returns a non-zero int exits with it.
+The dataclass may nest others and use str, int, float, bool, Literal, tuple, list, dict, Path and `|
+None` (add an entry to a dict with `+names.key=value`). Its `__post_init__` checks ranges and raises
+ValueError or UserError. A user error prints one line on stderr and exits with 2; Ctrl-C exits with
+130, SIGTERM 143, SIGHUP 129 (`cli.process`). Programming errors keep their traceback. `main` runs
+after hydra has finished: hydra creates no `outputs/` folder, changes no directory and sets up no
+logging (except with `hydra/launcher=...`, for clusters). If `main` returns a non-zero int, that is
+the exit code.
 
 Tests call `main(["--task", "x"])`.
 """
@@ -64,7 +64,7 @@ PACKAGE_DIR = Path(__file__).resolve().parent.parent
 
 
 def config_dir() -> Path:
-    """Where the YAML files are: inside an installed wheel, else `configs/` of the checkout."""
+    """The folder of the YAML files: in an installed wheel, else `configs/` of the checkout."""
     bundled = PACKAGE_DIR / "_configs"
     return bundled if bundled.is_dir() else PACKAGE_DIR.parent / "configs"
 
@@ -78,7 +78,7 @@ def hydra_app(
         @functools.wraps(main)
         def entry(argv: Sequence[str] | None = None) -> None:
             try:
-                if argv is not None:  # called by a program, which keeps its signals and streams
+                if argv is not None:  # called by another program
                     code = run(list(argv))
                 else:
                     with own_process():
@@ -92,7 +92,7 @@ def hydra_app(
                 print(f"error: {refusal(error)}", file=sys.stderr)
                 code = 2
             except KeyboardInterrupt as interrupt:
-                print("interrupted; repeat the command to go on", file=sys.stderr)
+                print("interrupted; repeat the command to resume", file=sys.stderr)
                 code = exit_code(interrupt)
             if code:
                 sys.exit(code)
@@ -117,8 +117,8 @@ def hydra_app(
 
 
 def compose(config_name: str, schema: type, arguments: Sequence[str]) -> list[Any]:
-    """The configurations that hydra makes of `arguments`: one, several with `-m`, none if it only
-    printed (`--cfg`). Raises UserError for everything the user may have got wrong."""
+    """The configurations that hydra composes from `arguments`: one, several with `-m`, none if it
+    only printed (`--cfg`). Raises UserError for all user errors."""
     composed: list[DictConfig] = []
     with tempfile.TemporaryDirectory() as scratch:
         quiet = _quiet(config_name, scratch)
@@ -129,7 +129,7 @@ def compose(config_name: str, schema: type, arguments: Sequence[str]) -> list[An
 def _through_hydra(
     config_name: str, schema: type, arguments: Sequence[str], main: Callable[[Any], Any]
 ) -> None:
-    """For launchers, which run `main` elsewhere: hydra calls it and keeps its own folders."""
+    """For launchers, which run `main` elsewhere: hydra calls it and uses its own folders."""
     _run_hydra(config_name, schema, arguments, lambda config: main(build(schema, config)))
 
 
@@ -139,7 +139,7 @@ def _run_hydra(
     ConfigStore.instance().store(name=f"{config_name}_schema", node=mirror(schema))
     run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)
     saved_argv, saved_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    # Hydra prints errors and exits by itself unless this is set; we want them raised.
+    # Without this, hydra prints errors and exits instead of raising them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [saved_argv[0], *arguments]
     try:
@@ -154,10 +154,10 @@ def _run_hydra(
         if "Config group override" not in str(error):
             raise
         names = " or ".join(["experiment", *groups(config_dir(), config_name)])
-        raise UserError(f"a number or null is no choice of {names}; give a file's name") from None
+        raise UserError(f"a number or null is not a choice for {names}; give a file name") from None
     except RecursionError:
         raise UserError(
-            "a value or a YAML file nests too deeply, or refers to itself; write it flat"
+            "a value or a YAML file nests too deeply or refers to itself; flatten it"
         ) from None
     except yaml.YAMLError as error:
         raise UserError("not YAML: " + " ".join(str(error).split())) from None
@@ -169,7 +169,7 @@ def _run_hydra(
 
 
 def _quiet(config_name: str, scratch: str) -> list[str]:
-    """Overrides that leave nothing of hydra behind. `scratch` is removed after composing."""
+    """Overrides that stop hydra from writing files. `scratch` is removed after composing."""
     return [
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",

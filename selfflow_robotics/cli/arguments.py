@@ -1,4 +1,4 @@
-"""From what is typed to hydra's overrides: flags, quoting, the name `experiment`."""
+"""Turn command-line arguments into hydra overrides: flags, quoting, `experiment`."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from selfflow_robotics.errors import UserError, unknown
 
-# Hydra's own options; those of the second set take a value, which is one of these if any are given.
+# Hydra's options; those of the second set take a value, one of the listed choices if any.
 HYDRA_SWITCHES = {
     *("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--shell-completion", "-sc"),
@@ -21,10 +21,10 @@ HYDRA_OPTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """A first-class option of a script: `--name VALUE`, a spelling of the override `name=VALUE`."""
+    """An option of a script: `--name VALUE` means the override `name=VALUE`."""
 
     name: str  # with the dashes
-    key: str = ""  # config key, if it is not the name
+    key: str = ""  # config key, if different from the name
     literal: bool = False  # quote the value: for paths and free text
     help: str = ""
 
@@ -37,7 +37,7 @@ class Flag:
 
 
 def quoted(value: str) -> str:
-    """`value` in hydra's single quotes, meaning exactly itself (no interpolation either)."""
+    """`value` in hydra's single quotes, taken literally (no interpolation)."""
     value = re.sub(r"(\\*)\$\{", lambda m: m.group(1) * 2 + r"\${", value)
     value = re.sub(r"(\\*)'", lambda m: m.group(1) * 2 + r"\'", value)
     value = re.sub(r"(\\+)$", lambda m: m.group(1) * 2, value)
@@ -47,12 +47,12 @@ def quoted(value: str) -> str:
 def to_overrides(
     argv: Sequence[str], flags: Sequence[Flag], config_name: str, keys: Collection[str] = ()
 ) -> list[str]:
-    """`argv` with flags rewritten and `experiment=X` pointed at the command's own experiments.
+    """`argv` with flags rewritten and `experiment=X` resolved to the command's experiments.
 
-    Hydra's own options come first: its parser takes all overrides in one run of words. `keys` are
-    the settings that somebody may take for options.
+    Hydra's options come first, since its parser expects all overrides in one block. `keys` are
+    settings that users may mistake for options.
 
-    Raises UserError for an option that neither the script nor hydra has, or one without a value.
+    Raises UserError for an unknown option, or one without a value.
     """
     by_name = {flag.name: flag for flag in flags}
     words, options, overrides = list(argv), [], []
@@ -82,7 +82,7 @@ def to_overrides(
         elif name.lstrip("+") == "experiment":
             overrides.append(f"experiment/{config_name}@_global_={value}")
         elif not equals and not word.startswith("~"):
-            raise UserError(f"'{word}' is neither an option nor key=value; --help shows both")
+            raise UserError(f"'{word}' is neither an option nor key=value; see --help")
         else:
             if name in {flag.config_key for flag in flags}:
                 _refuse_empty(name, value.strip("'\""))
@@ -98,8 +98,8 @@ def _next_value(words: list[str], name: str, example: str) -> str:
 
 
 def _refuse_empty(name: str, value: str) -> None:
-    """Nothing would mean the default, and is mostly a shell variable that is not set."""
+    """Refuse an empty value: it would mean the default, but is usually an unset shell variable."""
     if not value.strip():
         raise UserError(
-            f"{name} is empty (a shell variable that is not set?); give it a value or leave it out"
+            f"{name} is empty (an unset shell variable?); give it a value or leave it out"
         )

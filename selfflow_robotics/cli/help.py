@@ -1,4 +1,4 @@
-"""What `--help` prints: the script's docstring, flags, experiments, choices and options."""
+"""Text of `--help`: the script's docstring, flags, experiments, choices and options."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from selfflow_robotics.cli.arguments import Flag
 def help_text(
     configs: Path, config_name: str, doc: str, flags: Sequence[Flag], modules: Sequence[str] = ()
 ) -> str:
-    """The help of the command whose config is `<configs>/<config_name>.yaml`; `modules` define
-    parts of its schema."""
+    """Help of the command with config `<configs>/<config_name>.yaml`; `modules` define parts of its
+    schema."""
     parts = [doc.strip()]
     if flags:
         rows = [(f"{f.name} VALUE", f.help or f"same as {f.config_key}=VALUE") for f in flags]
@@ -21,7 +21,7 @@ def help_text(
     experiments = experiment_headers(configs, config_name)
     if experiments:
         rows = [(f"experiment={name}", header) for name, header in experiments]
-        parts.append("Experiments (settings for a purpose):\n" + _table(rows))
+        parts.append("Experiments (presets):\n" + _table(rows))
     for group in groups(configs, config_name):
         rows = [(f"{group}={name}", header) for name, header in headers(configs / group)]
         parts.append(f"Choices of {group} (configs/{group}):\n" + _table(rows))
@@ -29,10 +29,12 @@ def help_text(
         f"Options (configs/{config_name}.yaml; change with key=value, nested ones a.b=value)"
         ":\n" + _indented(_without_defaults(configs / f"{config_name}.yaml"))
     )
-    last = "--cfg job prints every key without running anything; -m key=a,b runs each."
+    last = (
+        "--cfg job prints all settings without running; -m key=a,b runs the command for each value."
+    )
     if modules:
         files = ", ".join(f"{name.replace('.', '/')}.py" for name in modules)
-        last += f" What is not explained above is in the Config classes of {files}."
+        last += f" For settings not explained above, see the Config classes in {files}."
     parts.append(_filled(last, "  ", "  "))
     return "\n\n".join(parts)
 
@@ -43,7 +45,7 @@ def experiment_headers(configs: Path, config_name: str) -> list[tuple[str, str]]
 
 
 def headers(folder: Path) -> list[tuple[str, str]]:
-    """(name, first comment line) of each YAML file; hydra's own "@package" line is none."""
+    """(name, first comment line) of each YAML file, ignoring hydra's "@package" line."""
     rows = []
     for path in sorted(folder.glob("*.yaml")):
         lines = path.read_text().removeprefix("# @package _global_\n").splitlines() or [""]
@@ -52,15 +54,15 @@ def headers(folder: Path) -> list[tuple[str, str]]:
 
 
 def groups(configs: Path, config_name: str) -> list[str]:
-    """The folders of `configs` that the command's defaults list chooses a file of, by name."""
+    """The config groups in the command's defaults list, by name."""
     defaults = yaml.safe_load((configs / f"{config_name}.yaml").read_text())["defaults"]
     words = [word for entry in defaults if isinstance(entry, dict) for word in entry]
-    # An optional one follows another's choice.
+    # An optional group follows the choice of another group.
     return [word for word in words if not word.startswith(("experiment/", "optional "))]
 
 
 def _without_defaults(path: Path) -> str:
-    """The YAML without its defaults list, which is hydra's business and nobody else's."""
+    """The YAML without hydra's defaults list."""
     kept, inside = [], False
     for line in path.read_text().splitlines():
         if line.startswith("defaults:"):

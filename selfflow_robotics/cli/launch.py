@@ -1,4 +1,4 @@
-"""The console commands: they run the very files that lie in pretrain/, finetune/ and eval/."""
+"""Console commands: they run the scripts in pretrain/, finetune/ and eval/."""
 
 import runpy
 import sys
@@ -11,11 +11,11 @@ PACKAGE_DIR = Path(__file__).resolve().parent.parent
 
 
 def script_path(name: str) -> Path:
-    """The script `name` ("eval/simpler.py"): inside an installed wheel, else of the checkout."""
+    """The script `name` ("eval/simpler.py"): in an installed wheel, else in the checkout."""
     for root in (PACKAGE_DIR / "_scripts", PACKAGE_DIR.parent):
         if (root / name).is_file():
             return root / name
-    raise UserError(f"{name} is missing from this installation; install selfflow_robotics again")
+    raise UserError(f"{name} is missing from this installation; reinstall selfflow_robotics")
 
 
 def _run(name: str) -> None:
@@ -25,8 +25,8 @@ def _run(name: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as interrupt:  # while it imports; afterwards `hydra_app` answers
-        print("interrupted; repeat the command to go on", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # while importing; later `hydra_app` handles it
+        print("interrupted; repeat the command to resume", file=sys.stderr)
         sys.exit(exit_code(interrupt))
 
 

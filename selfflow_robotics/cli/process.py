@@ -1,11 +1,11 @@
-"""What a command does with the process that it runs in: signals and standard streams.
+"""Signals and standard streams of a command's process.
 
-Ctrl-C, SIGTERM (`kill`, `timeout`, `docker stop`, SLURM) and SIGHUP (a terminal that closes) arrive
-in the code alike, as `KeyboardInterrupt(number)`. Code that must finish something first installs a
-handler of its own (`signals.endings_call`) and raises the same afterwards.
+Ctrl-C, SIGTERM (`kill`, `timeout`, `docker stop`, SLURM) and SIGHUP (a closed terminal) all raise
+`KeyboardInterrupt(number)`. Code that must finish something first installs its own handler
+(`signals.endings_call`) and raises the same exception afterwards.
 
-What is printed is never a reason to fail: a standard stream that is closed, full or no longer read
-(`| head`) takes nothing more, and the work goes on.
+Printing never makes a command fail: if a standard stream is closed, full or no longer read (`|
+head`), further output is dropped and the work continues.
 """
 
 import errno
@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.signals import endings_call
 
-# What a disk or a path may answer to any program: no mistake of ours.
+# Errors of a disk or a path that are not programming errors.
 REFUSALS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE),
@@ -32,9 +32,9 @@ SHOWN_CHARS = 200  # of a path
 
 @contextmanager
 def own_process() -> Iterator[None]:
-    """Take over the signals and the standard streams; for the process of a command only.
+    """Take over signals and standard streams; only for a command's own process.
 
-    Raises UserError at the end where standard output lost something that somebody waits for.
+    Raises UserError at the end if output that someone was reading got lost.
     """
     _fill_standard_descriptors()
     sys.stdout, sys.stderr = _lasting(sys.stdout, 1), _lasting(sys.stderr, 2)
@@ -44,14 +44,14 @@ def own_process() -> Iterator[None]:
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells have it: 130, 143 or 129."""
+    """128 plus the signal's number, as in shells: 130, 143 or 129."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def refusal(error: OSError | MemoryError) -> str:
-    """What the machine refused, in one line. Raises `error` where it may be our own mistake."""
+    """A system error in one line. Re-raises `error` if it may be a programming error."""
     if isinstance(error, MemoryError):
-        return f"not enough memory ({error or 'for what was asked'}); ask for less"
+        return f"not enough memory ({error or 'for these settings'}); reduce the sizes"
     if error.errno not in REFUSALS:
         raise error
     path = str(error.filename or "")
@@ -64,17 +64,17 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _fill_standard_descriptors() -> None:
-    """Open what is closed (`>&-`) onto nothing, or the next file to be opened becomes it."""
+    """Open closed descriptors (`>&-`) as /dev/null, so that no other file takes their number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             os.set_inheritable(descriptor, True)
 
 
 class _LastingFile(io.FileIO):
-    """A descriptor that takes whatever it is given, and remembers the first error."""
+    """A descriptor whose writes never fail; it remembers the first error."""
 
     error: OSError | None = None
 
@@ -87,7 +87,7 @@ class _LastingFile(io.FileIO):
 
 
 def _lasting(stream: Any, descriptor: int) -> Any:
-    """`stream` without its errors. What is not the process's own stream is left as it is."""
+    """`stream` with errors suppressed. Streams that are not the process's own stay unchanged."""
     own = (sys.__stdout__, sys.__stderr__)[descriptor - 1]
     if stream is not None:
         if stream is not own:
@@ -105,9 +105,9 @@ def _check_output() -> None:
     if not isinstance(raw, _LastingFile):
         return
     sys.stdout.flush()
-    # A reader that has gone (`| head`) had what it wanted.
+    # A reader that stopped (`| head`) got what it wanted.
     if raw.error is not None and not isinstance(raw.error, BrokenPipeError):
         raise UserError(
-            f"cannot write to standard output ({raw.error.strerror}), so that part of what is "
-            "printed is lost; free space or send it elsewhere, and repeat the command"
+            f"cannot write to standard output ({raw.error.strerror}), so part of the output is "
+            "lost; free space or redirect it elsewhere, and repeat the command"
         )

@@ -24,16 +24,16 @@ from selfflow_robotics.training.distributed import ALONE, Ranks
 
 Kind = Literal["pretrain", "images", "finetune", "autoencoder"]
 
-# Settings that may differ when a run goes on: where it and its data lie (`continue_run` compares
-# what these hold), how long it trains, and how it is computed and watched. (The training loop
-# compares the precision itself, by what "auto" meant.)
+# Settings that may change when a run resumes: paths of the run and its data (`continue_run`
+# compares the content), its length, and how it is computed and logged. (The training loop compares
+# the precision itself, after resolving "auto".)
 ANY_VALUE = re.compile(
     r"name|runs_dir|data|play_data|root|(collect|play)\.(root|processes|timeout_s|simpler\..+)"
     r"|train\.(steps|log_every|save_every|sample_every|keep_checkpoints)"
     r"|threads|device|precision|encoder_download"
 )
 
-# What a start that was interrupted before its run.json leaves.
+# Files of a start that was interrupted before it wrote run.json.
 LEFTOVERS = {".lock", ".run.json"}
 
 
@@ -41,7 +41,7 @@ def runs_of_kind(kind: Kind, root: Path = Path("runs")) -> list[Path]:
     """The run folders under `root` whose run.json says `kind`, newest first.
 
     run.json is written by `open_run`: {"kind": ..., "created": ISO 8601 time}. Folders without a
-    readable one are no runs.
+    readable run.json are ignored.
     """
     found = []
     for path in sorted(root.glob("*/run.json")):
@@ -52,33 +52,33 @@ def runs_of_kind(kind: Kind, root: Path = Path("runs")) -> list[Path]:
 
 
 def find_checkpoint(given: str | None, kind: Kind, root: Path = Path("runs")) -> Path:
-    """The checkpoint folder to use: `given` itself, the last one of a run folder `given`, or
-    the last one of the newest run of this kind that has any. Raises UserError if there is none."""
+    """The checkpoint folder to use: `given` itself, the last one in the run folder `given`, or the
+    last one of the newest run of this kind with a checkpoint. Raises UserError if there is none."""
     if given:
         return resolve_checkpoint(Path(given))
     for run in runs_of_kind(kind, root):
         if checkpoint := latest_checkpoint(run):
             return checkpoint
     raise UserError(
-        f"no {kind} run in {root}/ has a checkpoint; train one or give --checkpoint PATH"
+        f"no {kind} run in {root}/ has a checkpoint; train one or pass --checkpoint PATH"
     )
 
 
 def run_folder(runs_dir: str, name: str) -> Path:
-    """`runs_dir/name`. Raises UserError for a name that is no folder's own name."""
+    """`runs_dir/name`. Raises UserError if `name` is not a plain folder name."""
     if not name.strip() or name in (".", "..") or "/" in name:
         raise UserError(
-            f"name='{name}' is no name for a folder in {runs_dir}; give another name=..."
+            f"name='{name}' is not a valid folder name in {runs_dir}; choose another name=..."
         )
     return Path(runs_dir) / name
 
 
 def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Path:
-    """Make or continue a run folder for a dataclass `config`; the first process does it for all.
+    """Create or resume a run folder for a dataclass `config`; the first process does it for all.
 
-    A run without any checkpoint has nothing to lose and takes the new configuration. Raises
-    UserError when the folder holds anything but a run of this kind, a run of another configuration
-    or one whose configuration cannot be read, another process works in it, or it cannot be written.
+    A run without a checkpoint takes the new configuration. Raises UserError if the folder contains
+    something other than a run of this kind, if the run's configuration differs or cannot be read,
+    if another process is using the folder, or if it cannot be written.
     """
     if not ranks.is_first:
         return folder
@@ -90,7 +90,7 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
             _refuse_other(folder, _settings(config))
             return folder
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        begun = folder / ".run.json"  # a torn run.json would be a stranger's
+        begun = folder / ".run.json"  # a partial run.json would not be recognised
         begun.write_text(json.dumps({"kind": kind, "created": created}) + "\n")
         begun.replace(folder / "run.json")
         _write_settings(folder, config)
@@ -100,10 +100,10 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
 
 
 def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = ALONE) -> None:
-    """Record the settings with which a run goes on, after comparing its data by content.
+    """Record the settings with which a run resumes, after comparing its data by content.
 
-    `data` are fingerprints of what it reads, by setting, as they stand under "data" in the `extra`
-    of its checkpoints. Raises UserError where the run was trained on other data.
+    `data` maps settings to fingerprints of the data, as stored under "data" in the `extra` of
+    checkpoints. Raises UserError if the run was trained on different data.
     """
     newest = latest_checkpoint(run)
     if newest is None or not ranks.is_first:
@@ -113,8 +113,8 @@ def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = AL
     for key in {**known, **data}:
         if known.get(key) != data.get(key):
             raise UserError(
-                f"{run} was trained on other data than {key} holds now; give the new run another "
-                "name=..., or the former data"
+                f"{run} was trained on different data than {key} points to now; choose another "
+                "name=... for a new run, or restore the original data"
             )
     try:
         _write_settings(run, config)
@@ -123,7 +123,7 @@ def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = AL
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML as we write it. An alias may stand for what contains it, or for a million copies."""
+    """YAML without aliases, which could refer to themselves or expand to a million copies."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -132,7 +132,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def recorded_settings(run: Path) -> dict[str, Any]:
-    """config.yaml of a run folder, as `open_run` wrote it; empty where there is no readable one."""
+    """config.yaml of a run folder, as written by `open_run`; empty if it cannot be read."""
     try:
         settings = yaml.load(read_text(run / "config.yaml", MOST_RECORD_BYTES), _PlainLoader)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -141,9 +141,9 @@ def recorded_settings(run: Path) -> dict[str, Any]:
 
 
 def open_results(given: str | None, checkpoint: Path, name: str) -> Path:
-    """The folder `given`, or `eval/name` of the checkpoint's run, made and held by this process.
+    """The folder `given`, or `eval/name` of the checkpoint's run, created and locked.
 
-    Raises UserError where it cannot be written or another process works in it.
+    Raises UserError if it cannot be written or another process is using it.
     """
     folder = Path(given) if given else run_of(checkpoint) / "eval" / name
     try:
@@ -151,13 +151,13 @@ def open_results(given: str | None, checkpoint: Path, name: str) -> Path:
         hold(folder)
     except OSError as error:
         raise UserError(
-            f"cannot write to {folder} ({error.strerror}); choose output=..."
+            f"cannot write to {folder} ({error.strerror}); choose another output=..."
         ) from error
     return folder
 
 
 def _write_settings(run: Path, config: Any) -> None:
-    """config.yaml of a run folder, whole or as it was before."""
+    """Write config.yaml of a run folder atomically."""
     unfinished = run / ".config.yaml"
     unfinished.write_text(yaml.safe_dump(_settings(config), sort_keys=False))
     unfinished.replace(run / "config.yaml")
@@ -174,7 +174,7 @@ def _not_writable(folder: Path, error: OSError) -> UserError:
 
 
 def _run_record(folder: Path) -> dict[str, Any]:
-    """run.json of a folder; empty where there is no readable one."""
+    """run.json of a folder; empty if it cannot be read."""
     try:
         run = read_json(folder / "run.json", MOST_RECORD_BYTES)
     except (OSError, ValueError):
@@ -183,26 +183,25 @@ def _run_record(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_strangers(folder: Path, kind: Kind) -> None:
-    """Raise UserError where the folder holds something, but no run of this kind."""
+    """Raise UserError if the folder is neither empty nor a run of this kind."""
     found = _run_record(folder).get("kind")
     if found == kind or {path.name for path in folder.iterdir()} <= LEFTOVERS:
         return
     if found in get_args(Kind):
         is_run, not_run = (f"{'an' if k == 'images' else 'a'} {k} run" for k in (found, kind))
-        raise UserError(f"{folder} is {is_run}, not {not_run}; give this one another name=...")
+        raise UserError(f"{folder} is {is_run}, not {not_run}; choose another name=...")
     raise UserError(
-        f"{folder} holds files and no run of ours (run.json is missing or damaged); give this run "
-        "another name=..."
+        f"{folder} is not empty and not a run (run.json is missing or damaged); choose another "
+        "name=..."
     )
 
 
 def _refuse_other(folder: Path, now: dict[str, Any]) -> None:
-    """Say which setting of an existing run differs from the one asked for."""
+    """Raise UserError naming the setting in which an existing run differs."""
     old, new = _flat(recorded_settings(folder)), _flat(now)
     if not old:
         raise UserError(
-            f"{folder}/config.yaml is missing or damaged; restore it or give this run another "
-            "name=..."
+            f"{folder}/config.yaml is missing or damaged; restore it or choose another name=..."
         )
     changed = [
         key for key in new | old if old.get(key) != new.get(key) and not ANY_VALUE.fullmatch(key)
@@ -211,8 +210,8 @@ def _refuse_other(folder: Path, now: dict[str, Any]) -> None:
         key = changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
-            f"{folder} holds a run with {key}={old.get(key)}, not {new.get(key)}{more}; "
-            "give this one another name=..."
+            f"{folder} holds a run with {key}={old.get(key)}, not {new.get(key)}{more}; choose "
+            "another name=..."
         )
 
 
@@ -222,5 +221,5 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value  # a damaged file may have keys that are no words
+            flat[f"{prefix}{key}"] = value  # a damaged file may have keys that are not strings
     return flat

@@ -1,4 +1,4 @@
-"""`init=` of a command: where a network's first weights come from."""
+"""`init=` of a command: the initial weights of a network."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,27 +24,27 @@ from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_che
 
 
 class Start(NamedTuple):
-    """What a run begins with."""
+    """The start of a run."""
 
     config: NetworkConfig
-    source: Source | None  # None: weights drawn at random, or the run's own
-    record: dict[str, Any]  # "start" of the run's record
-    text: str  # where the weights come from
+    source: Source | None  # None: random initialization, or the run's own weights
+    record: dict[str, Any]  # "start" in the run's record
+    text: str  # the source of the weights
 
     def load(self, network: Network, codecs: Mapping[str, Codec]) -> None:
         """Load the source's weights, and print and record what became of them."""
         if self.source is not None:
             report = warm_start(network, self.source, codecs)
             self.record.update(report.to_json())
-            print(f"first weights from {self.text}\n{report}")
+            print(f"initial weights from {self.text}\n{report}")
 
 
 def find_start(init: str, config: NetworkConfig, run: Path, runs_dir: str) -> Start:
-    """The start that `init` means for a network of `config`: none, auto (the newest run of
-    pretrain/run.py that fits), a run, a checkpoint, or a file of released weights.
+    """Resolve `init` for a network of `config`: none, auto (the newest matching run of
+    pretrain/run.py), a run, a checkpoint, or a file of released weights.
 
-    A run that has a checkpoint keeps the start it had, whatever `init` would mean now. Raises
-    UserError where there are no such weights, or they are of another backbone.
+    A run that has a checkpoint keeps its recorded start. Raises UserError if the weights do not
+    exist or belong to another backbone.
     """
     if own := latest_checkpoint(run):
         with resuming(run):
@@ -57,7 +57,7 @@ def find_start(init: str, config: NetworkConfig, run: Path, runs_dir: str) -> St
         path = _newest_fitting(config, Path(runs_dir))
         if path is None:
             makes = command("pretrain/run.py")
-            text = f"scratch (no pretraining run of this size; {makes} makes one)"
+            text = f"scratch (no pretraining run of this size; create one with {makes})"
             return Start(config, None, record, text)
     else:
         path = _resolve(init)

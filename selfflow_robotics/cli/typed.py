@@ -1,9 +1,9 @@
-"""Configuration that OmegaConf holds, turned into the frozen dataclasses that the code uses.
+"""Convert OmegaConf configurations to the frozen dataclasses that the code uses.
 
-OmegaConf checks names and types while overrides are applied, but it has no `Literal`, makes lists
-of tuples, locks everything below a frozen dataclass and keeps keys that were added with a plus
-sign. So it is given a plain twin of each dataclass (`mirror`), and the result is built by our own
-walk over the type hints (`build`), where every complaint names its key.
+OmegaConf checks names and types of overrides, but it does not support `Literal`, turns tuples into
+lists, locks everything below a frozen dataclass and accepts keys added with a plus sign. So it gets
+a mutable copy of each dataclass (`mirror`), and `build` constructs the result from the type hints,
+with errors that name the key.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from selfflow_robotics.errors import UserError, unknown
 
 @functools.cache
 def mirror(schema: type) -> type:
-    """A mutable twin of the dataclass: same names, types that OmegaConf understands, no checks."""
+    """A mutable copy of the dataclass: same names, types that OmegaConf supports, no checks."""
     hints = get_type_hints(schema)
     fields = []
     for field in dataclasses.fields(schema):
@@ -30,7 +30,7 @@ def mirror(schema: type) -> type:
         if field.default_factory is not dataclasses.MISSING:
             spec = dataclasses.field(default_factory=_mirrored(field.default_factory))
         elif field.default is dataclasses.MISSING:
-            spec = dataclasses.field(default="???")  # OmegaConf's word for "must be given"
+            spec = dataclasses.field(default="???")  # OmegaConf's marker for a required value
         elif dataclasses.is_dataclass(field.default):
             spec = dataclasses.field(default_factory=_mirrored(lambda value=field.default: value))
         else:
@@ -71,8 +71,8 @@ def _mirror_value(value: Any) -> Any:
 def build(schema: type, config: DictConfig) -> Any:
     """An instance of `schema` from the composed `config`.
 
-    Raises UserError, naming the key, for a key that the schema lacks, a value that is missing, out
-    of its `Literal`, of another length or not finite, and for what `__post_init__` refuses.
+    Raises UserError, naming the key, for an unknown key, for a value that is missing, not in its
+    `Literal`, of the wrong length or not finite, and for errors of `__post_init__`.
     """
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -144,7 +144,7 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
 
 
 def modules_of(schema: type) -> list[str]:
-    """The modules of the dataclasses that `schema` nests, other than its own."""
+    """The modules of the dataclasses nested in `schema`, except its own."""
     modules = []
     for hint in get_type_hints(schema).values():
         for part in (hint, *get_args(hint)):
@@ -154,7 +154,7 @@ def modules_of(schema: type) -> list[str]:
 
 
 def nearest_keys(schema: type, key: str) -> list[str]:
-    """The keys that were probably meant, whole or by their last part."""
+    """Similar keys, compared as a whole or by their last part."""
     keys = keys_of(schema)
     near = get_close_matches(key, keys, n=3, cutoff=0.8)
     last = {k.rpartition(".")[2]: k for k in reversed(keys)}
@@ -163,22 +163,22 @@ def nearest_keys(schema: type, key: str) -> list[str]:
 
 
 def explain(schema: type, error: OmegaConfBaseException, typed: str = "") -> UserError:
-    """OmegaConf's complaint in one line; `typed` is the value that it is about, if known."""
+    """OmegaConf's error in one line; `typed` is the value concerned, if known."""
     key, parent = error.full_key or "", error.parent_node
     if isinstance(parent, DictConfig) and parent._metadata.object_type is dict:
-        group, _, name = key.rpartition(".")  # its names are free, so that the schema knows none
+        group, _, name = key.rpartition(".")  # its keys are free, so the schema does not list them
         return _at(group, str(unknown("key", name, map(str, parent))))
     return complaint(schema, key, str(error.msg or error), typed)
 
 
 def complaint(schema: type, key: str, text: str, typed: str = "") -> UserError:
-    """The error for `key`: the keys that were probably meant if it is unknown, else `text`."""
+    """The error for `key`: suggestions if it is unknown, else `text`."""
     keys = keys_of(schema)
     if key in keys and "is not a ListConfig" in text:
         return _at(key, f"takes a list; write {key}=[{typed or '...'}]")
     if key in keys and re.search("not a subclass|to Dict|Cannot merge DictConfig", text):
         inner = next((k for k in keys if k.startswith(f"{key}.")), f"{key}.NAME")
-        return _at(key, f"holds several settings; write {inner}=... (--cfg job shows them all)")
+        return _at(key, f"is a group of settings; write {inner}=... (--cfg job lists them)")
     if not key or key in keys or "[" in key:
         return _at(key, text.splitlines()[0])
     near = nearest_keys(schema, key)

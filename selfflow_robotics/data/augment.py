@@ -1,7 +1,7 @@
-"""Random changes of training pictures that leave their actions true.
+"""Image augmentation that keeps the actions valid.
 
-A few hundred demonstrations are seen many times over. A network that meets the same picture in
-other light, or a little moved, cannot learn it by heart.
+Training repeats a few hundred demonstrations many times. Shifts and colour changes keep the network
+from memorizing the images.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How far a picture may change; 0 turns a part off. All frames of a window change alike."""
+    """Strength of each augmentation; 0 turns it off. All frames of a window change alike."""
 
-    shift_px: int = 0  # moved by up to so many pixels each way; borders are repeated
+    shift_px: int = 0  # largest shift in each direction; borders are repeated
     brightness: float = 0.0  # colours times 1 +- this
     contrast: float = 0.0  # distance from the mean grey times 1 +- this
     saturation: float = 0.0  # distance from grey times 1 +- this
@@ -34,12 +34,12 @@ class AugmentConfig:
 
     @property
     def active(self) -> bool:
-        """Whether anything changes at all."""
+        """Whether any augmentation is on."""
         return self != AugmentConfig()
 
 
 def augment(frames: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Changed pictures float32 [B, T, H, W, 3] in [0, 255] of frames uint8 [B, T, H, W, 3]."""
+    """Augmented images float32 [B, T, H, W, 3] in [0, 255] of frames uint8 [B, T, H, W, 3]."""
     x = frames.float()
     grey = (x * x.new_tensor(LUMA)).sum(dim=-1, keepdim=True)
     x = grey + _factor(config.saturation, x, generator) * (x - grey)

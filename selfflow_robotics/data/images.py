@@ -1,14 +1,14 @@
-"""Where pictures with labels lie: a folder for each class, a flat folder, or tar shards.
+"""List labelled images: one folder per class, a flat folder, or tar shards.
 
     FOLDER/CLASS/**/*.jpg     one folder for each class; the label is the class's place among the
-                              sorted names of folders that hold pictures
+                              sorted names of folders that hold images
     FOLDER/*.jpg              label 0
     FOLDER/*.tar, ONE.tar or 'some/*.tar'
-                              WebDataset's layout: KEY.jpg beside KEY.cls, which holds the label
+                              WebDataset's layout: KEY.jpg next to KEY.cls, which has the label
 
-Pictures are *.jpg, *.jpeg, *.png and *.webp; other files in folders are passed over, hidden ones
-too, and those in tars are counted. Tars are plain (not compressed); their headers are read once,
-from front to back, and pictures by their place.
+Images are *.jpg, *.jpeg, *.png and *.webp. Other files in folders, and hidden ones, are ignored;
+those in tars are counted. Tars must not be compressed: their headers are read once, then images by
+position.
 """
 
 import glob
@@ -32,14 +32,14 @@ from selfflow_robotics.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-NAMED = 5  # examples in a line
+NAMED = 5  # examples per line
 
 
 class Item(NamedTuple):
-    """A picture: so many bytes of a file (below the list's root), and its label."""
+    """An image: a range of bytes in a file (relative to the list's root), and its label."""
 
     file: str
-    member: str  # name within a tar; "" for a file of its own
+    member: str  # name within a tar; "" for a separate file
     offset: int
     num_bytes: int
     label: int
@@ -51,7 +51,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageList:
-    """Pictures in an order that depends on their names alone, and what had to be left out."""
+    """Images in an order that depends only on their names, and what was left out."""
 
     root: Path
     kind: str  # "folders", "flat" or "tars"
@@ -59,40 +59,40 @@ class ImageList:
     num_classes: int
     class_names: list[str] | None = None  # of "folders"
     skips: Skips = field(default_factory=Skips)
-    others: Counter[str] = field(default_factory=Counter)  # files of tars that are no samples
-    empty: list[str] = field(default_factory=list)  # folders without pictures, which are no classes
+    others: Counter[str] = field(default_factory=Counter)  # files in tars that are not samples
+    empty: list[str] = field(default_factory=list)  # folders without images, which are not classes
 
     @property
     def labels(self) -> set[int]:
-        """Those that pictures have; of tars they may have gaps."""
+        """Labels that occur; with tars there may be gaps."""
         return {item.label for item in self.items}
 
     def notes(self) -> list[str]:
-        """What was left out that is no unusable picture, a line for each kind."""
+        """What was left out besides unusable images, one line per kind."""
         notes = []
         if self.empty:
-            notes.append(f"no pictures, so no classes: {_few(self.empty)}")
+            notes.append(f"folders without images, ignored: {_few(self.empty)}")
         if self.others:
             kinds = [f"{count} {kind}" for kind, count in self.others.most_common()]
-            notes.append(f"other files in the tars, not read: {_few(kinds)}")
+            notes.append(f"other files in the tars, ignored: {_few(kinds)}")
         if note := missing_classes(self.labels, self.num_classes, self.class_names):
             notes.append(note)
         return notes
 
     @property
     def num_found(self) -> int:
-        """Pictures listed and pictures left out."""
+        """Images listed and images left out."""
         return len(self.items) + self.skips.total
 
     def __len__(self) -> int:
         return len(self.items)
 
     def part(self, start: int, stop: int) -> "ImagePart":
-        """Some of the pictures, as `data.latents_encode.Pictures`."""
+        """Some of the images, as `data.latents_encode.Pictures`."""
         return ImagePart(self.root, self.items[start:stop])
 
     def record(self) -> dict[str, Any]:
-        """As cache.json tells of the source of latents."""
+        """The "source" entry of cache.json."""
         return {
             "path": str(self.root),
             "kind": self.kind,
@@ -106,11 +106,11 @@ class ImageList:
         """Raise UserError for a folder in which latents would be mistaken for a class."""
         if self.kind == "folders" and self.root.resolve() in folder.resolve().parents:
             raise UserError(
-                f"{folder} lies among the classes of {self.root}; choose another output"
+                f"{folder} is one of the class folders of {self.root}; choose another output"
             )
 
     def fingerprint(self) -> str:
-        """A hash of names, sizes and labels; the same wherever a copy of the pictures lies."""
+        """A hash of names, sizes and labels, independent of the location."""
         digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
         for item in self.items:
             digest.update(json.dumps(item).encode())
@@ -119,7 +119,7 @@ class ImageList:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """Pictures to be read one by one."""
+    """Images that are read one by one."""
 
     root: Path
     items: list[Item]
@@ -144,19 +144,19 @@ class ImagePart:
 def missing_classes(
     labels: Collection[int], num_classes: int, names: list[str] | None = None
 ) -> str | None:
-    """A line that names the classes without pictures; None where there are none.
+    """A line naming the classes without images; None if there are none.
 
     Args:
-        labels: those that pictures have.
+        labels: labels that occur.
         num_classes: labels are 0 to `num_classes` - 1.
-        names: of the classes, if they have any.
+        names: class names, if any.
     """
     missing = sorted(set(range(num_classes)) - set(labels))
     if not missing:
         return None
     words = [names[label] if names else str(label) for label in missing]
     return (
-        f"{len(missing)} of {num_classes} classes have no usable picture and are never trained: "
+        f"{len(missing)} of {num_classes} classes have no usable image and will not be trained: "
         f"{_few(words)}"
     )
 
@@ -167,19 +167,19 @@ def _few(words: list[str]) -> str:
 
 
 def read_item(root: Path, item: Item) -> bytes:
-    """The bytes of a picture's file. Raises OSError."""
+    """The bytes of an image's file. Raises OSError."""
     path = root / item.file
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
     with path.open("rb") as file:
         file.seek(item.offset)
         return file.read(item.num_bytes)
 
 
 def list_images(source: str | Path) -> ImageList:
-    """The pictures at `source`; see the module's docstring.
+    """The images at `source`; see the module's docstring.
 
-    Raises UserError where there are none, where the layout is ambiguous, and for a damaged tar.
+    Raises UserError if there are none, if the layout is ambiguous, or if a tar is damaged.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -188,11 +188,11 @@ def list_images(source: str | Path) -> ImageList:
         if path.name.endswith(COMPRESSED):
             raise _compressed(path)
         if path.suffix != ".tar":
-            raise UserError(f"{path} is neither a folder nor a .tar file; give one of these")
+            raise UserError(f"{path} is neither a folder nor a .tar file")
         return _list_tars([path])
     tars = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".tar"))
     if not tars:
-        raise UserError(f"no pictures at {path}: there is no such folder, and no .tar file")
+        raise UserError(f"{path} does not exist; pass a folder of images or .tar files")
     return _list_tars(tars)
 
 
@@ -211,16 +211,16 @@ def _list_folder(root: Path) -> ImageList:
     below = [
         _file_item(root, file, label) for label, name in enumerate(classes) for file in files[name]
     ]
-    found = {"tars": tars, "loose pictures": loose, "folders of pictures": below}
+    found = {"tars": tars, "loose images": loose, "folders of images": below}
     kinds = [name for name, things in found.items() if things]
     if len(kinds) > 1:
-        raise UserError(f"{root} holds {' and '.join(kinds)}; keep one of these in there")
+        raise UserError(f"{root} mixes {' and '.join(kinds)}; keep only one of these there")
     if tars:
         return _list_tars(tars)
     if loose:
         return ImageList(root, "flat", [_file_item(root, name, 0) for name in loose], 1)
     if not below:
-        raise UserError(f"no pictures in {root}; it needs *.jpg, *.png, *.webp or *.tar files")
+        raise UserError(f"no images in {root}; expected *.jpg, *.png, *.webp or *.tar files")
     empty = [name for name in folders if not files[name]]
     return ImageList(root, "folders", below, len(classes), classes, empty=empty)
 
@@ -228,15 +228,15 @@ def _list_folder(root: Path) -> ImageList:
 def _file_item(root: Path, file: str, label: int) -> Item:
     try:
         num_bytes = (root / file).stat().st_size
-    except OSError:  # a dangling link: reading it will say so, and it will be counted
+    except OSError:  # a dangling link: counted as unreadable when it is read
         num_bytes = 0
     return Item(file, "", 0, num_bytes, label)
 
 
 def _pictures_below(root: Path, folder: str) -> Iterator[str]:
-    """Names relative to `root`, in no order; links to folders are followed at the first level."""
+    """Names relative to `root`, unordered; links to folders are followed at the first level."""
 
-    def stop(error: OSError) -> None:  # by default os.walk passes over what it cannot read
+    def stop(error: OSError) -> None:  # by default os.walk ignores unreadable folders
         raise _unreadable(error) from error
 
     for where, folders, files in os.walk(root / folder, onerror=stop):
@@ -250,7 +250,9 @@ def _unreadable(error: OSError) -> UserError:
 
 
 def _compressed(path: Path) -> UserError:
-    return UserError(f"{path} is compressed; unpack it to a plain .tar, which is read by place")
+    return UserError(
+        f"{path} is compressed; decompress it to a plain .tar, which allows random access"
+    )
 
 
 def _is_picture(name: str) -> bool:
@@ -264,6 +266,6 @@ def _list_tars(tars: list[Path]) -> ImageList:
         file = os.path.relpath(tar, root)
         items += [Item(file, *found) for found in tar_items(tar, PICTURES, skips, others)]
     if not items and not skips.total:
-        raise UserError(f"no pictures in the tar files at {root}; they need KEY.jpg and KEY.cls")
+        raise UserError(f"no images in the tar files at {root}; expected KEY.jpg and KEY.cls")
     num_classes = 1 + max((item.label for item in items), default=0)
     return ImageList(root, "tars", items, num_classes, skips=skips, others=others)

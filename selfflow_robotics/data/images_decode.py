@@ -1,8 +1,8 @@
-"""The bytes of a picture as pixels: uint8 RGB [S, S, 3], by the centre crop of ADM.
+"""Decode an image to pixels: uint8 RGB [S, S, 3], with ADM's centre crop.
 
-ADM (arXiv 2105.05233), and after it DiT, SiT and REPA, halve a picture with a box filter while its
-shorter side is at least twice too long, scale that side to S with a bicubic filter and cut the
-middle out. Orientation tags of cameras are not looked at, as they are not there.
+ADM (arXiv 2105.05233), like DiT, SiT and REPA after it, halves an image with a box filter while its
+shorter side is at least 2 S, scales that side to S with a bicubic filter and crops the centre. As
+there, EXIF orientation is ignored.
 """
 
 import io
@@ -19,18 +19,19 @@ OTHERS = {
     b"ftypavif": "AVIF",
     b"ftyphei": "HEIC",
 }  # in the first 12 bytes
-MAX_PICTURE_BYTES = 1 << 28  # of a file, which is read whole; Pillow's limit of pixels is below it
+MAX_PICTURE_BYTES = 1 << 28  # of a file, which is read at once; Pillow's pixel limit is lower
 
 
 class BadPicture(Exception):
-    """A picture that cannot be used; the message is one of a few causes, for counting."""
+    """An unusable image; the message is one of a few causes, so that they can be counted."""
 
 
 def decode_picture(data: bytes, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] of a JPEG, PNG or WebP file's bytes; the first frame of a film.
+    """uint8 [size, size, 3] from the bytes of a JPEG, PNG or WebP file; the first frame of an
+    animation.
 
     Raises BadPicture: "not an image" (with its kind where that is known), "too large" (Pillow's
-    limit against decompression bombs, for the picture as it is and as it would be scaled) or
+    limit against decompression bombs, for the image as it is and as it would be scaled) or
     "truncated or damaged".
     """
     try:
@@ -41,7 +42,7 @@ def decode_picture(data: bytes, size: int) -> np.ndarray:
         raise BadPicture("too large") from None
     except Image.UnidentifiedImageError:
         kinds = [kind for mark, kind in OTHERS.items() if mark in data[:12]]
-        cause = f"not an image that is read ({kinds[0]})" if kinds else "not an image"
+        cause = f"unsupported image type ({kinds[0]})" if kinds else "not an image"
         raise BadPicture(cause) from None
     except Exception:
         raise BadPicture("truncated or damaged") from None
@@ -50,7 +51,7 @@ def decode_picture(data: bytes, size: int) -> np.ndarray:
     try:
         with image:
             return centre_crop(to_rgb(image), size)
-    except Exception:  # damaged bytes make decoders fail in many ways, none of them our mistake
+    except Exception:  # damaged bytes make decoders raise many kinds of exceptions
         raise BadPicture("truncated or damaged") from None
 
 
@@ -68,7 +69,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:
-    """ADM's centre crop of an RGB picture: uint8 [size, size, 3]."""
+    """ADM's centre crop of an RGB image: uint8 [size, size, 3]."""
     while min(image.size) >= 2 * size:
         width, height = image.size
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
@@ -80,5 +81,5 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _scaled_pixels(shape: tuple[int, int], size: int) -> float:
-    """Pixels after scaling the shorter side to `size`: a strip of 1 x 10000 px would explode."""
+    """Pixels after scaling the shorter side to `size`; for a strip of 1 x 10000 px, too many."""
     return max(shape) / max(1, min(shape)) * size**2

@@ -1,10 +1,10 @@
-"""The pictures of a tar shard in WebDataset's layout: KEY.jpg beside KEY.cls.
+"""The images of a tar shard in WebDataset's layout: KEY.jpg next to KEY.cls.
 
-A file's key is its name up to the last dot, folder included. A picture that has no label of its own
-but stands beside a sample, such as `a.seg.png` beside `a.jpg`, is a further field of that sample.
-Files of one key need not lie side by side, and a hard link is the file that it names. Nothing is
-passed over in silence: a picture or label that makes no sample is counted in `skips`, any other
-file in `others`, and a tar that goes on after its end is refused.
+A file's key is its name up to the last dot, including the folder. An image without its own label
+next to a sample, such as `a.seg.png` next to `a.jpg`, is an additional field of that sample. Files
+with the same key need not be adjacent, and a hard link stands for its target. Nothing is ignored
+silently: images and labels that do not form a sample are counted in `skips`, other files in
+`others`, and a tar with content after its end is refused.
 """
 
 import io
@@ -19,9 +19,9 @@ from typing import NamedTuple
 from selfflow_robotics.data.skips import Skips, printable
 from selfflow_robotics.errors import UserError
 
-MAX_LABEL = 99_999  # more is no class but a mistake, and would ask for gigabytes of embeddings
+MAX_LABEL = 99_999  # larger labels are a mistake and would need gigabytes of embeddings
 LABEL = ".cls"
-# What tarfile reads at once of a header that says how long it is; names and attributes are shorter.
+# Limit for headers that give their own length, which tarfile reads at once; real ones are shorter.
 _MOST_HEADER = 1 << 18
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -33,7 +33,7 @@ _END_BLOCK = 1 << 20
 
 
 class TarPicture(NamedTuple):
-    """A picture's name in its tar, where its bytes lie, how many they are, and its label."""
+    """An image's name in its tar, the offset and number of its bytes, and its label."""
 
     name: str
     offset: int
@@ -44,30 +44,32 @@ class TarPicture(NamedTuple):
 def tar_items(
     path: Path, pictures: tuple[str, ...], skips: Skips, others: Counter[str]
 ) -> list[TarPicture]:
-    """The pictures of a tar, in the order in which their keys appear.
+    """The images of a tar, in the order in which their keys appear.
 
-    What has no label, no valid one (0 to `MAX_LABEL`), or not exactly one picture goes into
-    `skips`; files that are neither picture nor label are counted in `others` by their kind. Raises
-    UserError, naming the tar, where it is damaged, cut short, compressed or several in one.
+    Samples without a valid label (0 to `MAX_LABEL`) or without exactly one image go into `skips`;
+    files that are neither image nor label are counted by kind in `others`. Raises UserError, naming
+    the tar, if it is damaged, truncated, compressed or a concatenation.
     """
     try:
         with _TarFile(path) as file:
             if kind := file.compression():
-                raise UserError(f"{path} is compressed ({kind}); unpack it to a plain .tar first")
+                raise UserError(
+                    f"{path} is compressed ({kind}); decompress it to a plain .tar first"
+                )
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 members = _files(tar, pictures, skips, others, path.name)
                 found = list(_samples(tar, members, pictures, skips, others, path.name))
             _check_end(file, tar.offset, path)
     except UserError:
         raise
-    except Exception as error:  # crafted headers make tarfile fail in many ways
+    except Exception as error:  # damaged headers make tarfile raise many kinds of exceptions
         reason = printable(str(error))[:200] or type(error).__name__
-        raise UserError(f"{path} is no whole tar file ({reason}); copy it again") from error
+        raise UserError(f"{path} is not a complete tar file ({reason}); copy it again") from error
     return found
 
 
 class _TarFile(io.BufferedReader):
-    """A file whose headers are read only where they are of a sane size."""
+    """A file that refuses to read headers of absurd size."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -83,17 +85,17 @@ class _TarFile(io.BufferedReader):
 
 
 def _check_end(file: io.BufferedReader, end: int, path: Path) -> None:
-    """tarfile's walk ends in silence at a header it cannot read, and at the end of the first of
-    several tars; after a whole one come zeros alone."""
+    """tarfile silently stops at an unreadable header and at the end of the first of several tars; a
+    complete tar is followed only by zeros."""
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise UserError(f"{path} is damaged or cut short at byte {end}; copy it again")
+        raise UserError(f"{path} is damaged or truncated at byte {end}; copy it again")
     buffer = bytearray(_END_BLOCK)
     while num_bytes := file.readinto(buffer):
         if buffer.count(0, 0, num_bytes) != num_bytes:
             raise UserError(
-                f"{path} goes on after its end at byte {end}: several tars in one file; keep them "
-                "apart ('some/*.tar' reads them all), or join them with tar --concatenate"
+                f"{path} continues after its end at byte {end}: several tars in one file; keep "
+                "them separate ('some/*.tar' reads them all), or join them with tar --concatenate"
             )
 
 
@@ -104,10 +106,11 @@ def _files(
     others: Counter[str],
     shard: str,
 ) -> dict[str, tarfile.TarInfo]:
-    """The regular files by name. Of one name the last counts, as for tar; a link is its target."""
+    """The regular files by name. The last file of a name counts, as in tar; a link is
+    its target."""
     files: dict[str, tarfile.TarInfo] = {}
     for member in tar:
-        if member.size < 0 or tar.offset <= member.offset:  # would be walked for ever
+        if member.size < 0 or tar.offset <= member.offset:  # would loop forever
             raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
         if member.isdir():
             continue
@@ -129,7 +132,7 @@ def _files(
             continue
         if name in files:
             if wanted:
-                skips.add("replaced by a later file of its name", f"{shard}/{name}")
+                skips.add("replaced by a later file with the same name", f"{shard}/{name}")
             else:
                 others["replaced"] += 1
         files[name] = file
@@ -149,7 +152,7 @@ def _samples(
         labels = [name for name in names if _extension(name) == LABEL]
         where = f"{shard}/{key}"
         if len(found) != 1:
-            skips.add("no single picture", where)
+            skips.add("no single image", where)
         elif not labels:
             skips.add("no label", where)
         elif len(labels) > 1 or (label := _label(tar, files[labels[0]])) is None:
@@ -162,7 +165,7 @@ def _samples(
 def _by_key(
     files: dict[str, tarfile.TarInfo], pictures: tuple[str, ...], others: Counter[str]
 ) -> dict[str, list[str]]:
-    """The names of pictures and labels by their samples' keys."""
+    """The names of images and labels by their samples' keys."""
     wanted: list[str] = []
     for name in files:
         if _is_hidden(name):
@@ -177,7 +180,7 @@ def _by_key(
     for name in wanted:
         if _is_plain(name) or _first_key(name) not in plain or _last_key(name) in labelled:
             samples.setdefault(_last_key(name), []).append(name)
-        else:  # a further field of a sample, such as a.seg.png beside a.jpg
+        else:  # an additional field of a sample, such as a.seg.png next to a.jpg
             others[f".{posixpath.basename(name).partition('.')[2]}"] += 1
     return samples
 
@@ -196,7 +199,7 @@ def _extension(name: str) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether there is one dot only."""
+    """Whether there is exactly one dot."""
     return _first_key(name) == _last_key(name)
 
 

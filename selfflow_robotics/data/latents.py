@@ -1,19 +1,19 @@
-"""A folder of pictures as latents: what an autoencoder made of them, encoded once, read many times.
+"""A cache of latents: images encoded once by an autoencoder, read many times.
 
     cache.json          the autoencoder, the source, the labels that rows have, and each shard's
                         rows and sha256; written last, so its presence vouches for the rest
-    shard-00000.npy     rows of `row_dtype`: mean, std, label; one picture is one stretch of bytes
+    shard-00000.npy     rows of `row_dtype`: mean, std, label; one image is one stretch of bytes
 
 Frames of a robot's data set have no label, and only their mean is stored (`data.rlds.latents`).
 
-Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled to
-what a network sees (`autoencoders.latent`): training draws new latents from them in every epoch.
-With `mirror`, rows 2i and 2i + 1 are a picture and its mirror image, since latents cannot be
-flipped. `data.latents_writer` makes such folders.
+Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled for
+the network (`autoencoders.latent`); training samples new latents from them in every epoch. With
+`mirror`, rows 2i and 2i + 1 are an image and its mirror image, since latents cannot be flipped.
+`data.latents_writer` writes such folders.
 
-A row at 256 px takes 16 KB for SD-VAE (4 x 32 x 32) and 786 KB for RAE (768 x 16 x 16, half of it
-a deviation of zeros): ImageNet's 1.28 million training pictures 21 GB and 1.0 TB; mirrored, twice
-that.
+At 256 px a row takes 16 KB for SD-VAE (4 x 32 x 32) and 786 KB for RAE (768 x 16 x 16; half of it
+is a standard deviation of zeros). ImageNet's 1.28 million training images take 21 GB and 1.0 TB,
+twice that with mirror images.
 """
 
 import hashlib
@@ -36,9 +36,9 @@ from selfflow_robotics.json_file import read_json
 
 FORMAT = 1
 RECORD = "cache.json"
-RLDS = "rlds"  # the kind of source whose rows are frames
-MAX_NUMBERS = 1 << 26  # of a picture's latents; RAE at 1024 px has 3 million
-OPEN_SHARDS = 256  # a mapped file holds a descriptor, and a process has about a thousand
+RLDS = "rlds"  # the kind of source for frames
+MAX_NUMBERS = 1 << 26  # of an image's latents; RAE at 1024 px has 3 million
+OPEN_SHARDS = 256  # a mapped file uses a descriptor, and a process has about a thousand
 
 
 class LatentBatch(NamedTuple):
@@ -59,14 +59,14 @@ def sides(size: Size) -> tuple[int, int]:
 
 
 def row_dtype(channels: int, size: Size, labelled: bool = True) -> np.dtype:
-    """One row of a shard: of pictures with labels, or of frames without."""
+    """One row of a shard: a labelled image, or a frame."""
     shape = (channels, *sides(size))
     mean = ("mean", "<f2", shape)
     return np.dtype([mean, ("std", "<f2", shape), ("label", "<i4")] if labelled else [mean])
 
 
 def is_labelled(record: dict[str, Any]) -> bool:
-    """Whether a cache, as cache.json describes it, is of pictures with labels."""
+    """Whether cache.json describes labelled images."""
     return record["source"].get("kind") != RLDS
 
 
@@ -80,17 +80,18 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def sample_posterior(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """Latents float32 [B, C, h, w] drawn from N(mean, std^2), on the tensors' device, which must be
-    the generator's."""
+    """Latents float32 [B, C, h, w] sampled from N(mean, std^2), on the device of the tensors and
+    the generator."""
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     return mean.float() + std.float() * noise
 
 
 class LatentRows:
-    """Rows of a finished cache, by number. A shard's checksum is compared before its first use.
+    """Random access to the rows of a finished cache. Each shard's checksum is verified before its
+    first use.
 
-    Raises UserError where there is no finished cache, for a damaged or missing part of it, and for
-    a cache of the other kind than `labelled` says.
+    Raises UserError if there is no finished cache, if a part is damaged or missing, or if its kind
+    does not match `labelled`.
     """
 
     labelled: ClassVar[bool]
@@ -99,10 +100,10 @@ class LatentRows:
         self.folder = Path(folder).expanduser()
         self.record = read_record(self.folder)
         if is_labelled(self.record) != self.labelled:
-            kinds = ("a robot's frames", "pictures with labels")
+            kinds = ("a robot's frames", "images with labels")
             raise UserError(
                 f"{self.folder} holds latents of {kinds[not self.labelled]}, not of "
-                f"{kinds[self.labelled]}; give another folder"
+                f"{kinds[self.labelled]}; choose another folder"
             )
         self.channels: int = self.record["latents"]["channels"]
         self._shards: list[dict[str, Any]] = self.record["shards"]
@@ -118,26 +119,26 @@ class LatentRows:
 
     @property
     def autoencoder(self) -> AutoencoderConfig:
-        """The autoencoder that made the latents, as it was named then (never downloaded)."""
+        """The autoencoder that made the latents, under its name at that time (never downloaded)."""
         made_by = self.record["autoencoder"]
         return AutoencoderConfig(made_by["kind"], made_by["weights"])
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the latents are made of: of the autoencoder and of the pictures."""
+        """Fingerprints of the autoencoder and of the images."""
         return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
 
     def check_autoencoder(self, fingerprint: str | None) -> None:
-        """Raises UserError where an autoencoder of another fingerprint made these latents."""
+        """Raises UserError if a different autoencoder made these latents."""
         if fingerprint != self.record["autoencoder"]["fingerprint"]:
             maker = self.autoencoder.weights or self.autoencoder.kind
             raise UserError(
-                f"{self.folder} holds latents of another autoencoder ({maker}); use that one, or "
-                "encode the pictures again"
+                f"{self.folder} has latents of a different autoencoder ({maker}); use that one, "
+                "or encode the images again"
             )
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The rows of these numbers, each 0 to len - 1, of `row_dtype`.
+        """The rows with these numbers (0 to len - 1), of `row_dtype`.
 
         Raises UserError for a damaged shard, IndexError for numbers out of range.
         """
@@ -161,7 +162,7 @@ class LatentRows:
 
 
 class LatentReader(LatentRows):
-    """A finished cache of pictures with labels."""
+    """A finished cache of labelled images."""
 
     labelled = True
 
@@ -174,13 +175,13 @@ class LatentReader(LatentRows):
 
     @cached_property
     def labels(self) -> list[int]:
-        """Those that rows have, ascending; others of the `num_classes` have no pictures."""
-        recorded = self.record.get("labels")  # absent where an earlier version encoded
+        """Labels that occur, ascending; other classes have no images."""
+        recorded = self.record.get("labels")  # absent in caches of earlier versions
         return used_labels(self.folder, self.record) if recorded is None else recorded
 
     @property
     def copies(self) -> int:
-        """Rows of one picture, which lie side by side: 2 with `mirror`, else 1."""
+        """Adjacent rows per image: 2 with `mirror`, else 1."""
         return 2 if self.record["mirror"] else 1
 
     def sampler(self, batch_size: int, seed: int) -> EpochSampler:
@@ -188,12 +189,12 @@ class LatentReader(LatentRows):
         return EpochSampler(len(self), batch_size, seed)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> LatentBatch:
-        """The rows of these numbers, as `rows`."""
+        """The rows with these numbers, as `rows`."""
         rows = self.rows(indices)
         if len(rows) and not 0 <= rows["label"].min() <= rows["label"].max() < self.num_classes:
             raise UserError(
-                f"{self.folder} has labels that are not 0 to {self.num_classes - 1}, the classes "
-                f"that {RECORD} says; encode again"
+                f"{self.folder} has labels outside 0 to {self.num_classes - 1}, the classes in "
+                f"{RECORD}; encode again"
             )
         return LatentBatch(
             np.ascontiguousarray(rows["mean"]),
@@ -202,7 +203,7 @@ class LatentReader(LatentRows):
         )
 
 
-# What every reader of cache.json relies on.
+# The entries that every reader of cache.json needs.
 _TYPES = {
     ("autoencoder", "fingerprint"): str,
     ("autoencoder", "kind"): str,
@@ -223,12 +224,12 @@ _LABELLED_TYPES = {
 }
 
 
-# What a damaged record raises where it is read.
+# Exceptions from reading a damaged record.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 def check_entry(entry: dict[str, Any]) -> None:
-    """Raises one of `DAMAGE` for what is no shard's record."""
+    """Raises one of `DAMAGE` if this is not a shard's record."""
     for key, kind in (("rows", int), ("bytes", int), ("sha256", str)):
         _check_type(key, entry[key], kind)
     Skips.from_record(entry["skipped"])
@@ -251,13 +252,13 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 
 def _check_sizes(record: dict[str, Any]) -> None:
-    """Nothing is allocated or counted by numbers that the files cannot have."""
+    """Refuse impossible sizes before anything is allocated."""
     latents = record["latents"]
     shape = (latents["channels"], *sides(latents["size"]))
     for side in (*shape, *sides(record["image_size"])):
         _check_type("a size", side, int)
     if min(shape) < 1:
-        raise ValueError("latents have no channels or no size")
+        raise ValueError("latents without channels or size")
     if math.prod(shape) > MAX_NUMBERS:
         raise ValueError(f"latents of {' x '.join(map(str, shape))} numbers")
     row = _dtype_of(record)
@@ -274,14 +275,14 @@ def _check_labels(record: dict[str, Any]) -> None:
     if not 1 <= num_classes <= MAX_LABEL + 1:
         raise ValueError(f"source.num_classes is {num_classes}")
     if not all(type(label) is int and 0 <= label < num_classes for label in labels) or not labels:
-        raise ValueError("labels are no classes")
+        raise ValueError("labels are not classes")
     names = record["source"]["class_names"]
     if names is not None and len(names) != num_classes:
         raise ValueError(f"{len(names)} class_names of {num_classes} classes")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """cache.json of a finished cache. Raises UserError where it is missing, damaged or newer."""
+    """cache.json of a finished cache. Raises UserError if it is missing, damaged or newer."""
     path = folder / RECORD
     try:
         record = read_json(path)
@@ -300,16 +301,17 @@ def read_record(folder: Path) -> dict[str, Any]:
         return record
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"no finished latents at {folder}: {RECORD} is missing; pretrain/encode.py makes them"
+            f"no finished latents at {folder}: {RECORD} is missing; create them with "
+            "pretrain/encode.py"
         ) from error
     except DAMAGE as error:
         raise UserError(
-            f"{path} is damaged ({error}); remove it and encode the pictures again"
+            f"{path} is damaged ({error}); remove it and encode the images again"
         ) from error
 
 
 def used_labels(folder: Path, record: dict[str, Any]) -> list[int]:
-    """The labels that rows have, ascending, read off the shards."""
+    """The labels that occur in the shards, ascending."""
     found: set[int] = set()
     for number, entry in enumerate(record["shards"]):
         rows = open_shard(shard_path(folder, number), _dtype_of(record), entry["rows"])
@@ -318,35 +320,35 @@ def used_labels(folder: Path, record: dict[str, Any]) -> list[int]:
 
 
 def open_shard(path: Path, dtype: np.dtype, num_rows: int) -> np.ndarray:
-    """A shard's rows, mapped. Raises UserError where it holds something else."""
+    """A shard's rows, memory-mapped. Raises UserError if they do not match."""
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
         if (rows.dtype, rows.shape) != (dtype, (num_rows,)):
             raise ValueError
-    except Exception as error:  # numpy fails on foreign headers in many ways
-        raise UserError(f"{path} holds other rows than {RECORD} says; encode again") from error
+    except Exception as error:  # numpy raises many kinds of exceptions for foreign headers
+        raise UserError(f"the rows of {path} do not match {RECORD}; encode again") from error
     return rows
 
 
 def check_size(path: Path, num_bytes: int) -> None:
-    """Raises UserError for a shard that is missing or of another size."""
+    """Raises UserError if a shard is missing or has a different size."""
     size = path.stat().st_size if path.is_file() else None
     if size != num_bytes:
         if size is None:
-            raise UserError(f"{path} is missing; repeat pretrain/encode.py to make it again")
+            raise UserError(f"{path} is missing; repeat pretrain/encode.py to restore it")
         raise UserError(
-            f"{path} has {size} bytes, not {num_bytes}: it is cut; remove it, and repeat "
-            "pretrain/encode.py to mend it"
+            f"{path} has {size} bytes instead of {num_bytes}; remove it, and repeat "
+            "pretrain/encode.py to restore it"
         )
 
 
 def check_shard(path: Path, shard: dict[str, Any]) -> None:
-    """Raises UserError for a shard that is not, bit for bit, what was written."""
+    """Raises UserError if a shard is not bit-identical to what was written."""
     check_size(path, shard["bytes"])
     if sha256_of(path) != shard["sha256"]:
         raise UserError(
-            f"{path} is damaged: its sha256 is not the recorded one; remove it, and repeat "
-            "pretrain/encode.py to mend it"
+            f"{path} is damaged (sha256 differs); remove it, and repeat pretrain/encode.py to "
+            "restore it"
         )
 
 

@@ -1,4 +1,4 @@
-"""Pictures in, shards of a latent cache out: one at a time, or side by side in processes."""
+"""Encode images into shards of a latent cache, in this process or in parallel processes."""
 
 import multiprocessing
 import os
@@ -21,14 +21,14 @@ from selfflow_robotics.data.latents import Size, row_dtype, sha256_of, sides
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 
-POLL_S = 0.5  # how often the progress of other processes is looked at
+POLL_S = 0.5  # polling interval for the progress of other processes
 
-Tick = Callable[[int], object]  # told how many more pictures have been looked at
+Tick = Callable[[int], object]  # called with the number of newly processed images
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures become rows. `mirror` adds a mirrored copy of each."""
+    """How to encode images. `mirror` adds a mirrored copy of each."""
 
     image_size: Size  # px
     batch_size: int = 16
@@ -42,13 +42,13 @@ class Encoding:
 
     @property
     def copies(self) -> int:
-        """Rows of a picture."""
+        """Rows per image."""
         return 1 + self.mirror
 
     def latent_size(self, autoencoder: LatentAutoencoder) -> Size:
-        """Of latents: one number where both sides are the same by definition.
+        """Size of the latents; one number if both sides are equal by definition.
 
-        Raises UserError for sides that do not divide.
+        Raises UserError for sizes that do not divide.
         """
         down = autoencoder.downsample
         if any(side % down for side in sides(self.image_size)):
@@ -63,42 +63,42 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes that encode, and what each of them loads."""
+    """The encoding processes, and what each of them loads."""
 
     autoencoder: AutoencoderConfig
     processes: int = 1
-    device: str = "cpu"  # "cuda": the processes take the GPUs in turn
-    threads: int = 1  # of torch, in each process
+    device: str = "cpu"  # "cuda": processes are distributed over the GPUs
+    threads: int = 1  # torch threads per process
 
     def device_of(self, number: int) -> str:
-        """The device of the process of this number."""
+        """The device of this process."""
         if self.device != "cuda":
             return self.device
         return f"cuda:{number % torch.cuda.device_count()}"
 
 
 class Pictures(Protocol):
-    """Some pictures in their order; what another process needs to read them."""
+    """A sequence of images, with what another process needs to read them."""
 
     def __len__(self) -> int: ...
 
     @property
     def labels(self) -> Sequence[int] | None:
-        """One for each picture; None: frames, of which only latents' means are stored."""
+        """One per image; None for frames, for which only means are stored."""
         ...
 
     def name(self, number: int) -> str:
-        """Of a picture, for people."""
+        """A readable name of an image."""
         ...
 
     def read(self, number: int, size: Size) -> np.ndarray:
-        """uint8 [h, w, 3]. Raises BadPicture or OSError for a picture to be skipped and counted,
-        UserError for one that nothing may go without."""
+        """uint8 [h, w, 3]. Raises BadPicture or OSError for an image to skip and count, UserError
+        for one that must not be missing."""
         ...
 
 
 class ShardJob(NamedTuple):
-    """A shard to make: its number, its file, its pictures."""
+    """A shard to encode: its number, file and images."""
 
     number: int
     path: Path
@@ -115,8 +115,8 @@ class Shard(NamedTuple):
 def encode_shard(
     job: ShardJob, autoencoder: LatentAutoencoder, encoding: Encoding, tick: Tick
 ) -> Shard:
-    """Make one shard. Raises UserError for latents that float16 cannot hold, and where the device's
-    memory is too small; OSError where the file cannot be written."""
+    """Encode one shard. Raises UserError if latents are not finite in float16 or the device runs
+    out of memory; OSError if the file cannot be written."""
     pictures, labels = job.pictures, job.pictures.labels
     kind = row_dtype(autoencoder.channels, encoding.latent_size(autoencoder), labels is not None)
     rows = np.empty(len(pictures) * encoding.copies, kind)
@@ -132,8 +132,8 @@ def encode_shard(
         filled = stop
     if not all(np.isfinite(rows[name][:filled]).all() for name in kind.names or ()):
         raise UserError(
-            f"the autoencoder makes latents that are not finite in float16 of pictures from "
-            f"{pictures.name(0)} on; its weights are unfit"
+            "the autoencoder's latents are not finite in float16, for images from "
+            f"{pictures.name(0)} on; check its weights"
         )
     num_bytes = _save(rows[:filled], job.path)
     entry = {
@@ -148,7 +148,7 @@ def encode_shard(
 def _batches(
     pictures: Pictures, encoding: Encoding, skips: Skips, tick: Tick
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Pictures uint8 [B, h, w, 3] and their numbers; what cannot be used goes into `skips`."""
+    """Images uint8 [B, h, w, 3] and their numbers; unusable ones go into `skips`."""
     frames, numbers, looked_at = [], [], 0
     for number in range(len(pictures)):
         looked_at += 1
@@ -171,20 +171,20 @@ def _batches(
 def _encode(
     frames: np.ndarray, autoencoder: LatentAutoencoder, encoding: Encoding
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means and deviations float16 [B * copies, C, h, w]."""
+    """Means and standard deviations float16 [B * copies, C, h, w]."""
     seen = torch.from_numpy(frames)
     copies = [seen, seen.flip(2)] if encoding.mirror else [seen]
     try:
         encoded = [autoencoder.encode(copy) for copy in copies]
     except torch.OutOfMemoryError as error:
-        raise UserError("the device's memory is full; lower batch_size or processes") from error
+        raise UserError("the device is out of memory; lower batch_size or processes") from error
     means, stds = zip(*encoded, strict=True)
     mean, std = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (means, stds))
     return mean.half().cpu().numpy(), std.half().cpu().numpy()
 
 
 def _save(rows: np.ndarray, path: Path) -> int:
-    """Write `path` whole and to the disk, or not at all; returns its size in bytes."""
+    """Write `path` atomically and durably; returns its size in bytes."""
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
@@ -204,8 +204,8 @@ def encode_jobs(
     encoding: Encoding,
     tick: Tick,
 ) -> Generator[Shard, None, None]:
-    """The shards of all jobs as they get finished: by this process, with `autoencoder`, or by
-    others, which load their own. Close the generator to stop early."""
+    """Yield the shards of all jobs as they finish, encoded by this process with `autoencoder` or by
+    others that load their own. Close the generator to stop early."""
     processes = min(workers.processes, len(jobs))
     if processes <= 1:
         yield from (encode_shard(job, autoencoder, encoding, tick) for job in jobs)
@@ -226,8 +226,8 @@ def encode_jobs(
                     yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "an encoding process was killed, perhaps for want of memory; lower processes or "
-                "batch_size and repeat the command to go on"
+                "an encoding process was killed, perhaps because memory ran out; lower processes "
+                "or batch_size and repeat the command to resume"
             ) from error
         finally:
             stop.set()
@@ -235,12 +235,12 @@ def encode_jobs(
 
 
 class _Stopped(Exception):
-    """The process that hands out the work wants no more of it."""
+    """Raised in a worker when the parent process stops."""
 
 
 class _Worker:
-    """What a worker process knows. Its autoencoder is loaded with the first job, so that a failure
-    to do so travels back like any other."""
+    """State of a worker process. Its autoencoder is loaded with the first job, so that loading
+    errors reach the parent like any other."""
 
     workers: Workers
     device: str
@@ -250,7 +250,7 @@ class _Worker:
 
 
 def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> None:
-    for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the parent says stop
+    for number in (signal.SIGINT, signal.SIGHUP):  # from the terminal: the parent stops the workers
         signal.signal(number, signal.SIG_IGN)
     _Worker.workers, _Worker.looked_at, _Worker.stop = workers, looked_at, stop
     with started.get_lock():
@@ -261,7 +261,7 @@ def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> 
 
 
 def _end_with_parent() -> None:
-    """A killed parent says nothing: without this its workers would wait for jobs for ever."""
+    """Without this, workers of a killed parent would wait for jobs forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -270,7 +270,7 @@ def _end_with_parent() -> None:
 
 def _work(job: ShardJob, encoding: Encoding) -> Shard:
     if _Worker.autoencoder is None:
-        config = replace(_Worker.workers.autoencoder, download=False)  # fetched by the parent
+        config = replace(_Worker.workers.autoencoder, download=False)  # downloaded by the parent
         _Worker.autoencoder = load_autoencoder(config, _Worker.device)
     return encode_shard(job, _Worker.autoencoder, encoding, _tick)
 

@@ -1,9 +1,9 @@
-"""The record of a latent cache while it is made: a line for each finished shard.
+"""The journal of an unfinished latent cache: one line per finished shard.
 
     encoding.jsonl      first line: what is being made; then {"shard", "rows", "bytes", "sha256",
                         "skipped"} of each finished shard, in the order in which they got finished
 
-It becomes cache.json (`data.latents`) when all shards are there.
+When all shards are finished, it becomes cache.json (`data.latents`).
 """
 
 import json
@@ -33,15 +33,15 @@ OURS = ("shard-*.npy", "*.tmp", ".lock", JOURNAL, RECORD)
 
 
 class Journal:
-    """What a cache in the making is, and its finished shards: `entries`, by number.
+    """Description of an unfinished cache, and its finished shards: `entries`, by number.
 
-    Raises UserError where the folder holds something else, or a shard that is damaged.
+    Raises UserError if the folder contains something else or a damaged shard.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], num_shards: int) -> None:
         self._folder, self._identity, self._num_shards = folder, identity, num_shards
         self._path = folder / JOURNAL
-        self._finished: dict[str, Any] | None = None  # cache.json where nothing is missing
+        self._finished: dict[str, Any] | None = None  # cache.json if nothing is missing
         self.entries: dict[int, dict[str, Any]] = {}
         for stale in folder.glob("*.tmp"):
             stale.unlink()
@@ -59,15 +59,15 @@ class Journal:
             strangers -= {path.name for pattern in OURS for path in folder.glob(pattern)}
             if strangers:
                 raise UserError(
-                    f"{folder} holds other files ({min(strangers)}); choose another output"
+                    f"{folder} contains other files ({min(strangers)}); choose another output"
                 )
-        # From here on the folder is unfinished, and only the journal says what is in it.
+        # From here on the folder is unfinished and only the journal describes it.
         lines = [identity, *({"shard": n, **self.entries[n]} for n in sorted(self.entries))]
         self._write(self._path, "".join(json.dumps(line) + "\n" for line in lines))
         (folder / RECORD).unlink(missing_ok=True)
 
     def add(self, shard: Shard) -> None:
-        """Note a finished shard."""
+        """Record a finished shard."""
         self.entries[shard.number] = shard.entry
         with self._path.open("a") as file:
             file.write(json.dumps({"shard": shard.number, **shard.entry}) + "\n")
@@ -75,7 +75,8 @@ class Journal:
             os.fsync(file.fileno())
 
     def finish(self, skips: Skips) -> dict[str, Any]:
-        """Write cache.json, with all that was skipped: `skips` in listing, and by each shard."""
+        """Write cache.json, including everything that was skipped: `skips` from listing, and those
+        of each shard."""
         if self._finished:
             return self._finished
         everything = Skips()
@@ -91,12 +92,12 @@ class Journal:
         return record
 
     def _accept(self, found: dict[str, Any], entries: dict[int, dict[str, Any]]) -> None:
-        """Take over the shards of an earlier call whose files are still there."""
+        """Accept the shards of an earlier call whose files still exist."""
         _refuse_other(self._folder, found, self._identity)
         if strays := entries.keys() - range(self._num_shards):
             raise UserError(
-                f"{self._folder} has a record of shard {min(strays)}, of {self._num_shards}; "
-                "remove the folder and encode again"
+                f"{self._folder} records shard {min(strays)}, but there are only "
+                f"{self._num_shards}; remove the folder and encode again"
             )
         for number in tqdm(sorted(entries), desc="checking", unit="shard", leave=False):
             path = shard_path(self._folder, number)
@@ -105,7 +106,7 @@ class Journal:
                 self.entries[number] = entries[number]
 
     def _write(self, path: Path, text: str) -> None:
-        """Replace a file as a whole, on the disk before it has its name."""
+        """Replace a file atomically and durably."""
         unfinished = path.with_suffix(".tmp")
         with unfinished.open("w") as file:
             file.write(text)
@@ -120,7 +121,7 @@ class Journal:
 
 
 def _read_journal(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """What is being made, and the finished shards; a last line without its end does not count."""
+    """The description and the finished shards; an incomplete last line is ignored."""
     try:
         first, *rest = read_text(path).split("\n")[:-1]
         lines = [parse(line) for line in rest]
@@ -135,13 +136,13 @@ def _read_journal(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]
 
 
 def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise UserError naming what differs from the cache that the folder holds."""
+    """Raise UserError naming what differs from the folder's cache."""
     differences = {
         "autoencoder": ("autoencoder", "fingerprint"),
         "image_size": ("image_size",),
         "mirror": ("mirror",),
         "shard_size": ("shard_size",),
-        "list of pictures" if is_labelled(wanted) else "data set": ("source", "fingerprint"),
+        "list of images" if is_labelled(wanted) else "data set": ("source", "fingerprint"),
         "format": ("format",),
     }
     for name, keys in differences.items():
@@ -151,6 +152,6 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
         if old != new:
             values = "" if len(keys) > 1 else f" ({old}, now {new})"
             raise UserError(
-                f"{folder} holds latents of another {name}{values}; choose another output or "
+                f"{folder} has latents of a different {name}{values}; choose another output or "
                 "remove the folder"
             )

@@ -1,8 +1,8 @@
-"""Makes a latent cache (`data.latents`) of a list of pictures; resumable, by several processes.
+"""Write a latent cache (`data.latents`) of a list of images; resumable, with several processes.
 
-The k-th shard is made of the k-th `shard_size` pictures of the list and of nothing else, so the
-number of processes, interruptions and repetitions change no bit. A shard gets its name when it is
-whole and on disk. The same command on a finished cache makes again what is missing.
+The k-th shard depends only on the k-th `shard_size` images of the list, so the number of processes
+and interruptions do not change any bit. A shard gets its final name once it is complete and on
+disk. The same command on a finished cache restores missing shards.
 """
 
 from contextlib import closing
@@ -29,40 +29,40 @@ from selfflow_robotics.locks import hold
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """What `write_latents` left behind."""
+    """Result of `write_latents`."""
 
     num_pictures: int
-    num_new: int  # looked at by this call
+    num_new: int  # processed by this call
     num_bytes: int  # of all shards
     skips: Skips
-    labels: list[int]  # that rows have; none of frames
+    labels: list[int]  # labels that occur; none for frames
 
 
 class Source(Protocol):
-    """What a cache is made of (`data.images.ImageList`, `data.rlds.latents.RldsFrames`)."""
+    """The source of a cache (`data.images.ImageList`, `data.rlds.latents.RldsFrames`)."""
 
     @property
     def skips(self) -> Skips:
-        """What was left out already."""
+        """What was already left out."""
         ...
 
     @property
     def num_found(self) -> int:
-        """Pictures, with those left out."""
+        """Images, including those left out."""
         ...
 
     def __len__(self) -> int: ...
 
     def part(self, start: int, stop: int) -> Pictures:
-        """The pictures of these numbers, or as many of them as there are."""
+        """The images in this range, or as many as there are."""
         ...
 
     def record(self) -> dict[str, Any]:
-        """ "source" of cache.json: JSON-able; its fingerprint tells it from others."""
+        """ "source" of cache.json: JSON-able, identified by its fingerprint."""
         ...
 
     def check_output(self, folder: Path) -> None:
-        """Raise UserError for a folder in which latents would be mistaken for pictures."""
+        """Raise UserError for a folder in which latents would be mistaken for images."""
         ...
 
 
@@ -76,16 +76,16 @@ def write_latents(
     max_skipped: float = 0.001,
     shard_size: int = 1024,
 ) -> CacheSummary:
-    """Encode `source` into `folder`, or go on with it.
+    """Encode `source` into `folder`, or resume.
 
     Args:
         autoencoder: what `workers.autoencoder` describes, loaded.
-        max_skipped: share of the pictures that may be unusable; see `check_budget`.
-        shard_size: pictures of the list in a shard.
+        max_skipped: share of the images that may be unusable; see `check_budget`.
+        shard_size: images per shard.
 
-    Raises UserError where the folder holds something else (also latents of another autoencoder,
-    size or source), is in use or cannot be written, for a damaged shard, and for more unusable
-    pictures than allowed.
+    Raises UserError if the folder contains something else (including latents of a different
+    autoencoder, size or source), is in use or cannot be written, if a shard is damaged, or if too
+    many images are unusable.
     """
     size = encoding.latent_size(autoencoder)
     source.check_output(folder)
@@ -122,7 +122,7 @@ def write_latents(
             tqdm(
                 total=len(source),
                 initial=len(source) - num_new,
-                unit="picture",
+                unit="image",
                 desc="encoding",
                 disable=not missing,
             ) as bar,
@@ -148,5 +148,5 @@ def write_latents(
 
 
 def _plain(size: Size) -> Size:
-    """As JSON gives it back."""
+    """As it comes back from JSON."""
     return size if isinstance(size, int) else list(size)

@@ -1,4 +1,4 @@
-"""Batches drawn from several data sets at once, in fixed shares."""
+"""Batches from several data sets in fixed shares."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -12,7 +12,8 @@ from selfflow_robotics.rng import Name
 
 
 class Mixture:
-    """Every batch holds a share of each data set, rounded to whole windows; shuffled per data set.
+    """Every batch has a fixed share of each data set, rounded to whole windows; shuffled per data
+    set.
 
     `batch(number)` is a pure function of (seed, names, number). Readers must agree on horizon and
     frames.
@@ -29,7 +30,7 @@ class Mixture:
         if min(shares) < 0 or sum(shares) <= 0:
             raise UserError(f"shares of data sets must be >= 0 and not all 0, got {list(shares)}")
         if batch_size < sum(share > 0 for share in shares):
-            raise UserError(f"a batch of {batch_size} is too small to hold every data set")
+            raise UserError(f"a batch of {batch_size} is too small to include every data set")
         edges = np.round(np.cumsum([0, *shares]) / sum(shares) * batch_size).astype(int)
         self._parts = [
             (reader, EpochSampler(len(reader), int(count), seed, *names, place))
@@ -43,8 +44,8 @@ class Mixture:
         future_frames: int | None = None,
         share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
     ) -> WindowBatch:
-        """The windows of the batch of this number, counted from 0 without gaps, or the `share` of
-        each data set's that one process takes; `future_frames` as in `WindowReader.read`."""
+        """The windows of batch `number` (consecutive from 0), or the `share` of one process;
+        `future_frames` as in `WindowReader.read`."""
         parts = [
             reader.read(share(sampler.batch(number)), future_frames)
             for reader, sampler in self._parts

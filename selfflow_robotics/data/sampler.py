@@ -1,4 +1,4 @@
-"""Which samples a batch holds: a shuffled order that is a function of its names alone."""
+"""Which samples go into a batch: a shuffled order that depends only on seed and names."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ MOST_EPOCHS = 100  # in one batch
 
 
 class EpochSampler:
-    """Every sample once an epoch, in an order that depends on (seed, epoch, names).
+    """Every sample once per epoch, in an order that depends on (seed, epoch, names).
 
-    Nothing has to be stored to resume: batch k is positions [k B, (k + 1) B) of the endless
-    sequence of shuffled epochs. Samplers of one run differ in their `names`.
+    Resuming needs no stored state: batch k is positions [k B, (k + 1) B) of the endless sequence of
+    shuffled epochs. Samplers of one run differ in their `names`.
     """
 
     def __init__(self, num_samples: int, batch_size: int, seed: int, *names: Name) -> None:
@@ -22,15 +22,15 @@ class EpochSampler:
             raise UserError(f"the batch size must be at least 1, got {batch_size}")
         if batch_size > MOST_EPOCHS * num_samples:
             raise UserError(
-                f"a batch of {batch_size} shows each of the {num_samples} samples more than "
-                f"{MOST_EPOCHS} times; choose a smaller batch size"
+                f"a batch of {batch_size} would contain each of the {num_samples} samples more "
+                f"than {MOST_EPOCHS} times; choose a smaller batch size"
             )
         self.num_samples, self.batch_size = num_samples, batch_size
         self._seed, self._names = seed, names
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def batch(self, number: int) -> list[int]:
-        """Sample numbers of the batch of this number, counted from 0 without gaps."""
+        """Sample numbers of batch `number`, with batches numbered from 0."""
         positions = range(number * self.batch_size, (number + 1) * self.batch_size)
         return [self._at(position) for position in positions]
 

@@ -1,4 +1,4 @@
-"""Pictures to try things with: coloured shapes, the class is the shape. Drawn, not downloaded."""
+"""A toy data set of coloured shapes, drawn on the fly; the class is the shape."""
 
 import os
 import shutil
@@ -17,12 +17,12 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
 
 SHAPES = ("circle", "cross", "square", "triangle")
-SMOOTH = 4  # drawn so many times larger and averaged, so that edges are soft
+SMOOTH = 4  # supersampling factor, for smooth edges
 
 
 def draw_shape(shape: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [size, size, 3]: a bright `shape` of `SHAPES` on a dark ground; colours, place and size
-    are drawn from `rng`."""
+    """uint8 [size, size, 3]: a bright `shape` of `SHAPES` on a dark background, with random
+    colours, position and size from `rng`."""
     side = size * SMOOTH
     ground, colour = rng.integers(0, 90, 3), rng.integers(120, 256, 3)
     radius = side * rng.uniform(0.18, 0.32)
@@ -41,7 +41,7 @@ def draw_shape(shape: str, size: int, rng: np.random.Generator) -> np.ndarray:
     elif shape == "triangle":
         draw.polygon(((x, top), (right, bottom), (left, bottom)), fill)
     else:
-        raise ValueError(f"no shape '{shape}'; there are {', '.join(SHAPES)}")
+        raise ValueError(f"unknown shape '{shape}'; available: {', '.join(SHAPES)}")
     return np.asarray(picture.resize((size, size), Image.Resampling.BOX))
 
 
@@ -52,17 +52,17 @@ def ensure_shapes(root: Path, num_pictures: int, size: int, seed: int = 0) -> Pa
     """The folder `root/shapes_NUM_SIZEpx_SEED` of PNG files, one subfolder for each of `SHAPES`;
     drawn on first use.
 
-    The k-th picture is a function of (seed, k) and shows shape k mod 4. Raises UserError for fewer
-    pictures than shapes, for numbers and sizes beyond use, and where the folder cannot be written.
+    The k-th image is a function of (seed, k) and shows shape k mod 4. Raises UserError for fewer
+    images than shapes, for absurd numbers and sizes, and if the folder cannot be written.
     """
     if num_pictures < len(SHAPES) or size < 8:
         raise UserError(
-            f"shapes need at least {len(SHAPES)} pictures of at least 8 px, got {num_pictures} of "
+            f"shapes need at least {len(SHAPES)} images of at least 8 px, got {num_pictures} of "
             f"{size} px"
         )
     if num_pictures > MOST_PICTURES or size > MOST_PX:
         raise UserError(
-            f"shapes are at most {MOST_PICTURES} pictures of at most {MOST_PX} px, got "
+            f"shapes are limited to {MOST_PICTURES} images of at most {MOST_PX} px, got "
             f"{num_pictures} of {size} px"
         )
     folder = root / f"shapes_{num_pictures}_{size}px_{seed}"
@@ -84,7 +84,8 @@ def ensure_shapes(root: Path, num_pictures: int, size: int, seed: int = 0) -> Pa
 
 
 def shape_latents(root: Path, num_pictures: int, size: int) -> Path:
-    """The latent cache (`data.latents`) of `ensure_shapes`, pixels as latents; made on first use.
+    """The latent cache (`data.latents`) of `ensure_shapes`, with pixels as latents; created on
+    first use.
 
     Raises UserError as `ensure_shapes` and `write_latents` do.
     """

@@ -1,4 +1,4 @@
-"""What could not be used, counted by cause, and how much of that is too much."""
+"""Count unusable items by cause, and check their share."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from selfflow_robotics.errors import UserError
 
 @dataclass
 class Skips:
-    """How many items were skipped for each cause, and the first of each."""
+    """Number of skipped items per cause, with the first example of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -46,15 +46,14 @@ class Skips:
 
 
 def printable(name: str) -> str:
-    """A file's name as part of one line, whatever bytes it has."""
+    """A file name as part of one line, whatever bytes it contains."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:
-    """Raise UserError where more than `max_skipped` (a share) of all items cannot be used.
+    """Raise UserError if more than `max_skipped` (a share) of all items are unusable.
 
-    One bad item is always allowed, however few there are, unless the share is 0; but something
-    must be left.
+    One bad item is always allowed unless the share is 0, but at least one item must be usable.
     """
     allowed = max(1, int(max_skipped * num_items)) if max_skipped > 0 else 0
     if skips.total <= min(allowed, num_items - 1):
@@ -64,6 +63,7 @@ def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:
         for cause, count in sorted(skips.counts.items())
     )
     raise UserError(
-        f"{skips.total} of {num_items} pictures cannot be used, max_skipped={max_skipped:g} allows "
-        f"{min(allowed, num_items - 1)}: {causes}; mend or remove them, or raise max_skipped"
+        f"{skips.total} of {num_items} images are unusable, but max_skipped={max_skipped:g} "
+        f"allows only {min(allowed, num_items - 1)}: {causes}; repair or remove them, or raise "
+        "max_skipped"
     )

@@ -1,4 +1,4 @@
-"""From the reader's arrays to the device."""
+"""Copy arrays to the device."""
 
 import numpy as np
 import torch
@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` as a tensor on `device`; a GPU copies it while the host goes on."""
+    """`array` as a tensor on `device`; copies to a GPU are asynchronous."""
     tensor = torch.from_numpy(array)
-    if device.type == "cuda":  # only pinned memory is copied without waiting
+    if device.type == "cuda":  # only pinned memory is copied asynchronously
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -1,4 +1,4 @@
-"""Pictures to an encoder's size, and its features to the grid of a network's tokens."""
+"""Resize images for an encoder, and its features to a token grid."""
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -16,7 +16,7 @@ def resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:
 def pool_features(features: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
     """Features [B, h w, D] on `grid` (h, w) -> float32 [B, h' w', D] on the grid `wanted`.
 
-    Down to fewer places by area, up to more of them bilinearly.
+    Downsampling averages areas, upsampling is bilinear.
     """
     if grid == wanted:
         return features.float()

@@ -1,6 +1,6 @@
-"""Frozen encoders of pictures, whose features REPA's student must predict (arXiv 2410.06940).
+"""Frozen image encoders, whose features REPA's student predicts (arXiv 2410.06940).
 
-A name says which:
+The name selects one:
 
     dinov2-b             short for hf:facebook/dinov2-base, which is REPA's
     hf:NAME_OR_PATH      a vision transformer of the transformers library, by name or folder
@@ -8,7 +8,7 @@ A name says which:
     run:PATH[@LAYER]     a network of pretrain/run.py or finetune/rt1.py, after LAYER blocks; 0.7 of
                          its depth, the paper's teacher layer, where none is named
 
-The first three look on this machine only, unless a download is asked for.
+The first three only use local files unless downloads are allowed.
 """
 
 from pathlib import Path
@@ -27,12 +27,12 @@ from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
 from selfflow_robotics.timesteps import Timesteps
 
 SHORT_NAMES = {"dinov2-b": "hf:facebook/dinov2-base"}
-AT_ONCE = 16  # pictures decoded from latents together
+AT_ONCE = 16  # batch size for decoding latents
 NAMES = f"{', '.join(SHORT_NAMES)}, hf:NAME_OR_PATH, hub:REPO:MODEL or run:PATH"
 
 
 class FrozenEncoder(Protocol):
-    """Pictures in, features out; no gradient."""
+    """Images in, features out; no gradient."""
 
     @property
     def channels(self) -> int:
@@ -47,10 +47,10 @@ class FrozenEncoder(Protocol):
 def load_encoder(
     name: str, download: bool = False, device: torch.device | str = "cpu"
 ) -> FrozenEncoder:
-    """The encoder of a name; see the module's docstring.
+    """The encoder called `name`; see the module docstring.
 
-    Raises UserError for a name of another form, and where the library, the files or the network are
-    missing or unfit.
+    Raises UserError for an invalid name, or if the library, the files or the network are missing or
+    unsuitable.
     """
     kind, _, rest = SHORT_NAMES.get(name, name).partition(":")
     device = torch.device(device)
@@ -65,7 +65,7 @@ def load_encoder(
 
 
 def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
-    """Raise UserError where the objective needs an encoder and none is named, or the reverse."""
+    """Raise UserError if the objective needs an encoder and none is given, or the reverse."""
     if objective.target == "encoder" and name is None:
         raise UserError(f"objective.target=encoder needs an encoder: encoder={NAMES}")
     if objective.target != "encoder" and name is not None:
@@ -76,12 +76,12 @@ def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
 
 
 def head_channels(encoder: FrozenEncoder, objective: ObjectiveConfig, width: int) -> int:
-    """What the train-only head must predict. Raises UserError where there is no head to come from
-    the network's `width` to another number of channels."""
+    """Output channels of the training-only head. Raises UserError if there is no head although the
+    encoder's channels differ from the network's `width`."""
     if not objective.head and encoder.channels != width:
         raise UserError(
-            f"the encoder's features have {encoder.channels} channels and the network {width}; "
-            "objective.head=true comes from one to the other"
+            f"the encoder's features have {encoder.channels} channels, the network {width}; add a "
+            "projection with objective.head=true"
         )
     return encoder.channels
 
@@ -90,10 +90,9 @@ def encoder_of_tokens(encoder: FrozenEncoder, codec: FrameCodec) -> Encoder:
     """`encoder` as the loss asks it: clean tokens of slots of frames [G, F N, C] in, their features
     [G, N of all slots, D] out, one for each token in the same order.
 
-    Latents hold no pictures, so the encoder sees what the autoencoder decodes; REPA's own code
-    shows it the original. SD-VAE's decoder takes 622 GFLOP for a picture of 256 px, beside 891 of a
-    whole Self-Flow step of XL/2, and runs for a few pictures at a time, since it does so while the
-    student's activations fill the memory.
+    For latents, the encoder sees decoded images; REPA's own code uses the originals. SD-VAE's
+    decoder takes 622 GFLOP for an image of 256 px, against 891 for a whole Self-Flow step of XL/2.
+    It decodes a few images at a time, since the student's activations fill the memory.
     """
 
     def encode(tokens: dict[str, Tensor]) -> Tensor:
@@ -107,9 +106,9 @@ def encoder_of_tokens(encoder: FrozenEncoder, codec: FrameCodec) -> Encoder:
 
 
 class RunEncoder:
-    """Features of a trained network of our own: a clean picture, told t = 0, without words.
+    """Features of a network trained by this project, on a clean image at t = 0 without text.
 
-    The picture goes in as noised tokens do, which is the path that the row "image" trains.
+    The image takes the path of noised tokens, which the role "image" trains.
     """
 
     def __init__(self, bundle: Bundle, layer: int) -> None:
@@ -119,7 +118,7 @@ class RunEncoder:
 
     @classmethod
     def load(cls, where: str, device: torch.device) -> "RunEncoder":
-        """From PATH[@LAYER]. Raises UserError as `load_bundle`, and for a layer that it lacks."""
+        """From PATH[@LAYER]. Raises UserError as `load_bundle`, and if the layer does not exist."""
         path, _, number = where.rpartition("@")
         if not (path and number.isdecimal()):
             path, number = where, ""
@@ -134,13 +133,14 @@ class RunEncoder:
         layer = int(number) if number else max(1, round(0.7 * depth))
         if not 1 <= layer <= depth:
             raise UserError(
-                f"encoder=run:{where} asks for layer {layer}; that network has layers 1 to {depth}"
+                f"encoder=run:{where}: layer {layer} does not exist; the network has layers 1 to "
+                f"{depth}"
             )
         return cls(bundle, layer)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
-        """As `FrozenEncoder`; frames of another size are resized to the network's."""
+        """As `FrozenEncoder`; frames are resized to the network's size."""
         network, codec = self._bundle.network, self._bundle.frames
         pixels = resize_frames(frames.to(self._bundle.device), codec.image_size)
         tokens = codec.encode(rearrange(pixels, "b c h w -> b 1 h w c"))

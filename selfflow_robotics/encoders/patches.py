@@ -1,9 +1,9 @@
-"""Vision transformers of other people as frozen encoders: transformers' and torch.hub's.
+"""Vision transformers of transformers and torch.hub as frozen encoders.
 
-Pictures are resized so that every token of the wanted grid is met by a whole number of patches, as
-many as make the picture about as large as the encoder is used to: a grid of 16 x 16 tokens and
-DINOv2's 224 px and patches of 14 give one patch a token, which is REPA's setting. The features are
-the last layer's, normalised as the encoder does it, without class and register tokens.
+Images are resized so that each token of the requested grid covers a whole number of patches and the
+size is close to the encoder's usual one. For 16 x 16 tokens and DINOv2 (224 px, patches of 14) that
+is one patch per token, REPA's setting. Features are those of the last layer, normalised by the
+encoder, without class and register tokens.
 """
 
 import inspect
@@ -20,34 +20,34 @@ from torch import Tensor
 from selfflow_robotics.encoders.frames import pool_features, resize_frames
 from selfflow_robotics.errors import UserError
 
-# Models of torch.hub do not tell these: ImageNet's statistics, and the usual size.
+# Defaults for models of torch.hub: ImageNet's statistics, and the usual size.
 HUB_MEAN, HUB_STD, HUB_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
-CLASS_TOKENS = 2  # at most: DeiT has one for distillation beside the usual one
+CLASS_TOKENS = 2  # maximum: DeiT has one for distillation besides the usual one
 
-# What strangers' code raises for pictures, files and names that do not fit it.
+# Exceptions of third-party code for unsuitable images, files and names.
 _UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class VisionModel:
-    """What has to be known of a vision transformer to use it."""
+    """What is needed to use a vision transformer."""
 
     name: str  # as in the configuration
     tokens_of: Callable[
         [Tensor], Tensor
     ]  # pixels [B, 3, H, W], normalised -> [B, extra + patches, D]
     patch: int  # px
-    size: int  # px of the shorter side of pictures that it is used to
-    mean: tuple[float, ...]  # of pixels in [0, 1], by channel
+    size: int  # px, shorter side of its usual input
+    mean: tuple[float, ...]  # of pixels in [0, 1], per channel
     std: tuple[float, ...]
-    registers: int = 0  # tokens that may come before the patches, beside those of the class
+    registers: int = 0  # tokens that may precede the patches, besides class tokens
 
 
 class PatchEncoder:
     """A vision transformer as a `encoders.load.FrozenEncoder`."""
 
     def __init__(self, vision: VisionModel, device: torch.device) -> None:
-        """Raises UserError for a network that does not return its patches, at any size."""
+        """Raises UserError if the network does not return patch features at any size."""
         self._vision, self._device = vision, device
         self._mean, self._std = (
             torch.tensor(values, device=device).view(1, -1, 1, 1)
@@ -58,8 +58,8 @@ class PatchEncoder:
             self.channels = self(blank, (2, 3)).shape[-1]
         except _UNFIT as error:
             raise UserError(
-                f"encoder={vision.name} does not give features of patches ({_short(error)}); give "
-                "a plain vision transformer, such as dinov2-b"
+                f"encoder={vision.name} does not return patch features ({_short(error)}); use a "
+                "plain vision transformer, such as dinov2-b"
             ) from error
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class PatchEncoder:
         vision = self._vision
         per_token = max(
             1, round(vision.size / vision.patch / min(grid))
-        )  # patches along a token's side
+        )  # patches along the side of a token
         rows, columns = (side * per_token for side in grid)
         pixels = resize_frames(
             frames.to(self._device), (rows * vision.patch, columns * vision.patch)
@@ -83,7 +83,8 @@ class PatchEncoder:
 def load_transformers(name: str, download: bool, device: torch.device) -> PatchEncoder:
     """A model of the transformers library, by its name on Hugging Face or from a folder.
 
-    Raises UserError where the library, the files or the network are missing, or the model is unfit.
+    Raises UserError if the library, the files or the network are missing, or the model is
+    unsuitable.
     """
     try:
         from transformers import AutoModel
@@ -92,11 +93,11 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
     except ImportError:
         raise UserError(
             f"encoder=hf:{name} needs transformers: pip install 'selfflow_robotics[encoders]'; "
-            "encoder=run:PATH needs nothing"
+            "encoder=run:PATH needs no packages"
         ) from None
     where: dict[str, Any] = {"local_files_only": not download}
     verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # what it would say of missing weights is an error below
+    logging.set_verbosity_error()  # its warnings about missing weights are errors below
     logging.disable_progress_bar()
     try:
         pictures, _ = ImageProcessingMixin.get_image_processor_dict(name, **where)
@@ -111,12 +112,12 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
         if shows_progress:
             logging.enable_progress_bar()
     network, report = loaded
-    # Poolers are trained with a task of their own and come after the patches' features.
+    # Poolers are trained for their own task and come after the patch features.
     missing = [key for key in report["missing_keys"] if "pooler" not in key]
     if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:
         raise UserError(
-            f"the weights of encoder=hf:{name} do not fit their config.json: {unfit[0]} is missing "
-            "or of another shape; get the files again"
+            f"the weights of encoder=hf:{name} do not match config.json: {unfit[0]} is missing or "
+            "has a different shape; download the files again"
         )
     network = getattr(network, "vision_model", network)  # of a pair with a text encoder
     network = network.eval().requires_grad_(False).to(device)
@@ -134,8 +135,8 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
         )
     except _UNFIT as error:
         raise UserError(
-            f"encoder=hf:{name} does not tell its patches or its pictures' mean and deviation "
-            f"({_short(error)}); choose a plain vision transformer, such as dinov2-b"
+            f"encoder=hf:{name} does not define its patch size or image statistics "
+            f"({_short(error)}); use a plain vision transformer, such as dinov2-b"
         ) from error
     return PatchEncoder(vision, device)
 
@@ -172,7 +173,7 @@ def load_hub(repository: str, model: str, download: bool, device: torch.device) 
 
 
 def _hub_folder(repository: str) -> Path | None:
-    """The folder that holds a repository: itself, or torch.hub's copy."""
+    """The folder of a repository: itself, or torch.hub's copy."""
     if Path(repository).is_dir():
         return Path(repository)
     owner_name, _, ref = repository.partition(":")
@@ -182,7 +183,7 @@ def _hub_folder(repository: str) -> Path | None:
 
 @contextmanager
 def _no_downloads(name: str, refuse: bool) -> Iterator[None]:
-    """Where so asked, torch.hub fetches nothing: code of a repository asks it for weights."""
+    """Stop torch.hub from downloading if requested; a repository's code calls it for weights."""
 
     def refused(url: str, *_: Any, **__: Any) -> None:
         raise _not_loaded(name, False, False, None)
@@ -201,17 +202,17 @@ def _not_loaded(name: str, is_here: bool, download: bool, error: Exception | Non
         return UserError(f"cannot read encoder={name} ({_short(error)}); check its files")
     if not download:
         return UserError(
-            f"encoder={name} is not on this machine; encoder_download=true fetches it, or give a "
-            "folder in place of its name"
+            f"encoder={name} was not found; download it with encoder_download=true, or use a "
+            "folder instead of its name"
         )
     return UserError(
-        f"cannot download encoder={name} ({_short(error)}); check the name and the network, or "
-        "give a folder in place of its name"
+        f"cannot download encoder={name} ({_short(error)}); check the name and the network "
+        "connection, or use a folder instead of its name"
     )
 
 
 def _picture_size(pictures: dict[str, Any], config: Any) -> int:
-    """The shorter side (px) that an image processor makes."""
+    """The shorter side (px) after an image processor's resizing."""
     size = pictures.get("crop_size") or pictures.get("size") or config.image_size
     if isinstance(size, dict):
         size = size.get("shortest_edge") or (size["height"], size["width"])

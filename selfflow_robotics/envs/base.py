@@ -1,9 +1,9 @@
-"""What every simulator looks like from outside: a Gymnasium environment for a robot at a table.
+"""The interface of all simulators: a Gymnasium environment for a robot at a table.
 
 Both simulators (`envs.tabletop`, MuJoCo, embedded; `envs.simpler`, SAPIEN, the user's checkout)
-implement this class, so rollouts, demonstrations and reports are written once. This module and the
-simulators below it import numpy and gymnasium only: a worker process may run them in another Python
-environment than the one that holds torch.
+implement this class, so rollouts, demonstrations and reports work with both. This module and the
+simulators only import numpy and gymnasium: a worker process may run them in a Python environment
+without torch.
 
 Observation (`observation_space`):
 
@@ -16,7 +16,7 @@ Observation (`observation_space`):
 
 Action (`action_space`, float32 [7], SIMPLER's meaning, 3 Hz): translation in metres and rotation
 vector in radians, both in the robot's base frame and relative to the measured tool pose (the
-rotation turns about the tool point); gripper relative and sticky: +1 close, -1 open, 0 go on.
+rotation turns about the tool point); gripper relative and sticky: +1 close, -1 open, 0 no change.
 
 `info` of every call: `success` (bool, this step, the task's own rule), `elapsed_steps` (int), and
 `state`, the privileged truth that only scripted experts and tests may read:
@@ -64,11 +64,11 @@ class RobotEnv(gym.Env):
 
     @abstractmethod
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-        """Start an episode; returns `info`. Equal seeds and options give equal episodes.
+        """Start an episode; returns `info`. Same seed and options, same episode.
 
         Options (all optional, JSON-able): `variant` (one of `task.variants`), `object_xy` (m,
-        world), and what a simulator adds of its own (SIMPLER: `robot_variant`). What is not given
-        is drawn from the seed.
+        world), and options of the simulator (SIMPLER: `robot_variant`). The rest is drawn from the
+        seed.
         """
 
     @abstractmethod
@@ -77,7 +77,7 @@ class RobotEnv(gym.Env):
 
     @abstractmethod
     def observe(self) -> dict[str, Any]:
-        """Render and return the observation of the present state."""
+        """Render and return the current observation."""
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
@@ -93,12 +93,12 @@ class RobotEnv(gym.Env):
     def step(self, action):
         info = self.advance(check_action(action))
         truncated = info["elapsed_steps"] >= self.task.max_episode_steps
-        # SIMPLER's protocol runs every step of an episode, so success never terminates one.
+        # SIMPLER's protocol runs all steps of an episode, so success does not end it.
         return self.observe(), float(info["success"]), False, truncated, info
 
 
 def check_action(action: np.ndarray) -> np.ndarray:
-    """The action as float32 [7]. Raises ValueError for another shape or a value not finite."""
+    """The action as float32 [7]. Raises ValueError for a wrong shape or non-finite values."""
     action = np.asarray(action, np.float32)
     if action.shape != (ACTION_DIM,):
         raise ValueError(f"an action has shape ({ACTION_DIM},), got {action.shape}")

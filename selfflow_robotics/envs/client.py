@@ -1,8 +1,8 @@
-"""A simulator in a process of its own, seen from ours.
+"""Client of a simulator in a separate process.
 
-One client is one process. A crash, a hang or an exception over there is a `SimulatorError` here and
-touches no other client; `restart` makes a new process. Nothing here blocks except `result` and
-`call`: several clients are driven by waiting on their `waitable` (see `rollouts.engine`).
+Each client has one process. A crash, a hang or an exception there raises `SimulatorError` here and
+does not affect other clients; `restart` starts a new process. Only `result` and `call` block; to
+drive several clients, wait on their `waitable` (see `rollouts.engine`).
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Another interpreter must find this package and nothing else of ours (its numpy differs).
+# Another interpreter must find this package but not our other packages (its numpy differs).
 BOOT = """
 import importlib.util, sys
 folder = sys.argv.pop(1)
@@ -33,9 +33,9 @@ spec.loader.exec_module(package)
 from selfflow_robotics.envs.worker import main
 main()
 """
-# One simulator is one thread: several of them share the machine. LP: Mesa's software rasteriser.
+# One thread per simulator, since several share the machine. LP: Mesa's software rasteriser.
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "LP")}
-PATIENCE_S = 15.0  # of waiting, until a line says for what
+PATIENCE_S = 15.0  # seconds of waiting before a log line says for what
 CLOSE_S = 2.0
 LOG_TAIL_BYTES = 600
 
@@ -49,7 +49,7 @@ class SimulatorError(Exception):
 class SimulatorClient:
     """The process of one simulator. Use as a context manager, or call `close`.
 
-    An answer may take `spec.timeout_s`; what takes long is said once, in a line of the log.
+    An answer may take `spec.timeout_s`; long waits are logged once.
     """
 
     def __init__(self, spec: SimulatorSpec) -> None:
@@ -60,7 +60,7 @@ class SimulatorClient:
 
     @property
     def waitable(self) -> int:
-        """For `multiprocessing.connection.wait`: readable when `poll` has something to do."""
+        """For `multiprocessing.connection.wait`: readable if `poll` has work to do."""
         return self._reply_fd
 
     @property
@@ -71,16 +71,16 @@ class SimulatorClient:
 
     @property
     def patience_s(self) -> float:
-        """Seconds until `poll` must be called whether or not there is something to read."""
+        """Seconds until `poll` must be called even if there is nothing to read."""
         next_s = self._asked_s + self.spec.timeout_s
         if not self._is_late:
             next_s = min(next_s, self._asked_s + PATIENCE_S)
         return max(0.0, next_s - time.monotonic())
 
     def submit(self, method: str, **arguments: Any) -> None:
-        """Ask for `reset`, `run` or `provenance` (`envs.worker.Session`) without waiting.
+        """Request `reset`, `run` or `provenance` (`envs.worker.Session`) without waiting.
 
-        An answer still to come is forgotten. Raises SimulatorError if the process has died.
+        A pending answer is dropped. Raises SimulatorError if the process has died.
         """
         self._request_id += 1
         self._method, self._asked_s, self._is_late = method, time.monotonic(), False
@@ -91,9 +91,9 @@ class SimulatorClient:
             raise self._death() from None
 
     def poll(self) -> bool:
-        """Take in what has arrived; True once the answer to the last request is complete.
+        """Read available data; True once the answer to the last request is complete.
 
-        Raises SimulatorError if the process has died, has written nonsense or has had its time.
+        Raises SimulatorError if the process has died, sent invalid data or exceeded its time.
         """
         try:
             while self._reply is None:
@@ -111,8 +111,8 @@ class SimulatorClient:
         return self._reply is not None
 
     def result(self) -> Any:
-        """Wait for the answer. Raises SimulatorError (crash, exception, no answer in time) or,
-        where the simulator says that the user must mend something, UserError."""
+        """Wait for the answer. Raises SimulatorError (crash, exception, timeout), or UserError if
+        the simulator reports one."""
         while not self.poll():
             wait([self._reply_fd], self.patience_s)
         reply, self._reply = self._reply, None
@@ -130,25 +130,25 @@ class SimulatorClient:
         return self.result()
 
     def provenance(self) -> dict[str, Any]:
-        """What the simulator says of itself; that it answers shows that it runs.
+        """The simulator's provenance; an answer also shows that it runs.
 
-        Raises UserError where it does not.
+        Raises UserError if it does not.
         """
         try:
             return self.call("provenance")
         except SimulatorError as error:
             cause = " ".join(str(error).split())
             raise UserError(
-                f"the {self.spec.simulator} simulator does not start: {cause}"
+                f"the {self.spec.simulator} simulator failed to start: {cause}"
             ) from None
 
     def restart(self) -> None:
-        """A new process in place of this one, whatever state it is in."""
+        """Replace the process by a new one, whatever its state."""
         self._stop(wait_s=0.0)
         self._start()
 
     def close(self) -> None:
-        """End the process; kill it if it does not end by itself within two seconds."""
+        """Stop the process; kill it if it does not exit within two seconds."""
         if self._process is not None:
             self._stop(wait_s=CLOSE_S)
 
@@ -161,7 +161,7 @@ class SimulatorClient:
     def _start(self) -> None:
         python = self.spec.python or sys.executable
         try:
-            # It has no name, so that nothing can be left of it. `_stop` closes it.
+            # It has no name, so nothing is left behind. `_stop` closes it.
             self._log = tempfile.TemporaryFile()  # noqa: SIM115
         except OSError as error:
             raise UserError(
@@ -188,7 +188,7 @@ class SimulatorClient:
             os.close(self._request_fd)
             os.close(self._reply_fd)
             raise UserError(
-                f"the simulator's interpreter '{python}' does not run: {error}"
+                f"the simulator's interpreter '{python}' failed to start: {error}"
             ) from None
         finally:
             for end in ends:
@@ -213,7 +213,7 @@ class SimulatorClient:
         self._process = None
 
     def _check_time(self) -> None:
-        """Say once what is waited for. Raises SimulatorError when the time is up."""
+        """Log a long wait once. Raises SimulatorError after the timeout."""
         seconds = time.monotonic() - self._asked_s
         if seconds >= self.spec.timeout_s:
             raise SimulatorError(
@@ -222,13 +222,13 @@ class SimulatorClient:
         if seconds >= PATIENCE_S and not self._is_late:
             self._is_late = True
             logger.warning(
-                "waiting for the %s simulator (process %d) to answer '%s'; after %g s (timeout_s) "
-                "it is given up",
+                "waiting for the %s simulator (process %d) to answer '%s'; timeout after %g s "
+                "(timeout_s)",
                 *(self.spec.simulator, self.pid, self._method, self.spec.timeout_s),
             )
 
     def _parse(self) -> None:
-        """Take complete messages from the front of what has been received."""
+        """Parse complete messages from the received data."""
         size = wire.PREFIX.size
         while len(self._received) >= size:
             header_length, body_length = wire.lengths(bytes(self._received[:size]))
@@ -254,7 +254,8 @@ class SimulatorClient:
 
 
 def _pipe() -> tuple[int, int]:
-    """(read, write) ends of a pipe, above the standard streams, which the child gets anew."""
+    """(read, write) ends of a pipe, numbered above the standard streams, which the
+    child replaces."""
     low = os.pipe()
     read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in low)
     for end in low:

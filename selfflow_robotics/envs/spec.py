@@ -1,4 +1,4 @@
-"""Which simulator to run and how, as data, and the one function that starts it in this process."""
+"""Description of a simulator, and the function that creates it in this process."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ from selfflow_robotics.envs.base import RobotEnv
 from selfflow_robotics.envs.tasks import get_task
 from selfflow_robotics.errors import UserError
 
-# (height, width) of the pictures that simulators render if nothing else is asked for.
+# Default (height, width) of rendered images.
 TABLETOP_IMAGE_SIZE = (64, 80)
 TIMEOUT_S, MAX_TIMEOUT_S = 300.0, 86_400
-SIMPLER_IMAGE_SIZE = (256, 320)  # as RT-1's data sets store them
+SIMPLER_IMAGE_SIZE = (256, 320)  # the size in RT-1's data set
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class SimulatorSpec:
     """One simulated task, JSON-able.
 
     `simulator`: "tabletop" (embedded), "simpler" (the user's SimplerEnv checkout at `path`), or
-    "module:Class", a `RobotEnv` of one's own that is made as `Class(task, image_size)`.
-    `python`: interpreter of the simulator's process; None is this one. SIMPLER needs numpy < 2, so
-    it usually has its own. `env`: environment variables added to that process. `timeout_s`: how
-    long it may take for one answer, the first of which may include compiling shaders.
+    "module:Class", a custom `RobotEnv` created as `Class(task, image_size)`. `python`: interpreter
+    of the simulator's process; None: this one. SIMPLER needs numpy < 2, so it usually has its own.
+    `env`: extra environment variables of that process. `timeout_s`: time limit for an answer; the
+    first one may include compiling shaders.
     """
 
     simulator: str = "tabletop"
@@ -39,14 +39,14 @@ class SimulatorSpec:
 
 @dataclass(frozen=True)
 class SimplerInstall:
-    """Where the user's SIMPLER is; None: as SIMPLER_ENV_PATH and SIMPLER_PYTHON say."""
+    """Location of the user's SIMPLER; None: from SIMPLER_ENV_PATH and SIMPLER_PYTHON."""
 
     path: str | None = None  # SimplerEnv checkout
     python: str | None = None  # interpreter
 
     def resolved(self) -> "SimplerInstall":
-        """With what the environment variables say filled in; None then means there is none, and
-        for the interpreter the one that runs us."""
+        """With the environment variables filled in; None then means no checkout, and this
+        interpreter."""
         return SimplerInstall(
             self.path or os.environ.get("SIMPLER_ENV_PATH") or None,
             self.python or os.environ.get("SIMPLER_PYTHON") or None,
@@ -61,10 +61,10 @@ def simulator_spec(
     renderer: str = "ray",
     timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
-    """How `simulator` is started: SIMPLER as `install` says, the tabletop in this Python.
+    """The spec of `simulator`: SIMPLER from `install`, the tabletop in this Python.
 
-    `image_size` None is the simulator's own. A simulator of one's own takes `install` as it is.
-    Raises UserError for a `timeout_s` of nothing or of more than a day.
+    `image_size` None: the simulator's default. Custom simulators get `install` unchanged. Raises
+    UserError if `timeout_s` is not positive or more than a day.
     """
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise UserError(f"timeout_s must be in (0, {MAX_TIMEOUT_S}], got {timeout_s:g}")
@@ -97,7 +97,7 @@ def make_env(spec: SimulatorSpec) -> RobotEnv:
         return SimplerEnv(task, image_size=size, path=spec.path)
     module, _, name = spec.simulator.partition(":")
     if not name:
-        raise UserError(f"unknown simulator '{spec.simulator}': give tabletop or simpler")
+        raise UserError(f"unknown simulator '{spec.simulator}': choose tabletop or simpler")
     if spec.path and spec.path not in sys.path:
         sys.path.insert(0, spec.path)
     env: Any = getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""The tasks, as data. A new task of the same kind is a new row."""
+"""The tasks. Add a row for a new task of the same kind."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from selfflow_robotics.errors import unknown
 
 @dataclass(frozen=True)
 class Task:
-    """One task of the google robot, by SIMPLER's definition (simpler_env/__init__.py)."""
+    """A task of the Google robot, as defined in SIMPLER (simpler_env/__init__.py)."""
 
     name: str
     instruction: str
@@ -15,7 +15,7 @@ class Task:
     max_episode_steps: int  # control steps
     control_hz: float
     object_name: str
-    object_x_m: tuple[float, float]  # range of the object's start, world frame
+    object_x_m: tuple[float, float]  # range of the object's initial position, world frame
     object_y_m: tuple[float, float]
 
 
@@ -37,7 +37,7 @@ TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`. Raises UserError that names the nearest ones."""
+    """The task `name`. Raises UserError with suggestions if it is unknown."""
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]

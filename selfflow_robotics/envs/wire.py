@@ -1,9 +1,9 @@
-"""Messages between a simulator's process and ours: JSON with raw arrays behind it, no pickle.
+"""Messages between a simulator's process and ours: JSON followed by raw arrays, no pickle.
 
 A message is two little-endian integers (u32 length of the header, u64 length of the body), the
 header (JSON), and the body (the arrays' bytes one after another). In the header an array is
-`{"$array": [offset, dtype, shape]}`. The receiver takes only the dtypes listed here and checks
-every offset against the body, so a damaged message raises ValueError and nothing worse.
+`{"$array": [offset, dtype, shape]}`. The receiver only accepts the dtypes listed here and checks
+all offsets, so a damaged message raises ValueError.
 """
 
 import json
@@ -65,7 +65,7 @@ def lengths(prefix: bytes) -> tuple[int, int]:
 
 
 def read_message(fd: int) -> Any | None:
-    """Block until a whole message has come; None at the end of the stream."""
+    """Block until a complete message has arrived; None at the end of the stream."""
     prefix = _read_exactly(fd, PREFIX.size)
     if prefix is None:
         return None
@@ -75,7 +75,7 @@ def read_message(fd: int) -> Any | None:
 
 
 def write_message(fd: int, value: Any) -> None:
-    """Write all of a message, blocking. Raises BrokenPipeError when nobody reads any more."""
+    """Write a complete message, blocking. Raises BrokenPipeError if the reader is gone."""
     rest = memoryview(encode(value))
     while rest:
         rest = rest[os.write(fd, rest) :]

@@ -1,14 +1,14 @@
-"""The process a simulator runs in: reads requests from one pipe, writes replies to another.
+"""The process of a simulator: reads requests from one pipe and writes replies to another.
 
-`envs.client` starts it with the arguments REQUEST_FD REPLY_FD SPEC_JSON. It imports numpy,
-gymnasium and the simulator asked for, so it also runs in an interpreter without torch. Whatever the
-simulator prints goes to stderr. The process ends when its requests end (the parent has closed the
-pipe or died) and not before: signals that a terminal or a cluster sends to all processes of a
-command are for the parent to answer.
+`envs.client` starts it with the arguments REQUEST_FD REPLY_FD SPEC_JSON. It only imports numpy,
+gymnasium and the simulator, so it also runs in an interpreter without torch. Output of the
+simulator goes to stderr. The process ends only when its requests end (the parent closed the pipe or
+died): signals that a terminal or a cluster sends to all processes of a command are handled by the
+parent.
 
 Request `{"id", "method", ...arguments}`, reply `{"id", "value"}` or `{"id", "error": {kind,
-message, traceback}}` (kind "user" or "simulator"). The environment is made at the first request,
-so that a simulator that does not start is that request's error.
+message, traceback}}` (kind "user" or "simulator"). The environment is created at the first request,
+so that a failure to start becomes that request's error.
 """
 
 import faulthandler
@@ -32,7 +32,7 @@ PARENT_CHECK_S = 1.0
 
 
 class Session:
-    """The methods that a request may name, over one environment."""
+    """The methods available to requests, for one environment."""
 
     METHODS = ("reset", "run", "provenance")
 
@@ -41,7 +41,7 @@ class Session:
         self.streak = 0  # consecutive successful steps
 
     def reset(self, seed: int, options: dict[str, Any], observe: bool = True) -> dict[str, Any]:
-        """Start an episode: its `info`, and the first observation if wanted."""
+        """Start an episode: its `info`, and the first observation if requested."""
         self.streak = 0
         info = self.env.begin(seed, options)
         return {"observation": self.env.observe() if observe else None, "info": info}
@@ -49,11 +49,11 @@ class Session:
     def run(
         self, actions: np.ndarray, observe: str = "last", stop_after_success: int = 0
     ) -> dict[str, Any]:
-        """Execute `actions` float32 [n, 7]; `infos` has one entry a step.
+        """Execute `actions` float32 [n, 7]; `infos` has one entry per step.
 
-        Rendering is what costs most: `observe` "last" renders the state after the last step only,
-        "all" every one, "none" nothing. `stop_after_success` = n ends early once success has held
-        for n steps in a row, counted over the whole episode (0: never).
+        Rendering is the main cost: `observe` "last" renders only the state after the last step,
+        "all" every one, "none" nothing. `stop_after_success` = n stops once success has held for n
+        steps in a row, counted over the whole episode (0: never).
         """
         observations, infos = [], []
         for index, action in enumerate(actions):
@@ -69,7 +69,7 @@ class Session:
         return {"observations": observations, "infos": infos}
 
     def provenance(self) -> dict[str, Any]:
-        """What the environment says of itself."""
+        """The environment's provenance."""
         return self.env.provenance()
 
 
@@ -85,7 +85,7 @@ def serve(request_fd: int, reply_fd: int, spec: SimulatorSpec) -> None:
             if method not in Session.METHODS:
                 raise ValueError(f"a simulator has no method '{method}'")
             reply["value"] = getattr(session, method)(**request)
-        except Exception as error:  # whatever a simulator raises is the parent's to judge
+        except Exception as error:  # the parent handles all exceptions of a simulator
             kind = "user" if isinstance(error, UserError) else "simulator"
             message = str(error) if kind == "user" else f"{type(error).__name__}: {error}"
             reply["error"] = dict(kind=kind, message=message, traceback=traceback.format_exc())
@@ -95,7 +95,7 @@ def serve(request_fd: int, reply_fd: int, spec: SimulatorSpec) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    # A simulator that hangs never reads its pipe again, so it would outlive a killed parent.
+    # A simulator that hangs no longer reads its pipe, so it would outlive a killed parent.
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_S)
     os._exit(1)

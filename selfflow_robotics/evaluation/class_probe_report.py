@@ -1,25 +1,25 @@
-"""The table of class probes, as text and as Markdown."""
+"""The class-probe table, as text and Markdown."""
 
 from typing import Any
 
 from selfflow_robotics.evaluation.probe_report import Rows, markdown_table, text_table
 
 NOTES = (
-    "A cell: top-1 accuracy on test pictures with Wilson's 95 % interval.",
+    "Cells: top-1 accuracy on test images with 95 % Wilson interval.",
     "t = 1 is noise. Layer 0 is the embedded latents, layer k the hidden tokens after k blocks, "
-    "each averaged over the picture; the network is told the null label.",
-    "The noised latents are those that the network was given, all of them side by side.",
+    "each averaged over the image; the network gets the null label.",
+    "The noised latents are the network's input, concatenated.",
 )
 
 
 def lines_of(rows: Rows) -> list[list[str]]:
-    """Header and lines: a line for each source, a column for each t."""
+    """Header and lines: one line per source, one column per t."""
     times = sorted({row["t"] for row in rows if row["t"] is not None})
     cells: dict[str, dict[float | None, str]] = {}
     for row in rows:
         cells.setdefault(_label(row), {})[row["t"]] = _cell(row)
     lines = [["", *(f"t = {t:g}" for t in times)]]
-    # What does not depend on t stands in every column, so that each can be read by itself.
+    # Values that do not depend on t are repeated in every column.
     return lines + [
         [label, *(by_time.get(t, by_time.get(None, "")) for t in times)]
         for label, by_time in cells.items()

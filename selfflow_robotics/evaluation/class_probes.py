@@ -1,21 +1,18 @@
-"""Class probes: how well a linear classifier reads the class off a network's features.
+"""Class probes: how well a linear classifier predicts the class from a network's features.
 
-The paper's question of an image network (linear probing by layer, arXiv 2603.06507). A picture's
-latents are drawn as in training, noised to one timestep t for all tokens, and run through the
-network; a layer's features are its raw hidden tokens averaged over the picture. The network is told
-the null label: told the class, it would write it into every token through adaLN, and the probe
-would find what was put in. (A network that was trained with label_dropout=0 has never met the null
-label, which then is a random vector.) Pictures that the network was trained on are held out from
-the classifier only; to ask about pictures that neither has seen, give latents of others.
+This is the paper's linear probing by layer (arXiv 2603.06507). An image's latents are sampled as in
+training, noised to one timestep t for all tokens, and run through the network; the features of a
+layer are its raw hidden tokens averaged over the image. The network gets the null label: with the
+real one, adaLN would write the class into every token. (After training with label_dropout=0, the
+null label is a random vector.) Test images are held out from the classifier only; for images that
+the network has not seen either, use other latents.
 
-The classifier is ridge regression on one-hot targets, the largest output wins: least squares is a
-linear classifier with one solution in closed form, the same whichever way it is computed, and one
-eigendecomposition serves all penalties and classes: 7000 pictures of 1000 classes take one core 2 s
-with 1152 features and 25 s with 4096. Logistic regression, which may find more, would want a
-solver, its steps and a stopping rule, and the numbers would depend on them. The penalty is chosen
-by accuracy on validation pictures. With few pictures a class the classifier's own error bounds what
-it finds: compare numbers of one cache, number of pictures and seed alone, where pictures and noise
-are the same ones.
+The classifier is ridge regression on one-hot targets with argmax. It has a unique closed-form
+solution, and one eigendecomposition serves all penalties and classes: 7000 images of 1000 classes
+take 2 s on one core with 1152 features and 25 s with 4096. Logistic regression may find more, but
+its results would depend on the solver and stopping rule. The penalty is chosen by accuracy on
+validation images. With few images per class, the classifier's own error dominates: only compare
+results with the same cache, number of images and seed, which use the same images and noise.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,17 +32,18 @@ from selfflow_robotics.flow import path
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.rng import numpy_generator, torch_generator
 
-SHARES = {"train": 0.7, "validation": 0.1}  # of the pictures; the rest is the test
+SHARES = {"train": 0.7, "validation": 0.1}  # shares of the images; the rest is the test set
 MIN_PICTURES = 20
-# Numbers of a picture in the baseline: SD-VAE's at 256 px just fit. Ridge's cost is their cube.
+# Largest number of features per image in the baseline: just enough for SD-VAE at 256 px. The cost
+# of ridge grows with its cube.
 MAX_LATENTS = 4096
 
 
 def check_fits(bundle: Bundle, reader: LatentReader) -> None:
-    """Raises UserError where `reader` has not the kind of latents that the network was made for, or
-    no two classes."""
+    """Raises UserError if `reader` has a different kind of latents than the network, or fewer than
+    two classes."""
     if len(reader.labels) < 2:
-        raise UserError(f"{reader.folder} has pictures of one class only; there is nothing to read")
+        raise UserError(f"{reader.folder} has images of only one class; a probe needs at least two")
     codec = bundle.frames
     wanted, found = (
         f"{channels} x {height} x {width}"
@@ -56,27 +54,28 @@ def check_fits(bundle: Bundle, reader: LatentReader) -> None:
     )
     if wanted != found:
         raise UserError(
-            f"{bundle.origin} takes latents of {wanted}, {reader.folder} holds {found}; give "
-            "another --data"
+            f"{bundle.origin} reads latents of {wanted}, but {reader.folder} has {found}; choose "
+            "other --data"
         )
     maker, made_by = reader.autoencoder, reader.fingerprints["autoencoder"]
     if maker.kind != codec.source.kind or codec.fingerprint not in (None, made_by):
         raise UserError(
-            f"{reader.folder} holds latents of another autoencoder ({maker.weights or maker.kind}) "
-            f"than {bundle.origin} was trained on; give another --data"
+            f"{reader.folder} has latents of a different autoencoder "
+            f"({maker.weights or maker.kind}) than {bundle.origin} was trained on; choose other "
+            "--data"
         )
 
 
 def split_pictures(
     num_rows: int, copies: int, num_pictures: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Rows (int64 [n_part], ascending) of train, validation and test, of pictures drawn at random.
+    """Rows (int64 [n_part], ascending) of train, validation and test, of images drawn at random.
 
     Args:
-        num_rows: of the cache; `copies` rows after one another are one picture.
-        copies: no picture is in two parts. Train has all its rows, mirror images too; the others
-            have the first of each: mirror images would count as trials that they are not.
-        num_pictures: to use at most.
+        num_rows: rows of the cache; `copies` adjacent rows belong to one image.
+        copies: no image is in two parts. Train has all rows, including mirror images; the others
+            have the first row of each image, since mirror images are not independent samples.
+        num_pictures: largest number of images to use.
 
     Raises UserError for fewer than `MIN_PICTURES`.
     """
@@ -85,7 +84,7 @@ def split_pictures(
     ]
     if len(drawn) < MIN_PICTURES:
         raise UserError(
-            f"class probes need at least {MIN_PICTURES} pictures, got {len(drawn)}; give a larger "
+            f"class probes need at least {MIN_PICTURES} images, got {len(drawn)}; use a larger "
             "--data"
         )
     first = round(SHARES["train"] * len(drawn))
@@ -99,7 +98,8 @@ def split_pictures(
 
 
 def flat_latents(latents: Tensor) -> Tensor:
-    """Latents [B, C, H, W] as [B, n]; neighbours averaged where they are over `MAX_LATENTS`."""
+    """Latents [B, C, H, W] as [B, n]; neighbours are averaged if there are more
+    than `MAX_LATENTS`."""
     side = min(latents.shape[-1], int((MAX_LATENTS / latents.shape[1]) ** 0.5))
     if side < latents.shape[-1]:
         latents = F.adaptive_avg_pool2d(latents, side)
@@ -118,8 +118,8 @@ def read_sources(
 ) -> Iterator[Source]:
     """The noised latents (`layer` None) and each layer's features of `rows` [n], at each timestep.
 
-    A row's latents and noise are the same at all timesteps; they depend on the seed and on the
-    rows. `on_step` is called after each batch of a timestep.
+    A row's latents and noise are the same at all timesteps and depend on the seed and the rows.
+    `on_step` is called after each batch of a timestep.
     """
     for t in timesteps:
         parts: dict[int | None, list[np.ndarray]] = {layer: [] for layer in (None, *layers)}
@@ -152,13 +152,13 @@ def probe_classes(
     seed: int,
     on_step: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """A row of guessing the most frequent class, and one (`score_source`) for each source.
+    """One row for guessing the most frequent class, and one (`score_source`) per source.
 
-    `parts` are rows of the cache as `split_pictures` makes them. `on_step` is called after each
-    batch and each fit. Raises UserError for features that are not finite.
+    `parts` are rows of the cache from `split_pictures`. `on_step` is called after each batch and
+    each fit. Raises UserError for features that are not finite.
     """
     rows = np.concatenate(list(parts.values()))
-    # In batches: a row's latents come with its label, and all of them might not fit in memory.
+    # In batches, since labels are read with the latents, which may not all fit in memory.
     starts = range(0, len(rows), BATCH)
     labels = np.concatenate([reader.read(rows[start : start + BATCH]).labels for start in starts])
     ends = np.cumsum([len(part) for part in parts.values()])
@@ -173,7 +173,7 @@ def probe_classes(
         if not np.isfinite(source.values).all():
             raise UserError(
                 f"layer {source.layer} of {bundle.origin} has values that are not finite: its "
-                "training went astray"
+                "training diverged"
             )
         scores.append(score_source(source, labels, numbers))
         on_step()
@@ -185,9 +185,9 @@ def score_source(
 ) -> dict[str, Any]:
     """Fit on the training rows, choose the penalty on validation rows, score on test rows.
 
-    `labels` int64 [n] belong to the rows of `source.values`, `parts` are numbers of those rows. A
-    row of the result: source ("features" or "latents"), layer, t, penalty, correct, count, accuracy
-    in [0, 1] and Wilson's 95 % interval of it. A class without training rows is never guessed.
+    `labels` int64 [n] belong to the rows of `source.values`, and `parts` index those rows. Result:
+    source ("features" or "latents"), layer, t, penalty, correct, count, accuracy in [0, 1] and
+    Wilson's 95 % interval of it. Classes without training rows are never predicted.
     """
     x = {part: source.values[rows] for part, rows in parts.items()}
     y = {part: labels[rows] for part, rows in parts.items()}
@@ -197,7 +197,7 @@ def score_source(
     def hits(part: str, penalty: float) -> np.ndarray:
         return classes[fit.predict(x[part], penalty).argmax(axis=1)] == y[part]
 
-    # Of penalties that do equally well the largest: the smoothest classifier.
+    # Among equally good penalties the largest: the smoothest classifier.
     penalty = max(PENALTIES, key=lambda penalty: (hits("validation", penalty).sum(), penalty))
     kind = "latents" if source.layer is None else "features"
     return {

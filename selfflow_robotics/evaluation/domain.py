@@ -1,4 +1,4 @@
-"""Which simulator a policy is measured in, and whether it has ever seen it."""
+"""Choose the simulator of an evaluation, and detect out-of-domain evaluations."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -7,7 +7,7 @@ from selfflow_robotics.errors import UserError
 
 Simulator = Literal["auto", "tabletop", "simpler"]
 
-# The data set of the real robot that SIMPLER stands in for (RT-1's).
+# The real-robot data set that SIMPLER simulates (RT-1's).
 REAL_ROBOT_DATA = "fractal20220817_data"
 
 TITLES = {"tabletop": "the MuJoCo tabletop", "simpler": "SIMPLER"}
@@ -16,18 +16,18 @@ TITLES = {"tabletop": "the MuJoCo tabletop", "simpler": "SIMPLER"}
 def choose_simulator(
     asked: Simulator, data: dict[str, Any] | None, check_simpler: Callable[[], None]
 ) -> tuple[str, str]:
-    """(simulator, why). `data` is the provenance of the policy's training data, None for a policy
-    that was not trained; `check_simpler` raises UserError where SIMPLER does not run.
+    """(simulator, why). `data` is the provenance of the policy's training data, None for an
+    untrained policy; `check_simpler` raises UserError if SIMPLER does not run.
 
-    `auto` is the simulator that the data came from; for real robot data it is SIMPLER, which was
-    made to stand in for that robot; else the embedded tabletop.
+    `auto` is the simulator of the data; for real-robot data SIMPLER, which simulates that robot;
+    otherwise the embedded tabletop.
     """
     if asked == "simpler":
         check_simpler()
     if asked != "auto":
         return asked, f"sim={asked}"
     if data is None:
-        return "tabletop", "the policy is not trained, and the tabletop needs nothing installed"
+        return "tabletop", "the policy is untrained, and the tabletop needs no installation"
     origin = data.get("simulator")
     if origin == "tabletop":
         return "tabletop", "the policy's training data come from it"
@@ -40,7 +40,8 @@ def choose_simulator(
 
 
 def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
-    """Why the policy is a stranger to `simulator`, or None if it is at home or was not trained."""
+    """Why `simulator` is out of domain for the policy; None if it is not, or if it was
+    not trained."""
     if data is None:
         return None
     origin = data.get("simulator")
@@ -50,7 +51,7 @@ def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
 
 
 def is_real(data: dict[str, Any]) -> bool:
-    """Whether data are recordings of the real robot."""
+    """Whether the data were recorded on the real robot."""
     return "simulator" not in data and data.get("dataset") == REAL_ROBOT_DATA
 
 

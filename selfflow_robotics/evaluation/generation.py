@@ -1,13 +1,13 @@
-"""Pictures for FID: made batch by batch, by any number of processes, into one npz.
+"""Generate images for FID batch by batch, with any number of processes, into one npz.
 
-    settings.json                what the pictures are made of; another request is refused
+    settings.json                what the images are made of; another request is refused
     batches/batch_000012.npz     finished batches, until all are there
     samples.npz                  arr_0, uint8 [N, H, W, 3]: what ADM's evaluation suite reads
     samples.png                  the first of them
 
-The k-th batch is the pictures k * batch_size and on, whoever makes it. A file gets its name when it
-is whole and on disk, so processes need no other word of each other, and repeating an interrupted
-command makes what is missing. All pictures are never in memory at once.
+Batch k has the images from k * batch_size on, whichever process makes it. Files get their names
+once they are complete and on disk, so processes need no other communication, and repeating an
+interrupted command generates what is missing. Images are never all in memory at once.
 """
 
 import json
@@ -30,20 +30,20 @@ from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
 
 KEY = "arr_0"
-SHOWN, COLUMNS = 64, 8  # pictures of the grid
+SHOWN, COLUMNS = 64, 8  # images in the grid
 OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.partial")
-POLL_S = 0.5  # how often the first process looks for the batches of others
+POLL_S = 0.5  # polling interval of the first process for the batches of others
 
-# Pictures uint8 [B, H, W, 3] of B numbers.
+# B numbers -> images uint8 [B, H, W, 3].
 Make = Callable[[Sequence[int]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """N pictures in a folder, finished or not."""
+    """N images in a folder, finished or not."""
 
     folder: Path
-    settings: dict[str, Any]  # JSON-able: everything that the pictures depend on
+    settings: dict[str, Any]  # JSON-able: everything the images depend on
     num_images: int
     batch_size: int
     size: tuple[int, int]  # (height, width) px
@@ -60,14 +60,14 @@ class Generation:
         return self.folder / "batches" / f"batch_{batch:06d}.npz"
 
     def shape(self, batch: int) -> tuple[int, int, int, int]:
-        """Of a batch as it is stored: the last one may be smaller."""
+        """Shape of a stored batch; the last one may be smaller."""
         rows = min(self.batch_size, self.num_images - batch * self.batch_size)
         return (rows, *self.size, 3)
 
     def open(self, process: Process) -> bool:
-        """Begin in the folder or go on there; whether the result is there already.
+        """Start in the folder or resume; returns whether the result already exists.
 
-        Raises UserError where the folder holds something else, is in use or cannot be written.
+        Raises UserError if the folder contains something else, is in use or cannot be written.
         """
         path = self.folder / "settings.json"
         wanted = {
@@ -94,7 +94,7 @@ class Generation:
         return False
 
     def is_finished(self) -> bool:
-        """Whether the result is there and whole (its size, not its every byte)."""
+        """Whether the result exists and has the right size."""
         try:
             with zipfile.ZipFile(self.result) as archive, archive.open(f"{KEY}.npy") as file:
                 np.lib.format.read_magic(file)
@@ -104,20 +104,20 @@ class Generation:
         return (shape, dtype) == ((self.num_images, *self.size, 3), np.uint8)
 
     def num_made(self) -> int:
-        """Pictures in finished batches, of all processes."""
+        """Images in finished batches, of all processes."""
         names = {path.name for path in (self.folder / "batches").glob("batch_*.npz")}
         batches = range(self.num_batches)
         return sum(self.shape(b)[0] for b in batches if self.batch_path(b).name in names)
 
     def make_batches(self, make: Make, process: Process, on_batch: Callable[[], object]) -> int:
-        """Make this process's missing batches; how many pictures that were.
+        """Generate this process's missing batches; returns the number of images.
 
-        `make` is always asked for `batch_size` pictures: of the last batch the surplus is dropped.
-        A batch of an earlier call that is damaged is made again.
+        `make` always generates `batch_size` images; the surplus of the last batch is dropped.
+        Damaged batches of an earlier call are generated again.
         """
         num_new = 0
         for batch in process.share(self.num_batches):
-            # Batches are removed only after the result has its name: in this order none is missed.
+            # Batches are only removed after the result has its name: in this order none is missed.
             if self._is_whole(batch) or self.is_finished():
                 continue
             first = batch * self.batch_size
@@ -129,13 +129,13 @@ class Generation:
         return num_new
 
     def wait(self, on_look: Callable[[], object]) -> None:
-        """Until the batches of all processes are there."""
+        """Wait for the batches of all processes."""
         while not all(self.batch_path(batch).exists() for batch in range(self.num_batches)):
             time.sleep(POLL_S)
             on_look()
 
     def collect(self) -> None:
-        """The batches as one npz, and the first pictures as a grid; then the batches are removed.
+        """Collect the batches in one npz and the first images in a grid, then remove the batches.
 
         Raises UserError for a damaged batch.
         """
@@ -145,10 +145,10 @@ class Generation:
         with writing(self.folder):
             with (
                 zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
-                # A ZipInfo has a fixed date: equal pictures are equal files.
+                # A ZipInfo has a fixed date, so equal images give equal files.
                 archive.open(zipfile.ZipInfo(f"{KEY}.npy"), "w", force_zip64=True) as file,
             ):
-                # ADM's reader knows this version of the header alone.
+                # ADM's reader only supports this version of the header.
                 np.lib.format.write_array_header_1_0(file, header)
                 for pictures in self._batches():
                     file.write(np.ascontiguousarray(pictures).data)
@@ -167,14 +167,14 @@ class Generation:
             pictures = self._load(batch)
             if pictures is None:
                 path = self.batch_path(batch)
-                raise UserError(f"{path} is damaged; repeat the command to make it again")
+                raise UserError(f"{path} is damaged; repeat the command to generate it again")
             yield pictures
 
     def _is_whole(self, batch: int) -> bool:
         return self.batch_path(batch).exists() and self._load(batch) is not None
 
     def _load(self, batch: int) -> np.ndarray | None:
-        """A finished batch; None if it is not what was written (zip files have checksums)."""
+        """A finished batch; None if it is damaged (zip files have checksums)."""
         try:
             with np.load(self.batch_path(batch), allow_pickle=False) as archive:
                 pictures = archive[KEY]
@@ -192,7 +192,7 @@ def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
         raise UserError(f"{path} is damaged; remove its folder or choose another output") from None
     if changed:
         raise UserError(
-            f"{path.parent} holds pictures of another {' and '.join(changed)}; choose another "
+            f"{path.parent} has images with a different {' and '.join(changed)}; choose another "
             "output or remove that folder"
         )
 
@@ -200,11 +200,11 @@ def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
 def _refuse_strangers(folder: Path) -> None:
     ours = {path.name for pattern in OURS for path in folder.glob(pattern)}
     if strangers := {path.name for path in folder.iterdir()} - ours:
-        raise UserError(f"{folder} holds other files ({min(strangers)}); choose another output")
+        raise UserError(f"{folder} contains other files ({min(strangers)}); choose another output")
 
 
 def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:
-    """Pictures filled up with black ones to whole rows, and the number of columns."""
+    """Images padded with black ones to full rows, and the number of columns."""
     columns = min(COLUMNS, len(pictures))
     missing = -len(pictures) % columns
     return np.pad(pictures, ((0, missing), (0, 0), (0, 0), (0, 0))), columns
@@ -222,6 +222,6 @@ def _save(path: Path, pictures: np.ndarray, process: Process) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Force a file to disk, so that its name never outruns its data."""
+    """Force a file to disk, so that its name does not appear before its data."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The simulator as a policy's training data knew it."""
+"""The simulator with the settings of a policy's training data."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def own_spec(
     renderer: str | None,
     timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
-    """The simulator that the training data came from, else the tabletop; as `home_spec`.
+    """The simulator of the training data, otherwise the tabletop; as `home_spec`.
 
-    Raises SimplerMissing where that is SIMPLER and it does not run here.
+    Raises SimplerMissing if that is SIMPLER and it does not run here.
     """
     simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
     spec = home_spec(simulator, task, install, data, network_image_size, renderer, timeout_s)
@@ -34,13 +34,12 @@ def home_spec(
     renderer: str | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
-    """How to start `simulator` for a policy whose training data have the provenance `data`.
+    """The spec of `simulator` for a policy whose training data have the provenance `data`.
 
-    Data of the tabletop say at what size and with which renderer their pictures were made, and the
-    tabletop makes them so again; otherwise it renders at the network's own (height, width) and with
-    `ray`. SIMPLER's pictures come as RT-1's data sets store them. The policy averages pictures down
-    to what it takes. `renderer` overrides the data's; None as `network_image_size` means that there
-    is no network.
+    Tabletop data record their image size and renderer, and the tabletop uses the same ones;
+    otherwise it renders at the network's (height, width) with `ray`. SIMPLER renders at the size of
+    RT-1's data sets. The policy averages images down to its input size. `renderer` overrides that
+    of the data; `network_image_size` None means that there is no network.
     """
     if simulator != "tabletop":
         return simulator_spec(simulator, task, install, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Pictures of the world model at work: what happened above what it imagined."""
+"""Samples of the world model: recorded frames above imagined ones."""
 
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from selfflow_robotics.rng import numpy_generator
 def write_imagined(
     path: Path, bundle: Bundle, reader: WindowReader, *, seed: int, num_windows: int = 3
 ) -> None:
-    """Draw windows of `reader`, imagine their later frames from the first one and the actions.
+    """Sample windows of `reader` and imagine their later frames from the first one and the actions.
 
-    Two rows of pictures a window: the recorded frames, and the same first frame with imagined ones.
+    Two rows of images per window: the recorded frames, and the same first frame with imagined ones.
     """
     num_windows = min(num_windows, len(reader))
     chosen = numpy_generator("imagined windows", seed).choice(

@@ -1,8 +1,8 @@
-"""What an evaluation has done so far, on disk: one JSON line an episode, kept through any crash.
+"""The progress of an evaluation on disk: one JSON line per episode, safe against crashes.
 
-`<folder>/evaluation.json` says what is evaluated (the fingerprint), `<folder>/episodes.jsonl` has
-the episodes. Opening an existing ledger goes on with it, but only if the fingerprint is the same:
-episodes of two checkpoints or two simulators never end up in one rate.
+`<folder>/evaluation.json` has the fingerprint of what is evaluated, `<folder>/episodes.jsonl` the
+episodes. Opening an existing ledger resumes it, but only with the same fingerprint, so that
+episodes of different checkpoints or simulators never mix.
 """
 
 import json
@@ -27,10 +27,10 @@ class EpisodeRecord:
     variant: str
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
-    success: bool = False  # at the last step, which is what SIMPLER counts
+    success: bool = False  # at the last step, as SIMPLER counts
     success_at_any_step: bool = False
     steps: int = 0
-    error: str | None = None  # why the episode could not be played; never a failure of the policy
+    error: str | None = None  # why the episode failed to run; not a failure of the policy
     wall_s: float = 0.0
     video: str | None = None  # relative to the folder
 
@@ -54,10 +54,10 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path, fingerprint: dict[str, Any]) -> "Ledger":
-        """Start a ledger in `folder`, or go on with the one there.
+        """Start a ledger in `folder`, or resume the one there.
 
-        `fingerprint` (JSON-able) names everything that the results depend on. Raises UserError if
-        the folder's differs, if another process works in it, or if it cannot be written.
+        `fingerprint` (JSON-able) names everything the results depend on. Raises UserError if the
+        folder's differs, if another process is using it, or if it cannot be written.
         """
         fingerprint = json.loads(json.dumps(fingerprint))
         path = folder / "evaluation.json"
@@ -81,7 +81,7 @@ class Ledger:
     def add(self, record: EpisodeRecord) -> None:
         """Append the record; it is on disk when this returns.
 
-        Raises UserError where it cannot be written; the episodes before it are kept.
+        Raises UserError if it cannot be written; earlier episodes are kept.
         """
         line = json.dumps(asdict(record), sort_keys=True) + "\n"
         with (
@@ -93,12 +93,12 @@ class Ledger:
                 _write_all(file, line.encode())
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(size)  # half a line would be damage
+                file.truncate(size)  # a partial line would be damage
                 raise
         self._records[record.key] = record
 
     def missing(self, policy: str, episodes: Iterable[EpisodeSpec]) -> list[EpisodeSpec]:
-        """The episodes still to play: those never played and those that ended in an error."""
+        """The episodes still to play: new ones and those that ended in an error."""
         return [
             episode
             for episode in episodes
@@ -106,7 +106,7 @@ class Ledger:
         ]
 
     def of(self, policy: str, episodes: Iterable[EpisodeSpec]) -> list[EpisodeRecord]:
-        """The records of `policy` for those of `episodes` that have one, in their order."""
+        """The existing records of `policy` for `episodes`, in their order."""
         found = (self._records.get(_key(policy, episode)) for episode in episodes)
         return [record for record in found if record is not None]
 
@@ -123,8 +123,8 @@ def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
     names = sorted({*known, *fingerprint})
     changed = [name for name in names if known.get(name) != fingerprint.get(name)]
     raise UserError(
-        f"{path.parent} holds an evaluation with another {' and '.join(changed)}; "
-        "choose another output= or remove that folder"
+        f"{path.parent} has an evaluation with a different {' and '.join(changed)}; choose "
+        "another output= or remove that folder"
     )
 
 
@@ -135,7 +135,7 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
 
 
 def _read(path: Path) -> list[EpisodeRecord]:
-    """The records of the file. A last line that a crash cut short is removed from it."""
+    """The records in the file. A truncated last line is removed from it."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -147,12 +147,14 @@ def _read(path: Path) -> list[EpisodeRecord]:
         try:
             records.append(_record(json.loads(line)))
         except (ValueError, TypeError, RecursionError):
-            raise UserError(f"{path} line {number} is damaged; remove that line to go on") from None
+            raise UserError(
+                f"{path} line {number} is damaged; remove that line to resume"
+            ) from None
     return records
 
 
 def _record(values: dict[str, Any]) -> EpisodeRecord:
-    """Raises TypeError where a value is missing, unknown or not of its field's type."""
+    """Raises TypeError if a value is missing, unknown or of the wrong type."""
     record = EpisodeRecord(**values)
     for name, hint in get_type_hints(EpisodeRecord).items():
         value = getattr(record, name)

@@ -1,9 +1,9 @@
-"""Pictures whose content is known: what the simulator knows of each frame of aimless play.
+"""Frames of aimless play with the simulator's state, as ground truth for probes.
 
-The episodes' seeds lie in [500000, 600000): evaluations draw theirs below that
-(`evaluation.protocol`) and recordings above it (`rollouts.demonstrations`), so no network was ever
-trained on them. Object positions change little within an episode, so many short episodes say more
-than few long ones, and whoever splits frames must split them by episode.
+The episodes' seeds are in [500000, 600000). Evaluations use lower seeds (`evaluation.protocol`) and
+recordings higher ones (`rollouts.demonstrations`), so no network was trained on them. Object
+positions change little within an episode, so many short episodes are more informative than a few
+long ones, and frames must be split by episode.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,14 +23,14 @@ from selfflow_robotics.rollouts.engine import roll_out
 
 FIRST_SEED, NUM_SEEDS = 500_000, 100_000
 EPISODE_STEPS = 40
-FRAME_STRIDE = 4  # control steps between two frames that are kept
-FALLEN_M = 0.05  # an object so far below its start lies on the floor, where no picture shows it
-LONG_AXIS = np.array([0.0, 1.0, 0.0])  # of the can, in its own frame
+FRAME_STRIDE = 4  # control steps between kept frames
+FALLEN_M = 0.05  # an object this far below its start is on the floor and out of view
+LONG_AXIS = np.array([0.0, 1.0, 0.0])  # of the can, in its frame
 
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to read off a picture."""
+    """A quantity to predict from an image."""
 
     unit: str
     meaning: str
@@ -56,8 +56,8 @@ def axis_angle(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 def axis_tensor(direction: np.ndarray) -> np.ndarray:
     """a a^T of unit vectors [..., 3], flattened to [..., 9].
 
-    An axis has no front: the can looks the same from both ends, and a and -a give one tensor, so a
-    regression on it is well defined. Its axis is the eigenvector of the largest eigenvalue.
+    The can looks the same from both ends; a and -a give the same tensor, so regressing it is well
+    defined. The axis is the eigenvector of the largest eigenvalue.
     """
     return (direction[..., :, None] * direction[..., None, :]).reshape(*direction.shape[:-1], 9)
 
@@ -72,16 +72,17 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures of E episodes and their content."""
+    """Images of E episodes with their targets."""
 
     images: np.ndarray  # uint8 [n, h, w, 3]
     instructions: list[str]  # n
     episode: np.ndarray  # int64 [n] in [0, E)
-    truth: dict[str, np.ndarray]  # of each target float64 [n, k]
+    truth: dict[str, np.ndarray]  # float64 [n, k] for each target
 
 
 def probe_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec]:
-    """The episodes to play, variants in turn; a longer list begins with the shorter one."""
+    """The episodes to play, with alternating variants; a longer list starts with the
+    shorter one."""
     if not 0 < num_episodes <= NUM_SEEDS:
         raise UserError(f"num_episodes must be in [1, {NUM_SEEDS}], got {num_episodes}")
     seeds = (
@@ -100,10 +101,10 @@ def play_frames(
     size: tuple[int, int],
     on_episode: Callable[[], object] = lambda: None,
 ) -> Frames:
-    """Play `episodes` aimlessly and keep every fourth frame at `size` (height, width), but none
+    """Play `episodes` aimlessly and keep every fourth frame at `size` (height, width), except those
     whose object has fallen off the table.
 
-    `on_episode` hears when one ends. Raises UserError if an episode cannot be played.
+    `on_episode` is called after each episode. Raises UserError if an episode cannot be played.
     """
     played = {}
     for result in roll_out(clients, episodes, Player(), max_steps=EPISODE_STEPS, record="steps"):
@@ -132,7 +133,7 @@ def play_frames(
 
 
 def contents(state: dict) -> dict[str, np.ndarray]:
-    """The value [k] of each target from `info["state"]` (`envs.base`)."""
+    """The values [k] of all targets from `info["state"]` (`envs.base`)."""
     object_pose, tool_pose = np.asarray(state["object_pose"]), np.asarray(state["tool_pose"])
     return {
         "object_position": 100 * object_pose[:2],

@@ -1,4 +1,4 @@
-"""The tables of linear probes, as text and as Markdown."""
+"""The tables of linear probes, as text and Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from selfflow_robotics.evaluation.probe_frames import TARGETS
 Rows = Sequence[dict[str, Any]]
 
 NOTES = (
-    "A cell: median error on test episodes, then R^2 against predicting the training mean with its "
-    "95 % bootstrap interval over episodes.",
-    "t = 1 is noise. Layer 0 is the embedded picture, layer k the hidden tokens after k blocks; "
-    "pixels are those that the network was given, noised alike.",
+    "Cells: median error on test episodes, then R^2 against predicting the training mean with "
+    "its 95 % bootstrap interval over episodes.",
+    "t = 1 is noise. Layer 0 is the embedded image, layer k the hidden tokens after k blocks; "
+    "pixels are the network's input, with the same noise.",
 )
 
 
 def target_tables(rows: Rows) -> list[tuple[str, list[list[str]]]]:
-    """(title, header and lines) for each target: a line for each source, a column for each t."""
+    """(title, header and lines) for each target: one line per source, one column per t."""
     tables = []
     for name, target in TARGETS.items():
         own = [row for row in rows if row["target"] == name]
@@ -46,7 +46,7 @@ def to_markdown(rows: Rows, title: str) -> str:
 
 
 def text_table(lines: Sequence[Sequence[str]]) -> str:
-    """Cells of equally long lines, in columns of spaces."""
+    """Align cells in columns with spaces."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -1,19 +1,19 @@
-"""Linear probes: what of a picture can be read off a network's features by a linear map.
+"""Linear probes: which quantities a linear map can predict from a network's features.
 
-A picture is one slot `first_frame`, noised to one timestep t for all its tokens, with its words as
-context: the path that pretraining's row "image" trains. t = 0 is the clean picture on that same
-path, patch by patch and told t = 0; training comes near it (p(t) rarely draws there) but it is not
-the path of a clean frame that a policy looks at, which is read as a whole. Of a fine-tuned network
-without picture rows the probe shows what is left of pretraining.
+An image is one slot `first_frame`, noised to one timestep t for all tokens, with its text as
+context: the path that pretraining's role "image" trains. t = 0 is the clean image on the same path,
+patch by patch with timestep 0; p(t) rarely samples it in training, and a policy's clean frame takes
+a different path, which sees the whole frame. For a network fine-tuned without the role "image", the
+probe shows what is left of pretraining.
 
-Features are the raw hidden tokens after a block (layer 0: the embedded picture), all of them side
-by side: which token a thing is in tells where it is, and tokens averaged over the picture lose that
-(on the embedded recipe's backbone at t = 0 the object is found within 4.5 cm from the tokens of the
-last block, within 5.8 from a random projection of them to 512 numbers, within 6.9 from their mean).
-Where a picture has very many tokens, neighbours are averaged (`flatten`). The regression is ridge,
-its penalty chosen on validation episodes; it is compared with predicting the training mean and with
-ridge on the very pixels that the network was given. With fewer frames than features a bad score may
-be the regression's: what a probe finds is there, what it misses may be there too.
+Features are the raw hidden tokens after a block (layer 0: the embedded image), concatenated. A
+token's position tells where an object is, which an average over tokens loses (with the default
+network at t = 0, the object's error is 4.5 cm from the tokens of the last block, 5.8 from a random
+projection to 512 numbers, 6.9 from their mean). If an image has very many tokens, neighbours are
+averaged (`flatten`). The regression is ridge, with the penalty chosen on validation episodes.
+Baselines are the training mean and ridge on the network's input pixels. With fewer frames than
+features, a bad score may be due to the regression: the probe gives a lower bound on what the
+features encode.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,21 +43,21 @@ from selfflow_robotics.timesteps import Timesteps
 
 BATCH = 64
 MAX_GRID = 6
-SHARES = {"train": 0.6, "validation": 0.2}  # of the episodes; the rest is the test
+SHARES = {"train": 0.6, "validation": 0.2}  # shares of the episodes; the rest is the test set
 MIN_EPISODES = 5
 
 
 def split_by_episode(episode: np.ndarray) -> dict[str, np.ndarray]:
     """Rows (int [n_part]) of train, validation and test; no episode is in two of them.
 
-    Episodes go by number, so all parts have each of the variants that take turns. Raises UserError
+    Episodes are split by number, so each part has all of the alternating variants. Raises UserError
     for fewer than `MIN_EPISODES`.
     """
     names = np.unique(episode)
     if len(names) < MIN_EPISODES:
         raise UserError(
-            f"probes need pictures of at least {MIN_EPISODES} episodes, got {len(names)}; ask for "
-            "more: num_episodes=..."
+            f"probes need images of at least {MIN_EPISODES} episodes, got {len(names)}; increase "
+            "num_episodes=..."
         )
     first = round(SHARES["train"] * len(names))
     second = first + max(1, round(SHARES["validation"] * len(names)))
@@ -67,7 +67,7 @@ def split_by_episode(episode: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def flatten(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens [B, N, D] of a picture as vectors [B, n D]: n = N, or neighbours on the grid (rows,
+    """Tokens [B, N, D] of an image as vectors [B, n D]: n = N, or neighbours on the grid (rows,
     columns) averaged down to 6 by 6 where it is larger than that."""
     height, width = (min(side, MAX_GRID) for side in grid)
     if (height, width) != grid:
@@ -85,8 +85,8 @@ def picture_features(
     layers: Sequence[int],
     words: list[str] | None = None,
 ) -> dict[int, Tensor]:
-    """Hidden tokens [B, N, D] after each of `layers` blocks (0: embedded) for picture tokens x_t
-    [B, N, C] at time t, told `words` alone: a class is hidden."""
+    """Hidden tokens [B, N, D] after each of `layers` blocks (0: embedded) for image tokens x_t [B,
+    N, C] at time t, with `words` but no class label."""
     network, slots = bundle.network, {"first_frame": bundle.slot("first_frame", x_t)}
     timesteps = Timesteps.constant(t, x_t.to(bundle.device))
     features = {}
@@ -101,7 +101,7 @@ def picture_features(
 
 @dataclass(frozen=True)
 class Source:
-    """What a regression reads: features after `layer` blocks, or the pixels (`layer` None)."""
+    """The input of a regression: features after `layer` blocks, or the pixels (`layer` None)."""
 
     t: float
     layer: int | None
@@ -112,7 +112,7 @@ class Source:
 def read_sources(
     bundle: Bundle, frames: Frames, layers: list[int], timesteps: list[float], seed: int
 ) -> Iterator[Source]:
-    """The pixels and each layer at each timestep; a frame's noise is the same at all of them."""
+    """The pixels and each layer at each timestep, with the same noise at all timesteps."""
     codec = bundle.frames
     tokens = codec.encode(torch.from_numpy(frames.images)[:, None])
     noise = torch.randn(tokens.shape, generator=torch_generator("probe noise", seed))
@@ -137,7 +137,7 @@ def probe(
     seed: int,
     on_source: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """A row (`score_source`) for each target of predicting the mean, and of each source."""
+    """One row (`score_source`) per target for predicting the mean, and per target and source."""
     parts = split_by_episode(frames.episode)
     weights = resample_weights(frames.episode[parts["test"]], seed)
     rows = []
@@ -160,8 +160,9 @@ def score_source(
 ) -> list[dict[str, Any]]:
     """Fit on the training rows, choose each target's penalty on validation rows, score on test.
 
-    A row: source ("features" or "pixels"), layer, t, target, penalty, median_error (in the target's
-    unit) and r2 (against the training mean), the last two with a 95 % interval over episodes.
+    Each row: source ("features" or "pixels"), layer, t, target, penalty, median_error (in the
+    target's unit) and r2 (against the training mean), the last two with a 95 % interval over
+    episodes.
     """
     x = {part: source.values[rows] for part, rows in parts.items()}
     y = np.concatenate(list(truth.values()), axis=1)

@@ -1,4 +1,4 @@
-"""Processes that torchrun started and that share work by number, talking through files alone."""
+"""Processes started by torchrun that divide work by number and communicate only through files."""
 
 import os
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from selfflow_robotics.training.device import choose_device
 
 @dataclass(frozen=True)
 class Process:
-    """This process, of so many; alone by default."""
+    """This process's index and the number of processes; a single one by default."""
 
     number: int = 0
     count: int = 1
-    local: int = 0  # its number on this machine
+    local: int = 0  # index on this machine
 
     @classmethod
     def from_environment(cls) -> "Process":
-        """What torchrun says. Without torchrun the process is alone."""
+        """From torchrun's environment variables; a single process without them."""
         number, count, local = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -32,13 +32,13 @@ class Process:
         return self.number == 0
 
     def share(self, total: int) -> range:
-        """Which of `total` pieces of work are this process's."""
+        """This process's share of `total` pieces of work."""
         return range(self.number, total, self.count)
 
     def device(self, name: str) -> torch.device:
-        """The device `name`; where it is CUDA without a number, each process has its own.
+        """The device `name`; for CUDA without an index, each process gets its own GPU.
 
-        Raises UserError for a device that is not there.
+        Raises UserError if the device does not exist.
         """
         device = choose_device(name)
         if device.type == "cuda":
@@ -46,8 +46,8 @@ class Process:
             found = torch.cuda.device_count()
             if device.index >= found:
                 raise UserError(
-                    f"there is no {device}: torch sees {found} GPUs; start at most as many "
+                    f"{device} does not exist: torch sees {found} GPUs; start at most as many "
                     "processes, or choose another device"
                 )
-            torch.cuda.set_device(device)  # what torch says of "the GPU" is now said of this one
+            torch.cuda.set_device(device)  # make it torch's current GPU
         return device

@@ -1,17 +1,17 @@
-"""Which episodes an evaluation plays, as data.
+"""The episodes of an evaluation.
 
 Three protocols:
 
-- `random`: seeded draws; the task's variants take turns.
-- `grid`: SIMPLER's grid for the task, each cell once, the robot's recolourings taking turns.
+- `random`: seeded draws with alternating variants.
+- `grid`: SIMPLER's grid for the task, each cell once, cycling through the robot's recolourings.
 - `visual_matching`: SIMPLER's published protocol, each cell once for each recolouring.
 
 The grid of pick_coke_can is 3 orientations x 5 x 5 positions, and the published protocol repeats it
-for 4 robots, 300 episodes (SimplerEnv, scripts/rt1_pick_coke_can_visual_matching.sh). Recolourings
-are a matter of SIMPLER's robot alone, so other simulators play the grid without them.
+for 4 robots, 300 episodes (SimplerEnv, scripts/rt1_pick_coke_can_visual_matching.sh). Only
+SIMPLER's robot has recolourings; other simulators play the grid without them.
 
 Evaluations draw their episodes' seeds from [0, 100000); demonstrations start at 1000000, so no
-policy is ever measured on an episode that it has seen.
+policy is evaluated on a training episode.
 """
 
 from itertools import product
@@ -29,11 +29,11 @@ Protocol = Literal["auto", "random", "grid", "visual_matching"]
 
 NUM_SEEDS = 100_000
 NUM_RANDOM_EPISODES = 100
-GRID_POINTS = 5  # along each axis
+GRID_POINTS = 5  # cells along each axis
 
 
 def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:
-    """`auto` made definite: SIMPLER's grid on SIMPLER, random episodes elsewhere."""
+    """Resolve `auto`: SIMPLER's grid in SIMPLER, random episodes elsewhere."""
     if protocol == "auto":
         return "grid" if simulator == "simpler" else "random"
     if protocol == "visual_matching" and simulator != "simpler":
@@ -49,8 +49,8 @@ def evaluation_episodes(
 ) -> list[EpisodeSpec]:
     """The episodes of one evaluation, in the order they are played.
 
-    `num_episodes` None is the protocol's own number; fewer of a grid are spread over it. A longer
-    list begins with the shorter one, so an evaluation can be extended.
+    `num_episodes` None is the protocol's number; a smaller number is spread over the grid. A longer
+    list starts with the shorter one, so an evaluation can be extended.
     """
     protocol = resolve_protocol(protocol, simulator)
     if protocol == "random":
@@ -61,22 +61,22 @@ def evaluation_episodes(
         return episodes
     if num_episodes > len(episodes):
         raise UserError(
-            f"num_episodes={num_episodes} is too many: "
-            f"protocol={protocol} has {len(episodes)} episodes"
+            f"num_episodes={num_episodes} is too large: protocol={protocol} has {len(episodes)} "
+            "episodes"
         )
     order = numpy_generator("grid order", seed).permutation(len(episodes))
     return [episodes[index] for index in order[:num_episodes]]
 
 
 def episode_seeds(seed: int, count: int) -> list[int]:
-    """`count` different seeds in [0, NUM_SEEDS), decided by `seed`."""
+    """`count` different seeds in [0, NUM_SEEDS), determined by `seed`."""
     if not 0 < count <= NUM_SEEDS:
         raise UserError(f"num_episodes must be in [1, {NUM_SEEDS}], got {count}")
     return numpy_generator("episode seeds", seed).permutation(NUM_SEEDS)[:count].tolist()
 
 
 def random_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec]:
-    """Seeded episodes whose starts the simulator draws; variants take turns."""
+    """Seeded episodes with starts drawn by the simulator and alternating variants."""
     variants = task.variants
     return [
         EpisodeSpec(task.name, variants[index % len(variants)], episode_seed)
@@ -89,8 +89,8 @@ def simpler_grid(
 ) -> list[EpisodeSpec]:
     """SIMPLER's grid: variants x 5 x 5 positions, x 4 robots if `all_robots`.
 
-    Otherwise the robots take turns, the first of them chosen by `seed`; without `recoloured` the
-    options say nothing of robots.
+    Otherwise the robots alternate, starting with one chosen by `seed`; without `recoloured` the
+    options do not mention robots.
     """
     xs = np.linspace(*task.object_x_m, GRID_POINTS).round(6).tolist()
     ys = np.linspace(*task.object_y_m, GRID_POINTS).round(6).tolist()

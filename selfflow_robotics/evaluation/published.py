@@ -1,4 +1,4 @@
-"""Success rates that others have published for SIMPLER's visual matching protocol."""
+"""Published success rates for SIMPLER's visual matching protocol."""
 
 SOURCE = "SimplerEnv, simpler_env/utils/metrics.py (SIMPLER_PERF)"
 

@@ -1,9 +1,8 @@
-"""From episodes to a table of success rates that can be believed.
+"""The table of success rates.
 
-Every rate has its number of episodes and Wilson's 95 % interval. An episode that could not be
-played is an error, never a failure; while there are any, the rate is shown as the two bounds that
-they leave open (all errors failures, all errors successes). Rates of different simulators are never
-put into one table.
+Every rate has its number of episodes and Wilson's 95 % interval. An episode that failed to run is
+an error, not a failure of the policy; with errors, the rate is shown as two bounds (all errors
+failures, all errors successes). Rates of different simulators are never in the same table.
 """
 
 import json
@@ -19,7 +18,7 @@ from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
 
 @dataclass(frozen=True)
 class Rate:
-    """A success rate over `count` played episodes, with `errors` more that could not be played."""
+    """A success rate over `count` episodes, with `errors` more that failed to run."""
 
     successes: int
     count: int
@@ -73,7 +72,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation's outcome: `episodes[policy]` in the same order of episodes for each policy."""
+    """The result of an evaluation: `episodes[policy]`, in the same order for each policy."""
 
     task: str
     simulator: str
@@ -81,7 +80,7 @@ class Report:
     seed: int
     variants: tuple[str, ...]
     episodes: dict[str, list[EpisodeRecord]]  # the evaluated policy first, then the baselines
-    out_of_domain: str | None = None  # why the first policy is a stranger to this simulator
+    out_of_domain: str | None = None  # why the simulator is out of domain for the first policy
     remarks: tuple[str, ...] = ()  # further lines under the table
     simulator_provenance: dict[str, Any] | None = None
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
@@ -92,12 +91,13 @@ class Report:
         return next(iter(self.episodes))
 
     def rate(self, policy: str, variant: str | None = None) -> Rate:
-        """The rate of one policy, in all or on one variant."""
+        """The rate of a policy, overall or on one variant."""
         records = self.episodes[policy]
         return Rate.of([r for r in records if variant in (None, r.variant)])
 
     def comparisons(self) -> dict[str, float]:
-        """Exact McNemar p of the evaluated policy with each baseline, on episodes both played."""
+        """Exact McNemar p-value of the evaluated policy against each baseline, on
+        common episodes."""
         first, *others = self.episodes
         return {other: self._paired_p(first, other) for other in others}
 
@@ -114,7 +114,7 @@ class Report:
         return mcnemar_p([outcomes[0][key] for key in shared], [outcomes[1][key] for key in shared])
 
     def to_json(self) -> dict[str, Any]:
-        """Everything in the table, and where it comes from."""
+        """Everything in the table, with provenance."""
         return {
             "task": self.task,
             "simulator": self.simulator,
@@ -135,7 +135,7 @@ class Report:
         }
 
     def table(self) -> list[list[str]]:
-        """Header and, for each policy, a row for each variant and one for all, as text."""
+        """Header, and for each policy one row per variant and one for all, as text."""
         rows = [["policy", "variant", "success", "95 % interval", "n", "at any step", "errors"]]
         for policy in self.episodes:
             mark = " (out of domain)" if policy == self.policy and self.out_of_domain else ""
@@ -158,7 +158,9 @@ class Report:
 
     def notes(self) -> list[str]:
         """The lines under the table."""
-        notes = ["Success is the task's own rule at the last step; intervals are Wilson's."]
+        notes = [
+            "Success is the task's rule at the last step; intervals are 95 % Wilson intervals."
+        ]
         if self.out_of_domain:
             notes.append(f"Out of domain: {self.out_of_domain}.")
         for other, p in self.comparisons().items():
@@ -168,13 +170,13 @@ class Report:
         errors = sum(self.rate(policy).errors for policy in self.episodes)
         if errors:
             notes.append(
-                f"{errors} episodes could not be played: rates are bounds (all of them failures, "
-                "all of them successes)."
+                f"{errors} episodes failed to run: rates are bounds (all of them failures, all of "
+                "them successes)."
             )
         return [*notes, *self.remarks]
 
     def title(self) -> str:
-        """One line that says what was measured where."""
+        """The title line of the report."""
         return f"{self.task} on {self.simulator}, protocol {self.protocol}, seed {self.seed}"
 
     def to_text(self) -> str:
@@ -194,7 +196,7 @@ class Report:
         return "\n".join([f"# {self.title()}", "", *lines, "", *(f"- {n}" for n in self.notes())])
 
     def write(self, folder: Path) -> None:
-        """Write report.md and report.json. Raises UserError where that is impossible."""
+        """Write report.md and report.json. Raises UserError if that fails."""
         with writing(folder):
             write_whole(folder / "report.md", self.to_markdown() + "\n")
             write_whole(folder / "report.json", json.dumps(self.to_json(), indent=2) + "\n")

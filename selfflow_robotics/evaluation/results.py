@@ -1,7 +1,7 @@
-"""Results of one measurement: a folder named after what was measured, and a report that vouches.
+"""Results of a measurement: a folder named after its settings, with a report.
 
-The report is written last and whole, so where it is, the files beside it are finished too. Results
-of other settings lie in another folder; none ever replace others.
+The report is written last and atomically, so if it exists, the other files are complete too. Other
+settings have another folder; results are never overwritten.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from selfflow_robotics.json_file import read_json
 
 
 def folder_name(kind: str, settings: dict[str, Any]) -> str:
-    """A name of its own for each settings: KIND-HASH8."""
+    """A unique name for the settings: KIND-HASH8."""
     text = json.dumps(settings, sort_keys=True)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report at `path`, or None where there is none yet.
+    """The report at `path`, or None if there is none yet.
 
-    Raises UserError where it is damaged or its "settings" are not these.
+    Raises UserError if it is damaged or its "settings" differ.
     """
     try:
         report = read_json(path)
@@ -33,19 +33,19 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{path} is damaged or no report; remove it to measure again") from None
+        raise UserError(f"{path} is damaged or not a report; remove it to measure again") from None
     if found != json.loads(json.dumps(settings)):
-        raise UserError(f"{path} holds results of other settings; choose another output=...")
+        raise UserError(f"{path} has results of different settings; choose another output=...")
     return report
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write the report, whole or not at all."""
+    """Write the report atomically."""
     write_whole(path, json.dumps(report, indent=1) + "\n")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `path`, on disk when this returns; where that fails (OSError) nothing is left of it."""
+    """Write `path` durably; on failure (OSError) nothing is left of it."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -59,7 +59,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what the file system refuses into one line."""
+    """Turn file system errors into one line."""
     try:
         yield
     except OSError as error:

@@ -10,12 +10,12 @@ class Ridge:
     """Linear regression with an L2 penalty, for every penalty at once (float64).
 
     Minimises |Y - X w - b|^2 / n + penalty |w|^2 over standardised features: each column of X has
-    mean 0 and deviation 1 in the data given. One eigendecomposition serves all penalties, of X^T X
-    or, where there are fewer rows than features, of X X^T.
+    mean 0 and standard deviation 1. One eigendecomposition serves all penalties: of X^T X, or of X
+    X^T if there are fewer rows than features.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        """x [n, d] and y [n, k]. A column of x that is constant is left out of account."""
+        """x [n, d] and y [n, k]. Constant columns of x are ignored."""
         self._mean, self._std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
         self._std[self._std == 0] = 1
         self._y_mean = y.mean(axis=0, dtype=np.float64)
@@ -41,7 +41,7 @@ def resample_weights(groups: np.ndarray, seed: int) -> np.ndarray:
     """How often each row counts in each bootstrap resample of whole groups: int64 [R, n].
 
     The groups of `groups` (int [n]) are drawn with replacement, as many as there are: frames of one
-    episode are no independent samples.
+    episode are not independent samples.
     """
     _, rows = np.unique(groups, return_inverse=True)
     count = int(rows.max()) + 1

@@ -1,4 +1,4 @@
-"""Plays what an evaluation has not played yet, and writes it down as it comes."""
+"""Play the missing episodes of an evaluation and record them as they finish."""
 
 import logging
 from collections import Counter
@@ -28,10 +28,10 @@ def play_missing(
     num_videos: int,
     on_record: Callable[[EpisodeRecord], None],
 ) -> None:
-    """Play those of `episodes` that the ledger lacks; `on_record` hears of each as it ends.
+    """Play the `episodes` that are not in the ledger; `on_record` is called after each.
 
-    The first episodes of each variant, `num_videos` in all, are filmed. They are played first,
-    since filming renders every step where deciding needs only one in `replan_steps`.
+    The first episodes of each variant, `num_videos` in total, are recorded as video. They are
+    played first, since a video renders every step, and a policy only one in `replan_steps`.
     """
     missing = ledger.missing(policy.name, episodes)
     shown = _variants_in_turn(episodes)[:num_videos]
@@ -79,13 +79,16 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord
 def _film(
     ledger: Ledger, policy: str, result: EpisodeResult, frames: list[np.ndarray]
 ) -> str | None:
-    """The film's name in the folder; None where it could not be written, which costs no episode."""
+    """The video's name in the folder; None if it could not be written, which does not affect the
+    episode."""
     outcome = "success" if result.success else "failure"
     name = f"videos/{policy}-{result.spec.variant}-{result.spec.seed}-{outcome}.mp4"
     hz = get_task(result.spec.task).control_hz
     try:
         write_video(ledger.folder / name, np.stack(frames), fps=hz)
     except OSError as error:
-        logger.warning("no film %s (%s); its episode counts", name, error.strerror or error)
+        logger.warning(
+            "could not write video %s (%s); its episode still counts", name, error.strerror or error
+        )
         return None
     return name

@@ -6,10 +6,10 @@ from scipy.stats import binomtest
 
 
 def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927); (0, 1) when nothing was tried.
+    """Wilson's score interval of a proportion (Wilson 1927); (0, 1) without trials.
 
-    Its coverage stays near the nominal one down to 25 trials and at rates near 0 and 1, where the
-    normal interval fails.
+    Its coverage is close to nominal down to 25 trials and for rates near 0 and 1, where the normal
+    interval fails.
     """
     if count == 0:
         return 0.0, 1.0
@@ -20,8 +20,8 @@ def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tup
 def mcnemar_p(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Two-sided exact McNemar test on paired outcomes of the same episodes.
 
-    Only episodes where the two differ say anything; under the null each of those is a coin toss.
-    1.0 when there is none. Raises ValueError if the lengths differ.
+    Only episodes with different outcomes count; under the null hypothesis each is a coin toss. 1.0
+    if there are none. Raises ValueError if the lengths differ.
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))

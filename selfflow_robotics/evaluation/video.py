@@ -1,4 +1,4 @@
-"""Episodes to look at: MP4 files and grids of frames."""
+"""Write MP4 videos and grids of frames."""
 
 import io
 from fractions import Fraction
@@ -11,7 +11,7 @@ from PIL import Image
 
 from selfflow_robotics.evaluation.results import write_whole
 
-MIN_SHOWN_HEIGHT = 240  # px; smaller frames are enlarged by a whole factor
+MIN_SHOWN_HEIGHT = 240  # px; smaller frames are enlarged by an integer factor
 
 
 def enlarge(frames: np.ndarray, min_height: int = MIN_SHOWN_HEIGHT) -> np.ndarray:
@@ -21,17 +21,17 @@ def enlarge(frames: np.ndarray, min_height: int = MIN_SHOWN_HEIGHT) -> np.ndarra
 
 
 def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 [T, H, W, 3] as H.264 (MPEG-4 part 2 where the build of ffmpeg has no H.264).
+    """Write uint8 [T, H, W, 3] as H.264 (MPEG-4 part 2 if ffmpeg has no H.264).
 
-    Enlarged frames are cut to even sides, which yuv420p needs. Raises ValueError for no frames,
-    OSError where the file cannot be written; then nothing is left of it.
+    Enlarged frames are cropped to even sides, which yuv420p needs. Raises ValueError without
+    frames, OSError if the file cannot be written; then nothing is left of it.
     """
     if len(frames) == 0:
         raise ValueError("a video needs at least one frame")
     frames = enlarge(np.asarray(frames, np.uint8))
     height, width = (side - side % 2 for side in frames.shape[1:3])
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    film = io.BytesIO()  # ffmpeg says nothing of a file that it could not finish
+    film = io.BytesIO()  # ffmpeg does not report an incomplete file
     with av.open(film, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -47,7 +47,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
 
 
 def write_grid(path: Path, frames: np.ndarray, columns: int) -> None:
-    """Write frames uint8 [N, H, W, 3] as rows of `columns` pictures, as PNG; N fills the rows."""
+    """Write frames uint8 [N, H, W, 3] as rows of `columns` images, as PNG; N must fill the rows."""
     rows = enlarge(np.asarray(frames, np.uint8), 128)
     grid = rearrange(rows, "(r c) h w d -> (r h) (c w) d", c=columns)
     picture = io.BytesIO()

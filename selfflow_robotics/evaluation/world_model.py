@@ -1,11 +1,9 @@
-"""How well a network imagines: its frames beside the simulator's, for actions it should and should
-not expect.
+"""Evaluate a world model: imagined frames against the simulator's, for likely and unlikely actions.
 
-From one picture of an episode that training never saw, the same start is played twice in the
-simulator: with the expert's actions, and with their mirror image (left and right exchanged). A
-world model must follow the actions it is given, so its frames for the mirrored actions have to be
-nearer to the mirrored future than to the expert's. The baseline of a world model is to copy the
-first frame.
+From one frame of an episode outside the training data, the simulator plays two futures: with the
+expert's actions, and with the same actions mirrored (left and right exchanged). A world model must
+follow its actions, so its frames for the mirrored actions should be closer to the mirrored future
+than to the expert's. The baseline is a copy of the first frame.
 """
 
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.actions import policy_from_environment
 from selfflow_robotics.robot.observation import resize_image
 
-MAX_PREFIX_STEPS = 12  # the picture is taken after 0 to this many steps of the expert
+MAX_PREFIX_STEPS = 12  # the frame is taken after 0 to this many steps of the expert
 # Exchanging left and right: y of a translation, and rotations about the base's x and z axes.
 MIRROR = np.array([1, -1, 1, -1, 1, -1, 1], np.float32)
 
@@ -42,7 +40,7 @@ class Future:
 def record_future(
     client: SimulatorClient, spec: EpisodeSpec, num_frames: int, size: tuple[int, int]
 ) -> Future:
-    """Play `spec` with the expert to a random step, then on from there in both ways."""
+    """Play `spec` with the expert to a random step, then play both futures from there."""
     prefix_steps = int(numpy_generator("future prefix", spec.seed).integers(MAX_PREFIX_STEPS + 1))
     expert = ScriptedExpert()
     expert.begin(0, spec)
@@ -74,7 +72,7 @@ def _reset(spec: EpisodeSpec) -> dict:
 
 @dataclass
 class Imagined:
-    """What the network made of the futures: uint8 [B, F, h, w, 3] each."""
+    """The network's frames for both futures: uint8 [B, F, h, w, 3] each."""
 
     frames: np.ndarray
     mirrored_frames: np.ndarray
@@ -93,10 +91,10 @@ def imagine_futures(bundle: Bundle, futures: list[Future], num_steps: int, seed:
 
 
 def score(futures: list[Future], imagined: Imagined) -> dict:
-    """PSNR in dB by frame, mean over episodes, and how often the mirrored side was chosen.
+    """PSNR in dB by frame, averaged over episodes, and how often mirrored actions were followed.
 
     `follows_actions`: the share of episodes whose last imagined frame for the mirrored actions is
-    nearer to the mirrored future than to the expert's; `margin_db` is by how much, on average.
+    closer to the mirrored future than to the expert's; `margin_db` is the average difference.
     """
     truth = np.stack([future.frames for future in futures])
     mirrored = np.stack([future.mirrored_frames for future in futures])

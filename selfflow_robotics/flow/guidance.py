@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv 2207.12598), where wanted only in an interval of time."""
+"""Classifier-free guidance (arXiv 2207.12598), optionally limited to an interval of time."""
 
 import math
 
@@ -9,7 +9,7 @@ from selfflow_robotics.flow.solvers import State, VelocityField
 def check_scale(scale: float) -> None:
     """Raise UserError for a guidance scale that is negative or not finite."""
     if not (math.isfinite(scale) and scale >= 0):
-        raise UserError(f"guidance_scale must be a number from 0 on (1: no guidance), got {scale}")
+        raise UserError(f"guidance_scale must be at least 0 (1: no guidance), got {scale}")
 
 
 def guide(
@@ -18,11 +18,10 @@ def guide(
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> VelocityField:
-    """The field v_uncond + scale (v_cond - v_uncond); with scale = 1 just the conditional one.
+    """The field v_uncond + scale (v_cond - v_uncond); with scale = 1 only the conditional one.
 
-    Outside `interval` = (low, high), ends included, the field is the conditional one and the
-    unconditional one is not evaluated (arXiv 2404.07724). Times are those of `flow.path`: (0, 0.7)
-    leaves the noisiest part of the way unguided.
+    Outside `interval` = [low, high], only the conditional field is evaluated (arXiv 2404.07724).
+    Times follow `flow.path`: (0, 0.7) leaves the noisiest part unguided.
     """
     check_scale(scale)
     low, high = interval

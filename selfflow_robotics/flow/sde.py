@@ -1,13 +1,13 @@
-"""Sampling by a stochastic equation with the same marginals as the flow (SiT, arXiv 2401.08740).
+"""SDE sampling with the same marginals as the flow (SiT, arXiv 2401.08740).
 
-On the path of `flow.path` the network's velocity v knows the noise in x_t, noise = x_t + (1 - t) v,
-and with it the score -noise / t. For every diffusion coefficient w(t) >= 0 the equation that runs
-towards data, t decreasing,
+On the path of `flow.path`, the velocity v determines the noise in x_t, noise = x_t + (1 - t) v, and
+so the score -noise / t. For every diffusion coefficient w(t) >= 0, the equation towards data (t
+decreasing)
 
     dx = (-v + w(t) score) dt + sqrt(2 w(t)) dW
 
-has the flow's marginals. With w(t) = t, SiT's choice and that of the paper's ImageNet results, the
-drift is -(v + noise): finite everywhere, also at t = 0 and t = 1.
+has the flow's marginals. With w(t) = t, the choice of SiT and of the paper's ImageNet results, the
+drift is -(v + noise), which is finite everywhere, including t = 0 and t = 1.
 """
 
 import math
@@ -30,20 +30,21 @@ LAST_STEP = 0.04
 def sde_times(num_steps: int, shift: float = 1.0) -> Tensor:
     """The times of `solve_sde`, from 1 to LAST_STEP and then 0: float32 [num_steps + 1].
 
-    Without a shift they are equally spaced up to the last step; a shift keeps the last step's size.
+    Without a shift they are equally spaced except for the last step; a shift keeps the last step's
+    size.
     """
     if num_steps < 2:
-        raise UserError(f"a stochastic sampler needs at least 2 steps, got {num_steps}")
+        raise UserError(f"the SDE sampler needs at least 2 steps, got {num_steps}")
     end = shift_timesteps(torch.tensor(LAST_STEP, dtype=torch.float64), 1 / shift).item()
     steps = shift_timesteps(torch.linspace(1, end, num_steps), shift)
     return torch.cat([steps, steps.new_zeros(1)])
 
 
 def solve_sde(field: VelocityField, noise: State, times: Tensor, draw: Draw) -> State:
-    """Follow the stochastic equation of `field` along `times` (decreasing, from 1 to 0).
+    """Integrate the SDE of `field` along `times` (decreasing, from 1 to 0).
 
-    Euler-Maruyama with one evaluation and one draw a step; the last step takes the mean and draws
-    nothing, so that no fresh noise stays in the data.
+    Euler-Maruyama with one evaluation and one draw per step; the last step takes the mean without
+    noise, so that no fresh noise remains in the data.
     """
     x = noise
     *steps, last = pairwise(times.tolist())
@@ -55,7 +56,7 @@ def solve_sde(field: VelocityField, noise: State, times: Tensor, draw: Draw) -> 
 
 
 def _mean(field: VelocityField, x: State, t: float, t_next: float) -> State:
-    """Where the drift alone leads: dt of the module's equation is t - t_next."""
+    """A step with the drift only; dt in the module's equation is t - t_next."""
     v = field(x, t)
     toward_noise = {name: v[name] + (x[name] + (1 - t) * v[name]) for name in x}
     return step(x, toward_noise, t_next - t)

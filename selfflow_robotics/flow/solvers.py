@@ -1,7 +1,7 @@
-"""Integrating the flow from noise (t = 1) to data (t = 0).
+"""Integrate the flow from noise (t = 1) to data (t = 0).
 
-State and velocity are dicts of tensors, one entry per modality, so frames and actions are carried
-along the same path together.
+State and velocity are dicts of tensors, one entry per slot, so frames and actions are integrated
+together.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from selfflow_robotics.errors import UserError
 
-MAX_STEPS = 10_000  # far beyond what any sampler gains by
+MAX_STEPS = 10_000  # far beyond any benefit
 State = dict[str, Tensor]
 VelocityField = Callable[[State, float], State]
 Method = Literal["euler", "heun", "multistep"]
 
 
 def check_num_steps(num_steps: int, least: int = 1) -> None:
-    """Raise UserError for a number of solver steps that is too small, or beyond all use."""
+    """Raise UserError for a number of solver steps that is too small or absurdly large."""
     if num_steps < least:
         raise UserError(f"num_steps must be at least {least}, got {num_steps}")
     if num_steps > MAX_STEPS:
@@ -33,10 +33,11 @@ def step(x: State, v: State, dt: float) -> State:
 
 
 def solve_ode(field: VelocityField, noise: State, times: Tensor, method: Method = "euler") -> State:
-    """Follow dx/dt = field(x, t) along `times` (decreasing, from 1 to 0).
+    """Integrate dx/dt = field(x, t) along `times` (decreasing, from 1 to 0).
 
-    Euler is first order with one evaluation a step. Heun is second order with two; its last step is
-    Euler's, since the second evaluation would be at t = 0. Multistep is third order with one.
+    Euler is first order with one evaluation per step. Heun is second order with two; its last step
+    is an Euler step, since the second evaluation would be at t = 0. Multistep is third order with
+    one.
     """
     if method == "multistep":
         return _solve_multistep(field, noise, times)
@@ -52,17 +53,17 @@ def solve_ode(field: VelocityField, noise: State, times: Tensor, method: Method 
 
 
 def _solve_multistep(field: VelocityField, noise: State, times: Tensor) -> State:
-    """Adams and Bashforth's method of third order on any grid, one evaluation a step.
+    """Third-order Adams-Bashforth on any grid, with one evaluation per step.
 
-    A network's evaluation costs far more than remembering the last ones, and the field is never
-    asked at t = 0. The first step is Heun's and the second is of second order: their local errors
-    are of third order and made once, which keeps the order of the whole. The velocity after Heun's
-    Euler half step serves as that of the step's end, by the same argument.
+    Evaluating the network costs far more than storing past velocities, and the field is never
+    evaluated at t = 0. The first step is Heun's and the second is of second order: their local
+    errors are of third order and occur once, which preserves the overall order. By the same
+    argument, the velocity after Heun's Euler predictor is used as that of the step's end.
     """
     grid = times.tolist()
     x, past = noise, [field(noise, grid[0])]
     for i, (t, t_next) in enumerate(pairwise(grid)):
-        if i > 1:  # the second step starts from the velocity that the first has already seen
+        if i > 1:  # the second step starts from the first one's predicted velocity
             past = [*past[-2:], field(x, t)]
         if i == 0 and t_next > 0:
             past.append(field(step(x, past[0], t_next - t), t_next))
@@ -74,7 +75,7 @@ def _solve_multistep(field: VelocityField, noise: State, times: Tensor) -> State
 
 
 def _adams_bashforth(past: list[float], t_next: float) -> list[float]:
-    """Weights of the velocities at times `past` whose sum is the mean velocity up to `t_next`.
+    """Weights of the velocities at times `past` for the mean velocity up to `t_next`.
 
     The mean, over the step from past[-1] to t_next, of the polynomial through those velocities.
     """

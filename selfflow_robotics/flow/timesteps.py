@@ -1,4 +1,4 @@
-"""Which timesteps a network is trained on, p(t), and which a sampler visits (t = 1 is noise)."""
+"""Training timesteps, p(t), and the times of a sampler (t = 1 is noise)."""
 
 import functools
 import math
@@ -11,15 +11,15 @@ from torch import Tensor
 from selfflow_robotics.errors import UserError, unknown
 
 DISTRIBUTIONS = ("uniform", "logit_normal", "plateau_logit_normal")
-LOW_SNR = (0.95, 1.0)  # where the paper's low-SNR mix for video draws its share from
+LOW_SNR = (0.95, 1.0)  # range of the paper's low-SNR mix for video
 
 
-# Beyond these a float32 t is 0 or 1 nearly always, or always the same.
+# Beyond these limits, t in float32 is almost always 0 or 1, or constant.
 MOST_MEAN, STD, SHIFT = 20, (0.01, 100), (1e-3, 1e3)
 
 
 def check_shift(shift: float, name: str) -> None:
-    """Raise UserError for a shift that leaves nothing between noise and data."""
+    """Raise UserError for an extreme shift."""
     low, high = SHIFT
     if not low <= shift <= high:
         raise UserError(f"{name} must be in [{low:g}, {high:g}], got {shift}")
@@ -36,7 +36,7 @@ class TimestepConfig:
 
     `uniform` on [0, 1]; `logit_normal`: sigmoid(mean + std z) (Eq. 10); `plateau_logit_normal`: the
     logit-normal density held constant from its mode to t = 1. `shift` moves the first two by Eq. 8,
-    which for the logit-normal adds log(shift) to `mean`; the plateau is laid on the shifted
+    which for the logit-normal adds log(shift) to `mean`; the plateau is applied to the shifted
     density, so that it stays flat. A share `low_snr` of the draws comes from U[0.95, 1] instead.
     """
 
@@ -56,10 +56,10 @@ class TimestepConfig:
             raise UserError(f"timesteps.std must be in [{low}, {high}], got {self.std}")
         check_shift(self.shift, "timesteps.shift")
         if not 0 <= self.low_snr < 1:
-            raise UserError(f"timestep low_snr is a share in [0, 1), got {self.low_snr}")
+            raise UserError(f"timesteps.low_snr must be in [0, 1), got {self.low_snr}")
 
     def quantile(self, u: Tensor) -> Tensor:
-        """The timestep below which a share u in [0, 1] of p(t) lies, without the low-SNR mix."""
+        """Quantile function of p(t) at u in [0, 1], without the low-SNR mix."""
         if self.distribution == "uniform":
             return shift_timesteps(u, self.shift)
         eps = 1e-6  # keeps the quantile function finite at the ends
@@ -76,7 +76,7 @@ class TimestepConfig:
 @functools.cache
 def _plateau_quantiles(mean: float, std: float, device: torch.device) -> Tensor:
     """Quantiles, at equal steps of the mass from 0 to 1, of the logit-normal density held constant
-    after its mode; a table on the device, so that no draw waits for it."""
+    after its mode; a table on the device, so that draws need no synchronization."""
     t = np.linspace(0, 1, 100_001)
     inner = t[1:-1]
     z = (np.log(inner / (1 - inner)) - mean) / std
@@ -86,7 +86,7 @@ def _plateau_quantiles(mean: float, std: float, device: torch.device) -> Tensor:
     density[mode:] = density[mode]
     if not density.any():
         raise UserError(
-            f"timesteps: no t in (0, 1) is near mean {mean:.4g} (with the shift) at std {std}; "
+            f"timesteps: mean {mean:.4g} (with the shift) and std {std} leave no t in (0, 1); "
             "choose a larger timesteps.std"
         )
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
@@ -98,7 +98,7 @@ def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Genera
     """`count` timesteps in [0, 1], shape [count], each with marginal p(t).
 
     Draws are stratified: one in each of `count` equal slices of the distribution's mass, in random
-    order. Every draw keeps the marginal p(t), and the batch covers it evenly, which lowers the
+    order. Each draw has the marginal p(t), and the batch covers it evenly, which reduces the
     variance of the loss.
     """
     device = generator.device
@@ -114,7 +114,7 @@ def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Genera
 
 
 def sampling_times(num_steps: int, shift: float = 1.0) -> Tensor:
-    """The times a sampler visits, from 1 (noise) to 0 (data): float32 [num_steps + 1]."""
+    """The times of a sampler, from 1 (noise) to 0 (data): float32 [num_steps + 1]."""
     if num_steps < 1:
         raise UserError(f"a sampler needs at least one step, got {num_steps}")
     return shift_timesteps(torch.linspace(1, 0, num_steps + 1), shift)

@@ -1,8 +1,8 @@
-"""Numbered pictures of a trained network: the k-th is a function of (seed, k).
+"""Generate numbered images with a trained network: the k-th is a function of (seed, k).
 
-Its class and every noise it is made of are drawn from (seed, k). What stands beside it in the batch
-changes nothing, the batch's size does: matrix products of other shapes round differently. Whoever
-wants the same bits again asks for batches of one size, in one precision, on one kind of device.
+Its class and noise are drawn from (seed, k). The other images of its batch do not matter, but the
+batch size does, because matrix products of different shapes round differently. For the same bits,
+use the same batch size, precision and device type.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from selfflow_robotics.rng import numpy_generator
 
 @dataclass(frozen=True)
 class Sampling:
-    """How noise becomes pictures; `inference.sample.sample` explains each."""
+    """Sampling settings; see `inference.sample.sample`."""
 
     method: SampleMethod = "sde"
     num_steps: int = 250
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     shift: float = 1.0
-    precision: str = "fp32"  # or bf16, of the network; autoencoders decode in float32
+    precision: str = "fp32"  # or bf16, for the network; autoencoders decode in float32
 
     def __post_init__(self) -> None:
         check_num_steps(self.num_steps, least=2 if self.method == "sde" else 1)
@@ -44,7 +44,7 @@ class Sampling:
 
 
 class PictureMaker(Protocol):
-    """A network and all that turns numbers into its pictures."""
+    """A network with everything needed to generate its images by number."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,17 +52,17 @@ class PictureMaker(Protocol):
         ...
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
-        """The pictures of these numbers, uint8 [B, H, W, 3]."""
+        """The images with these numbers, uint8 [B, H, W, 3]."""
         ...
 
 
 class NumberedPictures:
-    """First frames that a network makes out of noise, told a class or an instruction.
+    """Images (first frames) generated from noise, given a class or an instruction.
 
-    Of a network of labelled pictures the class is drawn uniformly from (seed, k) among those that
-    training had, as ADM's protocol wants it (not balanced), or it is the k-th of `labels`, which
-    repeat. Others are told the `instruction`. Raises UserError for labels that the network does not
-    have or never saw, and for a network that was not trained to make pictures.
+    For an image network, the class is drawn uniformly from (seed, k) among the trained ones, as in
+    ADM's protocol (not balanced), or it is the k-th of `labels`, repeated. Other networks get the
+    `instruction`. Raises UserError for labels that the network does not have or was not trained on,
+    and for networks that were not trained to generate images.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class NumberedPictures:
         """The bundle's codec of frames must have its autoencoder."""
         if "image" not in bundle.roles:
             raise UserError(
-                f"{bundle.origin} was trained on {', '.join(bundle.roles)}, never to make "
-                "pictures (role image); give a run of pretrain/run.py"
+                f"{bundle.origin} was trained with the roles {', '.join(bundle.roles)}, not "
+                "image; use a run of pretrain/run.py"
             )
         self._num_classes = bundle.network.config.num_classes or 0
         last = self._num_classes - 1
@@ -86,10 +86,10 @@ class NumberedPictures:
         self._trained = bundle.labels or range(self._num_classes)
         if untrained := sorted(set(labels or ()) - set(self._trained)):
             raise UserError(
-                f"{bundle.origin} was trained without pictures of class {untrained[0]}; ask for "
+                f"{bundle.origin} was trained without images of class {untrained[0]}; choose "
                 "other labels"
             )
-        # Once; autocast would convert the weights at every step.
+        # Convert once; autocast would convert the weights at every step.
         self._bundle = bundle.in_bfloat16() if sampling.precision == "bf16" else bundle
         self._sampling, self._seed = sampling, seed
         self._labels, self._instruction = labels, instruction
@@ -99,7 +99,7 @@ class NumberedPictures:
         return self._bundle.frames.image_size
 
     def label(self, number: int) -> int:
-        """The class of a picture."""
+        """The class of an image."""
         if self._labels is not None:
             return self._labels[number % len(self._labels)]
         generator = numpy_generator("picture label", self._seed, number)
@@ -128,9 +128,8 @@ class NumberedPictures:
             )["first_frame"]
             if not tokens.isfinite().all():
                 raise UserError(
-                    "the network makes numbers that are not finite; its weights or the precision "
-                    "are unfit"
+                    "the network's output is not finite; check its weights or use precision=fp32"
                 )
             return codec.decode(tokens)[:, 0].cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise UserError("the device's memory is full; lower batch_size") from error
+            raise UserError("the device is out of memory; lower batch_size") from error

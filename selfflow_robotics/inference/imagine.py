@@ -1,4 +1,4 @@
-"""The world model at work: from one picture and a sequence of actions, the pictures to come."""
+"""The world model: predict the frames after a frame and a sequence of actions."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def imagine(
     """Imagined frames after each action.
 
     Args:
-        frames: the present pictures, uint8 [B, H, W, 3] at the network's image size.
+        frames: current frames, uint8 [B, H, W, 3] at the network's image size.
         actions: policy vectors (`robot.actions`) in metres and radians, [B, F, 7]; F at most the
             network's `later_frames`.
         instructions: B texts.
@@ -51,6 +51,6 @@ def imagine(
 
 
 def psnr(frames: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of uint8 pictures [..., H, W, 3], one number a picture."""
+    """Peak signal-to-noise ratio in dB of uint8 images [..., H, W, 3], one value per image."""
     error = np.square(frames.astype(np.float64) - truth.astype(np.float64)).mean(axis=(-3, -2, -1))
     return 10 * np.log10(255.0**2 / np.maximum(error, 1e-12))

@@ -1,4 +1,4 @@
-"""The one sampler: the clean part of a sample and noise in, the denoised slots out."""
+"""The sampler: denoise slots, given the clean part of a sample."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
@@ -19,17 +19,17 @@ from selfflow_robotics.timesteps import Timesteps
 
 SampleMethod = Literal["sde", "euler", "heun", "multistep"]
 
-# Standard normal numbers of a shape [B, N, C]; each call gives new ones.
+# Standard normal numbers of a shape [B, N, C]; each call draws new ones.
 Normal = Callable[[torch.Size], Tensor]
 
-ROWS = 512  # of a modulation table; more of them make its products no cheaper
+ROWS = 512  # rows of a modulation table; more do not make its products cheaper
 
 
 class SeededNormal:
-    """Normal draws in which every sample has its own stream, a function of its seed alone.
+    """Normal draws with a separate stream per sample, which depends only on its seed.
 
-    A sample is therefore the same whichever others share its batch. Numbers are drawn on the CPU:
-    another device has the same ones.
+    A sample therefore does not depend on the others in its batch. Numbers are drawn on the CPU, so
+    they are the same on every device.
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -43,21 +43,21 @@ class SeededNormal:
 
 
 class ModulationAhead:
-    """The network's modulation at a sampler's times, made for several of them at once."""
+    """The network's modulation at a sampler's times, computed for several times at once."""
 
     def __init__(
         self, network: Network, context: Context, times: Tensor, slots: Sequence[str]
     ) -> None:
-        """`times` [S] on the network's device: those that `at` will be asked for."""
+        """`times` [S] on the network's device: those that will be passed to `at`."""
         self._network, self._context, self._slots = network, context, slots
         self._times, self._numbers = times, times.tolist()
         groups = 1 if context.condition is None else len(context.condition)
         self._ahead = max(1, ROWS // groups)
         self._table: ModulationTable | None = None
-        self._made = range(0)  # the times that the table is of
+        self._made = range(0)  # times in the table
 
     def at(self, t: float) -> ModulationTable:
-        """The rows of one of the times."""
+        """The rows for one of the times."""
         number = self._numbers.index(t)
         if self._table is None or number not in self._made:
             self._made = range(number, number + self._ahead)
@@ -83,7 +83,7 @@ def sample(
     normal: Normal | None = None,
     no_words: Words | None = None,
 ) -> dict[str, Tensor]:
-    """Denoise the slots of `noise`, given the clean ones, words and labels: tokens [B, N, C].
+    """Denoise the slots of `noise`, given clean slots, words and labels: tokens [B, N, C].
 
     With attention = "prefix" the clean part is encoded once, and every step computes only the
     noised tokens.
@@ -92,15 +92,15 @@ def sample(
         network: in float32, or wholly in bfloat16 (`copy.deepcopy(network).bfloat16()`): faster
             than autocast, which casts every weight at every step. The state stays float32.
         noise: standard normal tokens of each slot, at t = 1.
-        num_steps: steps of the solver; evaluations of the network, but twice as many for "heun".
+        num_steps: solver steps, with one evaluation of the network each (two for "heun").
         clean, words, labels, attention: as in `Network.encode_context`.
         method: "sde" is the paper's for ImageNet (`flow.sde`); the others solve the ODE.
-        guidance_scale: 1 is no guidance; else words and labels are contrasted with none.
-        guidance_interval: where guidance applies, (low, high) in t; t = 1 is noise.
-        shift: moves the steps towards noise (`flow.timesteps.shift_timesteps`).
+        guidance_scale: 1 is no guidance; otherwise against empty words and the null label.
+        guidance_interval: (low, high) in t where guidance applies; t = 1 is noise.
+        shift: shifts the steps towards noise (`flow.timesteps.shift_timesteps`).
         normal: for "sde", the noise of its steps; one draw for each slot of every step but the
             last.
-        no_words: what stands for no words in guidance; None: empty texts.
+        no_words: the words for the unconditional pass; None: empty texts.
     """
     if method not in get_args(SampleMethod):
         raise unknown("sampling method", method, get_args(SampleMethod))
@@ -113,7 +113,7 @@ def sample(
         context = network.encode_context(clean, words, labels=labels, attention=attention)
         ahead = None
         if context.tokens is None:
-            # No solver asks at t = 0.
+            # No solver evaluates at t = 0.
             ahead = ModulationAhead(network, context, times[:-1].to(first.device), list(noise))
 
         def field(x_t: State, t: float) -> State:

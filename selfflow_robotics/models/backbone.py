@@ -1,7 +1,7 @@
-"""What every transformer in this project is to the network around it (`models.network`).
+"""The interface between backbones and the network around them (`models.network`).
 
-A backbone takes hidden tokens, each at its own timestep, and returns hidden tokens. It knows
-nothing of frames, actions or words: adapters make its tokens and read its result.
+A backbone maps hidden tokens, each with its own timestep, to hidden tokens. It is independent of
+frames, actions and words: adapters embed its tokens and read its output.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from selfflow_robotics.timesteps import Timesteps
 
 WORDS = "words"  # the stream of text tokens
 
-Kept = Any  # keys and values of a context at each block, in whatever form a backbone keeps them
+Kept = Any  # keys and values of a context at each block, in the backbone's own format
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Tokens:
     """One sequence of hidden tokens."""
 
     hidden: Tensor  # [G, N, D]
-    places: Tensor  # int64 [N, 3]: (t, h, w); words have none and stand at (0, 0, 0)
+    places: Tensor  # int64 [N, 3]: (t, h, w); (0, 0, 0) for words
     timesteps: Timesteps
     streams: tuple[tuple[str, int], ...]  # (slot or WORDS, number of tokens), in their order
-    context: int = 0  # so many at the start are clean: every token sees them
+    context: int = 0  # number of leading clean tokens, which all tokens see
 
     @classmethod
     def join(cls, parts: Sequence["Tokens"]) -> "Tokens":
-        """The tokens of all parts in one sequence."""
+        """Concatenate the tokens of all parts."""
         return cls(
             torch.cat([part.hidden for part in parts], dim=1),
             torch.cat([part.places for part in parts]),
@@ -42,11 +42,11 @@ class Tokens:
 
     @property
     def is_context(self) -> Tensor:
-        """Which tokens every token sees, bool [N]."""
+        """Mask of the tokens that all tokens see, bool [N]."""
         return torch.arange(self.hidden.shape[1], device=self.hidden.device) < self.context
 
     def repeat(self, draws: int) -> "Tokens":
-        """Each sample `draws` times, one after the other."""
+        """Each sample repeated `draws` times in a row."""
         if draws == 1:
             return self
         hidden = self.hidden.repeat_interleave(draws, dim=0)
@@ -66,15 +66,15 @@ class Backbone(Protocol):
 
     @property
     def depth(self) -> int:
-        """Blocks; a layer is a number of blocks, 0 to depth."""
+        """Number of blocks; layers are numbered 0 to depth."""
         ...
 
     def encode_context(
         self, tokens: Tokens, condition: Tensor | None = None, depth: int | None = None
     ) -> Kept:
-        """One pass over clean tokens, which see only one another: what others need to see them.
+        """Keys and values of clean tokens, which only attend to each other.
 
-        `depth`: only the first so many blocks will be asked for; None: all.
+        `depth`: number of blocks that will be needed; None: all.
         """
         ...
 
@@ -83,7 +83,7 @@ class Backbone(Protocol):
         ...
 
     def modulation_rows(self, mod: Modulation) -> list[Tensor]:
-        """What the blocks' modulation layers make of `mod.cond`: the `table` of `forward`."""
+        """Output of the blocks' modulation layers for `mod.cond`: the `table` of `forward`."""
         ...
 
     def __call__(
@@ -96,16 +96,16 @@ class Backbone(Protocol):
         separate_attention: bool = False,
         table: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Modulation, dict[int, Tensor]]:
-        """Hidden tokens [G, N, D] after the last block, the modulation that output layers use too,
-        and the raw features after so many blocks of `layers`.
+        """Hidden tokens [G, N, D] after the last block, the modulation (also for output layers),
+        and the raw features after each of `layers`.
 
         Args:
             tokens: the sequence; G is a multiple of the context's batch.
-            kept: a context that all tokens see, from `encode_context`.
-            layers: which features to return, 1 to depth.
-            stop: compute nothing after the last of `layers`.
+            kept: a context from `encode_context`, seen by all tokens.
+            layers: numbers of the layers whose features to return, 1 to depth.
+            stop: stop after the last of `layers`.
             condition: [1 or G, D], added to every embedded timestep (a class label).
-            separate_attention: tokens see only those at their own timestep, and what is context.
-            table: `modulation_rows` of these timesteps and condition, where known already.
+            separate_attention: tokens see only those at their own timestep, and the context.
+            table: `modulation_rows` of these timesteps and condition, if already computed.
         """
         ...

@@ -1,14 +1,14 @@
-"""The paper's released class-conditional weights as a `Network`, and back.
+"""Convert the paper's released class-conditional weights to a `Network` and back.
 
 The release (github.com/black-forest-labs/Self-Flow, weights `selfflow_imagenet256.pt`) differs in
-three conventions. They end here; the network and everything above it know only `flow/path.py`'s.
+three conventions, which are converted here; all other code follows `flow/path.py`.
 
-* It embeds 1 - t, ours t - 1: the cosines agree, the sines change their sign, so the columns of the
-  timestep MLP's first weight that meet sines are negated.
+* It embeds 1 - t, ours t - 1: cosines agree and sines change sign, so the sine columns of the
+  timestep MLP's first weight are negated.
 * Its last layer predicts data - noise: the velocity's rows are negated (the variance's are not).
 * The rows of its last layer stand in (p q c) order, ours in (c p q).
 
-Its positions are fixed; they are checked against ours when read and written out again.
+Its positions are fixed: they are checked when reading, and written again.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from selfflow_robotics.models.presets import RELEASED_TIME, SIZES, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.weights_file import StateDict, few, find_weights, read_weights_file
 
-# The release's names and ours, by how they begin.
+# Prefixes of the release's names and ours.
 _PREFIXES = {
     "x_embedder.proj.": f"adapters.{FRAMES}.stem.",
     "y_embedder.embedding_table.": "label_table.",
@@ -35,10 +35,10 @@ _PREFIXES = {
     "projector.": "projector.",
 }
 _POSITIONS = "pos_embed"
-_POSITIONS_TOLERANCE = 1e-2  # a half-precision copy passes, another formula does not
+_POSITIONS_TOLERANCE = 1e-2  # accepts a half-precision copy but not another formula
 _TIME_IN = "backbone.t_embedder.mlp.0.weight"
 _LAST = tuple(f"adapters.{FRAMES}.final_layer.linear.{name}" for name in ("weight", "bias"))
-_ANCHOR = "x_embedder.proj.weight"  # by which a set of weights is found in a file
+_ANCHOR = "x_embedder.proj.weight"  # identifies a set of weights in a file
 
 
 def from_released(
@@ -46,16 +46,15 @@ def from_released(
 ) -> tuple[NetworkConfig, StateDict]:
     """The configuration and state dict of a `Network` equal to the released model.
 
-    Its only slot is first_frame, its tokens are patches of latents in (c p q) order.
+    Its only slot is first_frame; its tokens are latent patches in (c p q) order.
 
     Args:
         state: a state dict of the release, or a training checkpoint with one at any depth
             (`weights_file.find_weights`).
-        heads: attention heads of a network whose width and depth are no size in `SIZES`; the
-            tensors do not tell.
-        patch: side of a patch of latents, which the tensors do not tell either.
+        heads: attention heads, if width and depth are not in `SIZES`; tensors do not tell.
+        patch: patch size in latents, which the tensors do not tell either.
 
-    Raises UserError where a tensor is missing, unknown or of another shape than the others imply.
+    Raises UserError if a tensor is missing, unknown or inconsistent in shape.
     """
     return _converted(find_weights(state, _ANCHOR).tensors, heads, patch)
 
@@ -74,7 +73,7 @@ def _converted(
 
 
 def to_released(state: StateDict, config: NetworkConfig, patch: int = 2) -> StateDict:
-    """The state dict of an image network under the release's names and conventions."""
+    """The state dict of an image network with the release's names and conventions."""
     ours = dict(state)
     ours[_TIME_IN] = _flip_sines(ours[_TIME_IN])
     for name in _LAST:
@@ -88,28 +87,30 @@ def to_released(state: StateDict, config: NetworkConfig, patch: int = 2) -> Stat
 
 
 def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> Network:
-    """The model of `read_released` alone."""
+    """Only the model of `read_released`."""
     return read_released(path, heads, patch)[0]
 
 
 def read_released(
     path: Path | str, heads: int | None = None, patch: int = 2
 ) -> tuple[Network, str]:
-    """The released model from a .pt or .safetensors file, in float32, and which of the file's
-    weights it has, in words ("" where the file holds a bare state dict); see `from_released`.
+    """The released model from a .pt or .safetensors file, in float32, and a description of the
+    weights that were taken ("" for a plain state dict); see `from_released`.
 
-    Nothing in the file is executed. Raises UserError where it cannot be read or does not fit.
+    Nothing in the file is executed. Raises UserError if it cannot be read or does not match.
     """
     path = Path(path)
     content = read_weights_file(path)
     try:
         found = find_weights(content, _ANCHOR)
         if any(v.is_meta for v in found.tensors.values()):
-            raise UserError("its tensors have no values; save the weights from a real device")
+            raise UserError(
+                "its tensors are on the meta device; save the weights from a real device"
+            )
         config, ours = _converted(found.tensors, heads, patch)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    with torch.device("meta"):  # no time for weights that are replaced at once
+    with torch.device("meta"):  # skip the initialization, as all weights are replaced
         model = Network(config)
     model.load_state_dict({name: v.float() for name, v in ours.items()}, assign=True)
     return model, found.text
@@ -117,7 +118,7 @@ def read_released(
 
 def _infer_config(released: StateDict, heads: int | None, patch: int) -> NetworkConfig:
     shapes = {name: tensor.shape for name, tensor in released.items()}
-    # Counted, not read off the largest number, which could be anything.
+    # Counted instead of taking the largest number, which could be anything.
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     try:
         width, token_channels = shapes["x_embedder.proj.weight"]
@@ -127,21 +128,21 @@ def _infer_config(released: StateDict, heads: int | None, patch: int) -> Network
         _, num_tokens, _ = shapes[_POSITIONS]
     except KeyError as error:
         raise UserError(
-            f"the state dict has no {error.args[0]}; give a released Self-Flow image model"
+            f"the state dict has no {error.args[0]}; expected a released Self-Flow image model"
         ) from error
     except ValueError as error:
         raise UserError(
-            "the state dict's tensors have the wrong number of dimensions; give a released "
+            "the state dict's tensors have the wrong number of dimensions; expected a released "
             "Self-Flow image model"
         ) from error
     known = [s.heads for s in SIZES.values() if (s.width, s.depth) == (width, depth)]
     if heads is None and not known:
         raise UserError(
-            f"width {width} and depth {depth} are no known size, and tensors do not tell the "
-            "number of attention heads; pass heads"
+            f"width {width} and depth {depth} are not a known size, and the number of attention "
+            "heads cannot be inferred; pass heads"
         )
     if not known and heads and width % heads:
-        raise UserError(f"the weights have width {width}, which {heads} heads do not divide")
+        raise UserError(f"the weights have width {width}, which is not divisible by {heads} heads")
     return image_config(
         SiTConfig(width, depth, known[0] if known else heads or 1, hidden / width, **RELEASED_TIME),
         latent_size=round(num_tokens**0.5) * patch,
@@ -172,8 +173,8 @@ def _check(released: StateDict, config: NetworkConfig, patch: int) -> None:
     away = (released[_POSITIONS].cpu().float() - expected[_POSITIONS]).abs().max().item()
     if not away < _POSITIONS_TOLERANCE:
         raise UserError(
-            f"{_POSITIONS} is not the fixed sine-cosine grid (off by {away:.3g}); "
-            "positions that were trained cannot be used"
+            f"{_POSITIONS} is not the fixed sine-cosine grid (off by {away:.3g}); trained "
+            "positions are not supported"
         )
 
 

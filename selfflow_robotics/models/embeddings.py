@@ -1,4 +1,4 @@
-"""Timesteps, positions and pixel patches as vectors of the network's width."""
+"""Embeddings of timesteps, positions and pixel patches."""
 
 import math
 from itertools import pairwise
@@ -32,7 +32,7 @@ class TimestepEmbedder(nn.Module):
         half = self.frequencies // 2
         freqs = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
         angles = self.scale * (t.unsqueeze(-1).float() - self.origin) * freqs
-        # Angles need float32 also in a network whose weights are bfloat16.
+        # Angles need float32 even if the weights are bfloat16.
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
 
@@ -44,7 +44,7 @@ class TimestepEmbedder(nn.Module):
         return Modulation(cond, timesteps.index)
 
     def initialize(self) -> None:
-        """DiT's small first weights."""
+        """DiT's initialization with small weights."""
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
@@ -52,7 +52,7 @@ class TimestepEmbedder(nn.Module):
 
 
 def check_convention(scale: float, origin: float) -> None:
-    """Raise UserError for a scale or an origin of timesteps that is out of range."""
+    """Raise UserError if the scale or origin of timesteps is out of range."""
     if not (0 < scale <= 1e6 and 0 <= origin <= 1):
         raise UserError(
             "model timestep_scale must be in (0, 1e6] and timestep_origin in [0, 1], got "
@@ -61,7 +61,8 @@ def check_convention(scale: float, origin: float) -> None:
 
 
 def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions [height * columns, width] by rows (MAE, arXiv 2111.06377)."""
+    """Fixed 2-D sine-cosine positions [height * columns, width], row by row (MAE, arXiv
+    2111.06377)."""
     if width % 4:
         raise ValueError(f"2-D positions need a width divisible by 4, got {width}")
     omega = 1 / 10000 ** (np.arange(width // 4) / (width / 4))
@@ -76,9 +77,9 @@ def sincos_positions_2d(width: int, height: int, columns: int) -> Tensor:
 class PatchStem(nn.Module):
     """A small convolution network that turns pixel patches into tokens.
 
-    A clean frame is read as a whole: convolutions see across the borders of patches, and a policy
-    learns much sooner (docs/log.md). A noised frame is read patch by patch:
-    under the dual schedule neighbouring patches stand at different noise levels.
+    In a clean frame, convolutions see across patch borders, which makes a policy learn much faster
+    (docs/log.md). In a noised frame they see single patches, since the dual schedule gives
+    neighbouring patches different noise levels.
     """
 
     def __init__(self, patch: int, channels: int, width: int, grid: tuple[int, int]) -> None:

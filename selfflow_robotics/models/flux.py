@@ -1,16 +1,16 @@
-"""A FLUX.2-style transformer, the paper's for everything but ImageNet (arXiv 2603.06507).
+"""A FLUX.2-style transformer, used in the paper for everything except ImageNet (arXiv 2603.06507).
 
-Words and visual tokens begin as two streams with weights of their own that meet in each attention
-(double-stream blocks), and go on as one sequence (single-stream blocks). From the paper: width,
-depth, heads and MLP ratio, both kinds of blocks (7 and 14 of them in the 625 M network), SwiGLU,
-modulation layers shared by all blocks, a bias for queries, keys and values, and rotary positions
-with 24 channels an axis. From FLUX.2, where the paper is silent: no other biases in the blocks,
-queries and keys normalised, the frequencies of the positions, a hidden layer of mlp_ratio * width
-gated channels. Chosen here: which slots are conditioning (words alone), the first weights (SiT's,
-with all modulation at zero) and separate matrices where FLUX fuses those of attention and MLP,
-which is the same function and gives Muon matrices that belong together.
+Double-stream blocks process words and visual tokens in two streams with separate weights and joint
+attention; single-stream blocks then process one sequence. From the paper: width, depth, heads and
+MLP ratio, both kinds of blocks (7 and 14 in the 625 M network), SwiGLU, modulation layers shared by
+all blocks, biases for queries, keys and values, and rotary positions with 24 channels per axis.
+From FLUX.2, where the paper gives no details: no other biases in the blocks, QK norm, the
+frequencies of the positions, and mlp_ratio * width gated hidden channels. Chosen here: the
+conditioning stream (words only), the initialization (SiT's, with zero modulation), and separate
+matrices where FLUX fuses attention and MLP, which is the same function but gives Muon coherent
+matrices.
 
-Clean tokens can be given as a context, as in `models.sit`: encoded once, seen by all others.
+As in `models.sit`, clean tokens can be a context: encoded once, seen by all others.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ from selfflow_robotics.timesteps import Timesteps
 
 @dataclass(frozen=True)
 class FluxConfig:
-    """Size of the transformer; the paper has width 1152, heads 16, double 7, single 14 (625 M)."""
+    """Size of the transformer; the paper's 625 M network has width 1152, heads 16, double 7, single
+    14."""
 
     kind: ClassVar[str] = "flux"
     width: int = 192
@@ -43,13 +44,13 @@ class FluxConfig:
     mlp_ratio: float = 4.0
     timestep_scale: float = 1000.0
     timestep_origin: float = 0.0
-    # Streams of tokens (slots, or words) with the weights of the conditioning stream in
-    # double-stream blocks; all others have those of the visual one.
+    # Tokens (slots, or words) of the conditioning stream in double-stream blocks; all others belong
+    # to the visual stream.
     conditioning: tuple[str, ...] = (WORDS,)
 
     def __post_init__(self) -> None:
         if isinstance(self.conditioning, str):
-            raise UserError(f"model.flux.conditioning takes a list; write [{self.conditioning}]")
+            raise UserError(f"model.flux.conditioning must be a list; write [{self.conditioning}]")
         object.__setattr__(self, "conditioning", tuple(self.conditioning))  # a list in JSON
         if min(self.width, self.double, self.single, self.heads) < 1:
             raise UserError(
@@ -67,7 +68,7 @@ class FluxConfig:
 
     @property
     def depth(self) -> int:
-        """All blocks; layers are counted through double-stream, then single-stream ones."""
+        """Number of blocks; layers count double-stream, then single-stream blocks."""
         return self.double + self.single
 
     @property
@@ -81,9 +82,9 @@ class FluxConfig:
         return int(self.width * self.mlp_ratio)
 
 
-# The paper's family: width 1152 and depth 8, 14, 21, 28. It gives the split of 625 M, 7 and 14; the
-# other splits are chosen here to meet the names, which one of 1 : 2 would miss (234, 404, 808 M).
-# Width and depth of 4 B are chosen here: the same head size, and 1 : 2.
+# The paper's sizes: width 1152 and depth 8, 14, 21, 28. It gives the split for 625 M, 7 and 14. The
+# other splits are chosen here to match the names, which 1 : 2 would miss (234, 404, 808 M). Width
+# and depth of 4 B are chosen here too, with the same head size and 1 : 2.
 SIZES = {
     "290M": FluxConfig(1152, double=5, single=3, heads=16),
     "420M": FluxConfig(1152, double=5, single=9, heads=16),
@@ -94,11 +95,11 @@ SIZES = {
 
 
 class _Order(NamedTuple):
-    """How the parts of a sequence are put with those of the conditioning stream first."""
+    """Reordering of a sequence that puts the conditioning stream first."""
 
-    lengths: tuple[int, ...]  # of the parts as they come
-    parts: tuple[int, ...]  # in their new order
-    conditioning: int  # tokens of the conditioning stream
+    lengths: tuple[int, ...]  # lengths of the parts in input order
+    parts: tuple[int, ...]  # parts in the new order
+    conditioning: int  # number of tokens in the conditioning stream
 
     @classmethod
     def of(cls, streams: Sequence[tuple[str, int]], conditioning: Sequence[str]) -> "_Order":
@@ -116,7 +117,7 @@ class _Order(NamedTuple):
         return torch.cat([pieces[part] for part in self.parts], dim)
 
     def undo(self, x: Tensor) -> Tensor:
-        """Tokens [G, N, ...] in the new order as they came."""
+        """Tokens [G, N, ...] back in input order."""
         came = tuple(self.parts.index(part) for part in range(len(self.parts)))
         return _Order(tuple(self.lengths[part] for part in self.parts), came, 0).apply(x)
 
@@ -155,7 +156,7 @@ class Flux(nn.Module):
         return self.config.depth
 
     def _initialize(self) -> None:
-        """As SiT's: xavier for linears, small timestep MLP, adaLN-Zero."""
+        """As in SiT: xavier for linear layers, small timestep MLP, adaLN-Zero."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

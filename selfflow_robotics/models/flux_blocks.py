@@ -1,7 +1,7 @@
-"""The blocks of a FLUX.2-style transformer: double-stream ones, then single-stream ones.
+"""Double-stream and single-stream blocks of a FLUX.2-style transformer.
 
-Both take and return one sequence whose first tokens are those of the conditioning stream. Both can
-look at a context that cannot look back, as SiT's blocks do.
+Both take and return one sequence that starts with the tokens of the conditioning stream. As in
+SiT's blocks, tokens can attend to a context that does not attend back.
 """
 
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ from selfflow_robotics.models.rotary import norm_and_turn
 
 
 class Rows(NamedTuple):
-    """What the modulation layers, which all blocks share, make of the V distinct timesteps."""
+    """Output of the shared modulation layers for the V distinct timesteps."""
 
-    conditioning: Tensor  # [G, V, 6 D] for that stream of the double-stream blocks
-    visual: Tensor  # [G, V, 6 D] for the other one
+    conditioning: Tensor  # [G, V, 6 D] for the conditioning stream
+    visual: Tensor  # [G, V, 6 D] for the visual stream
     single: Tensor  # [G, V, 3 D] for the single-stream blocks
 
 
 class Layout(NamedTuple):
-    """What blocks need to know of the sequence that they work on."""
+    """What blocks need to know about their sequence."""
 
     rows: Rows
-    index: Tensor  # int64 [G, N]: which row a token uses
+    index: Tensor  # int64 [G, N]: row of each token
     turns: Tensor  # [N, d / 2, 2]: rotary positions
-    conditioning: int  # so many tokens, the first ones, are the conditioning stream's
+    conditioning: int  # number of leading tokens in the conditioning stream
     visible: Tensor | None = None  # as in `layers.attend`
 
 
 class FluxAttention(nn.Module):
-    """Attention with normalised queries and keys and rotary positions, in its parts."""
+    """Attention with QK norm and rotary positions, split into steps."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class FluxAttention(nn.Module):
         return q, k, qkv[2]
 
     def key_value(self, x: Tensor, turns: Tensor) -> KeyValue:
-        """Keys and values alone."""
+        """Only keys and values."""
         width = x.shape[-1]
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
         k, v = rearrange(kv, "g n (two h d) -> two g h n d", two=2, h=self.heads)
@@ -87,19 +87,19 @@ class Stream(nn.Module):
         self.mlp = SwiGLU(width, hidden)
 
     def modulated(self, x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        """What the attention reads."""
+        """The input of the attention."""
         shift, scale, *_ = rows.chunk(6, dim=-1)
         return norm_modulate(x, shift, scale, index)
 
     def after(self, x: Tensor, attended: Tensor, rows: Tensor, index: Tensor) -> Tensor:
-        """The stream's next tokens."""
+        """The stream's output tokens."""
         _, _, gate1, shift2, scale2, gate2 = rows.chunk(6, dim=-1)
         x = gated_add(x, gate1, self.attn.out(attended), index)
         return gated_add(x, gate2, self.mlp(norm_modulate(x, shift2, scale2, index)), index)
 
 
 class DoubleBlock(nn.Module):
-    """Each stream has its own weights; their tokens meet in one attention."""
+    """Separate weights per stream, joint attention."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class DoubleBlock(nn.Module):
     def forward(
         self, x: Tensor, layout: Layout, context: KeyValue | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """Hidden tokens [G, N, D] -> the next ones, and the block's own keys and values."""
+        """Hidden tokens [G, N, D] -> output tokens, and the block's keys and values."""
         parts = self._parts(layout)
         triples = [
             stream.attn.query_key_value(
@@ -126,7 +126,7 @@ class DoubleBlock(nn.Module):
         return _join(moved, dim=1), (k, v)
 
     def key_value(self, x: Tensor, layout: Layout) -> KeyValue:
-        """Keys and values that this block would offer to others, and nothing else."""
+        """Only the keys and values of this block."""
         pairs = [
             stream.attn.key_value(
                 stream.modulated(x[:, at], rows, layout.index[:, at]), layout.turns[at]
@@ -137,7 +137,7 @@ class DoubleBlock(nn.Module):
         return k, v
 
     def _parts(self, layout: Layout) -> list[tuple[Stream, Tensor, slice]]:
-        """Weights, modulation rows and place of the streams that have tokens."""
+        """Weights, modulation rows and slice of each stream that has tokens."""
         cut, end = layout.conditioning, layout.index.shape[1]
         streams = [
             (self.conditioning, layout.rows.conditioning, slice(0, cut)),
@@ -151,7 +151,7 @@ def _join(tensors: Sequence[Tensor], dim: int) -> Tensor:
 
 
 class SingleBlock(nn.Module):
-    """One set of weights for all tokens; attention and MLP read the same input, side by side."""
+    """Shared weights for all tokens; attention and MLP run in parallel on the same input."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Transformer parts of SiT: attention, MLP, and the adaLN-Zero block with per-token timesteps."""
+"""SiT's layers: attention, MLP, and the adaLN-Zero block with per-token timesteps."""
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ KeyValue = tuple[Tensor, Tensor]  # keys and values, each [B, heads, N, D / head
 def attend(
     q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, visible: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention of q, k, v [G, h, N, d] over their own tokens and a shared context.
+    """Softmax attention of q, k, v [G, h, N, d] over their tokens and a shared context.
 
     The context [B, h, M, d] is shared by the G / B draws of each sample and seen by all tokens;
-    `visible` bool [G, 1, N, N] says which of their own they see (None: all).
+    `visible` bool [G, 1, N, N] masks their own tokens (None: all visible).
     """
     if q.device.type == "cpu" and k.shape[2] <= SHORT and not _fused_is_faster(q, context):
         return _attend_short(q, k, v, context, visible)
@@ -33,24 +33,25 @@ def attend(
 
 
 def at_own_timestep(index: Tensor, is_context: Tensor) -> Tensor:
-    """Which tokens see which, bool [G, 1, N, N]: those at their own of few timesteps (`index`
-    int64 [G, N] says which), and the context (`is_context` bool [N])."""
+    """Attention mask bool [G, 1, N, N]: tokens see those at the same timestep (`index` int64 [G,
+    N]) and the context (`is_context` bool [N])."""
     return (index[:, None, :, None] == index[:, None, None, :]) | is_context
 
 
-# Up to this many tokens plain products beat the CPU's fused attention, whose backward is slow.
+# Up to this many tokens, plain products beat fused attention on a CPU, whose backward is slow.
 SHORT = 256
 
 
 def _fused_is_faster(q: Tensor, context: KeyValue | None) -> bool:
-    """Of short sequences: only forwards, in fp32, without a context that many draws share."""
+    """For short sequences: only in the forward pass, in fp32, without a context shared by many
+    draws."""
     return context is None and q.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
 def _attend_short(
     q: Tensor, k: Tensor, v: Tensor, context: KeyValue | None, visible: Tensor | None
 ) -> Tensor:
-    """The same, written out; all draws of a sample meet their context in one product."""
+    """The same with explicit products; all draws of a sample share one product with the context."""
     q = q * q.shape[-1] ** -0.5
     own = q @ k.mT
     if visible is not None:
@@ -86,7 +87,7 @@ class FusedLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; tokens may also look at a context that cannot look back."""
+    """Multi-head self-attention; tokens may also attend to a context that does not attend back."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, context: KeyValue | None = None, visible: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
-        """Attention over x [G, N, D] and, where given, the context's keys and values [B, h, M, d].
+        """Attention over x [G, N, D] and, if given, the context's keys and values [B, h, M, d].
 
         G is a multiple of B: G / B noise draws share one context. `visible` as in `attend`.
         """
@@ -106,7 +107,7 @@ class Attention(nn.Module):
         return self.proj(rearrange(out, "g h n d -> g n (h d)")), (k, v)
 
     def key_value(self, x: Tensor) -> KeyValue:
-        """Only what others need to look at x: the last block of a context computes no more."""
+        """Only keys and values: the last block of a context needs nothing else."""
         width = x.shape[-1]
         kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
         k, v = rearrange(kv, "g n (two h d) -> two g h n d", two=2, h=self.heads)
@@ -114,12 +115,11 @@ class Attention(nn.Module):
 
 
 MOST_WIDTH, MOST_DEPTH = 2**15, 1000
-MOST_RATIO = 64  # hidden width of an MLP over the width
+MOST_RATIO = 64  # hidden width of an MLP divided by the width
 
 
 def check_size(width: int, depth: int, mlp_ratio: float) -> None:
-    """Raise UserError for a transformer that is too wide or deep, or whose MLPs are, or have no
-    hidden channel."""
+    """Raise UserError if the transformer is too wide or deep, or its MLP ratio is out of range."""
     if width > MOST_WIDTH or depth > MOST_DEPTH:
         raise UserError(
             f"model width must be at most {MOST_WIDTH} and depth at most {MOST_DEPTH}, got "
@@ -156,9 +156,9 @@ class Block(nn.Module):
         visible: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """Hidden tokens [G, N, D] -> the next ones, and the block's own keys and values.
+        """Hidden tokens [G, N, D] -> output tokens, and the block's keys and values.
 
-        `rows` [G, V, 6 D]: what adaLN makes of `mod.cond`, where that is known already.
+        `rows` [G, V, 6 D]: output of adaLN for `mod.cond`, if already computed.
         """
         index = mod.index
         known = self.adaLN_modulation(mod.cond) if rows is None else rows
@@ -168,13 +168,13 @@ class Block(nn.Module):
         return gated_add(x, gate2, self.mlp(norm_modulate(x, shift2, scale2, index)), index), own
 
     def key_value(self, x: Tensor, mod: Modulation) -> KeyValue:
-        """Keys and values that this block would offer to others, and nothing else."""
+        """Only the keys and values of this block."""
         shift, scale, *_ = self.adaLN_modulation(mod.cond).chunk(6, dim=-1)
         return self.attn.key_value(norm_modulate(x, shift, scale, mod.index))
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and linear map to a token's own channels; starts at zero."""
+    """Modulated norm and linear map to a token's channels, initialized to zero."""
 
     def __init__(self, width: int, out_channels: int) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Projector(nn.Module):
     """h of Eq. 6: predicts the target's features from the student's; used in training only."""
 
     def __init__(self, width: int, out_channels: int | None = None) -> None:
-        """`out_channels` of the target; None: a teacher's, which has the student's width."""
+        """`out_channels` of the target; None: the student's width, as for a teacher."""
         super().__init__()
         out_channels = out_channels or width
         self.linear1 = nn.Linear(width, width + out_channels)

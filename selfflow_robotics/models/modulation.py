@@ -1,9 +1,9 @@
-"""adaLN: what a timestep does to the tokens that stand at it, computed once per distinct timestep.
+"""adaLN modulation, computed once per distinct timestep.
 
-A network that embeds and modulates every token for itself spends a third of its forward pass on
-that. Here each sample has few distinct timesteps, a row of a table each, and an index that says
-which token uses which row. Two operations read the table; both keep their inputs alone for the
-backward pass (autograd would keep the table spread over the tokens, and each intermediate result).
+A network that computes modulation per token spends a third of its forward pass on it. Here each
+sample has few distinct timesteps, one row of a table each, and an index from tokens to rows. Two
+operations read the table; both save only their inputs for the backward pass (autograd would save
+the table expanded to all tokens, and every intermediate result).
 """
 
 from typing import Any, NamedTuple
@@ -12,21 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPS = 1e-6  # of the layer norm, as in DiT
-# Up to so many rows their gradients are one product with a one-hot matrix, which no other order of
-# execution changes; beyond, rows are added up by index.
+EPS = 1e-6  # epsilon of the layer norm, as in DiT
+# Up to this many rows, their gradients are a product with a one-hot matrix, which is deterministic;
+# above, rows are summed by index.
 FEW_ROWS = 8
 
 
 class Modulation(NamedTuple):
-    """The conditioning of few distinct timesteps, and which token uses which."""
+    """The conditioning of few distinct timesteps, and the index from tokens to them."""
 
     cond: Tensor  # [G, V, D] embedded timestep (and label) of each distinct timestep
     index: Tensor  # [G, N] int64, in [0, V)
 
 
 def spread(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows [G, V, D] over the tokens that use them: [G, N, D], or [G, 1, D] when V = 1."""
+    """Rows [G, V, D] expanded to tokens: [G, N, D], or [G, 1, D] if V = 1."""
     if rows.shape[1] == 1:
         return rows
     if rows.shape[1] == 2:  # fuses well
@@ -35,7 +35,7 @@ def spread(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def gather_up(tokens: Tensor, index: Tensor, num_rows: int) -> Tensor:
-    """The transpose of `spread`: tokens [G, N, D] added up by row, [G, V, D]."""
+    """The transpose of `spread`: tokens [G, N, D] summed by row, [G, V, D]."""
     if num_rows == 1:
         return tokens.sum(dim=1, keepdim=True)
     if num_rows <= FEW_ROWS:
@@ -60,7 +60,7 @@ def gated_add(x: Tensor, gate: Tensor, branch: Tensor, index: Tensor) -> Tensor:
 
 
 def _autograd_decides() -> bool:
-    # A compiler fuses better what it can see into, and chooses itself what to keep.
+    # A compiler fuses plain code better, and chooses what to save.
     return torch.compiler.is_compiling() or not torch.is_grad_enabled()
 
 

@@ -1,8 +1,7 @@
-"""SiT (arXiv 2401.08740): a transformer whose tokens each have their own timestep.
+"""SiT (arXiv 2401.08740) with a separate timestep per token.
 
-Clean tokens can be given as a context: they are encoded once, cannot see the noised tokens, and any
-number of noise draws (in training) or solver steps (in sampling) look at the keys and values kept
-from that one pass.
+Clean tokens can form a context: they are encoded once without attending to noised tokens, and any
+number of noise draws (in training) or solver steps (in sampling) reuse their keys and values.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ class SiTConfig:
     """Size of the transformer. The full size (675 M, SiT-XL) is width 1152, depth 28, heads 16.
 
     Timesteps t are embedded as timestep_scale * (t - timestep_origin). The released weights count
-    from noise and have no scale: 1 and 1.
+    from noise without scaling: 1 and 1.
     """
 
     kind: ClassVar[str] = "sit"
@@ -42,7 +41,7 @@ class SiTConfig:
                 f"{self.width}, {self.depth}, {self.heads}"
             )
         check_size(self.width, self.depth, self.mlp_ratio)
-        if self.width % 4:  # two sine-cosine pairs an axis of the positions
+        if self.width % 4:  # two sine-cosine pairs per position axis
             raise UserError(f"model width must be divisible by 4, got {self.width}")
         check_convention(self.timestep_scale, self.timestep_origin)
 
@@ -72,7 +71,7 @@ class SiT(nn.Module):
         return self.config.depth
 
     def _initialize(self) -> None:
-        """DiT's initialisation: xavier for linears, small timestep MLP, adaLN-Zero."""
+        """DiT's initialization: xavier for linear layers, small timestep MLP, adaLN-Zero."""
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -1,5 +1,5 @@
-"""The way of words into a network: a small trainable encoder of bytes, or a projection of what a
-frozen text encoder has made of them."""
+"""Text input of a network: a small trainable byte encoder, or a projection of embeddings from a
+frozen text encoder."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ PAD = 256  # one id after the 256 bytes
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How a network reads words: "bytes" needs no weights and no vocabulary, "embeddings" projects
-    those of a frozen encoder."""
+    """How a network reads text: "bytes" needs no weights or vocabulary, "embeddings" projects those
+    of a frozen encoder."""
 
     kind: Literal["bytes", "embeddings"] = "bytes"
-    tokens: int = 2  # bytes: that a text becomes
-    most_bytes: int = 127  # bytes: of the longest text
-    channels: int = 0  # embeddings: of each token
+    tokens: int = 2  # bytes: tokens per text
+    most_bytes: int = 127  # bytes: length of the longest text
+    channels: int = 0  # embeddings: channels per token
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.channels if self.kind == "embeddings" else 1) < 1:
             raise UserError(
-                "text needs at least one token and embeddings at least one channel, got "
-                f"{self.tokens} and {self.channels}"
+                f"text tokens and embedding channels must be at least 1, got {self.tokens} and "
+                f"{self.channels}"
             )
         if not 1 <= self.most_bytes <= MOST_TEXT_BYTES:
             raise UserError(
@@ -36,15 +36,15 @@ class TextConfig:
             )
 
     def build(self, width: int, heads: int) -> nn.Module:
-        """The part of a network that turns words into text tokens [B, M, D]."""
+        """The module that turns words into text tokens [B, M, D]."""
         if self.kind == "embeddings":
             return nn.Linear(self.channels, width)
         return ByteTextEncoder(width, heads, self.tokens, self.most_bytes)
 
 
 def check_texts(texts: Iterable[str], most_bytes: int) -> None:
-    """Raise UserError for texts of more than `most_bytes` bytes, naming the longest one and, where
-    there are two that differ only after that, both: nothing is cut."""
+    """Raise UserError for texts of more than `most_bytes` bytes instead of truncating them. The
+    message names the longest one, and two that would become equal, if any."""
     raw = {text: _encoded(text) for text in texts}
     long = [text for text, data in raw.items() if len(data) > most_bytes]
     if not long:
@@ -54,11 +54,11 @@ def check_texts(texts: Iterable[str], most_bytes: int) -> None:
     for text, data in raw.items():
         other = starts.setdefault(data[:most_bytes], text)
         if other != text:
-            alike = f"; '{other}' and '{text}' would be one instruction to it"
+            alike = f"; truncated, '{other}' and '{text}' would be the same"
             break
     longest = max(long, key=lambda text: len(raw[text]))
     raise UserError(
-        f"the network reads instructions of at most {most_bytes} bytes, and {len(long)} of "
+        f"the network reads instructions of at most {most_bytes} bytes, but {len(long)} of "
         f"{len(raw)} are longer{alike}; '{longest}' needs a network trained with "
         f"model.text_bytes={len(raw[longest])}"
     )
@@ -69,8 +69,8 @@ def text_bytes(
 ) -> Tensor:
     """UTF-8 bytes of each text, padded: int64 [B, 1 + most_bytes].
 
-    The first place always holds PAD, so that the empty text (the null condition of classifier-free
-    guidance) still has one place to look at. Raises UserError for a text that does not fit.
+    The first position is always PAD, so that the empty text (the null condition of classifier-free
+    guidance) has a token to attend to. Raises UserError if a text is too long.
     """
     check_texts(texts, most_bytes)
     ids = torch.full((len(texts), 1 + most_bytes), PAD, dtype=torch.long)
@@ -84,11 +84,11 @@ def _encoded(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the instruction {text!r} is no valid Unicode; write it anew") from error
+        raise UserError(f"the instruction {text!r} is not valid Unicode; retype it") from error
 
 
 class ByteTextEncoder(nn.Module):
-    """Bytes to a few tokens: one transformer layer, then learned queries that pool it."""
+    """Byte encoder: one transformer layer, then pooling with learned queries."""
 
     def __init__(self, width: int, heads: int, num_tokens: int, most_bytes: int = 127) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The first weights of a network from those of another one: of images, of pretraining, of a robot.
+"""Initialize a network from the weights of another one: of images, pretraining or a robot.
 
-The backbone must be the same. An adapter is taken over where its tokens mean the same, so that all
-frames of a clip begin with the weights of images. All else keeps the weights it was drawn with.
+The backbones must match. An adapter is copied if its tokens have the same meaning, so that all
+frames of a clip start with the image weights. Everything else keeps its random initialization.
 """
 
 from collections.abc import Mapping
@@ -28,22 +28,22 @@ class Source:
     config: NetworkConfig
     tensors: StateDict
     origin: str = "the source"  # for messages
-    codecs: Mapping[str, Codec] = field(default_factory=dict)  # by adapter; none: not compared
-    # Whether its `config.changes` were trained: pretraining has no clean first frame.
+    codecs: Mapping[str, Codec] = field(default_factory=dict)  # by adapter; empty: not compared
+    # Whether its `config.changes` were trained; pretraining has no clean first frame.
     changes: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """The names of the weights by what became of them."""
+    """The names of the weights, by how they were initialized."""
 
-    loaded: list[str]  # as they are
-    mapped: list[str]  # in part: the null label's row, the velocity's rows, the common steps
-    new: list[str]  # of the network alone
-    left_over: list[str]  # of the source alone
+    loaded: list[str]  # copied unchanged
+    mapped: list[str]  # copied in part: the null label's row, the velocity's rows, the common steps
+    new: list[str]  # only in the network
+    left_over: list[str]  # only in the source
 
     def to_json(self) -> dict[str, list[str]]:
-        """The parts of the networks that the names belong to."""
+        """The names, grouped by part of the network."""
         return {kind: sorted({_part(n) for n in names}) for kind, names in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -52,8 +52,8 @@ class Report:
 
 
 def adopt(config: NetworkConfig, source: NetworkConfig) -> NetworkConfig:
-    """`config` with what must be as in the source: the timesteps' convention and, where the source
-    was trained with labels, a condition that is always the null label.
+    """`config` with the settings that must match the source: the timestep convention and, if the
+    source was trained with labels, a condition that is always the null label.
 
     Raises UserError where the backbones differ.
     """
@@ -70,16 +70,17 @@ def adopt(config: NetworkConfig, source: NetworkConfig) -> NetworkConfig:
 def warm_start(
     network: Network, source: Source, codecs: Mapping[str, Codec] | None = None
 ) -> Report:
-    """Load what fits into `network`, whose configuration `adopt` made; `codecs` are its own.
+    """Load matching weights into `network`, whose configuration comes from `adopt`; `codecs` are
+    its own.
 
-    The time positions of adapters that had none in the source begin at zero. Raises UserError where
-    the backbones differ.
+    Time positions of adapters without them in the source start at zero. Raises UserError if the
+    backbones differ.
     """
     ours, theirs = network.config, source.config
     _check_backbones(ours, theirs)
     if adopt(ours, theirs) != ours:
         raise UserError(
-            f"{source.origin} has another convention of timesteps, or labels; build the network "
+            f"{source.origin} has a different timestep convention, or labels; build the network "
             "from adopt(config, source.config)"
         )
     fitting = {
@@ -102,25 +103,25 @@ def warm_start(
         ):
             given = None
         if given is not None and name == _LABELS and given.shape != tensor.shape:
-            given = given[-1:] if len(tensor) == 1 else None  # other classes, but for the null one
+            given = given[-1:] if len(tensor) == 1 else None  # of other classes only the null label
         if given is None:
             report.new.append(name)
         elif given is source.tensors[name] and given.shape == tensor.shape:
             tensor.copy_(given)
             report.loaded.append(name)
-        elif given.shape[1:] == tensor.shape[1:]:  # rows in common come first
+        elif given.shape[1:] == tensor.shape[1:]:  # common rows come first
             rows = min(len(given), len(tensor))
             tensor[:rows] = given[:rows].to(tensor.dtype)
             report.mapped.append(name)
         else:
             raise UserError(
-                f"{source.origin} does not fit: '{name}' is {tuple(given.shape)} there and "
+                f"{source.origin} does not match: '{name}' is {tuple(given.shape)} there and "
                 f"{tuple(tensor.shape)} here"
             )
     used = {*report.loaded, *report.mapped}
     report.left_over.extend(name for name in source.tensors if name not in used)
     _start_times(network, theirs)
-    if not source.changes:  # whole frames until now, from here on a change
+    if not source.changes:  # full frames in the source, changes here
         for slot in ours.changes:
             if ours.prediction[slot] == "data":
                 network.adapter(slot).forget_output()
@@ -136,7 +137,7 @@ def _start_times(network: Network, source: NetworkConfig) -> None:
 
 
 def _same_adapter(ours: NetworkConfig, theirs: NetworkConfig, name: str) -> bool:
-    """Whether an adapter reads and predicts the same; grids and steps may differ."""
+    """Whether an adapter has the same inputs and outputs; grids and steps may differ."""
     parts = []
     for config in (ours, theirs):
         adapter = config.adapters[name]
@@ -153,7 +154,7 @@ def _check_backbones(config: NetworkConfig, source: NetworkConfig) -> None:
     ours, theirs = config.backbone, source.backbone
     if ours.kind != theirs.kind:
         raise UserError(
-            f"the weights are of a {theirs.kind} backbone, not {ours.kind}; give "
+            f"the weights have a {theirs.kind} backbone, not {ours.kind}; use "
             f"model.backbone={theirs.kind}, or other weights with init=..."
         )
     old, new = asdict(theirs), asdict(ours)
@@ -161,8 +162,8 @@ def _check_backbones(config: NetworkConfig, source: NetworkConfig) -> None:
     if differing:
         name = differing[0]
         raise UserError(
-            f"the weights have {name}={old[name]}, not {new[name]}; give model.{ours.kind}."
-            f"{name}={old[name]}, or other weights with init=..."
+            f"the weights have {name}={old[name]}, not {new[name]}; use "
+            f"model.{ours.kind}.{name}={old[name]}, or other weights with init=..."
         )
 
 

@@ -1,11 +1,11 @@
-"""One network's weights out of a checkpoint file that someone else wrote.
+"""Find a network's weights in another project's checkpoint file.
 
-Training scripts store the raw weights, their moving average (EMA), optimiser state and settings in
-one file, under names of their own: {"model", "ema", "opt"}, {"state_dict", "state_dict_ema"},
-"ema_model.module.blocks...". A set of weights is recognised by one tensor that every network of the
-kind has, its anchor: what stands before the anchor's name is the set's place in the file. The
-moving average is what gets evaluated, so it is taken where there is one. Where a file does not
-tell, it is refused with a way to save it.
+Training scripts store raw weights, their moving average (EMA), optimizer state and settings in one
+file, under various names: {"model", "ema", "opt"}, {"state_dict", "state_dict_ema"},
+"ema_model.module.blocks...". A set of weights is recognised by its anchor, a tensor that every such
+network has: the prefix of the anchor's name is the set's position in the file. If there is a moving
+average, it is used, as in evaluations. Ambiguous files are refused, with advice on how to save
+them.
 """
 
 import argparse
@@ -24,78 +24,78 @@ from selfflow_robotics.errors import UserError
 
 StateDict = dict[str, Tensor]
 SUFFIXES = (".pt", ".pth", ".safetensors")
-SAVE = "save the right one alone: torch.save({'ema': weights}, 'weights.pt')"
+SAVE = "save only the right one: torch.save({'ema': weights}, 'weights.pt')"
 
-# What torch.compile and FSDP put into names, also in the middle.
+# Inserted into names by torch.compile and FSDP, also in the middle.
 _TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _AVERAGE = re.compile(r"(?<![a-z])(ema|swa|shadow|averaged?|(?<!exp_)avg)(?![a-z])")
 _RAW = re.compile(r"(?<![a-z])(online|raw|student)(?![a-z])")
 _OPTIMIZER = re.compile(r"^(opt|optim|optimizers?)(?![a-z])|^exp_avg")
-# A checkpoint has thousands of entries, a few levels deep; more is a file made to exhaust memory.
+# A checkpoint has thousands of entries in a few levels; more is an attempt to exhaust memory.
 _MOST_ENTRIES, _MOST_LEVELS = 200_000, 32
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """A set of weights by the network's own names, and its place in the file ("" for the top)."""
+    """A set of weights under the network's names, and its position in the file ("" for the top)."""
 
     tensors: StateDict
     place: str
 
     @property
     def text(self) -> str:
-        """Which of the file's weights these are, in words; "" where there is nothing to say."""
+        """A description of which weights in the file these are; "" if there is only one set."""
         kind = " (the moving average)" if _is_average(self.place) else ""
         return f"'{self.place}'{kind}" if self.place else ""
 
 
 def read_weights_file(path: Path) -> object:
-    """What a .pt, .pth or .safetensors file holds. Nothing in the file is executed.
+    """The content of a .pt, .pth or .safetensors file. Nothing in the file is executed.
 
-    Raises UserError where it is no such file, damaged, or holds other objects than plain values.
+    Raises UserError if it is not such a file, damaged, or contains anything but plain values.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is neither .pt nor .safetensors; give a released weights file")
-    if not path.is_file():  # a pipe would wait for a writer
-        raise UserError(f"there is no file {path}; give a released weights file")
+        raise UserError(f"{path} is neither .pt nor .safetensors; expected a released weights file")
+    if not path.is_file():  # a pipe would block
+        raise UserError(f"{path} does not exist; expected a released weights file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         _refuse_inflated(path)
         with (
-            warnings.catch_warnings(action="ignore"),  # what matters is raised
+            warnings.catch_warnings(action="ignore"),  # errors are raised
             torch.serialization.safe_globals([argparse.Namespace]),  # a script's settings
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except Exception as error:  # damaged bytes make unpicklers fail in many ways
-        # torch's own words are long, and advise to run what is in the file.
-        reason = "is truncated or no weights file; download it again"
+    except Exception as error:  # damaged bytes make unpicklers raise many kinds of exceptions
+        # torch's own message is long, and advises running code from the file.
+        reason = "is truncated or not a weights file; download it again"
         if "weights_only" in str(error) and _first_byte(path) in (b"P", b"\x80"):  # zip, pickle
-            reason = f"holds Python objects, not plain tensors; where it was made, {SAVE}"
+            reason = f"contains Python objects, not plain tensors; where it was created, {SAVE}"
         elif isinstance(error, OSError) and error.strerror:
             reason = f"cannot be read ({error.strerror}); check its permissions"
         raise UserError(f"{path} {reason}") from error
 
 
 def find_weights(content: object, anchor: str) -> FoundWeights:
-    """The set of weights in what a file held, the moving average where there is one.
+    """The set of weights in a file's content, the moving average if there is one.
 
     Args:
         content: a state dict, or dicts and lists with state dicts at any depth.
         anchor: the name of a tensor that each set has.
 
-    Raises UserError where there is none, where several could be meant, for a moving average
-    without names, and for tensors that are not floating-point numbers.
+    Raises UserError if there is none or the choice is ambiguous, for a moving average without
+    names, and for tensors that are not floating-point.
     """
     tensors: StateDict = {}
     for name, tensor in _tensors(content):
         if name in tensors:
-            raise UserError(f"the file holds {name} twice; {SAVE}")
+            raise UserError(f"the file contains {name} twice; {SAVE}")
         tensors[name] = tensor
     if not tensors:
-        raise UserError("the file holds no tensors; give the release's own weights")
+        raise UserError("the file contains no tensors; expected the released weights")
     # The deepest first: "ema.blocks" belongs to "ema.", not to the top.
     places = {
         name.removesuffix(anchor)
@@ -112,16 +112,16 @@ def find_weights(content: object, anchor: str) -> FoundWeights:
             sets[place][name.removeprefix(place)] = tensor
     sets = {place: found for place, found in sets.items() if not _is_optimizer(place)}
     if not sets:
-        raise UserError(f"the file has no {anchor}; give a released Self-Flow image model")
+        raise UserError(f"the file has no {anchor}; expected a released Self-Flow image model")
     averages = [place for place in sets if _is_average(place)]
     if not averages:
         _refuse_nameless_average(tensors, rest, sets)
     candidates = averages or list(sets)
     if len(candidates) > 1:
         names = " and ".join(sorted(f"'{place.rstrip('.')}'" for place in candidates))
-        raise UserError(f"the file holds several sets of weights, {names}; {SAVE}")
+        raise UserError(f"the file contains several sets of weights, {names}; {SAVE}")
     (place,) = candidates
-    # Beside a set at the top lie counters and the like, which no network has.
+    # A set at the top may have counters etc. next to it, which are not part of a network.
     found = {
         name: tensor
         for name, tensor in sets[place].items()
@@ -132,20 +132,22 @@ def find_weights(content: object, anchor: str) -> FoundWeights:
 
 
 def few(names: list[str]) -> str:
-    """The first of many names, for an error's line."""
+    """The first few names, for error messages."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return "; ".join(names[:3]) + more
 
 
 def _tensors(content: object) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with its dotted place."""
+    """Each tensor with its dotted path."""
     waiting: list[tuple[str, object, int]] = [("", content, 0)]
     num_seen = 0
     while waiting:
         name, value, level = waiting.pop()
         num_seen += 1
         if num_seen > _MOST_ENTRIES or level > _MOST_LEVELS:
-            raise UserError("the file is nested too deeply or endlessly; give a weights file")
+            raise UserError(
+                "the file is nested too deeply or refers to itself; expected a weights file"
+            )
         if isinstance(value, Tensor):
             parts = [part for part in name.split(".") if part not in _TRANSPARENT]
             yield ".".join(parts), value
@@ -156,12 +158,12 @@ def _tensors(content: object) -> Iterator[tuple[str, Tensor]]:
 
 
 def _words(place: str) -> list[str]:
-    """The parts of a dotted place in lower case, "modelEma" as "model_ema"."""
+    """The parts of a dotted path in lower case, "modelEma" as "model_ema"."""
     return [re.sub("(?<=[a-z])(?=[A-Z])", "_", part).lower() for part in place.split(".")]
 
 
 def _is_average(place: str) -> bool:
-    """Whether the innermost part that tells names a moving average."""
+    """Whether the innermost telling part names a moving average."""
     for word in reversed(_words(place)):
         if _RAW.search(word):
             return False
@@ -177,14 +179,14 @@ def _is_optimizer(place: str) -> bool:
 def _refuse_nameless_average(
     tensors: StateDict, rest: list[str], sets: dict[str, StateDict]
 ) -> None:
-    """A moving average may be a list of tensors, or have names that are no network's: to take the
-    raw weights beside it would be wrong without a word."""
+    """A moving average may be a list of tensors, or have unknown names; silently using the raw
+    weights instead would be wrong."""
     inside = [f"{place}{name}" for place, found in sets.items() for name in found]
     averaged = [name for name in [*rest, *inside] if _is_average(name) and tensors[name].ndim > 0]
     if averaged:
         raise UserError(
-            f"the file holds a moving average that is not whole under the network's names "
-            f"({few(averaged)}); copy it into the network where it was made, then "
+            f"the file contains a moving average that does not match the network's names "
+            f"({few(averaged)}); copy it into the network where it was created, then "
             "torch.save({'ema': network.state_dict()}, 'weights.pt')"
         )
 
@@ -196,22 +198,23 @@ def _refuse_odd(found: StateDict) -> None:
         if not (v.is_floating_point() and v.layout == torch.strided and v.numel())
     ]
     if odd:
-        raise UserError(f"the weights hold things that are no floating-point tensors: {few(odd)}")
-    # A view may name a number a billion times; copied, it would fill the memory.
+        raise UserError(f"the weights contain non-floating-point tensors: {few(odd)}")
+    # A view may repeat a number a billion times; a copy would fill the memory.
     views = [name for name, v in found.items() if v.untyped_storage().nbytes() < v.nbytes]
     if views:
-        raise UserError(f"the weights hold tensors larger than their data: {few(views)}")
+        raise UserError(f"the weights contain tensors larger than their data: {few(views)}")
 
 
 def _refuse_inflated(path: Path) -> None:
-    """torch stores its records as they are; a compressed or repeated one is made to fill memory."""
+    """torch does not compress records; compressed or repeated ones are an attempt to
+    fill memory."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     is_stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
     if not is_stored or sum(record.file_size for record in records) > path.stat().st_size:
-        raise UserError(f"{path} is compressed, which torch's files are not; save it with torch")
+        raise UserError(f"{path} is compressed, unlike torch's files; save it with torch")
 
 
 def _first_byte(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""How alike student and teacher are, layer by layer: what a run's page draws of its pretraining."""
+"""Cosine between student and teacher, layer by layer, for a run's page."""
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +22,18 @@ def cosine_by_layer(
 ) -> dict[str, list[float]]:
     """Mean cosine of both networks' raw features after each block, `cosine_by_layer/t=...`.
 
-    At each of LEVELS half of the noised tokens stand at t and the rest at t / 2; the teacher sees
-    all at t / 2, with the same noise. For a few samples at a time: features of all layers are kept.
+    At each of LEVELS, half of the noised tokens are at t and the rest at t / 2; the teacher sees
+    all at t / 2, with the same noise. Use few samples, as the features of all layers are stored.
 
     Args:
-        network, teacher, batch, role: as in `loss`. The lists have a value for each block of
-            theirs, the first one's first.
+        network, teacher, batch, role: as in `loss`. The lists have one value per block.
     """
-    clean, noised = arrange(role, batch.slots)
+    clean, to_denoise = arrange(role, batch.slots)
     sides = [
-        ask(one, noised, one.encode_context(clean, batch.words, labels=batch.labels), stop=True)
+        ask(one, to_denoise, one.encode_context(clean, batch.words, labels=batch.labels), stop=True)
         for one in (network, teacher)
     ]
-    tokens = {slot: x.tokens for slot, x in noised.items()}
+    tokens = {slot: x.tokens for slot, x in to_denoise.items()}
     first = next(iter(tokens.values()))
     size, num_tokens = len(first), sum(x.shape[1] for x in tokens.values())
     noise = {

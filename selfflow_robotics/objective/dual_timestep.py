@@ -1,9 +1,9 @@
 """Dual-Timestep Scheduling: two noise levels in one sample (Self-Flow, section 3.1).
 
-Per sample two timesteps t, s ~ p(t) are drawn, independent and never sorted; each token takes s
-with probability `mask_ratio` (Bernoulli, not a fixed count), else t (Eq. 4). So every token's own
-timestep has marginal p(t), exactly as in plain flow matching. The teacher sees all tokens at the
-cleaner of the two, min(t, s).
+Each sample draws two independent, unsorted timesteps t, s ~ p(t); each token takes s with
+probability `mask_ratio` (Bernoulli, not a fixed count), else t (Eq. 4). So each token's timestep
+has marginal p(t), exactly as in plain flow matching. The teacher sees all tokens at the cleaner of
+the two, min(t, s).
 """
 
 import torch
@@ -21,10 +21,10 @@ def draw_dual_timesteps(
     generator: torch.Generator,
     places: Tensor | None = None,
 ) -> Timesteps:
-    """The pair (t, s) of every sample, and its mask as the index: tau of Eq. 4; `places` as in
+    """The pair (t, s) of each sample, with the mask as index: tau of Eq. 4; `places` as in
     `draw_mask`.
 
-    `mask_ratio` = 0 is plain flow matching: one timestep a sample and the same draws of t.
+    `mask_ratio` = 0 is plain flow matching: one timestep per sample and the same draws of t.
     """
     t = sample_timesteps(distribution, batch, generator)
     if mask_ratio == 0:
@@ -42,10 +42,10 @@ def draw_mask(
     generator: torch.Generator,
     places: Tensor | None = None,
 ) -> Tensor:
-    """M of Eq. 4 as int64 [B, N], every token for itself.
+    """M of Eq. 4 as int64 [B, N], drawn per token.
 
-    `places` [N] int64 in [0, N), where given, makes tokens of one place share their draw: a place
-    of the picture is masked in all frames of a clip or in none (a tube).
+    With `places` [N] int64 in [0, N), tokens at the same place share their draw: a patch is masked
+    in all frames of a clip or in none (tube masking).
     """
     u = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
     mask = (u < mask_ratio).long()

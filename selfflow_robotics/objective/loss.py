@@ -1,8 +1,8 @@
-"""The loss of one batch that plays a row of the role table: what is shown, what is denoised.
+"""The loss of a batch for one role: which slots are clean and which are denoised.
 
-Several noise draws of a sample share one look at its clean tokens, where these cannot see the
-noised ones: the expensive part (looking at the picture) is paid once, the cheap part (denoising six
-actions) is practised at many noise levels.
+If clean tokens do not attend to noised ones, several noise draws of a sample share one encoding of
+its clean tokens: the expensive part (encoding the image) runs once, the cheap part (denoising six
+actions) at many noise levels.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow import path
 from selfflow_robotics.objective.roles import Role, arrange, denoises_frames
 from selfflow_robotics.objective.self_flow import (
+    Denoiser,
     Encoder,
     LossTerms,
-    Network,
     ObjectiveConfig,
     self_flow_loss,
 )
@@ -28,15 +28,15 @@ from selfflow_robotics.timesteps import Timesteps
 
 @dataclass(frozen=True)
 class ConditioningConfig:
-    """How the clean part of a sample is shown in training."""
+    """How the clean part of a sample conditions training."""
 
-    # prefix: clean tokens see only one another, and are encoded once for all draws and solver
-    # steps; joint: all tokens see each other, as the paper's networks are trained.
+    # prefix: clean tokens only see each other, and are encoded once for all draws and solver steps;
+    # joint: all tokens see each other, as in the paper.
     attention: Literal["prefix", "joint"] = "prefix"
-    draws: int = 8  # noise draws of an action chunk that share one look at the picture
-    frame_draws: int = 1  # the same where frames are denoised: they cost twenty times as much
+    draws: int = 8  # noise draws of an action chunk per encoding of the image
+    frame_draws: int = 1  # the same for roles that denoise frames, which cost twenty times as much
     frame_noise: float = 0.0  # the clean frame's own noise level ~ U(0, this); 0.2 in the paper
-    text_dropout: float = 0.1  # how often instruction and label are hidden, for guidance
+    text_dropout: float = 0.1  # probability of dropping instruction and label, for guidance
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.frame_draws < 1:
@@ -49,7 +49,7 @@ class ConditioningConfig:
 
 
 class ContextNetwork(Protocol):
-    """What the loss needs of a network (`models.network.Network`)."""
+    """The part of the network's interface that the loss needs (`models.network.Network`)."""
 
     config: Any
     projector: Any
@@ -77,18 +77,18 @@ def loss(
 ) -> LossTerms:
     """The loss of a batch; G = B x draws.
 
-    Student and teacher see the same noise, and do without the same words and labels.
+    Student and teacher see the same noise, and the same dropped words and labels.
 
     Args:
-        network, teacher: the student and its moving average; the latter is asked only if the
-            objective has one.
-        weights: of each slot in the flow loss; 1 where it is not named.
+        network, teacher: the student and its moving average, used only if the objective has a
+            teacher.
+        weights: weight of each slot in the flow loss; 1 if not given.
         step: for objectives that warm up; None: no warm-up.
-        encoder: for those with a frozen one.
+        encoder: for objectives with a frozen encoder.
     """
-    clean, noised = arrange(role, batch.slots)
+    clean, to_denoise = arrange(role, batch.slots)
     draws = conditioning.frame_draws if denoises_frames(role) else conditioning.draws
-    noised = {slot: x.repeat(draws) for slot, x in noised.items()}
+    to_denoise = {slot: x.repeat(draws) for slot, x in to_denoise.items()}
     labels = batch.labels
     if labels is not None:
         hidden = torch.rand(len(labels), generator=generator, device=labels.device)
@@ -108,40 +108,40 @@ def loss(
     if objective.has_teacher:
         with torch.no_grad():
             seen = teacher.encode_context(shown, **condition, depth=objective.teacher_layer)
-        ask_teacher = ask(teacher, noised, seen, stop=True, **separate)
+        ask_teacher = ask(teacher, to_denoise, seen, stop=True, **separate)
     return self_flow_loss(
-        student=ask(network, noised, network.encode_context(shown, **condition), **separate),
+        student=ask(network, to_denoise, network.encode_context(shown, **condition), **separate),
         teacher=ask_teacher,
         project=network.projector,
-        noised={slot: x.tokens for slot, x in noised.items()},
-        valid={slot: x.valid for slot, x in noised.items() if x.valid is not None},
+        data={slot: x.tokens for slot, x in to_denoise.items()},
+        valid={slot: x.valid for slot, x in to_denoise.items() if x.valid is not None},
         prediction=network.prediction,
         config=objective,
         generator=generator,
         gamma=None if step is None else objective.gamma_at(step),
         weights=weights,
         encoder=encoder,
-        places=_places(noised, batch) if objective.mask_shape == "tube" else None,
+        places=_places(to_denoise, batch) if objective.mask_shape == "tube" else None,
     )
 
 
 def ask(
-    network: ContextNetwork, noised: Mapping[str, Slot], context: Any, **settings: Any
-) -> Network:
-    """The network as `self_flow_loss` asks it: tokens x_t of the slots `noised` in a context."""
+    network: ContextNetwork, to_denoise: Mapping[str, Slot], context: Any, **settings: Any
+) -> Denoiser:
+    """The network as `self_flow_loss` calls it: tokens x_t of the slots `to_denoise` in context."""
 
     def asked(x_t: dict[str, Tensor], tau: Timesteps, layers: tuple[int, ...]) -> Any:
-        slots = {slot: noised[slot].with_tokens(x) for slot, x in x_t.items()}
+        slots = {slot: to_denoise[slot].with_tokens(x) for slot, x in x_t.items()}
         return network(slots, tau, context, layers, **settings)
 
     return asked
 
 
-def _places(noised: Mapping[str, Slot], batch: Batch) -> Tensor:
-    """A number for every noised token [N]: tokens at one place of their frames share it."""
+def _places(to_denoise: Mapping[str, Slot], batch: Batch) -> Tensor:
+    """A number per noised token [N], shared by tokens at the same place of their frames."""
     per_frame = batch.slots["first_frame"].tokens.shape[1]
-    places, beyond = [], 0 if set(noised) == {"actions"} else per_frame
-    for slot, x in noised.items():
+    places, beyond = [], 0 if set(to_denoise) == {"actions"} else per_frame
+    for slot, x in to_denoise.items():
         count = x.tokens.shape[1]
         numbers = torch.arange(count, device=x.tokens.device)
         if slot == "actions":
@@ -153,7 +153,7 @@ def _places(noised: Mapping[str, Slot], batch: Batch) -> Tensor:
 
 
 def _hide_some(batch: Batch, rate: float, generator: torch.Generator) -> Words | None:
-    """Each text replaced by none with probability `rate`."""
+    """Each text dropped with probability `rate`."""
     words = batch.words
     if words is None or rate == 0:
         return words
@@ -161,7 +161,7 @@ def _hide_some(batch: Batch, rate: float, generator: torch.Generator) -> Words |
         drawn = torch.rand(len(words), 1, 1, generator=generator, device=words.device)
         none = torch.zeros_like(words[0]) if batch.no_words is None else batch.no_words
         return torch.where(drawn < rate, none, words)
-    if generator.device.type != "cpu":  # words are the host's, which must not wait for the device
+    if generator.device.type != "cpu":  # texts are on the host, which must not wait for the device
         generator = torch.Generator().manual_seed(generator.initial_seed())
     hidden = torch.rand(len(words), generator=generator) < rate
     return ["" if hide else text for text, hide in zip(words, hidden.tolist(), strict=True)]
@@ -170,7 +170,7 @@ def _hide_some(batch: Batch, rate: float, generator: torch.Generator) -> Words |
 def _augment(
     clean: dict[str, Slot], frame_noise: float, generator: torch.Generator
 ) -> tuple[dict[str, Slot], dict[str, Tensor] | None]:
-    """A clean first frame lightly noised, and its level [B] (the paper's appendix E)."""
+    """A clean first frame with a little noise, and its level [B] (the paper's appendix E)."""
     if frame_noise == 0 or "first_frame" not in clean:
         return clean, None
     x = clean["first_frame"].shown

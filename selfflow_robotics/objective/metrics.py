@@ -1,7 +1,7 @@
-"""What to watch of a loss: where the network errs, how close the teacher is, signs of collapse.
+"""Training metrics: loss by timestep, similarity to the teacher, signs of collapse.
 
-Everything is computed on the device from what the loss has at hand already, and read back by
-whoever logs it: no further forward pass, no waiting for the device.
+Everything is computed on the device from existing results, without extra forward passes or
+synchronization, and read back when it is logged.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ TIME_BINS = 10
 
 
 def loss_metrics(terms: LossTerms) -> dict[str, Any]:
-    """Tensors ready to be logged: scalars, and lists by ten equal bins of a timestep in [0, 1].
+    """Tensors for logging: scalars, and lists over ten equal bins of timesteps in [0, 1].
 
     | key                    | meaning                                                        |
     |------------------------|----------------------------------------------------------------|
@@ -28,7 +28,7 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
     | student/..., teacher/...| `feature_metrics` of the student's features and their target  |
 
     The cosines and the target need gamma > 0; mask and groups need a schedule with two timesteps.
-    Tokens that do not count are left out; an empty bin is NaN.
+    Invalid tokens are ignored; an empty bin is NaN.
     """
     timesteps, counted = terms.timesteps.per_token, terms.counted
     group = terms.timesteps.index
@@ -55,13 +55,12 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
 
 
 def feature_metrics(features: Tensor) -> dict[str, Tensor]:
-    """Size and variety of features [G, N, D], as scalars; variety that vanishes is a collapse.
+    """Norm and diversity of features [G, N, D], as scalars; vanishing diversity means collapse.
 
-    `norm`: mean length of a token's features. `spread_batch`: standard deviation over the samples
-    at the same place; `spread_tokens`: over the places of the same sample; both as shares, 0 to 1,
-    of the features' root mean square. `rank`: participation ratio (sum e)^2 / sum e^2 of the
-    eigenvalues e of the channels' covariance, 1 (all features on a line) to D; it needs no
-    decomposition.
+    `norm`: mean norm of a token's features. `spread_batch`: standard deviation over samples at the
+    same place; `spread_tokens`: over places of the same sample; both relative to the features' root
+    mean square, 0 to 1. `rank`: participation ratio (sum e)^2 / sum e^2 of the eigenvalues e of the
+    channels' covariance, 1 (all features on a line) to D; it needs no decomposition.
     """
     x = features.float()
     deviation = x - x.mean(dim=(0, 1))
@@ -71,7 +70,7 @@ def feature_metrics(features: Tensor) -> dict[str, Tensor]:
     size = x.square().mean().sqrt()
 
     def within(dim: int) -> Tensor:
-        """Total variance is that within and that between; much cheaper than `var` on a CPU."""
+        """Total variance = within + between; much cheaper than `var` on a CPU."""
         return (total - deviation.mean(dim=dim).square().mean()).clamp(min=0).sqrt()
 
     return {
@@ -89,9 +88,9 @@ def mean_by_timestep(values: Tensor, timesteps: Tensor, counted: Tensor) -> Tens
 
 
 def mean_by(values: Tensor, group: Tensor, num_groups: int, counted: Tensor) -> Tensor:
-    """Means of `values` in each group of 0 .. num_groups - 1; NaN for a group without any.
+    """Means of `values` in each group 0 .. num_groups - 1; NaN for empty groups.
 
-    values, group (int64) and counted (bool) have one shape; what is not counted is left out.
+    values, group (int64) and counted (bool) have the same shape; uncounted values are ignored.
     """
     # Not bincount, which makes the host wait for the device.
     groups = torch.arange(num_groups, device=values.device)

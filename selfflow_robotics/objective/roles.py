@@ -1,9 +1,9 @@
-"""The one idea of this project as a table: a question is nothing but which tokens are clean.
+"""The role table: a role is defined by which tokens are clean.
 
-A Self-Flow network gives every token its own timestep. So the same network generates, predicts,
-acts and explains, depending on which slots of a sample it is shown clean, which it must denoise,
-and which are left out. The instruction is always clean. Training draws rows by configured weights;
-inference names a row.
+A Self-Flow network gives every token its own timestep. So the same network is an image generator, a
+world model, a policy or an inverse dynamics model, depending on which slots are clean, which it
+denoises and which are absent. The instruction is always clean. Training draws roles with configured
+weights; inference names a role.
 """
 
 from collections.abc import Mapping
@@ -16,31 +16,31 @@ from selfflow_robotics.rng import numpy_generator
 
 Part = Literal["clean", "noised"]
 FRAME_SLOTS = ("first_frame", "later_frames")
-SLOTS = (*FRAME_SLOTS, "actions")  # the order of tokens in a sequence
+SLOTS = (*FRAME_SLOTS, "actions")  # order of tokens in a sequence
 
 
-Role = Mapping[str, Part]  # of each slot; a slot that is not named is absent
+Role = Mapping[str, Part]  # for each slot; slots that are not listed are absent
 
 ROLES: dict[str, Role] = {
-    # generate a picture
+    # generate an image
     "image": {"first_frame": "noised"},
     # generate a short video
     "clip": {"first_frame": "noised", "later_frames": "noised"},
-    # what may happen next
+    # predict what may happen next
     "video": {"first_frame": "clean", "later_frames": "noised"},
-    # what will these actions do
+    # world model: what will these actions do?
     "world_model": {"first_frame": "clean", "later_frames": "noised", "actions": "clean"},
-    # what should I do
+    # policy: which action to take?
     "policy": {"first_frame": "clean", "actions": "noised"},
     # the paper's robot experiment
     "joint": {"first_frame": "clean", "later_frames": "noised", "actions": "noised"},
-    # which actions did this
+    # inverse dynamics: which actions caused this?
     "inverse_dynamics": {"first_frame": "clean", "later_frames": "clean", "actions": "noised"},
 }
 
 
 def arrange(role: Role, slots: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a sample's slots into (clean, noised), dropping the absent; in the order of `SLOTS`."""
+    """Split a sample's slots into (clean, noised), in the order of `SLOTS`, without absent ones."""
     clean, noised = (
         {slot: slots[slot] for slot in SLOTS if role.get(slot) == part}
         for part in ("clean", "noised")
@@ -49,15 +49,15 @@ def arrange(role: Role, slots: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def denoises_frames(role: Role) -> bool:
-    """Whether frames are among what is denoised."""
+    """Whether the role denoises frames."""
     return any(role.get(slot) == "noised" for slot in FRAME_SLOTS)
 
 
-MAX_WEIGHT = 1e6  # weights are relative; beyond this their sum may overflow or drown the others
+MAX_WEIGHT = 1e6  # weights are relative; above this, their sum may overflow or hide the others
 
 
 def check_weights(weights: dict[str, float]) -> None:
-    """Raise UserError for an unknown row, a negative weight, or no positive weight at all."""
+    """Raise UserError for an unknown role, a negative weight, or no positive weight at all."""
     for name, weight in weights.items():
         if name not in ROLES:
             raise unknown("role", name, ROLES)
@@ -71,8 +71,8 @@ def check_weights(weights: dict[str, float]) -> None:
 
 
 def check_loss_weights(weights: Mapping[str, float], roles: Mapping[str, float]) -> None:
-    """Raise UserError for an unknown slot, a negative weight, or a row that is played (of weight
-    > 0 in `roles`) and would have no loss at all."""
+    """Raise UserError for an unknown slot, a negative weight, or an active role (weight > 0 in
+    `roles`) without any loss."""
     for slot, weight in weights.items():
         if slot not in SLOTS:
             raise unknown("slot in loss_weights", slot, SLOTS)
@@ -82,19 +82,19 @@ def check_loss_weights(weights: Mapping[str, float], roles: Mapping[str, float])
         noised = [slot for slot, part in ROLES[name].items() if part == "noised"]
         if not any(weights.get(slot, 1.0) for slot in noised):
             raise UserError(
-                f"the row {name} has no loss: set loss_weights of {' or '.join(noised)} above 0, "
+                f"the role {name} has no loss: set loss_weights of {' or '.join(noised)} above 0, "
                 f"or roles.{name}=0"
             )
 
 
-BLOCK = 4096  # steps whose rows are drawn together
+BLOCK = 4096  # steps whose roles are drawn together
 
 
 class RoleSchedule:
-    """The row that each training step plays, and which turn of that row it is.
+    """The role of each training step, and the count of its earlier turns.
 
-    Both are functions of (weights, seed, step): rows are drawn with the given weights, and turns
-    are counted per row from 0, so a rare row goes through its data without gaps like any other.
+    Both are functions of (weights, seed, step): roles are drawn with the given weights, and turns
+    are counted per role from 0, so a rare role also covers its data without gaps.
     """
 
     def __init__(self, weights: dict[str, float], seed: int) -> None:
@@ -103,11 +103,11 @@ class RoleSchedule:
         self._names = [name for name, weight in weights.items() if weight > 0]
         p = np.array([weights[name] for name in self._names])
         self._p = p / p.sum()
-        self._before = [np.zeros(len(p), np.int64)]  # turns of each row before each block
+        self._before = [np.zeros(len(p), np.int64)]  # turns of each role before each block
         self._block, self._rows = -1, np.empty(0, np.int64)
 
     def at(self, step: int) -> tuple[str, int]:
-        """(row, turn) of a step; a step far ahead costs one pass over the blocks before it."""
+        """(role, turn) of a step; a step far ahead costs one pass over the earlier blocks."""
         block, offset = divmod(step, BLOCK)
         while len(self._before) <= block:
             turns = np.bincount(self._drawn(len(self._before) - 1), minlength=len(self._names))
@@ -119,6 +119,6 @@ class RoleSchedule:
         return self._names[row], int(turn)
 
     def _drawn(self, block: int) -> np.ndarray:
-        """The rows of a block's steps, as places in the list of names."""
+        """The roles of a block's steps, as indices into the list of names."""
         generator = numpy_generator("role", self._seed, block)
         return generator.choice(len(self._names), size=BLOCK, p=self._p)

@@ -1,9 +1,8 @@
-"""Which timestep every token gets in training: a schedule is a function of p(t) and a mask ratio.
+"""Timestep schedules: how training draws each token's timestep, given p(t) and a mask ratio.
 
-`dual` is the paper's own, Dual-Timestep Scheduling (`dual_timestep`). The others are what it is
-compared with: `near`, whose two timesteps are never far apart; `full_mask`, in which the masked
-tokens are pure noise; `per_token`, in which every token draws for itself (diffusion forcing, arXiv
-2407.01392).
+`dual` is the paper's Dual-Timestep Scheduling (`dual_timestep`). The others are comparisons: in
+`near` the two timesteps are close, in `full_mask` the masked tokens are pure noise, and in
+`per_token` every token draws its own (diffusion forcing, arXiv 2407.01392).
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from selfflow_robotics.flow.timesteps import TimestepConfig, sample_timesteps
 from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps, draw_mask
 from selfflow_robotics.timesteps import Timesteps
 
-NEAR = 0.2  # how much cleaner `near`'s second timestep is at most
+NEAR = 0.2  # largest difference between `near`'s timesteps
 
 
 def draw_full_mask(
@@ -26,7 +25,7 @@ def draw_full_mask(
     generator: torch.Generator,
     places: Tensor | None = None,
 ) -> Timesteps:
-    """One timestep a sample; the tokens of the mask stand at t = 1."""
+    """One timestep per sample; masked tokens are at t = 1."""
     t = sample_timesteps(distribution, batch, generator)
     mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
     return Timesteps(torch.stack([t, torch.ones_like(t)], dim=1), mask)
@@ -40,7 +39,7 @@ def draw_near(
     generator: torch.Generator,
     places: Tensor | None = None,
 ) -> Timesteps:
-    """The paper's ablation of the second draw: s = t - U(0, 0.2), cut off at 0."""
+    """The paper's ablation of the second draw: s = t - U(0, 0.2), clipped at 0."""
     t = sample_timesteps(distribution, batch, generator)
     s = t - NEAR * torch.rand(batch, generator=generator, device=t.device)
     mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
@@ -55,7 +54,7 @@ def draw_per_token(
     generator: torch.Generator,
     places: Tensor | None = None,
 ) -> Timesteps:
-    """A timestep of its own for every token; there is no mask."""
+    """A separate timestep for every token, without a mask."""
     values = sample_timesteps(distribution, batch * num_tokens, generator)
     index = torch.arange(num_tokens, device=values.device).expand(batch, -1)
     return Timesteps(values.view(batch, num_tokens), index)

@@ -1,10 +1,10 @@
-"""The loss of Self-Flow (arXiv 2603.06507), L = L_gen + gamma L_rep, and of what it is compared to.
+"""The Self-Flow loss (arXiv 2603.06507), L = L_gen + gamma L_rep, and its baselines.
 
-The student denoises tokens that stand at two noise levels (`dual_timestep`); the teacher, its
-moving average, sees the same sample with the same noise at the cleaner of the two. The student's
-early features must predict the teacher's later ones. With mask_ratio = 0 and gamma = 0 this is
-vanilla flow matching. Every other objective is a row of settings (configs/objective/): which
-timesteps the tokens get, whose features are the target, from which layers, at which distance.
+The student denoises tokens at two noise levels (`dual_timestep`); the teacher, its moving average,
+sees the same sample and noise at the cleaner level. The student's early features predict the
+teacher's later ones. With mask_ratio = 0 and gamma = 0 this is vanilla flow matching. Other
+objectives are other settings (configs/objective/): the timestep schedule, the source of the target
+features, the layers and the distance.
 """
 
 import math
@@ -22,10 +22,10 @@ from selfflow_robotics.flow.timesteps import TimestepConfig
 from selfflow_robotics.objective.schedules import SCHEDULES
 from selfflow_robotics.timesteps import Timesteps
 
-# network(x_t, timesteps, layers) -> (outputs, {layer: features}), with the raw features after
-# so many blocks. The teacher is asked for features alone and may stop after them.
-Network = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
-# encoder(x) -> features [G, N, D] of the clean tokens, one for each.
+# network(x_t, timesteps, layers) -> (outputs, {layer: features}), with raw features. The teacher
+# only computes features and may stop after them.
+Denoiser = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
+# encoder(x) -> features [G, N, D], one per clean token.
 Encoder = Callable[[dict[str, Tensor]], Tensor]
 
 Target = Literal["teacher", "student", "encoder"]
@@ -36,25 +36,27 @@ CLEANER_BY = 0.2  # SRA's teacher is cleaner by U(0, 0.2) (arXiv 2505.02831)
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """One objective; the defaults are Self-Flow's, `gamma=0 mask_ratio=0` is vanilla flow matching.
+    """An objective; the defaults are Self-Flow, `gamma=0 mask_ratio=0` is vanilla flow matching.
 
-    `target` says whose features the student's must predict: the moving average's ("teacher"), its
-    own deeper ones ("student"), or a frozen encoder's of the clean picture ("encoder"). The teacher
-    sees every token at min(t, s) ("cleanest"), each a little cleaner than the student ("cleaner"),
-    or just what the student sees ("same").
+    `target` is the source of the features that the student predicts: the moving average
+    ("teacher"), its own deeper layers ("student"), or a frozen encoder of the clean image
+    ("encoder"). The teacher sees all tokens at min(t, s) ("cleanest"), slightly cleaner than the
+    student ("cleaner"), or exactly as the student does ("same").
     """
 
     gamma: float = 0.8  # weight of L_rep (Eq. 7)
-    gamma_warmup_steps: int = 0  # gamma grows linearly from 0 over so many steps
+    gamma_warmup_steps: int = 0  # gamma grows linearly from 0 over this many steps
     mask_ratio: float = 0.25  # R_M: 0.25 image, 0.1 video, 0.5 audio in the paper
-    mask_shape: Literal["token", "tube"] = "token"  # tube: a place in all frames of a clip alike
+    mask_shape: Literal["token", "tube"] = "token"  # tube: the same mask in all frames of a clip
     schedule: str = "dual"  # a key of `objective.schedules`
     target: Target = "teacher"
     teacher_view: TeacherView = "cleanest"
-    head: bool = True  # the student's features go through the train-only head h first
+    head: bool = True  # apply the training-only head h to the student's features
     distance: Distance = "cosine"
-    separate_attention: bool = False  # the two noise groups cannot see each other (2607.02508)
-    student_layer: int = 1  # features after this many blocks: l = 0.3 depth
+    separate_attention: bool = (
+        False  # the two noise groups do not attend to each other (2607.02508)
+    )
+    student_layer: int = 1  # features after this block: l = 0.3 depth
     teacher_layer: int = 3  # k = 0.7 depth
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
 
@@ -68,7 +70,7 @@ class ObjectiveConfig:
         if self.target != "teacher" and self.teacher_view != "cleanest":  # which is the default
             raise UserError(
                 f"objective.teacher_view={self.teacher_view} has no effect with "
-                f"objective.target={self.target}; leave it out"
+                f"objective.target={self.target}; remove it"
             )
         if self.gamma_warmup_steps < 0:
             raise UserError(
@@ -83,50 +85,50 @@ class ObjectiveConfig:
             )
 
     def gamma_at(self, step: int) -> float:
-        """gamma of a training step."""
+        """gamma at a training step."""
         return self.gamma * min(1.0, (step + 1) / max(1, self.gamma_warmup_steps))
 
     @property
     def has_teacher(self) -> bool:
-        """Whether the moving average is asked at all."""
+        """Whether the moving average is used."""
         return self.gamma > 0 and self.target == "teacher"
 
 
 def check_layers(config: ObjectiveConfig, depth: int, key: str) -> None:
-    """Raise UserError where a network of `depth` blocks has no such layers."""
+    """Raise UserError if a network of `depth` blocks does not have these layers."""
     name = "student_layer" if config.target == "encoder" else "teacher_layer"
     layer = getattr(config, name)
     if layer > depth:
         raise UserError(
-            f"{key}.{name} is {layer}, the network has {depth} blocks; "
-            "0.3 and 0.7 of the depth are the paper's student and teacher layers"
+            f"{key}.{name} is {layer}, but the network has {depth} blocks; the paper uses layers "
+            "at 0.3 and 0.7 of the depth"
         )
 
 
 @dataclass
 class LossTerms:
-    """One evaluation of the loss and what is worth watching of it (tensors, not yet read back)."""
+    """The loss and quantities to monitor (tensors, not yet read back)."""
 
     loss: Tensor  # scalar, differentiable
     flow_loss: Tensor  # scalar
-    cosine: Tensor | None  # scalar: cosine to the target features, None when gamma = 0
+    cosine: Tensor | None  # scalar: cosine to the target features; None if gamma = 0
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
     timesteps: Timesteps
-    counted: Tensor  # bool [G, N of all slots]: the tokens that count, in the timesteps' order
-    features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, its target's
+    counted: Tensor  # bool [G, N of all slots]: valid tokens, in the order of the timesteps
+    features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, the target's
     token_cosine: Tensor | None = None  # [G, N of all slots], None when gamma = 0
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that were denoised, over all draws."""
+        """Number of denoised tokens, over all draws."""
         return self.counted.numel()
 
 
 def self_flow_loss(
-    student: Network,
-    teacher: Network | None,
+    student: Denoiser,
+    teacher: Denoiser | None,
     project: Callable[[Tensor], Tensor],
-    noised: dict[str, Tensor],
+    data: dict[str, Tensor],
     valid: dict[str, Tensor],
     prediction: Mapping[str, path.Prediction],
     config: ObjectiveConfig,
@@ -140,28 +142,28 @@ def self_flow_loss(
     """L = L_gen + gamma L_rep over the noised tokens of a sample (Eq. 7).
 
     Args:
-        student, teacher: the network and its moving average; `teacher` may be None when the
-            objective has none. Whatever is clean in the sample they hold already.
-        project: the train-only head h, applied to the student's features alone.
-        noised: clean tokens x of each slot to denoise, [G, N_slot, D_slot].
-        valid: which of them count, bool [G, N_slot]; a slot that is missing counts whole.
-        prediction: what the network's output of each slot stands for.
+        student, teacher: the network and its moving average, both with the clean part of the
+            sample as context; `teacher` may be None if the objective has none.
+        project: the training-only head h, applied only to the student's features.
+        data: tokens x of each slot to denoise, without noise, [G, N_slot, D_slot].
+        valid: mask of valid tokens, bool [G, N_slot]; all are valid for slots not given.
+        prediction: what the network's output represents for each slot.
         generator: the only source of randomness.
         gamma: weight of L_rep at this step; None: the config's.
-        weights: of each slot's mean error in L_gen; 1 where it is not named.
+        weights: weight of each slot's mean error in L_gen; 1 if not given.
         encoder: for target = "encoder".
-        places: int64 [N], for tubes: tokens of one place share their draw of the mask.
+        places: int64 [N], for tube masking: tokens at the same place share their mask.
     """
-    first = next(iter(noised.values()))
-    sizes = [x.shape[1] for x in noised.values()]
+    first = next(iter(data.values()))
+    sizes = [x.shape[1] for x in data.values()]
     tau = SCHEDULES[config.schedule](
         first.shape[0], sum(sizes), config.mask_ratio, config.timesteps, generator, places
     )
     noise = {
         slot: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        for slot, x in noised.items()
+        for slot, x in data.items()
     }
-    x_t, t = at_timesteps(tau, noised, noise)
+    x_t, t = at_timesteps(tau, data, noise)
 
     layers = (config.student_layer,)
     if config.gamma > 0 and config.target == "student":
@@ -169,12 +171,12 @@ def self_flow_loss(
     outputs, features = student(x_t, tau, layers)
 
     token_loss, flow_losses = {}, []
-    for slot, x in noised.items():
+    for slot, x in data.items():
         v_pred = path.as_velocity(outputs[slot].float(), prediction[slot], x_t[slot], t[slot])
         v_target = path.velocity_target(x, noise[slot], prediction[slot], x_t[slot], t[slot])
         token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
         flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
-    shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in noised])
+    shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in data])
     shares = (shares / shares.sum()).to(first.device, non_blocking=True)
     flow_loss = (torch.stack(flow_losses) * shares).sum()
     counted = torch.cat(
@@ -192,13 +194,13 @@ def self_flow_loss(
     with torch.no_grad():
         if config.target == "encoder":
             assert encoder is not None
-            target = encoder(noised)
+            target = encoder(data)
         elif config.target == "student":
             target = features[config.teacher_layer].detach()
         else:
             assert teacher is not None
             seen = _teacher_timesteps(tau, config.teacher_view, generator)
-            x_teacher, _ = at_timesteps(seen, noised, noise)
+            x_teacher, _ = at_timesteps(seen, data, noise)
             layer = config.teacher_layer
             target = teacher(x_teacher, seen, (layer,))[1][layer]
     predicted = (project(raw) if config.head else raw).float()
@@ -223,14 +225,14 @@ def self_flow_loss(
 def at_timesteps(
     tau: Timesteps, x: dict[str, Tensor], noise: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The sample at its tokens' timesteps (Eq. 5), and these by slot [G, N, 1]."""
+    """The sample at its tokens' timesteps (Eq. 5), and the timesteps by slot [G, N, 1]."""
     sizes = [tokens.shape[1] for tokens in x.values()]
     t = dict(zip(x, tau.per_token.unsqueeze(-1).split(sizes, dim=1), strict=True))
     return {slot: path.interpolate(x[slot], noise[slot], t[slot]) for slot in x}, t
 
 
 def _teacher_timesteps(tau: Timesteps, view: TeacherView, generator: torch.Generator) -> Timesteps:
-    """Where the teacher sees the tokens that the student sees at `tau`."""
+    """The teacher's timesteps for tokens that the student sees at `tau`."""
     if view == "same":
         return tau
     if view == "cleaner":
@@ -240,7 +242,7 @@ def _teacher_timesteps(tau: Timesteps, view: TeacherView, generator: torch.Gener
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of values [G, N] over the places where mask is true; 0 where none is."""
+    """Mean of values [G, N] where mask is true; 0 if it is nowhere true."""
     if mask is None:
         return values.mean()
     return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""What a policy is: from observations to chunks of actions, for several episodes at once."""
+"""The policy interface: from observations to action chunks, for several episodes at once."""
 
 from typing import Any, Protocol
 
@@ -8,18 +8,18 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 
 
 class Policy(Protocol):
-    """Decides what to do in the episodes running in numbered slots.
+    """Chooses actions for episodes running in numbered slots.
 
-    `privileged` policies (scripted experts) are handed each episode's `info`; all others get None
-    in its place, so that nothing but the picture and the words can reach them. One that sets
-    `looks = False` is handed observations that may be empty: nothing is rendered for it.
+    `privileged` policies (scripted experts) get each episode's `info`; others get None, so that
+    they only see the image and the instruction. With `looks = False`, observations may be empty, as
+    nothing is rendered.
     """
 
     name: str
     privileged: bool
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
-        """A new episode starts in `slot`: forget the one before."""
+        """A new episode starts in `slot`; reset its state."""
 
     def act(
         self,
@@ -27,8 +27,8 @@ class Policy(Protocol):
         observations: list[dict[str, Any]],
         infos: list[dict[str, Any]] | None,
     ) -> list[np.ndarray]:
-        """For each slot the actions to execute before looking again: float32 [h, 7], h >= 1.
+        """The actions to execute before the next observation, per slot: float32 [h, 7], h >= 1.
 
-        Actions are in the environment's meaning (`envs.base`).
+        Actions have the environment's format (`envs.base`).
         """
         ...

@@ -1,8 +1,8 @@
-"""Policies that make training data: an expert that is disturbed, and aimless play.
+"""Policies that record training data: an expert with disturbances, and aimless play.
 
-What is executed and what is recorded differ. A policy trained on flawless demonstrations never sees
-how to come back from its own mistakes; so the executed action is disturbed while the recorded label
-stays the expert's answer to what is seen (DART, arXiv 1703.09327).
+Executed and recorded actions differ. A policy trained on flawless demonstrations never sees how to
+recover from its mistakes. So the executed action is disturbed, while the recorded label is the
+expert's reaction to the current state (DART, arXiv 1703.09327).
 """
 
 import math
@@ -16,21 +16,21 @@ from selfflow_robotics.policies.expert import CLOSING_STEPS, Grasp, ScriptedExpe
 from selfflow_robotics.policies.random import RandomWalk
 from selfflow_robotics.rng import numpy_generator
 
-# Shares of the disturbed episodes, and how they are disturbed.
+# Shares of disturbed episodes, and the disturbances.
 WANDER_SHARE, MISS_SHARE = 0.45, 0.20
 WANDER_STEPS = (1, 8)
 MISS_M = (0.025, 0.05)
 MISS_LIFT_STEPS = (0, 4)
 MISS_MAX_STEPS = 30
-NOISE_M = 0.01  # standard deviation an axis, while approaching
+NOISE_M = 0.01  # standard deviation per axis, while approaching
 WALK_MEMORY = 0.8
-# Play: stretches of wandering and of expert motion take turns.
+# Play alternates between wandering and expert motion.
 STRETCH_STEPS = (4, 13)
 
 
 @dataclass
 class Track:
-    """What one episode was told: the clean action of every step, None where nothing is recorded."""
+    """The labels of an episode: the undisturbed action of each step, None for unrecorded steps."""
 
     generator: np.random.Generator
     grasp: Grasp = field(default_factory=Grasp)
@@ -38,7 +38,7 @@ class Track:
 
     @property
     def disturbed(self) -> bool:
-        """Whether something else than the recorded actions was executed."""
+        """Whether something other than the recorded actions was executed."""
         return False
 
 
@@ -46,8 +46,8 @@ class Track:
 class _Disturbed(Track):
     noise_m: float = 0.0
     walk: RandomWalk | None = None
-    miss: np.ndarray | None = None  # where the object is not: its false offset (m)
-    unrecorded_steps: int = 0  # still to come
+    miss: np.ndarray | None = None  # offset of a deliberately missed grasp (m)
+    unrecorded_steps: int = 0  # steps left
 
     @property
     def disturbed(self) -> bool:
@@ -58,9 +58,9 @@ class Demonstrator:
     """The scripted expert; a share `recovery` of its episodes is disturbed.
 
     A disturbed episode has noise on the executed translations while approaching. It may begin with
-    steps that are not recorded: some random wandering, or a grasp that misses, so that the
-    recording starts from a strange pose or with a gripper closed on nothing. After an episode
-    `tracks[seed]` holds its labels; take it out with `pop`.
+    unrecorded steps: random wandering, or a missed grasp, so that the recording starts from an
+    unusual pose or with a closed, empty gripper. After an episode, `tracks[seed]` has its labels;
+    remove it with `pop`.
     """
 
     name = "demonstrator"
@@ -114,7 +114,7 @@ class Demonstrator:
         return (action + noise).astype(np.float32)
 
     def _missing(self, track: _Disturbed, state: dict[str, Any]) -> np.ndarray:
-        """The expert's action for an object that is somewhere else."""
+        """The expert's action for an offset object position."""
         false_pose = np.array(state["object_pose"])
         false_pose[:3] += track.miss
         started = track.grasp.closing_steps
@@ -127,9 +127,9 @@ class Demonstrator:
 
 
 class Player:
-    """Stretches of smooth wandering and of expert motion in turn: pictures of a robot that moves.
+    """Alternates between smooth wandering and expert motion, to record a moving robot.
 
-    What it does is what it records.
+    Executed and recorded actions are the same.
     """
 
     name = "player"
@@ -142,7 +142,7 @@ class Player:
         self._stretches: dict[int, tuple[bool, int]] = {}  # slot -> (wandering, steps left)
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
-        """A new episode, drawn from its seed."""
+        """Start an episode, drawn from its seed."""
         rng = numpy_generator("play", episode.seed)
         track = self.tracks[episode.seed] = Track(rng)
         self._slots[slot] = (track, RandomWalk(rng, WALK_MEMORY))

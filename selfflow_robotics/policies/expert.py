@@ -1,9 +1,9 @@
-"""A scripted expert that picks the object up. It sees the truth (`info["state"]`), no pictures.
+"""A scripted expert that picks up the object, using privileged state (`info["state"]`), no images.
 
-It speaks the same seven numbers as every policy and runs in each simulator, for all of them share
-SIMPLER's kinematics and response. The recipe: lower the open gripper down a funnel onto the object,
-close, lift; start over whenever the object is not where the gripper holds it. All directions are
-the world's until the last line: z is up, -x leads away from the robot.
+It uses the same actions as every policy and runs in each simulator, since all share SIMPLER's
+kinematics and response. The procedure: lower the open gripper onto the object through a funnel,
+close, lift; start over if the object is not in the gripper. All directions are in the world frame
+until the last line: z is up, -x points away from the robot.
 """
 
 import math
@@ -16,19 +16,19 @@ from scipy.spatial.transform import Rotation
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.robot.rotations import from_wxyz
 
-# Straight down is out of the wrist's reach over most of the table, and from 40 degrees on a finger
-# meets the table before it passes a can that lies across.
+# The wrist cannot point straight down over most of the table, and from 40 degrees on, a finger hits
+# the table before it passes a can lying across.
 APPROACH_TILT_RAD = math.radians(32)
-# The funnel: this high above the object until it is straight below.
+# The funnel: stay this high until the gripper is directly above the object.
 HOVER_M = 0.09
 FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
-# A lying can is round on top: fingers that close above its middle slide off (12 mm above, SIMPLER
-# holds 3 of 10; 8 mm below, 16 of 16). Aiming lower leaves room for a policy's errors.
+# Fingers that close above the middle of a lying can slide off its round top (12 mm above, 3 of 10
+# grasps hold in SIMPLER; 8 mm below, 16 of 16). Aiming lower leaves a margin for a policy's errors.
 LYING_AIM_BELOW_M = 0.007
 LIES_BELOW_COSINE = 0.5  # between the can's axis and up
 LIFT_M, LIFT_STEP_MAX_M = 0.12, 0.08
-# The arm follows about a third of a command per step, so it is told more than the error. Not much
-# more: near the end of its reach it does not move at all towards a point beyond.
+# The arm executes about a third of a command per step, so commands exceed the error. But not by
+# much: near the end of its reach, the arm does not move at all towards a point out of reach.
 TRANSLATION_GAIN, TRANSLATION_MAX_M, OVERSHOOT_MAX_M = 1.6, 0.16, 0.03
 ROTATION_GAIN, ROTATION_MAX_RAD = 1.2, 0.6
 GRASP_WITHIN_M = 0.013
@@ -41,7 +41,7 @@ OPEN, CLOSE = -1.0, 1.0
 
 @dataclass
 class Grasp:
-    """What the expert remembers of its episode."""
+    """The expert's state in an episode."""
 
     closing_steps: int = 0  # 0 while approaching
     lift_to_m: float = 0.0
@@ -58,7 +58,7 @@ class ScriptedExpert:
         self._grasps: dict[int, Grasp] = {}
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
-        """Forget the episode before."""
+        """Reset the state of the slot."""
         self._grasps[slot] = Grasp()
 
     def act(
@@ -69,7 +69,7 @@ class ScriptedExpert:
     ) -> list[np.ndarray]:
         """One action for each slot. Raises ValueError without `infos`."""
         if infos is None:
-            raise ValueError("the scripted expert needs the episodes' infos")
+            raise ValueError("the scripted expert needs `infos`")
         return [
             self.decide(self._grasps[slot], info["state"])[None]
             for slot, info in zip(slots, infos, strict=True)
@@ -105,12 +105,13 @@ class ScriptedExpert:
 
 
 def _y_axis(rotation: Rotation) -> np.ndarray:
-    """The y axis of what is so turned [3]: the can's long one, and the one the fingers close on."""
+    """The y axis of a rotation [3]: the can's long axis, and the axis along which the fingers
+    close."""
     return rotation.apply([0.0, 1.0, 0.0])
 
 
 def _aim(object_pose: np.ndarray) -> np.ndarray:
-    """Where the gripper's middle should be to hold an object of this pose."""
+    """Target position of the gripper's centre for an object with this pose."""
     lies = abs(_y_axis(from_wxyz(object_pose[3:]))[2]) < LIES_BELOW_COSINE
     return object_pose[:3] - np.array([0.0, 0.0, LYING_AIM_BELOW_M if lies else 0.0])
 

@@ -1,4 +1,4 @@
-"""The network as a policy: look once, denoise a chunk of actions, execute it."""
+"""The network as a policy: observe, denoise an action chunk, execute it."""
 
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from selfflow_robotics.robot.observation import resize_image
 from selfflow_robotics.training.device import choose_device
 
 NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
-# Matrix products round differently for one, two and three rows. Batches are filled up to a multiple
-# of this, so that what happens in one episode does not depend on which others run beside it.
+# Matrix products round differently for one, two and three rows. Batches are padded to a multiple of
+# this, so that an episode does not depend on the others running at the same time.
 BATCH_MULTIPLE = 4
 
 
 class FlowPolicy:
-    """The row `policy` or `joint` of the role table behind the interface of `policies.base`.
+    """The role `policy` or `joint` of a network, as a `policies.base.Policy`.
 
-    Its noise is a function of the episode's seed and the number of the look, so an episode goes the
-    same way whatever runs beside it.
+    Its noise depends only on the episode's seed and the number of the observation, so episodes are
+    independent of each other.
     """
 
     name = "network"
@@ -39,8 +39,8 @@ class FlowPolicy:
         guidance_scale: float | None = None,
         joint: bool = False,
     ) -> None:
-        """`joint`: imagine the later frames together with the actions (the row "joint") instead of
-        denoising actions alone (the row "policy")."""
+        """`joint`: denoise later frames and actions together (role "joint") instead of only actions
+        (role "policy")."""
         self._actions = bundle.require("joint" if joint else "policy")
         if not 1 <= replan_steps <= bundle.horizon:
             raise UserError(
@@ -50,7 +50,7 @@ class FlowPolicy:
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
-        self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, looks so far)
+        self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, observations so far)
 
     @classmethod
     def from_checkpoint(
@@ -69,12 +69,12 @@ class FlowPolicy:
 
     @property
     def data_provenance(self) -> dict[str, Any]:
-        """What the training data came from; `simulator` names the simulator if it was one."""
+        """Provenance of the training data; `simulator` is the simulator, if any."""
         return self.bundle.provenance
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that pictures are averaged down to."""
+        """(height, width) in pixels to which images are averaged down."""
         return self.bundle.frames.image_size
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
@@ -100,14 +100,14 @@ class FlowPolicy:
     def chunks(
         self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor
     ) -> np.ndarray:
-        """Policy vectors [B, horizon, 7] in metres and radians for pictures uint8 [B, h, w, 3] and
+        """Policy vectors [B, horizon, 7] in metres and radians for images uint8 [B, h, w, 3] and
         noise [B, n]."""
         bundle, codec = self.bundle, self.bundle.frames
         first = first_frame(codec, torch.from_numpy(frames).to(bundle.device))
         actions = self._actions.channels * bundle.horizon
         tokens = {"actions": noise[:, :actions].unflatten(1, (bundle.horizon, -1))}
         if self.joint:
-            # Tokens stand in the order of training.
+            # Tokens have the order of training.
             later = noise[:, actions:].unflatten(1, (-1, codec.channels))
             tokens = {"later_frames": later, **tokens}
         tokens = bundle.ask(
@@ -120,7 +120,7 @@ class FlowPolicy:
         return self._actions.decode(tokens["actions"]).cpu().numpy()
 
     def _noise(self, slot: int) -> torch.Tensor:
-        """Standard normal numbers [n] for the actions, and after them the later frames."""
+        """Standard normal numbers [n], for the actions, then the later frames."""
         seed, looks = self._looks[slot]
         self._looks[slot] = (seed, looks + 1)
         bundle, count = self.bundle, self._actions.channels * self.bundle.horizon

@@ -1,4 +1,4 @@
-"""A policy that does not look: the floor every trained policy has to be above."""
+"""Random actions, the lower reference for trained policies."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import numpy as np
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.rng import numpy_generator
 
-# The standard deviation, an axis, of what the scripted expert commands (300 demonstrations).
+# Standard deviation per axis of the scripted expert's commands (300 demonstrations).
 TRANSLATION_M = 0.05
 ROTATION_RAD = 0.15
 GRIPPER_CHANGE_PROBABILITY = 0.05
 
 
 class RandomPolicy:
-    """Random actions in the demonstrations' range, a function of the episode's seed alone.
+    """Random actions in the demonstrations' range, depending only on the episode's seed.
 
-    Every step is drawn afresh; the gripper opens and closes now and then.
+    Steps are independent; the gripper opens and closes occasionally.
     """
 
     name = "random"
@@ -29,7 +29,7 @@ class RandomPolicy:
         self._walks: dict[int, RandomWalk] = {}
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
-        """Start the walk of this episode."""
+        """Start the random walk of this episode."""
         self._walks[slot] = RandomWalk(
             numpy_generator("random policy", self.seed, episode.seed), memory=0.0
         )
@@ -47,7 +47,7 @@ class RandomPolicy:
 class RandomWalk:
     """A stream of random actions (an Ornstein-Uhlenbeck process).
 
-    `memory` is the correlation of one command with the next, 0 to 1.
+    `memory` is the correlation between consecutive commands, 0 to 1.
     """
 
     def __init__(self, generator: np.random.Generator, memory: float) -> None:

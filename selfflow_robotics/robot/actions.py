@@ -1,4 +1,4 @@
-"""The three ways to write one robot action, and the ways between them.
+"""The three formats of a robot action, and conversions between them.
 
 | name        | layout                                                        | used by    |
 |-------------|---------------------------------------------------------------|------------|
@@ -7,11 +7,10 @@
 | policy      | [7]: world_vector, rotation_delta (rpy), gripper 1 open,      | networks,  |
 |             | 0 closed (a state to be in, not a change)                     | statistics |
 | environment | [7]: translation m, rotation vector rad, gripper +1 close,    | simulators |
-|             | -1 open, 0 go on (`envs.base`)                                |            |
+|             | -1 open, 0 no change (`envs.base`)                            |            |
 
 Displacements are in the robot's base frame, relative to the tool pose, for one step at 3 Hz. The
-policy layout is the one that the users of Open X-Embodiment share (Octo, OpenVLA:
-`rt1_dataset_transform`).
+policy layout is the common one for Open X-Embodiment (Octo, OpenVLA: `rt1_dataset_transform`).
 """
 
 import numpy as np
@@ -21,17 +20,17 @@ from selfflow_robotics.robot.rotations import rotvec_to_rpy, rpy_to_rotvec
 ACTION_DIM = 7
 ARM = slice(0, 6)
 GRIPPER = 6
-# A stored gripper command weaker than this is sensor noise around "no change" (Octo, OpenVLA).
+# Stored gripper commands below this are noise around "no change" (Octo, OpenVLA).
 _GRIPPER_DEAD_ZONE = 0.1
 
 
 def policy_from_rt1(
     world_vector: np.ndarray, rotation_delta: np.ndarray, gripper_closedness_action: np.ndarray
 ) -> np.ndarray:
-    """One whole episode's RT-1 actions [T, 3], [T, 3], [T, 1] as policy vectors float32 [T, 7].
+    """RT-1 actions of a whole episode, [T, 3], [T, 3], [T, 1], as policy vectors float32 [T, 7].
 
-    The relative gripper becomes a state by carrying the last command forward; before the first
-    command the gripper is taken to be in the opposite state, and open when there is none.
+    The relative gripper becomes a state by carrying the last command forward. Before the first
+    command, the gripper is assumed to be in the opposite state; without commands, open.
     """
     gripper = _open_from_relative(np.asarray(gripper_closedness_action).reshape(-1))
     arm = np.concatenate([world_vector, rotation_delta], axis=-1)
@@ -41,11 +40,11 @@ def policy_from_rt1(
 def rt1_from_policy(
     vectors: np.ndarray, open_before: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One whole episode's policy vectors [T, 7] as RT-1 arrays float32 [T, 3], [T, 3], [T, 1].
+    """Policy vectors [T, 7] of a whole episode as RT-1 arrays float32 [T, 3], [T, 3], [T, 1].
 
-    `open_before` is the gripper's state before the first step: open when an episode begins, perhaps
-    not where its beginning is cut off. A closed first step says "close" in either case, since
-    readers (`policy_from_rt1` is one) take an episode without any command to be open.
+    `open_before` is the gripper's state before the first step: open at the start of an episode, but
+    maybe not if its start was cut off. A closed first step gives "close" in both cases, since
+    readers such as `policy_from_rt1` assume an open gripper in episodes without commands.
     """
     vectors = np.asarray(vectors, np.float32)
     is_open = vectors[:, GRIPPER] > 0.5
@@ -58,7 +57,7 @@ def rt1_from_policy(
 def environment_from_policy(vectors: np.ndarray) -> np.ndarray:
     """Policy vectors [..., 7] as environment actions float32 [..., 7].
 
-    The gripper command is sent at every step: -1 where the policy says open (> 0.5), else +1.
+    Every step has a gripper command: -1 if the policy says open (> 0.5), else +1.
     """
     vectors = np.asarray(vectors)
     gripper = np.where(vectors[..., GRIPPER:] > 0.5, -1.0, 1.0)
@@ -67,10 +66,10 @@ def environment_from_policy(vectors: np.ndarray) -> np.ndarray:
 
 
 def policy_from_environment(actions: np.ndarray) -> np.ndarray:
-    """Whole episodes' environment actions [..., T, 7] as policy vectors float32 [..., T, 7].
+    """Environment actions of whole episodes, [..., T, 7], as policy vectors float32 [..., T, 7].
 
     The inverse of `environment_from_policy`. The gripper starts open; a positive command closes it,
-    a negative one opens it and 0 keeps it as it is.
+    a negative one opens it and 0 keeps its state.
     """
     actions = np.asarray(actions)
     command = actions[..., GRIPPER]

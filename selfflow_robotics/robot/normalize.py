@@ -1,9 +1,9 @@
-"""Statistics of a data set's actions, and the scale on which networks see them.
+"""Action statistics of a data set, and action normalization.
 
-The 1 % and 99 % quantiles of an arm dimension go to -1 and 1; the gripper stays in {0, 1}. Actions
-that a network must predict are clipped there, because real recordings hold outliers (fractal's
-largest world_vector is 22 m). Actions that a network is told are not: they are what was done. The
-JSON layout is that of OpenVLA's `dataset_statistics.json`, one data set's entry.
+The 1 % and 99 % quantiles of each arm dimension map to -1 and 1; the gripper stays in {0, 1}.
+Predicted actions are clipped to that range, because real recordings have outliers (fractal's
+largest world_vector is 22 m). Actions that a network conditions on are not clipped, because they
+were executed. The JSON layout is that of an entry in OpenVLA's `dataset_statistics.json`.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import numpy as np
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.actions import ACTION_DIM
 
-# The smallest half range per arm dimension: 1 cm and 0.05 rad. A task that hardly uses an axis (a
-# vertical grasp needs no roll) would otherwise have its noise blown up to the full range.
+# The smallest half range per arm dimension: 1 cm and 0.05 rad. Otherwise, noise on an axis that a
+# task hardly uses (a vertical grasp needs no roll) would be scaled up to the full range.
 _HALF_RANGE_FLOOR = np.array([0.01] * 3 + [0.05] * 3)
 _MASK = [True] * 6 + [False]
 
@@ -33,12 +33,12 @@ class NormStats:
 
     @classmethod
     def compute(cls, actions: np.ndarray, num_episodes: int = 0) -> "NormStats":
-        """From policy vectors [N, 7]. Raises UserError when there are none or one is not finite."""
+        """From policy vectors [N, 7]. Raises UserError if there are none or one is not finite."""
         actions = np.asarray(actions, np.float64)
         if len(actions) == 0 or not np.isfinite(actions).all():
             raise UserError(
-                "the action statistics need at least one step and finite actions only; "
-                "leave the damaged episodes out of the data set"
+                "action statistics need at least one step and only finite actions; remove the "
+                "damaged episodes from the data set"
             )
         q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0)
         return cls(q01, q99, actions.mean(0), actions.std(0), len(actions), num_episodes)
@@ -58,7 +58,7 @@ class NormStats:
         """From OpenVLA's keys, or Octo's (p01, p99). Raises UserError for missing or bad values."""
         action = value.get("action") if isinstance(value, dict) else None
         if not isinstance(action, dict):
-            raise UserError("action statistics: no entry 'action'; give one data set's entry")
+            raise UserError("action statistics: no entry 'action'; pass the entry of one data set")
         arrays = {}
         for key, other in (("q01", "p01"), ("q99", "p99"), ("mean", "mean"), ("std", "std")):
             try:
@@ -70,15 +70,17 @@ class NormStats:
             arrays[key] = array
         counts = [value.get(key, 0) for key in ("num_transitions", "num_trajectories")]
         if not all(type(count) is int for count in counts):
-            raise UserError("action statistics: num_transitions and num_trajectories are counts")
+            raise UserError(
+                "action statistics: num_transitions and num_trajectories must be counts"
+            )
         return cls(**arrays, num_transitions=counts[0], num_episodes=counts[1])
 
 
 class ActionNormalizer:
-    """Policy vectors to the network's scale and back, for numpy arrays and torch tensors alike.
+    """Convert policy vectors to the network's scale and back, for numpy arrays and torch tensors.
 
-    `normalize` is for actions that are given (clean tokens) and keeps every action apart from every
-    other; `normalize_target` is for actions that are learnt (noised tokens).
+    `normalize` is for conditioning actions (clean tokens) and is injective; `normalize_target` is
+    for actions to predict (to be noised).
     """
 
     def __init__(self, stats: NormStats) -> None:
@@ -90,8 +92,8 @@ class ActionNormalizer:
         self.limit = np.array([1.0] * 6 + [np.inf])
 
     def normalize(self, actions: Any) -> Any:
-        """Policy vectors [..., 7], floating; the arm's quantiles go to -1 and 1, outliers beyond.
-        The gripper stays as it is."""
+        """Policy vectors [..., 7], floating; the arm's quantiles map to -1 and 1, outliers beyond.
+        The gripper is unchanged."""
         return (actions - _like(actions, self.centre)) / _like(actions, self.half_range)
 
     def normalize_target(self, actions: Any) -> Any:
@@ -105,7 +107,7 @@ class ActionNormalizer:
 
 
 def _like(actions: Any, constant: np.ndarray) -> Any:
-    """The constant in the kind, precision and device of `actions`, without importing torch."""
+    """The constant with the type, precision and device of `actions`, without importing torch."""
     if isinstance(actions, np.ndarray):
         return constant.astype(actions.dtype)
     return actions.new_tensor(constant.tolist())

@@ -1,4 +1,4 @@
-"""What a policy is shown: the picture at the network's size, and RT-1's proprioception vector."""
+"""Observations for a policy: the image at the network's size, and RT-1's proprioception vector."""
 
 import numpy as np
 
@@ -6,25 +6,25 @@ from selfflow_robotics.robot.rotations import from_wxyz
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale one picture uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.
+    """Scale one image uint8 [H, W, 3] to uint8 [h, w, 3] by averaging areas.
 
-    Whole-number reductions are exact block means, rounded half up; other sizes use Pillow's box
-    filter. Training data and live pictures go through this one function, so they differ only by
-    what storing a training picture as JPEG changed before.
+    Integer reductions are exact block means, rounded half up; other sizes use Pillow's box filter.
+    Training and live images both use this function, so they only differ by the JPEG compression of
+    stored images.
     """
     (height, width), (h, w) = image.shape[:2], size
     if (height, width) == (h, w):
         return image
     if height % h == 0 and width % w == 0:
         return _block_mean(image, height // h, width // w)
-    # Pillow is not needed by simulator workers, which render at the final size.
+    # Simulator workers render at the final size and do not need Pillow.
     from PIL import Image
 
     return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BOX))
 
 
 def _block_mean(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    # Rows first: that sum runs over long contiguous lines and leaves little for the second.
+    # Rows first: this sum runs over long contiguous lines and leaves little for the second one.
     height, width, channels = image.shape
     lines = image.reshape(height // rows, rows, width * channels).sum(1, dtype=np.uint32)
     blocks = lines.reshape(height // rows, width // columns, columns, channels).sum(2)

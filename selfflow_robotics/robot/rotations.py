@@ -1,4 +1,4 @@
-"""Rotations are SciPy's; here are the conventions of this project around them.
+"""Rotation conventions of this project, on top of SciPy's rotations.
 
 * Quaternions are `wxyz` unless a name says `xyzw` (RT-1's stored tool pose and SciPy use xyzw).
 * Roll, pitch, yaw (radians) are turns about the fixed x, y, z axes in that order:
@@ -6,8 +6,8 @@
 * A rotation vector is axis times angle, in radians, of length at most pi when computed here.
 * A pose is [x, y, z, qw, qx, qy, qz], metres and a unit quaternion.
 
-Recordings are the same bits on every machine (docs/reproducibility.md). SciPy turns one rotation
-after the other in plain compiled code; numpy's sines and matrix products depend on the processor.
+Recordings are bit-identical on every machine (docs/reproducibility.md). SciPy processes rotations
+one by one in plain compiled code; numpy's sines and matrix products depend on the processor.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 
 def from_wxyz(quaternion: np.ndarray) -> Rotation:
-    """The rotations of quaternions wxyz [4] or [N, 4] of any length but zero (ValueError)."""
+    """Rotations from quaternions wxyz [4] or [N, 4] of any non-zero length (else ValueError)."""
     return Rotation.from_quat(np.asarray(quaternion)[..., [1, 2, 3, 0]])
 
 
@@ -30,7 +30,7 @@ def rpy_to_rotvec(rpy: np.ndarray) -> np.ndarray:
 def rotvec_to_rpy(rotvec: np.ndarray) -> np.ndarray:
     """Rotation vectors [..., 3] (rad) to roll, pitch, yaw float64 [..., 3]; |pitch| <= pi/2 (rad).
 
-    Looking straight up or down (|pitch| = pi/2) yaw is taken as 0.
+    At |pitch| = pi/2, yaw is set to 0.
     """
     rotvec = np.asarray(rotvec, np.float64)
     rotations = Rotation.from_rotvec(rotvec.reshape(-1, 3))

@@ -1,7 +1,7 @@
-"""Records demonstrations of scripted experts as a data set with RT-1's features.
+"""Record demonstrations of scripted experts as a data set with RT-1's features.
 
-The k-th episode of a data set is a function of the configuration and k alone: the number of
-processes, interruptions and repetitions change nothing. Its seeds lie above all evaluation seeds.
+The k-th episode of a data set depends only on the configuration and k, not on the number of
+processes, interruptions or repetitions. Seeds are above all evaluation seeds.
 """
 
 import os
@@ -28,33 +28,31 @@ from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.actions import GRIPPER, policy_from_environment, rt1_from_policy
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
 
-FIRST_SEED = 1_000_000  # evaluations use those below (`evaluation.protocol`)
+FIRST_SEED = 1_000_000  # evaluations use lower seeds (`evaluation.protocol`)
 MAX_SEED = 2**31
-TRIES = 20  # failed attempts at one episode before the expert is declared unfit
-# Trained policies miss at the border of the demonstrations' positions, so these go further than the
-# task's.
+TRIES = 20  # failed attempts at an episode before giving up
+# Policies fail near the border of the demonstrated positions, so these extend beyond the task's.
 MARGIN_M = 0.04
-# Success has held for so long when a demonstration ends: the lift is over by then, and its last
-# steps show how to hold still. Policies from demonstrations that end at 3 let go again.
+# Steps of success at the end of a demonstration: the lift is over by then, and the last steps show
+# how to hold the can. With 3 steps, policies let go again.
 HOLD_STEPS = 8
 PLAY_STEPS = 40
-# Episodes, for each simulator, that may wait in memory for one before them: they are lost with it.
+# Finished episodes per simulator that may wait in memory for an earlier one; a crash loses them.
 AHEAD = 4
-MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to show
-MOST_PX = 4096  # of a side of a picture
+MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to record
+MOST_PX = 4096  # largest side of an image
 VERSION = "0.1.0"
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to record, where, and with which simulators.
+    """Settings of a recording.
 
     `mode` "demonstrations": expert episodes that succeed, a share `recovery` of them disturbed (see
-    `policies.demonstrator`). "play": aimless motion, for pretraining on pictures. `seed` is the
-    first of the seeds, `TRIES` an episode, that the data set takes. `image_size` (height, width)
-    None: 64 x 80 on the tabletop, 256 x 320 (RT-1's) in SIMPLER. `name` None: one made of
-    simulator, task, mode and number. `processes` None: one for each core. `timeout_s`: how long a
-    simulator may take for one answer.
+    `policies.demonstrator`). "play": aimless motion, for pretraining on images. `seed` is the first
+    seed; the data set uses `TRIES` per episode. `image_size` (height, width) None: 64 x 80 on the
+    tabletop, 256 x 320 (RT-1's) in SIMPLER. `name` None: from simulator, task, mode and number.
+    `processes` None: one per core. `timeout_s`: time limit for an answer of a simulator.
     """
 
     sim: str = "tabletop"  # as `SimulatorSpec.simulator`
@@ -76,19 +74,19 @@ class CollectConfig:
         if self.num_episodes < 1:
             raise UserError(f"num_episodes must be at least 1, got {self.num_episodes}")
         if not 0 <= self.recovery <= 1:
-            raise UserError(f"recovery is a share between 0 and 1, got {self.recovery}")
+            raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
         if not FIRST_SEED <= self.seed < MAX_SEED - TRIES * self.num_episodes:
-            raise UserError(f"seed must lie between {FIRST_SEED} and 2 ** 31, got {self.seed}")
+            raise UserError(f"seed must be between {FIRST_SEED} and 2 ** 31, got {self.seed}")
         if self.image_size and not all(1 <= side <= MOST_PX for side in self.image_size):
             raise UserError(
-                f"image_size is (height, width), each 1 to {MOST_PX} px, got {self.image_size}"
+                f"image_size must be (height, width), each 1 to {MOST_PX} px, got {self.image_size}"
             )
         if self.processes is not None and not 1 <= self.processes <= 1024:
             raise UserError(f"processes must be from 1 to 1024, got {self.processes}")
 
     @property
     def dataset_name(self) -> str:
-        """`name`, or the one made of what is recorded."""
+        """`name`, or the default name from the settings."""
         if self.name:
             return self.name
         parts = [self.sim.rpartition(":")[2].lower(), self.task]
@@ -102,12 +100,12 @@ class CollectConfig:
 
     @property
     def directory(self) -> Path:
-        """Where the data set lies."""
+        """The data set's folder."""
         return Path(self.root) / self.dataset_name / VERSION
 
     @property
     def recording(self) -> dict[str, Any]:
-        """What decides the episodes besides the simulator; stored with the data set."""
+        """Settings that determine the episodes, besides the simulator; stored with the data set."""
         plays = self.mode == "play"
         return {
             "mode": self.mode,
@@ -119,14 +117,15 @@ class CollectConfig:
 
     @property
     def spec(self) -> SimulatorSpec:
-        """The simulators to run."""
+        """The simulator spec."""
         return simulator_spec(
             self.sim, self.task, self.simpler, self.image_size, self.renderer, self.timeout_s
         )
 
 
 def _check_same(config: CollectConfig) -> None:
-    """Compare without starting a simulator (`collect` compares its version and physics too)."""
+    """Compare settings without starting a simulator (`collect` also compares its version and
+    physics)."""
     found = read_metadata(config.directory)
     provenance = found["provenance"]
     wanted = config.recording | {
@@ -146,16 +145,15 @@ def _check_same(config: CollectConfig) -> None:
     for key, value in wanted.items():
         if was.get(key) != value:
             raise UserError(
-                f"{config.directory} was recorded with {key}={was.get(key)}, not {value}: "
-                "give another name, or remove it"
+                f"{config.directory} was recorded with {key}={was.get(key)}, not {value}: choose "
+                "another name, or remove it"
             )
 
 
 def ensure_demonstrations(config: CollectConfig) -> Path:
-    """The data set of `config`, recorded now if it is not there. Says in one line which.
+    """The data set of `config`, recorded if it does not exist. Prints which one is used.
 
-    Raises SimplerMissing, and UserError for a data set of that name that was recorded with other
-    settings.
+    Raises SimplerMissing, and UserError if a data set with this name has different settings.
     """
     if (config.directory / "dataset_info.json").exists():
         _check_same(config)
@@ -166,11 +164,10 @@ def ensure_demonstrations(config: CollectConfig) -> Path:
 
 
 def collect(config: CollectConfig) -> Path:
-    """Record the data set of `config` and return its folder. Repeating the call goes on where an
-    interrupted one was; a finished data set is left as it is.
+    """Record the data set of `config` and return its folder. Resumes an interrupted recording; a
+    finished data set is not changed.
 
-    Each episode is on the disk when it is done, whatever ends the process. Raises UserError where
-    an episode fails again and again.
+    Each finished episode is on disk. Raises UserError if an episode fails repeatedly.
     """
     count = config.processes or len(os.sched_getaffinity(0))
     if config.sim == "simpler":
@@ -219,12 +216,12 @@ def _record(
         for result in results:
             number, track = plan.number_of(result.spec), policy.tracks.pop(result.spec.seed)
             recorded = sum(label is not None for label in track.labels)
-            if result.error:  # in fresh simulators too; another seed would be another data set
+            if result.error:  # even in new simulators; another seed would change the data set
                 raise UserError(
                     f"the {config.spec.simulator} simulator fails at episode {number} "
                     f"({result.spec.variant}, seed {result.spec.seed}): "
-                    f"{' '.join(result.error.split())}; the {writer.episodes_done} episodes so far "
-                    "are kept, and repeating the command goes on there"
+                    f"{' '.join(result.error.split())}; {writer.episodes_done} finished episodes "
+                    "are kept; repeat the command to resume"
                 )
             if recorded < MIN_STEPS or not (plays or result.success):
                 failures[result.spec.variant] += 1
@@ -240,14 +237,14 @@ def _record(
 
 @dataclass
 class _Plan(Iterator[EpisodeSpec]):
-    """The attempts still to make; a failed one puts the next attempt at its episode in front.
+    """The remaining attempts; after a failure, the next attempt at that episode comes first.
 
-    It may run dry and go on later, so it is an iterator but no generator.
+    It may be exhausted and continue later, so it is an iterator, not a generator.
     """
 
     config: CollectConfig
     writer: RldsWriter
-    ahead: int  # episodes begun beyond the first that is not written yet, at most
+    ahead: int  # limit for episodes started beyond the first unwritten one
     first: int
     _again: deque[EpisodeSpec] = field(default_factory=deque)
 
@@ -260,7 +257,7 @@ class _Plan(Iterator[EpisodeSpec]):
         return self._attempt(self.first - 1, 0)
 
     def number_of(self, spec: EpisodeSpec) -> int:
-        """Which episode of the data set an attempt is for."""
+        """The episode number of an attempt."""
         return (spec.seed - self.config.seed) // TRIES
 
     def again(self, result: EpisodeResult) -> None:
@@ -269,7 +266,7 @@ class _Plan(Iterator[EpisodeSpec]):
         if attempt == TRIES:
             raise UserError(
                 f"episode {self.number_of(result.spec)} ({result.spec.variant}) failed {TRIES} "
-                "times: the expert does not succeed"
+                "times: the expert cannot solve it"
             )
         self._again.append(self._attempt(self.number_of(result.spec), attempt))
 
@@ -290,10 +287,10 @@ def _object_xy(task: Task, seed: int) -> list[float]:
 
 
 def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[str, Any]]:
-    """The recorded steps of an episode: what was seen, and what the expert says to that."""
+    """The recorded steps of an episode: observations and the expert's actions."""
     assert result.trajectory is not None
     executed = result.trajectory.actions
-    # What is not recorded has moved the gripper all the same.
+    # Unrecorded steps have also moved the gripper.
     told = [done if label is None else label for done, label in zip(executed, labels, strict=True)]
     vectors = policy_from_environment(np.stack(told))
     kept = [t for t, label in enumerate(labels) if label is not None]

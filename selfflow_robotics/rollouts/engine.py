@@ -1,9 +1,9 @@
-"""Plays episodes: several simulators at once, one policy deciding for all that wait for it.
+"""Play episodes in several simulators with one batched policy.
 
-Each client plays one episode at a time. Whenever some of them wait for a decision the policy is
-asked once for all of these, so a slow simulator holds nobody up and a network sees batches. What an
-episode does depends on its `EpisodeSpec` and the policy alone, not on how many clients there are or
-in which order they answer. Results come in the order in which episodes end.
+Each client plays one episode at a time. The policy is called once for all clients that wait for an
+action, so a slow simulator does not block others and the network gets batches. An episode depends
+only on its `EpisodeSpec` and the policy, not on the number of clients or the order of their
+answers. Results come in the order in which episodes finish.
 """
 
 import logging
@@ -36,17 +36,18 @@ class Trajectory:
 
     observations: list[dict[str, Any]]  # T + 1
     infos: list[dict[str, Any]]
-    actions: np.ndarray  # float32 [T, 7], the environment's meaning
+    actions: np.ndarray  # float32 [T, 7], environment format
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one episode went. With `error` (the simulator failed for good) success is False."""
+    """The result of an episode. With `error` (the simulator failed permanently), success
+    is False."""
 
-    index: int  # place in the sequence of episodes
+    index: int  # position in the sequence of episodes
     spec: EpisodeSpec
-    success: bool  # at the last step, which is what SIMPLER counts
-    success_any: bool  # at some step
+    success: bool  # at the last step, as SIMPLER counts
+    success_any: bool  # at any step
     steps: int
     wall_s: float
     error: str | None = None
@@ -66,16 +67,16 @@ def roll_out(
     record: Literal["none", "frames", "steps"] = "none",
     retries: int = RETRIES,
 ) -> Iterator[EpisodeResult]:
-    """Play `episodes` (may be endless: stop iterating when you have enough) and yield the results.
+    """Play `episodes` (possibly infinite: stop iterating at any time) and yield the results.
 
-    Of each chunk the policy returns, the first `replan_steps` actions (None: all) are executed
-    before it looks again. An episode runs for the task's `max_episode_steps`, or `max_steps` if
-    that is less; with `stop_on_success` = n it ends once success has held for n steps in a row.
-    `record` keeps the pictures ("frames") or everything ("steps") and so renders every step.
+    The first `replan_steps` actions of each chunk (None: all) are executed before the next
+    observation. An episode has the task's `max_episode_steps`, or `max_steps` if that is less; with
+    `stop_on_success` = n it ends once success has held for n steps in a row. `record` keeps the
+    images ("frames") or everything ("steps"), which renders every step.
 
-    A simulator that fails or takes longer than its `timeout_s` for one answer is started afresh and
-    the episode repeated, `retries` times; then its result is an error. Raises UserError if the
-    policy returns something that is no chunk of actions, or if no simulator ever starts.
+    If a simulator fails or exceeds `timeout_s` for an answer, it is restarted and the episode
+    repeated, up to `retries` times; then the result is an error. Raises UserError if the policy
+    returns an invalid chunk, or if no simulator starts.
     """
     looks = getattr(policy, "looks", True)
     render: Observe = "all" if record != "none" else "last" if looks else "none"
@@ -85,18 +86,18 @@ def roll_out(
     has_answered = False
 
     def fail(slot: _Slot, error: SimulatorError) -> EpisodeResult | None:
-        cause = " ".join(str(error).split())  # it may end with the last lines of a log
+        cause = " ".join(str(error).split())  # it may include the last lines of a log
         episode = slot.drop()
         slot.client.restart()
         if episode.failures < retries:
             logger.warning(
-                "the %s simulator failed (%s) in an episode of %s with seed %d, which is repeated",
+                "the %s simulator failed (%s) in an episode of %s with seed %d; repeating it",
                 *(slot.client.spec.simulator, cause, episode.spec.task, episode.spec.seed),
             )
             again.append(_Episode(episode.index, episode.spec, episode.failures + 1))
             return None
         if not has_answered:
-            raise UserError(f"the {slot.client.spec.simulator} simulator does not start: {cause}")
+            raise UserError(f"the {slot.client.spec.simulator} simulator failed to start: {cause}")
         return episode.result(error=str(error))
 
     while True:
@@ -144,7 +145,7 @@ class _Episode:
 
     index: int
     spec: EpisodeSpec
-    failures: int = 0  # of the simulator, in earlier attempts
+    failures: int = 0  # failures of the simulator in earlier attempts
     started: float = field(default_factory=time.monotonic)
     horizon: int = 0
     observations: list[dict[str, Any]] = field(default_factory=list)
@@ -214,7 +215,7 @@ class _Slot:
     def execute(self, chunk: np.ndarray, stop_on_success: int) -> None:
         left = self.running.horizon - self.running.steps
         chunk = chunk[:left]
-        # Nobody looks at the picture after the last step.
+        # The image after the last step is not needed.
         is_unseen = self.render == "last" and len(chunk) == left
         self.running.actions.append(chunk)
         self.client.submit(
@@ -264,8 +265,8 @@ def _check_chunk(policy: Policy, chunk: np.ndarray) -> np.ndarray:
     chunk = np.asarray(chunk, np.float32)
     if chunk.ndim != 2 or chunk.shape[1] != ACTION_DIM or not len(chunk):
         raise UserError(
-            f"policy '{policy.name}' returned actions of shape {chunk.shape}: "
-            f"need [n, {ACTION_DIM}] with n >= 1"
+            f"policy '{policy.name}' returned actions of shape {chunk.shape}, expected [n, "
+            f"{ACTION_DIM}] with n >= 1"
         )
     if not np.isfinite(chunk).all():
         raise UserError(f"policy '{policy.name}' returned an action that is not finite")

@@ -1,6 +1,6 @@
-"""Text encoders of the transformers library, frozen: T5's, CLIP's, BERT's and others.
+"""Frozen text encoders of the transformers library: T5, CLIP, BERT and others.
 
-Only safetensors are read, and no code that comes with a model is run.
+Only safetensors are read, and no code of a model is run.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from torch import Tensor
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.text.encoder import check_lengths
 
-# What others' code raises for files and names that do not fit it.
+# Exceptions of third-party code for unsuitable files and names.
 _UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 
 class PretrainedEncoder:
-    """As `text.encoder.TextEncoder`: the last layer's states; float32."""
+    """As `text.encoder.TextEncoder`: hidden states of the last layer, float32."""
 
     def __init__(self, name: str, network: Any, tokenizer: Any, tokens: int) -> None:
         self._name, self._network, self._tokenizer = name, network, tokenizer
@@ -39,14 +39,14 @@ class PretrainedEncoder:
     def load(cls, name: str, tokens: int, download: bool) -> "PretrainedEncoder":
         """By its name on Hugging Face or from a folder.
 
-        Raises UserError where the library, the files or the network are missing, or do not fit.
+        Raises UserError if the library, the files or the network are missing or do not match.
         """
         try:
             import transformers
         except ImportError:
             raise UserError(
                 f"the text encoder hf:{name} needs transformers: pip install "
-                "'selfflow_robotics[text]'; the text encoder bytes needs nothing"
+                "'selfflow_robotics[text]'; the text encoder bytes needs no packages"
             ) from None
         logging = transformers.utils.logging
         verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -69,10 +69,12 @@ class PretrainedEncoder:
                 raise UserError(
                     f"cannot read the text encoder hf:{name} ({reason}); check its files"
                 ) from error
-            advice = "check the name and the network" if download else "text.download=true fetches it"
+            advice = "text.download=true downloads it"
+            if download:
+                advice = "check the name and the network connection"
             raise UserError(
-                f"the text encoder hf:{name} is not on this machine ({reason}); {advice}, or give "
-                "a folder in place of its name"
+                f"the text encoder hf:{name} was not found ({reason}); {advice}, or use a folder "
+                "instead of its name"
             ) from error
         finally:
             logging.set_verbosity(verbosity)
@@ -82,14 +84,15 @@ class PretrainedEncoder:
         missing = [key for key in report["missing_keys"] if "pooler" not in key]
         if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:
             raise UserError(
-                f"the weights of the text encoder hf:{name} do not fit their config.json: "
-                f"{unfit[0]} is missing or of another shape; get the files again"
+                f"the weights of the text encoder hf:{name} do not match config.json: {unfit[0]} "
+                "is missing or has a different shape; download the files again"
             )
         return cls(name, network.eval().requires_grad_(False), tokenizer, tokens)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """As `TextEncoder.encode`; one text at a time, so that none changes another's numbers."""
+        """As `TextEncoder.encode`; one text at a time, so that results do not depend on
+        the batch."""
         ids = [self._tokenizer(text, return_tensors="pt")["input_ids"].long() for text in texts]
         check_lengths(texts, [x.shape[1] for x in ids], self.tokens, f"hf:{self._name}")
         padded = torch.zeros(len(texts), self.tokens, self.channels)

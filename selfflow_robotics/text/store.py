@@ -1,8 +1,8 @@
-"""Embeddings of instructions, computed once for each and kept beside a run.
+"""Text embeddings, computed once per instruction and stored with a run.
 
 `text.safetensors` holds the embeddings float32 [n, M, C] and, in its header, JSON: the texts, the
-encoder's name and fingerprint, and a checksum. Training on it needs no text network; a text that it
-lacks is encoded on first sight, and remembered.
+encoder's name and fingerprint, and a checksum. Training with it needs no text network; new texts
+are encoded on first use and stored.
 """
 
 import contextlib
@@ -29,9 +29,11 @@ NO_WORDS = ""  # the null condition of guidance
 
 
 def load_text_encoder(config: TextEncoderConfig) -> TextEncoder:
-    """The frozen encoder of `config`. Raises UserError where it is missing, and for "bytes"."""
+    """The frozen encoder of `config`. Raises UserError if it is missing, and for "bytes"."""
     if config.encoder == "bytes":
-        raise UserError("the text encoder bytes is a part of the network; there is none to load")
+        raise UserError(
+            "the text encoder bytes is part of the network and cannot be loaded separately"
+        )
     if config.encoder == "wordllama":
         return WordLlamaEncoder.load(config.tokens)
     name = config.encoder.partition(":")[2]
@@ -39,7 +41,7 @@ def load_text_encoder(config: TextEncoderConfig) -> TextEncoder:
 
 
 class TextStore:
-    """What an encoder made of some texts; it is loaded only for others."""
+    """Stored embeddings of an encoder, which is only loaded for new texts."""
 
     def __init__(
         self,
@@ -55,19 +57,19 @@ class TextStore:
 
     @classmethod
     def make(cls, config: TextEncoderConfig, texts: Sequence[str], folder: Path) -> "TextStore":
-        """Encode the distinct texts into `folder`, or take them from there.
+        """Encode the distinct texts into `folder`, or reuse those there.
 
-        Raises UserError where the encoder is missing, a text is too long, or the folder holds a
-        damaged file or embeddings of another encoder.
+        Raises UserError if the encoder is missing, a text is too long, or the folder has a damaged
+        file or embeddings of a different encoder.
         """
         wanted = sorted({NO_WORDS, *texts})
         if (folder / FILE).exists():
             store = cls.open(folder, config.download)
             if (store.config.encoder, store.config.tokens) != (config.encoder, config.tokens):
                 raise UserError(
-                    f"{folder / FILE} holds embeddings of {store.config.encoder} with "
+                    f"{folder / FILE} has embeddings of {store.config.encoder} with "
                     f"{store.config.tokens} tokens, not of {config.encoder} with {config.tokens}; "
-                    "give the new run another name"
+                    "choose another name for the new run"
                 )
             store.lookup(wanted)
             return store
@@ -80,12 +82,12 @@ class TextStore:
             raise UserError(
                 f"cannot write {folder / FILE} ({error.strerror}); choose another runs_dir"
             ) from error
-        store._encoder = None  # the network is not kept while training
+        store._encoder = None  # the text network is not kept while training
         return store
 
     @classmethod
     def open(cls, folder: Path, download: bool = False) -> "TextStore":
-        """Raises UserError where there is none, or it is damaged."""
+        """Raises UserError if it is missing or damaged."""
         file = folder / FILE
         try:
             with safe_open(file, framework="pt") as opened:
@@ -95,9 +97,9 @@ class TextStore:
             texts, fingerprint = record["texts"], record["fingerprint"]
             fits = embeddings.ndim == 3 and len(texts) == len(embeddings) and NO_WORDS in texts
             if not (fits and record["sha256"] == _checksum(embeddings, texts)):
-                raise ValueError("its checksum is not the recorded one")
+                raise ValueError("its checksum differs")
         except FileNotFoundError as error:
-            raise UserError(f"{file} is missing; copy it together with its run") from error
+            raise UserError(f"{file} is missing; copy it with its run") from error
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, UserError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{file} is damaged ({reason}); copy it again") from error
@@ -109,19 +111,19 @@ class TextStore:
         return self._known[NO_WORDS]
 
     def lookup(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings float32 [B, M, C]; new texts are encoded, and kept where that is possible.
+        """Embeddings float32 [B, M, C]; new texts are encoded, and stored if possible.
 
-        Raises UserError where a new text is too long, or its encoder is missing or not the one
-        that made the others.
+        Raises UserError if a new text is too long, or its encoder is missing or differs from the
+        original one.
         """
         if new := sorted(set(texts) - set(self._known)):
             self._known |= dict(zip(new, self._ready().encode(new), strict=True))
-            with contextlib.suppress(OSError):  # where it may only be read, it is encoded again
+            with contextlib.suppress(OSError):  # in a read-only folder, encode again next time
                 self.save()
         return torch.stack([self._known[text] for text in texts])
 
     def save(self) -> None:
-        """Write the file whole, or leave it as it was. Raises OSError."""
+        """Write the file atomically. Raises OSError."""
         if self._file is None:
             return
         texts = sorted(self._known)
@@ -148,8 +150,8 @@ class TextStore:
             encoder = load_text_encoder(self.config)
             if encoder.fingerprint != self.fingerprint:
                 raise UserError(
-                    f"{self.config.encoder} is not the text encoder any more that made "
-                    f"{self._file}; put the former one back"
+                    f"{self.config.encoder} differs from the text encoder that made {self._file}; "
+                    "restore the original one"
                 )
             self._encoder = encoder
         return self._encoder

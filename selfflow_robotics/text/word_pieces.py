@@ -1,8 +1,7 @@
 """wordllama's embeddings of word pieces (32 000 x 256); the weights come with the package.
 
-They know nothing of their neighbours, and a network sees words without their places. So each gets a
-fixed sine-cosine code of its place added, or "the cup near the can" would be "the can near the
-cup".
+They do not depend on context, and the network does not see word positions. So a fixed sine-cosine
+position code is added; otherwise "the cup near the can" would equal "the can near the cup".
 """
 
 import hashlib
@@ -25,7 +24,7 @@ class WordLlamaEncoder:
         """table: [V, C]; tokenizer: of the library tokenizers."""
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # To unit size, beside which a code of unit size tells places apart.
+        # Normalized to unit size, so that position codes of unit size are visible.
         self._table = table / table.square().mean().sqrt()
         self._tokenizer, self.tokens = tokenizer, tokens
         self.channels = table.shape[1]
@@ -37,7 +36,7 @@ class WordLlamaEncoder:
 
     @classmethod
     def load(cls, tokens: int) -> "WordLlamaEncoder":
-        """Raises UserError where the package is missing or lacks its weights."""
+        """Raises UserError if the package or its weights are missing."""
         try:
             wordllama: Any = importlib.import_module("wordllama")
             folder = Path(wordllama.__file__).parent
@@ -46,12 +45,12 @@ class WordLlamaEncoder:
         except ImportError:
             raise UserError(
                 "the text encoder wordllama is not installed: pip install "
-                "'selfflow_robotics[text]'; the text encoder bytes needs nothing"
+                "'selfflow_robotics[text]'; the text encoder bytes needs no packages"
             ) from None
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
-                f"cannot read wordllama's weights ({' '.join(str(error).split())[:200]}); install "
-                "it again"
+                f"cannot read wordllama's weights ({' '.join(str(error).split())[:200]}); "
+                "reinstall it"
             ) from error
         return cls(table, known.tokenizer, tokens)
 
@@ -68,7 +67,7 @@ class WordLlamaEncoder:
 
 
 def place_codes(tokens: int, channels: int) -> Tensor:
-    """Sines and cosines [tokens, channels] of each place (arXiv 1706.03762), of unit size."""
+    """Sine-cosine position codes [tokens, channels] (arXiv 1706.03762) of unit size."""
     half = channels // 2
     rates = torch.exp(-torch.arange(half) / half * torch.log(torch.tensor(10_000.0)))
     angles = torch.arange(tokens)[:, None] * rates

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors and one JSON manifest, written whole or not at all.
+"""Checkpoints: a folder of safetensors and a JSON manifest, written atomically.
 
     checkpoints/step_0001000/
         model.safetensors       the student
@@ -6,8 +6,8 @@
         optimizer.safetensors   optimiser state (only needed to resume)
         manifest.json           step, sizes and crc32c of the files, and the owner's `extra` record
 
-Nothing here is pickled, so loading a stranger's checkpoint runs none of their code. A folder gets
-its name only after everything in it is on disk; checksums are compared before a weight is used.
+Nothing is pickled, so loading an untrusted checkpoint runs no code. A folder gets its final name
+once everything in it is on disk; checksums are verified before weights are used.
 """
 
 import json
@@ -32,15 +32,15 @@ Module = TypeVar("Module", bound=nn.Module)
 FORMAT = 1
 MANIFEST = "manifest.json"
 MOST_STEPS = 10**9
-MOST_RECORD_BYTES = 2**24  # of a record in JSON or YAML; 100 000 names of classes are 2 MB
+MOST_RECORD_BYTES = 2**24  # of a JSON or YAML record; 100 000 class names take 2 MB
 
 
 def save_checkpoint(
     folder: Path, step: int, parts: dict[str, dict[str, Tensor]], extra: dict[str, Any]
 ) -> Path:
-    """Write `folder/step_NNNNNNN` with one safetensors file for each of `parts`.
+    """Write `folder/step_NNNNNNN` with one safetensors file per part.
 
-    Raises UserError where the folder cannot be written (full, read-only); what was there stays.
+    Raises UserError if the folder cannot be written (full, read-only), without changing it.
     """
     final = folder / f"step_{step:07d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
@@ -89,20 +89,20 @@ def run_of(checkpoint: Path) -> Path:
 def resolve_checkpoint(path: Path) -> Path:
     """The checkpoint folder `path`, or the last one of a run folder `path`.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     if (path / MANIFEST).is_file():
         return path
     latest = latest_checkpoint(path) if path.is_dir() else None
     if latest is None:
         raise UserError(
-            f"no checkpoint at {path}: give a run folder or one of its checkpoints/step_* folders"
+            f"no checkpoint at {path}: pass a run folder or one of its checkpoints/step_* folders"
         )
     return latest
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder. Raises UserError where it is missing or unreadable."""
+    """The manifest of a checkpoint folder. Raises UserError if it is missing or unreadable."""
     path = checkpoint / MANIFEST
     try:
         manifest = read_json(path, MOST_RECORD_BYTES)
@@ -111,14 +111,14 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
                 f"{path} has format {manifest['format']}, this version reads format {FORMAT}"
             )
         if manifest["extra_crc32c"] != _crc32c_of(manifest["extra"]):
-            raise UserError(f"{path} was altered: its record does not match its checksum")
+            raise UserError(f"{path} was modified: its content does not match its checksum")
         for key, kind in (("step", int), ("files", dict), ("extra", dict)):
             if type(manifest[key]) is not kind:
-                raise TypeError(f"{key} is no {kind.__name__}")
+                raise TypeError(f"{key} is not a {kind.__name__}")
         if not 0 <= manifest["step"] <= MOST_STEPS:
             raise ValueError(f"step is not from 0 to {MOST_STEPS}")
         if (named := _step_of(checkpoint)) not in (None, manifest["step"]):
-            raise ValueError(f"step is {manifest['step']}, its folder's {named}")
+            raise ValueError(f"step is {manifest['step']}, but the folder says {named}")
         for name, file in manifest["files"].items():
             if not {"bytes", "crc32c"} <= file.keys():
                 raise KeyError(name)
@@ -130,18 +130,18 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one file, after its size and checksum agree with the manifest.
+    """The tensors of one file, after verifying its size and checksum.
 
-    Raises UserError for a missing, truncated or altered file.
+    Raises UserError if the file is missing, truncated or modified.
     """
     path = checkpoint / f"{name}.safetensors"
     expected = read_manifest(checkpoint)["files"].get(path.name)
     if expected is None or not path.is_file():
-        raise UserError(f"{path} is missing; the checkpoint is incomplete, use another one")
+        raise UserError(f"{path} is missing, so the checkpoint is incomplete; use another one")
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise UserError(
-            f"{path} is truncated or altered: {size} bytes, its manifest says "
+            f"{path} is truncated or modified: {size} bytes, but the manifest says "
             f"{expected['bytes']}; copy it again or use another checkpoint"
         )
     if _crc32c(path) != expected["crc32c"]:
@@ -152,27 +152,27 @@ def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} holds no tensors ({error}); use another checkpoint") from error
+        raise UserError(f"{path} has no tensors ({error}); use another checkpoint") from error
 
 
 def load_module(build: Callable[[], Module], tensors: dict[str, Tensor], source: Path) -> Module:
-    """The module that `build` makes, with `tensors` for weights.
+    """The module created by `build`, with `tensors` as weights.
 
-    Shapes are compared before memory is taken for it. Raises UserError where they do not fit or
-    `build` cannot make one.
+    Shapes are compared before memory is allocated. Raises UserError if they do not match or `build`
+    fails.
     """
     try:
         with torch.device("meta"):
             planned = build().state_dict()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{source} describes a network that cannot be made: {reason}") from error
+        raise UserError(f"{source} describes an invalid network: {reason}") from error
     for name in {**planned, **tensors}:
         shapes = [tuple(part[name].shape) if name in part else None for part in (tensors, planned)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"{source} does not fit the model: '{name}' is {shapes[0] or 'missing'} in the "
-                f"file, {shapes[1] or 'not there'} in the network that its manifest describes"
+                f"{source} does not match the model: '{name}' is {shapes[0] or 'missing'} in the "
+                f"file, but {shapes[1] or 'missing'} in the network of its manifest"
             )
     module = build()
     load_weights(module, tensors, source)
@@ -180,29 +180,29 @@ def load_module(build: Callable[[], Module], tensors: dict[str, Tensor], source:
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Strictly load `tensors`. Raises UserError naming the first key that does not fit."""
+    """Strictly load `tensors`. Raises UserError naming the first key that does not match."""
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{source} does not fit the model: {reason}") from error
+        raise UserError(f"{source} does not match the model: {reason}") from error
 
 
 @contextmanager
 def resuming(run: Path) -> Iterator[None]:
-    """Says of a newest checkpoint that cannot be read how the run goes on all the same."""
+    """Adds how to resume without the newest checkpoint if it cannot be read."""
     try:
         yield
     except UserError as error:
         *older, newest = _finished(run / "checkpoints")
-        advice = "start again under another name=..."
+        advice = "start again with another name=..."
         if older:
-            advice = f"remove {newest} to go on from step {_step_of(older[-1])}"
+            advice = f"remove {newest} to resume from step {_step_of(older[-1])}"
         raise UserError(f"{error}: {advice}") from error
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` finished checkpoints and what an interrupted save left."""
+    """Delete all but the newest `keep` finished checkpoints, and remains of interrupted saves."""
     for stale in folder.glob(".step_*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     for old in _finished(folder)[:-keep]:
@@ -210,14 +210,14 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 
 def _finished(folder: Path) -> list[Path]:
-    """The finished checkpoints in a folder of them, by step (beyond 10^7 names are longer)."""
+    """The finished checkpoints in a folder, by step (above 10^7, names are longer)."""
     found = [path.parent for path in folder.glob(f"step_*/{MANIFEST}")]
     steps = {path: step for path in found if (step := _step_of(path)) is not None}
     return sorted(steps, key=steps.__getitem__)
 
 
 def _step_of(checkpoint: Path) -> int | None:
-    """The step in the name of a checkpoint's folder; None for a name of another kind."""
+    """The step in the name of a checkpoint folder; None for other names."""
     number = checkpoint.name.removeprefix("step_")
     return int(number) if number != checkpoint.name and number.isdecimal() else None
 
@@ -236,7 +236,7 @@ def _crc32c_of(record: Any) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Force a file or folder to disk, so that a rename never outruns the data it names."""
+    """Force a file or folder to disk, so that a rename does not precede its data."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

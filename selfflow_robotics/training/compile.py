@@ -1,8 +1,8 @@
-"""Compiling a network's blocks: torch fuses what lies between their matrix products.
+"""Compile a network's blocks: torch fuses the operations between matrix products.
 
-Each block is compiled for itself and all share one graph, so compiling takes a twelfth of the time
-that a whole network of twelve blocks takes, and runs as fast. Weights keep their names and
-checkpoints their layout; results differ by rounding from those without.
+Blocks are compiled separately and share one graph: for twelve blocks, compiling takes a twelfth of
+the time of the whole network, and is as fast. Weight names and checkpoints do not change; results
+differ by rounding.
 """
 
 import importlib.util
@@ -17,16 +17,16 @@ from torch import nn
 
 from selfflow_robotics.errors import UserError
 
-# A network of several modalities sees one shape of tokens for each of its questions, as student and
-# as teacher; torch gives up compiling, silently, after 8.
+# A network sees one token shape per role, as student and as teacher; by default, torch silently
+# stops compiling after 8.
 MOST_SHAPES = 64
 
 
 def compiles(setting: str, device: torch.device) -> bool:
-    """What `train.compile` (auto, on, off) means on `device`.
+    """Resolve `train.compile` (auto, on, off) for `device`.
 
-    `auto` is on for a GPU where Triton and a compiler are installed. On a CPU matrix products take
-    nearly all of the time, and fusing the rest gains less than a short run loses to compiling.
+    `auto` is on for a GPU if Triton and a compiler are installed. On a CPU, matrix products take
+    nearly all the time, and fusing the rest saves less than compiling costs in a short run.
     """
     if setting == "auto":
         has_triton = importlib.util.find_spec("triton") is not None
@@ -35,7 +35,8 @@ def compiles(setting: str, device: torch.device) -> bool:
 
 
 def missing_compiler() -> str | None:
-    """What torch lacks to compile anything: a C++ compiler or Python's headers; None: nothing."""
+    """What torch needs for compiling and is missing: a C++ compiler or Python's headers; None if
+    nothing is missing."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     try:
         subprocess.run([compiler, "--version"], capture_output=True, check=True)
@@ -46,7 +47,7 @@ def missing_compiler() -> str | None:
 
 
 def check_compiler(setting: str) -> None:
-    """Raise UserError where `train.compile` asks for compiling and nothing can be compiled."""
+    """Raise UserError if `train.compile` is on but compiling is impossible."""
     if setting == "on" and (missing := missing_compiler()):
         raise UserError(
             f"train.compile=on needs {missing}: "

@@ -1,4 +1,4 @@
-"""Which device and precision a run uses, decided once and written into its record."""
+"""Device and precision of a run, chosen once and recorded."""
 
 import ctypes
 import sys
@@ -14,7 +14,7 @@ MOST_THREADS = 1024
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device where there is one, else the CPU."""
+    """`auto` is the first CUDA device if there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -24,14 +24,14 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device '{name}' is not supported, only cpu and cuda are; use device=cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device '{name}' was asked for, but torch sees no GPU; use device=cpu")
+        raise UserError(f"device '{name}' requested, but torch sees no GPU; use device=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no {device}: torch sees {torch.cuda.device_count()} GPUs")
+        raise UserError(f"{device} does not exist: torch sees {torch.cuda.device_count()} GPUs")
     return device
 
 
 def set_threads(count: int) -> None:
-    """How many threads torch computes with. Raises UserError for more than any machine has."""
+    """Set torch's number of threads. Raises UserError for absurd numbers."""
     if not 1 <= count <= MOST_THREADS:
         raise UserError(f"threads must be from 1 to {MOST_THREADS}, got {count}")
     torch.set_num_threads(count)
@@ -39,20 +39,20 @@ def set_threads(count: int) -> None:
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Turns an allocation that failed, on a GPU or not, into one line with `advice`."""
+    """Turn a failed allocation, on a GPU or not, into one line with `advice`."""
     try:
         yield
     except RuntimeError as error:
-        # torch has a class of its own for GPUs alone.
+        # torch has a separate exception only for GPUs.
         texts = ("can't allocate memory", "Storage size calculation overflowed")
         is_full = isinstance(error, torch.OutOfMemoryError) or any(t in str(error) for t in texts)
         if not is_full:
             raise
-        raise UserError(f"the memory is full; {advice}") from error
+        raise UserError(f"out of memory; {advice}") from error
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it natively, else fp32.
+    """`auto` is bf16 if the hardware multiplies it natively, else fp32.
 
     A CPU without bf16 instructions would emulate them, several times slower than fp32.
     """
@@ -75,17 +75,17 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-# Parameters of glibc's mallopt (malloc.h) and values, in bytes, that keep what was freed.
-_MMAP_THRESHOLD = (-3, (2**30, 2**25))  # blocks up to this come from the heap; old ones allow less
-_TRIM_THRESHOLD = (-1, 2**31 - 1)  # return the heap's end to the system only beyond this
-_TOP_PAD = (-2, 2**28)  # grow the heap by so much more than was asked for
+# Parameters of glibc's mallopt (malloc.h) with values, in bytes, that keep freed memory.
+_MMAP_THRESHOLD = (-3, (2**30, 2**25))  # blocks up to this come from the heap; old glibc: less
+_TRIM_THRESHOLD = (-1, 2**31 - 1)  # return the end of the heap to the system only above this
+_TOP_PAD = (-2, 2**28)  # grow the heap by this much more than requested
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory of freed tensors for the next ones; whether it could.
+    """Let the process reuse the memory of freed tensors; returns whether that is possible.
 
     glibc returns large freed blocks to the system at once, and every training step on a CPU then
-    waits for thousands of page faults. Numbers are the same; resident memory stays at its peak.
+    waits for thousands of page faults. Results do not change; resident memory stays at its peak.
     Does nothing on systems without glibc.
     """
     if sys.platform != "linux":
@@ -95,5 +95,5 @@ def keep_freed_memory() -> bool:
         return False
     name, sizes = _MMAP_THRESHOLD
     if not any(libc.mallopt(name, size) for size in sizes):
-        return False  # the others alone would make large blocks slower
+        return False  # without it, the others would make large blocks slower
     return all([libc.mallopt(*setting) == 1 for setting in (_TRIM_THRESHOLD, _TOP_PAD)])

@@ -1,10 +1,10 @@
-"""Several processes, one run: torchrun starts them, gradients are averaged, the first one writes.
+"""Data-parallel training: torchrun starts processes, gradients are averaged, the first one writes.
 
     torchrun --nproc-per-node=8 pretrain/images.py --data ...
 
-The batch size is that of all processes together. Gradients are averaged after the backward pass and
-not by a wrapper around the network, so a loss may call the network as often and in whatever way it
-likes. Every process holds all weights and draws the noise of its own share.
+The batch size is the total over all processes. Gradients are averaged after the backward pass
+instead of by a wrapper around the network, so a loss may call the network in any way. Every process
+has all weights and draws the noise of its share.
 """
 
 import atexit
@@ -30,14 +30,14 @@ from selfflow_robotics.training.device import (
 
 Item = TypeVar("Item")
 
-BUCKET_BYTES = 64 * 2**20  # gradients travel in pieces of about this size
-# The first process may make data sets while the others wait.
+BUCKET_BYTES = 64 * 2**20  # bucket size for communicating gradients
+# The first process may create data sets while the others wait.
 TIMEOUT = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process this is, and of how many; alone by default."""
+    """This process's rank and the number of processes; a single one by default."""
 
     rank: int = 0
     size: int = 1
@@ -48,16 +48,16 @@ class Ranks:
         return self.rank == 0
 
     def share(self, batch: Sequence[Item]) -> Sequence[Item]:
-        """This process's part of a batch of all. Raises UserError where it does not divide."""
+        """This process's share of a global batch. Raises UserError if it does not divide."""
         if len(batch) % self.size:
             raise UserError(
-                f"a batch of {len(batch)} does not divide among {self.size} processes; choose "
+                f"a batch of {len(batch)} is not divisible by {self.size} processes; choose "
                 "another batch size"
             )
         return batch[self.rank :: self.size]
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its mean over the processes."""
+        """Average every gradient over the processes."""
         if self.size == 1:
             return
         for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
@@ -77,7 +77,7 @@ class Ranks:
         return value / self.size
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is up in any process."""
+        """Whether the flag is set in any process."""
         if self.size == 1:
             return flag
         raised = torch.tensor(float(flag), device=device)
@@ -85,13 +85,13 @@ class Ranks:
         return raised.item() > 0
 
     def wait(self) -> None:
-        """Until every process has come here: one that leaves early takes its connections along."""
+        """Wait for all processes: one that exits early closes its connections."""
         if self.size > 1:
             dist.barrier()
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """The body in the first process, then in the others: what it makes they find."""
+        """Run the body in the first process, then in the others, which reuse its results."""
         if not self.is_first:
             dist.barrier()
         yield
@@ -103,8 +103,8 @@ ALONE = Ranks()
 
 
 def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, torch.device, str]:
-    """What every training command begins with: this process among its like, its device, and the
-    precision that "auto" means there."""
+    """Start a training command: this process's ranks, device, and precision (with
+    "auto" resolved)."""
     set_threads(threads)
     keep_freed_memory()
     ranks, own = start_ranks(choose_device(device))
@@ -112,7 +112,7 @@ def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, to
 
 
 def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
-    """Join the processes that torchrun started, if it did; and this one's device."""
+    """Join the processes started by torchrun, if any; returns ranks and device."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE, device
     if device.type == "cuda":
@@ -122,7 +122,7 @@ def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)
-        if dist.get_rank():  # one voice is enough; errors still reach stderr
+        if dist.get_rank():  # one process prints; errors still reach stderr
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     return Ranks(dist.get_rank(), dist.get_world_size()), device
 

@@ -1,9 +1,9 @@
-"""One loop for pretraining and fine-tuning: any loss becomes a run that can stop and go on.
+"""The training loop for all commands: any loss becomes a resumable run.
 
-The loop knows neither images nor robots nor the objective. It is handed batches as a function of
-the step and a loss as a function of batch and generator, so the whole run is a function of its
-config: resuming is repeating the command, and on a CPU gives the same numbers to the last bit (some
-of a GPU's sums have no fixed order).
+The loop is independent of images, robots and objectives. It gets batches as a function of the step
+and a loss as a function of batch and generator, so the whole run is a function of its config.
+Repeating a command resumes it, with bit-identical results on a CPU (some GPU sums have no fixed
+order).
 """
 
 import math
@@ -42,7 +42,7 @@ from selfflow_robotics.training.teacher import ema_decay, update_teacher
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, how often, how safe."""
+    """Settings of the training loop."""
 
     steps: int = 1000
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -67,15 +67,15 @@ class TrainConfig:
 
 @dataclass
 class StepLoss:
-    """What a loss function returns: the scalar to descend, tokens seen, and what to log, which is
-    computed only at the steps that are logged."""
+    """Result of a loss function: the scalar loss, the number of tokens, and metrics, which are
+    computed only at logged steps."""
 
     loss: Tensor
     num_tokens: int
     metrics: Callable[[], dict[str, Any]] = dict
 
 
-AGREE_EVERY = 10  # steps between two looks at whether another process was asked to stop
+AGREE_EVERY = 10  # steps between checks whether another process was asked to stop
 
 LossFunction = Callable[[Any, torch.Generator], StepLoss]
 
@@ -99,12 +99,12 @@ def train(
     """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
 
     Args:
-        batch_at: the batch of a step (a pure function; called from a background thread).
-        loss_fn: (batch, generator) -> StepLoss; it holds the model and the teacher itself.
+        batch_at: step -> batch (a pure function, called from a background thread).
+        loss_fn: (batch, generator) -> StepLoss; it has the model and the teacher.
         extra: stored in every checkpoint's manifest.
-        on_checkpoint: what else to log with each checkpoint.
-        on_sample: writes sample pictures to the path that it is given, every `sample_every` steps
-            and at the end; also those that an interrupted run did not come to.
+        on_checkpoint: returns extra metrics to log with each checkpoint.
+        on_sample: writes sample images to the path that it is given, every `sample_every` steps
+            and at the end; also those that an interrupted run missed.
         ranks: the processes that train together; `batch_at` gives this one's share, and the first
             alone logs, saves and calls the two above.
 
@@ -130,7 +130,7 @@ def train(
         if missing and on_sample and ranks.is_first:
             _write_samples(on_sample, run, state.step)
         if finished:
-            print(f"{run} is finished already: {manifest['step']} steps")
+            print(f"{run} is already finished: {manifest['step']} steps")
             ranks.wait()
             return
         print(f"resuming {run} at step {state.step} of {config.steps}")
@@ -183,15 +183,15 @@ def train(
                     record |= on_checkpoint()
                 log.write(record)
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            paused = time.perf_counter()  # saving and sampling are no part of a step's time
+            paused = time.perf_counter()  # exclude saving and sampling from the step time
             state.step = done
             bar.update()
             if saved and ranks.is_first:
                 state.save(folder, extra)
                 prune_checkpoints(folder, config.keep_checkpoints)
             if stopping:
-                ranks.wait()  # torchrun kills all that are left soon after the first has gone
-                raise KeyboardInterrupt(stop.signal)  # the command's exit code says which
+                ranks.wait()  # torchrun kills the remaining processes soon after the first exit
+                raise KeyboardInterrupt(stop.signal)  # determines the command's exit code
             if on_sample and _is_sampled(done, config) and done < config.steps and ranks.is_first:
                 _write_samples(on_sample, run, done)
             if logged:
@@ -212,7 +212,7 @@ def _sample_path(run: Path, step: int) -> Path:
 
 
 def _write_samples(on_sample: Callable[[Path], None], run: Path, step: int) -> None:
-    """The samples of a step, whole or not at all; `on_sample` may find that it can make none."""
+    """Write the samples of a step atomically; `on_sample` may produce none."""
     unfinished, final = run / ".samples.png", _sample_path(run, step)
     on_sample(unfinished)
     if unfinished.exists():
@@ -221,7 +221,7 @@ def _write_samples(on_sample: Callable[[Path], None], run: Path, step: int) -> N
 
 
 def _all_stop(requested: bool, done: int, ranks: Ranks, device: torch.device) -> bool:
-    """Whether to stop now; several processes agree on it every so many steps."""
+    """Whether to stop now; several processes agree on it every few steps."""
     if ranks.size == 1:
         return requested
     return done % AGREE_EVERY == 0 and ranks.any(requested, device)
@@ -238,11 +238,11 @@ def _update(state: TrainState, config: TrainConfig) -> None:
 
 
 class _FiniteCheck:
-    """Remembers the first step that was not finite, on the device; `check` waits for it."""
+    """Records the first non-finite step on the device; `check` synchronizes."""
 
     def __init__(self, run: Path, device: torch.device) -> None:
         self._run = run
-        # (loss, gradient norm, step) of the latest step, or of the first that was not finite
+        # (loss, gradient norm, step) of the latest step, or of the first non-finite one
         self._seen = torch.zeros(3, device=device)
 
     @torch.no_grad()
@@ -254,28 +254,28 @@ class _FiniteCheck:
         loss, grad_norm, step = self._seen.tolist()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise UserError(
-                f"the loss or its gradient is not finite at step {step:.0f} of {self._run} "
-                f"(loss {loss}, gradient norm {grad_norm}); its checkpoints are untouched: start "
-                "again with a lower learning rate under another name"
+                f"the loss or its gradient is not finite at step {step:.0f} of {self._run} (loss "
+                f"{loss}, gradient norm {grad_norm}); its checkpoints are not affected: start "
+                "again with a lower learning rate and another name=..."
             )
 
 
 def _check_precision(extra: dict[str, Any], precision: str, run: Path) -> None:
-    """precision=auto may mean another thing on another machine; a run keeps to one."""
+    """precision=auto depends on the machine, but a run must not change its precision."""
     before = extra.get("precision", precision)
     if before != precision:
-        raise UserError(f"{run} was begun in {before}; go on with precision={before}")
+        raise UserError(f"{run} was started in {before}; resume it with precision={before}")
 
 
 @dataclass
 class _StopRequest:
     requested: bool = False
-    signal: int = signal.SIGINT  # also where another process of torchrun was told
+    signal: int = signal.SIGINT  # also if another torchrun process got the signal
 
 
 @contextmanager
 def _stop_request() -> Iterator[_StopRequest]:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag: no weight is ever saved half updated."""
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag, so that a step is never interrupted."""
     stop = _StopRequest()
 
     def request(number: int, _: object) -> None:
@@ -286,7 +286,7 @@ def _stop_request() -> Iterator[_StopRequest]:
 
 
 class _Prefetch:
-    """Makes the next batches in a thread while the present one is trained on."""
+    """Loads the next batches in a thread while the current one trains."""
 
     def __init__(self, batch_at: Callable[[int], Any], start: int, stop: int) -> None:
         self._queue: queue.Queue = queue.Queue(maxsize=2)
@@ -313,7 +313,7 @@ class _Prefetch:
                 return
             try:
                 self._queue.put(self._batch_at(step))
-            except Exception as error:  # handed to the training thread, which raises it
+            except Exception as error:  # raised again in the training thread
                 self._queue.put(error)
                 return
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON line for each logged step."""
+"""metrics.jsonl: one JSON line per logged step."""
 
 import json
 import math
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from selfflow_robotics.errors import UserError
 
-MOST_LINE = 2**20  # characters; a longer line is not ours
+MOST_LINE = 2**20  # characters; longer lines are not metrics
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl; a resumed run first forgets what came after its checkpoint."""
+    """Appends to metrics.jsonl; a resumed run first removes lines after its checkpoint."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         self.path = path
         if not path.exists():
             return
         with self._one_line():
-            kept = path.with_suffix(".tmp")  # a full disk must not cost what was logged
+            kept = path.with_suffix(".tmp")  # a full disk must not lose logged lines
             with path.open() as before, kept.open("w") as after:
                 while line := before.readline(MOST_LINE):
                     if _step(line) < resumed_step:
@@ -38,7 +38,9 @@ class MetricsLog:
         try:
             yield
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path} is no text; move it away to go on") from error
+            raise UserError(
+                f"{self.path} is not text; move it away and repeat the command"
+            ) from error
         except OSError as error:
             raise UserError(
                 f"cannot read or write {self.path} ({error.strerror}); free space or move it "
@@ -47,7 +49,7 @@ class MetricsLog:
 
 
 def _step(line: str) -> float:
-    """The step of a line; a torn or foreign line counts as later than any step."""
+    """The step of a line; incomplete or unknown lines count as later than any step."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -55,7 +57,7 @@ def _step(line: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Tensors as numbers or lists; NaN as null, which is what JSON has."""
+    """Tensors as numbers or lists; NaN as null, as JSON has no NaN."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, list):

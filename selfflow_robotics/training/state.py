@@ -1,4 +1,4 @@
-"""Everything that changes while training, and its way to disk and back to the last bit."""
+"""The training state, saved and restored exactly."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=nn.Module)
 class TrainState(Generic[Model]):
     """The student, its moving average, the optimisers and the number of steps taken.
 
-    There is no random state: every draw of a step is a function of (seed, step).
+    There is no random state: all draws are functions of (seed, step).
     """
 
     model: Model
@@ -29,7 +29,7 @@ class TrainState(Generic[Model]):
 
     @classmethod
     def start(cls, model: Model, config: OptimizerConfig) -> "TrainState[Model]":
-        """Before the first step: the moving average is the student itself."""
+        """The state before the first step: the moving average equals the student."""
         return cls(model, make_teacher(model), build_optimizers(model, config))
 
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
@@ -51,7 +51,7 @@ class TrainState(Generic[Model]):
 
 
 def _flatten(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Optimiser state as tensors named optimiser/parameter/entry, e.g. AdamW/head.bias/exp_avg."""
+    """Optimizer state as tensors named optimizer/parameter/entry, e.g. AdamW/head.bias/exp_avg."""
     return {
         f"{kind}/{name}/{entry}": torch.as_tensor(value)
         for (kind, name), (optimizer, parameter) in _places(model, optimizers).items()
@@ -65,10 +65,10 @@ def _unflatten(
     tensors: dict[str, Tensor],
     source: Path,
 ) -> None:
-    """Give every parameter the state that was saved under its name.
+    """Restore every parameter's optimizer state by name.
 
-    Raises UserError where a name or shape belongs to no parameter of that optimiser, or a parameter
-    has other entries than its like.
+    Raises UserError if a name or shape does not match a parameter of that optimizer, or entries are
+    missing.
     """
     places = _places(model, optimizers)
     states: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -76,18 +76,18 @@ def _unflatten(
         kind, _, rest = key.partition("/")
         name, _, entry = rest.rpartition("/")
         if (kind, name) not in places:
-            raise UserError(f"{source}: the optimiser state '{key}' is of no parameter here")
+            raise UserError(f"{source}: the optimizer state '{key}' does not belong to a parameter")
         shape = places[kind, name][1].shape
         if tensor.shape not in (shape, torch.Size([])):
             raise UserError(
-                f"{source}: the optimiser state '{key}' has shape {tuple(tensor.shape)}, its "
-                f"parameter {tuple(shape)}"
+                f"{source}: the optimizer state '{key}' has shape {tuple(tensor.shape)}, but its "
+                f"parameter has {tuple(shape)}"
             )
         states.setdefault((kind, name), {})[entry] = tensor
     entries: dict[str, set[str]] = {}
     for (kind, name), state in states.items():
         if state.keys() != entries.setdefault(kind, set(state)):
-            raise UserError(f"{source}: the optimiser state of '{name}' is incomplete")
+            raise UserError(f"{source}: the optimizer state of '{name}' is incomplete")
     for optimizer in optimizers:
         numbers = {
             parameter: number
@@ -107,7 +107,7 @@ def _unflatten(
 def _places(
     model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> dict[tuple[str, str], tuple[torch.optim.Optimizer, Tensor]]:
-    """(optimiser's kind, parameter's name) -> the two themselves."""
+    """(optimizer class, parameter name) -> (optimizer, parameter)."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         (type(optimizer).__name__, names[parameter]): (optimizer, parameter)

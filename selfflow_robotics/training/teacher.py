@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student, the same copy that is evaluated."""
+"""The teacher: an exponential moving average of the student, also used for evaluation."""
 
 import copy
 from typing import TypeVar
@@ -10,7 +10,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def ema_decay(decay: float, step: int) -> float:
-    """The decay at `step`: (1 + step) / (10 + step) at first, to forget the start soon."""
+    """The decay at `step`: (1 + step) / (10 + step) at first, to forget the initial weights
+    quickly."""
     return min(decay, (1 + step) / (10 + step))
 
 

@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
     write_vae(folder / "vae")
     encode = [str(ROOT / "pretrain/encode.py"), "--data", str(pictures), "--output", "latents"]
     said = run(folder, *encode, "weights=vae", "image_size=64", "processes=2", "shard_size=60")
-    assert "latents of 240 pictures in latents: 0 skipped" in said
+    assert "latents of 240 images in latents: 0 skipped" in said
     run(folder, str(ROOT / "pretrain/images.py"), "--data", "latents", "name=tiny", *TINY)
     return folder
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 def test_from_a_folder_of_pictures_to_an_npz_by_one_process_and_by_two(folder):
     script = str(ROOT / "eval/generation.py")
     said = run(folder, script, *GENERATE, "--output", "one")
-    assert "10 pictures of runs/tiny/checkpoints/step_0000020: sde, 4 steps" in said
+    assert "10 images of runs/tiny/checkpoints/step_0000020: sde, 4 steps" in said
     pictures = np.load(folder / "one/samples.npz")["arr_0"]
     assert pictures.shape == (10, 64, 64, 3)
     assert pictures.dtype == np.uint8

@@ -94,12 +94,12 @@ def test_finetuning_starts_from_it_with_a_head_of_its_own(folder, monkeypatch, c
         (
             "pretrain/run.py",
             [*PRETRAIN, "encoder=run:eye", "objective.head=false"],
-            "have 24 channels and the network 48",
+            "have 24 channels, the network 48",
         ),
         (
             "pretrain/run.py",
             [*PRETRAIN, "encoder=hub:no/such:model"],
-            "is not on this machine; encoder_download=true",
+            "encoder_download=true",
         ),
         ("finetune/rt1.py", ["frame_objective.target=encoder"], "frame_objective.target=encoder"),
     ],

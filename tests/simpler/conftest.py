@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.simpler)
             if ABSENT:
-                reason = f"the real SIMPLER is not known here: {' and '.join(ABSENT)} not set"
+                reason = f"SIMPLER is not installed here: {' and '.join(ABSENT)} not set"
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 

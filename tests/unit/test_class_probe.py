@@ -143,7 +143,7 @@ def test_no_picture_is_in_two_parts(copies):
 
 
 def test_too_few_pictures_are_refused():
-    with pytest.raises(UserError, match="at least 20 pictures, got 19"):
+    with pytest.raises(UserError, match="at least 20 images, got 19"):
         split_pictures(38, 2, 1000, 0)
 
 
@@ -325,19 +325,27 @@ OTHER = ["--data", "other"]
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (_nothing, ["--checkpoint", "tiny.pt", "heads=4"], "tiny.pt does not say where its pict"),
-        (_nothing, ["--checkpoint", "no.pt", "--data", "latents"], "there is no file no.pt"),
-        (_nothing, ["--checkpoint", "runs/scenes"], "eval/probe.py probes those"),
-        (_nothing, ["heads=4"], "heads is for files of released weights"),
+        (
+            _nothing,
+            ["--checkpoint", "tiny.pt", "heads=4"],
+            "tiny.pt does not record its training data",
+        ),
+        (_nothing, ["--checkpoint", "no.pt", "--data", "latents"], "no.pt does not exist"),
+        (_nothing, ["--checkpoint", "runs/scenes"], "eval/probe.py"),
+        (_nothing, ["heads=4"], "heads is only for files of released weights"),
         (_no_runs, [], "no images run in runs/ has a checkpoint"),
-        (_no_record, [], "runs/classes/config.yaml does not say what"),
-        (_moved, [], "was trained on latents, which is not there; give its latents: --data DIR"),
+        (_no_record, [], "runs/classes/config.yaml"),
+        (
+            _moved,
+            [],
+            "was trained on latents, which does not exist; pass its latents with --data DIR",
+        ),
         (_nothing, OTHER, "no finished latents at other"),
-        (_four, OTHER, "takes latents of 3 x 8 x 8, other holds 4 x 8 x 8; give another --data"),
-        (_larger, OTHER, "takes latents of 3 x 8 x 8, other holds 3 x 16 x 16"),
-        (_foreign, OTHER, "other holds latents of another autoencoder (pixel)"),
-        (_few, OTHER, "at least 20 pictures, got 19"),
-        (_one_class, OTHER, "other has pictures of one class only"),
+        (_four, OTHER, "latents of 3 x 8 x 8, but other has 4 x 8 x 8; choose other --data"),
+        (_larger, OTHER, "latents of 3 x 8 x 8, but other has 3 x 16 x 16"),
+        (_foreign, OTHER, "other has latents of a different autoencoder (pixel)"),
+        (_few, OTHER, "at least 20 images, got 19"),
+        (_one_class, OTHER, "other has images of only one class"),
         (_nothing, ["num_pictures=19"], "num_pictures must be at least 20, got 19"),
         (_nothing, ["layers=[3]"], "layers must be numbers from 0 to 2 for this network, got [3]"),
         (_nothing, ["layers=[-1]"], "layers must be numbers from 0 to 2"),
@@ -361,5 +369,5 @@ def test_the_probe_of_scenes_names_this_one(folder, capsys, network):
     with pytest.raises(SystemExit):
         probe_main(["--checkpoint", network])
     error = capsys.readouterr().err
-    assert "is a network of labelled pictures; eval/class_probe.py probes those" in error
+    assert "eval/class_probe.py" in error
     assert len(error.splitlines()) == 1

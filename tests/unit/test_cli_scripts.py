@@ -106,7 +106,7 @@ def test_ctrl_c_while_a_console_command_imports_is_one_line(monkeypatch, capsys)
     with pytest.raises(SystemExit) as stop:
         launch.pretrain()
     assert stop.value.code == 130
-    assert capsys.readouterr().err == "interrupted; repeat the command to go on\n"
+    assert capsys.readouterr().err == "interrupted; repeat the command to resume\n"
 
 
 def _write_run(root, name, **run):
@@ -218,7 +218,7 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path):
     folder.mkdir()
     for name in ("config.yaml", "run.json", "metrics.jsonl"):
         (folder / name).write_text('{"mine": 1}')
-    with pytest.raises(UserError, match="thesis holds files and no run of ours"):
+    with pytest.raises(UserError, match="thesis is not empty and not a run"):
         open_run("pretrain", folder, _Config())
     assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
         ("config.yaml", "run.json", "metrics.jsonl"), '{"mine": 1}'
@@ -239,7 +239,9 @@ def test_a_run_of_another_kind_is_named(tmp_path, saved):
     run = open_run("images", tmp_path / "a", _Config())
     if saved:
         _write_checkpoint(run, 1)
-    with pytest.raises(UserError, match="a is an images run, not a finetune run; give this one"):
+    with pytest.raises(
+        UserError, match="a is an images run, not a finetune run; choose another name"
+    ):
         open_run("finetune", run, _Config())
 
 
@@ -263,7 +265,7 @@ def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, d
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/tmp"])
 def test_a_runs_name_is_one_folders_name(name):
-    with pytest.raises(UserError, match="is no name for a folder in runs; give another name"):
+    with pytest.raises(UserError, match="not a valid folder name in runs; choose another name"):
         run_folder("runs", name)
 
 

@@ -306,7 +306,7 @@ def test_names_tell_settings_apart():
 def test_where_nothing_can_be_recorded(tmp_path):
     with pytest.raises(UserError, match="cannot write to"):
         collect(replace(FAKE, root="/proc/x"))
-    with pytest.raises(UserError, match="does not start"):
+    with pytest.raises(UserError, match="failed to start"):
         collect(replace(FAKE, root=str(tmp_path), sim="tests.nowhere:Env"))
     nowhere = SimplerInstall(path=str(tmp_path))
     with pytest.raises(SimplerMissing):

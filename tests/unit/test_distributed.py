@@ -78,5 +78,5 @@ def test_shares_are_disjoint_and_complete():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="does not divide among 2"):
+    with pytest.raises(UserError, match="not divisible by 2"):
         Ranks(0, 2).share(range(5))

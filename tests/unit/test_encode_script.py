@@ -48,10 +48,10 @@ def folder(tmp_path, monkeypatch):
 def test_debug_encodes_drawn_shapes_without_any_download(folder, capsys):
     main(["experiment=debug"])
     first, line = capsys.readouterr().out.splitlines()
-    assert first == "64 pictures of 4 classes in datasets/shapes_64_32px_0"
+    assert first == "64 images of 4 classes in datasets/shapes_64_32px_0"
     assert re.fullmatch(
-        r"latents of 64 pictures in datasets/shapes_64_32px_0_pixel_32: 0 skipped, 0\.8 MB, "
-        r"\d+\.\d s, \d+\.\d pictures/s",
+        r"latents of 64 images in datasets/shapes_64_32px_0_pixel_32: 0 skipped, 0\.8 MB, "
+        r"\d+\.\d s, \d+\.\d images/s",
         line,
     )
     reader = LatentReader("datasets/shapes_64_32px_0_pixel_32")
@@ -64,7 +64,7 @@ def test_the_summary_counts_what_was_skipped(folder, capsys):
     (folder / "set" / "cat" / "000.png").write_bytes(b"no picture")
     main([*SMALL, "--data", "set", "mirror=true"])
     line = capsys.readouterr().out.splitlines()[1]
-    assert "latents of 5 pictures in datasets/set_pixel_16_mirror: 1 skipped (1 not an" in line
+    assert "latents of 5 images in datasets/set_pixel_16_mirror: 1 skipped (1 not an" in line
     assert len(LatentReader("datasets/set_pixel_16_mirror")) == 10
 
 
@@ -96,7 +96,7 @@ def test_classes_without_pictures_are_said_and_never_sampled(folder, capsys):
     with pytest.raises(SystemExit) as stop:
         generate([*quick, "labels=[0]"])
     assert stop.value.code == 2
-    assert "without pictures of class 0" in capsys.readouterr().err
+    assert "without images of class 0" in capsys.readouterr().err
     generate([*quick, "--output", "seen"])
     record = read_manifest(resolve_checkpoint(Path("runs/tiny")))["extra"]
     assert record["labels"] == [1, 4]
@@ -154,11 +154,11 @@ def _nothing(folder):
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (_nothing, ["--data", "nowhere"], "no pictures at nowhere"),
+        (_nothing, ["--data", "nowhere"], "nowhere does not exist"),
         (
             _cut_tar,
             ["--data", "cut.tar"],
-            "cut.tar is damaged or cut short at byte 2560",
+            "cut.tar is damaged or truncated at byte 2560",
         ),
         (_joined_tars, ["--data", "joined.tar"], "several tars in one file"),
         (
@@ -167,19 +167,23 @@ def _nothing(folder):
             "1 no label (e.g. dots.tar/x.y)",
         ),
         (_nested_record, [], "cache.json is damaged"),
-        (_bad_pictures, [], "2 of 6 pictures cannot be used, max_skipped=0.001 allows 1: 2 trunc"),
+        (
+            _bad_pictures,
+            [],
+            "2 of 6 images are unusable, but max_skipped=0.001 allows only 1: 2 trunc",
+        ),
         (_no_labels, ["--data", "bare.tar"], "2 no label (e.g. bare.tar/a)"),
-        (_made, ["image_size=32"], "of another image_size (16, now 32)"),
+        (_made, ["image_size=32"], "of a different image_size (16, now 32)"),
         (_damaged_shard, [], "shard-00000.npy is damaged"),
-        (_other_files, [], "out holds other files (thesis.txt)"),
+        (_other_files, [], "out contains other files (thesis.txt)"),
         (_nothing, ["--output", "/proc/no"], "cannot write latents to /proc/no"),
-        (_nothing, ["--output", "set/latents"], "lies among the classes of set"),
+        (_nothing, ["--output", "set/latents"], "one of the class folders of set"),
         (_nothing, ["image_size=0"], "image_size must be at least 1, got 0"),
         (_nothing, ["max_skipped=1"], "max_skipped must be in [0, 1), got 1.0"),
         (_nothing, ["processes=0"], "processes must be from 1"),
         (_nothing, ["autoencoder=vae"], "did you mean sd_vae or rae?"),
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
-        (_nothing, ["data=null", "num_shapes=2"], "at least 4 pictures"),
+        (_nothing, ["data=null", "num_shapes=2"], "at least 4 images"),
     ],
 )
 def test_a_mistake_is_one_line(folder, capsys, prepare, arguments, message):
@@ -209,7 +213,7 @@ def command(*arguments, **environment):
 @pytest.mark.parametrize(
     ("download", "message"),
     [
-        ("false", "are not on this machine; download=true fetches them, or give a folder"),
+        ("false", "download=true"),
         ("true", "cannot download the autoencoder's weights 'stabilityai/sd-vae-ft-ema'"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_lasting_fault_is_recorded_with_its_cause(clients):
 def test_a_simulator_that_never_starts_stops_everything():
     with SimulatorClient(FAKE) as client:
         specs = episodes(1, fault="crash", at=0)
-        with pytest.raises(UserError, match=r"does not start: the process died \(signal 11\)"):
+        with pytest.raises(UserError, match=r"failed to start: the process died \(signal 11\)"):
             play([client], specs)
 
 

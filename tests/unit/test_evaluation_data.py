@@ -55,7 +55,7 @@ def test_visual_matching_is_the_grid_for_every_robot():
     assert len(episodes) == len(cells) == 300
     with pytest.raises(UserError, match="needs sim=simpler"):
         resolve_protocol("visual_matching", "tabletop")
-    with pytest.raises(UserError, match="too many"):
+    with pytest.raises(UserError, match="too large"):
         evaluation_episodes(TASK, "simpler", "grid", 76, seed=0)
 
 

@@ -68,7 +68,7 @@ def test_errors_leave_bounds_and_no_rate():
     assert rate.to_json()["rate"] is None
     low, high = rate.interval
     assert low < 0.2 < 0.4 < high
-    assert "2 episodes could not be played" in report.to_text()
+    assert "2 episodes failed to run" in report.to_text()
     # Pairs with an error in them say nothing.
     assert report.comparisons()["random"] == pytest.approx(0.5)
 

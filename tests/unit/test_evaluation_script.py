@@ -68,7 +68,7 @@ def test_it_measures_writes_down_and_repeats_nothing(run, tmp_path):
         json.loads((folder / "report.json").read_text())["policies"]["random"]["all"]["count"] == 2
     )
     done = run(*arguments, "num_episodes=2", "processes=1")
-    assert "expert: all 2 episodes were played before" in done.stdout
+    assert "expert: all 2 episodes are done" in done.stdout
 
 
 def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
@@ -88,7 +88,7 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.decode().splitlines()[-1] == "interrupted; repeat the command to go on"
+    assert error.decode().splitlines()[-1] == "interrupted; repeat the command to resume"
     path = _folder(tmp_path) / "episodes.jsonl"
     before = path.read_text()
     assert run(*arguments).returncode == 0
@@ -104,7 +104,7 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
         (["policy=expert", "replan_steps=0"], "replan_steps must be at least 1, got 0"),
         (["num_episode=3"], "unknown config key 'num_episode'; did you mean num_episodes or"),
         (["policy=exprt"], "policy: unknown value 'exprt'; did you mean expert?"),
-        ([], "no finetune run in runs/ has a checkpoint; train one or give --checkpoint PATH"),
+        ([], "no finetune run in runs/ has a checkpoint; train one or pass --checkpoint PATH"),
         (["--checkpoint", "nowhere"], "no checkpoint at nowhere: give a run folder or one of"),
         (
             ["policy=random", "protocol=visual_matching"],
@@ -150,4 +150,4 @@ def test_without_simpler_it_says_what_to_install(main, capsys):
     error = capsys.readouterr().err
     assert INSTALL in error
     last = error.splitlines()[-1]
-    assert last == "error: SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path="
+    assert last == "error: SIMPLER's checkout was not found: set SIMPLER_ENV_PATH or simpler.path="

@@ -291,7 +291,7 @@ def test_other_heads_are_split_evenly(head, channels):
         ({"mlp_ratio": 1e-9}, "mlp_ratio"),
         ({"timestep_scale": 0.0}, "timestep_scale"),
         ({"timestep_origin": 2.0}, "timestep_origin"),
-        ({"conditioning": "words"}, "takes a list"),
+        ({"conditioning": "words"}, "must be a list"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -131,18 +131,18 @@ def test_an_interrupted_cache_is_refused_and_continued(folder, monkeypatch):
 
 def test_a_cache_of_something_else_is_refused(folder):
     other = make_set(folder / "others", [5, 3, 9, 2])
-    with pytest.raises(UserError, match="latents of other data") as caught:
+    with pytest.raises(UserError, match="latents of different data") as caught:
         FrameLatents("out", index_of(other))
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="latents of other data"):
+    with pytest.raises(UserError, match="latents of different data"):
         FrameLatents("out", index_of(split="train[:2]"))
-    with pytest.raises(UserError, match="latents of another autoencoder"):
+    with pytest.raises(UserError, match="latents of a different autoencoder"):
         FrameLatents("out", index_of()).check_autoencoder("another")
-    with pytest.raises(UserError, match="a robot's frames, not of pictures"):
+    with pytest.raises(UserError, match="a robot's frames, not of images"):
         LatentReader("out")
     write_folder(folder / "set", {"cat": 2, "dog": 2})
     main([*SMALL, "image_size=8", "--data", "set", "--output", "pictures"])
-    with pytest.raises(UserError, match="pictures with labels, not of a robot's frames"):
+    with pytest.raises(UserError, match="images with labels, not of a robot's frames"):
         FrameLatents("pictures", index_of())
 
 
@@ -195,12 +195,12 @@ def test_data_that_change_meanwhile_stop_the_work(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mirror=true"], "mirror=true is for pictures"),
+        (["mirror=true"], "mirror=true"),
         (["split=test"], "no split 'test'"),
         (["frame_size=[0,12]"], "frame_size must be from 1"),
-        (["frame_size=[16,24]"], "another image_size"),
-        (["--split", "train[:2]"], "of another data set"),
-        (["shard_size=5"], "another shard_size"),
+        (["frame_size=[16,24]"], "different image_size"),
+        (["--split", "train[:2]"], "of a different data set"),
+        (["shard_size=5"], "different shard_size"),
         (["autoencoder=wan"], "encodes clips"),
     ],
 )

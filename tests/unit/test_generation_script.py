@@ -56,9 +56,9 @@ def test_the_newest_run_is_sampled_and_a_repeated_command_leaves_the_result(fold
     main(QUICK)
     first, last = capsys.readouterr().out.splitlines()
     assert first == (
-        "2 pictures of runs/classes/checkpoints/step_0000003: sde, 2 steps, cpu fp32, 1 processes"
+        "2 images of runs/classes/checkpoints/step_0000003: sde, 2 steps, cpu fp32, 1 processes"
     )
-    assert last.startswith("2 pictures of 8 x 8 px in runs/classes/eval/generation-sde2-")
+    assert last.startswith("2 images of 8 x 8 px in runs/classes/eval/generation-sde2-")
     (result,) = folder.glob("runs/classes/eval/generation-*/samples.npz")
     assert np.load(result)["arr_0"].shape == (2, 8, 8, 3)
     main(QUICK)
@@ -169,31 +169,31 @@ TINY = ["--checkpoint", "tiny.pt"]
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (_no_runs, [], "no run in runs/ makes pictures; train one"),
+        (_no_runs, [], "no run in runs/ can generate images; train one"),
         (_nothing, ["--checkpoint", "no/where"], "no checkpoint at no/where"),
-        (_nothing, ["--checkpoint", "missing.pt"], "there is no file missing.pt"),
+        (_nothing, ["--checkpoint", "missing.pt"], "missing.pt does not exist"),
         (_cut_released, TINY, "tiny.pt is truncated"),
         (_foreign, TINY, "has no x_embedder.proj.weight"),
         (_released, TINY, "pass heads"),
         (_claims(depth=10**9), [], "does not describe a network"),
         (_claims(width=48 * 10**6), [], "does not describe a network"),
-        (_claims(num_classes=10**12), [], "does not fit the model"),
+        (_claims(num_classes=10**12), [], "does not match the model"),
         (_claims(grid=[10**6, 10**6]), [], "does not describe a network"),
         (_claims(labels=[9]), [], "does not describe a network"),
-        (_claims(labels=[0, 2]), ["labels=[1]"], "without pictures of class 1"),
+        (_claims(labels=[0, 2]), ["labels=[1]"], "without images of class 1"),
         (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
-        (_nothing, ["heads=4"], "heads is for files of released weights"),
-        (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "knows no classes"),
+        (_nothing, ["heads=4"], "heads is only for files of released weights"),
+        (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "has no classes"),
         (_nothing, ["labels=[3]"], "labels must be numbers from 0 to 2, got [3]"),
-        (_nothing, ["instruction=x"], "reads no words"),
+        (_nothing, ["instruction=x"], "does not read instructions"),
         (_nothing, ["autoencoder_weights=vae"], "need no autoencoder_weights"),
         (_nothing, ["device=tpu9"], "device 'tpu9' is unknown"),
         (_nothing, ["num_images=0"], "num_images must be at least 1, got 0"),
         (_nothing, ["method=dpm"], "unknown value 'dpm'"),
         (_nothing, ["--output", "/proc/no"], "cannot write results to /proc/no"),
-        (_other_pictures, ["--output", "out"], "out holds pictures of another seed"),
+        (_other_pictures, ["--output", "out"], "out has images with a different seed"),
     ],
 )
 def test_a_mistake_is_one_line(folder, capsys, prepare, arguments, message):
@@ -220,7 +220,7 @@ def test_without_the_hubs_package_or_the_network_the_release_is_one_line(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     for arguments, message in (
         (["download=true"], "(Please check your connection); check the network"),
-        (["download=false"], "not on this machine; download=true fetches selfflow_imagenet256.pt"),
+        (["download=false"], "download=true to download selfflow_imagenet256.pt"),
     ):
         with pytest.raises(SystemExit):
             main([*command, *arguments])

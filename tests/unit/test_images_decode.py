@@ -103,8 +103,8 @@ def test_other_formats(kind):
         (b"", "not an image"),
         (b"hello", "not an image"),
         (as_file(Image.new("RGB", (16, 16)), "bmp"), "not an image"),
-        (as_file(Image.new("RGB", (16, 16)), "gif"), r"not an image that is read \(GIF\)"),
-        (as_file(Image.new("RGB", (16, 16)), "tiff"), r"not an image that is read \(TIFF\)"),
+        (as_file(Image.new("RGB", (16, 16)), "gif"), r"image type \(GIF\)"),
+        (as_file(Image.new("RGB", (16, 16)), "tiff"), r"image type \(TIFF\)"),
         (picture_bytes(0, "jpg")[:-60], "truncated or damaged"),
         (picture_bytes(0, "png")[:-60], "truncated or damaged"),
         (

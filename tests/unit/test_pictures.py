@@ -75,7 +75,7 @@ def test_only_classes_that_training_had_are_drawn(classes):
     maker = NumberedPictures(gaps, QUICK, seed=0)
     assert {maker.label(number) for number in range(100)} == {1, 4}
     assert NumberedPictures(gaps, QUICK, 0, [4, 1]).label(0) == 4
-    with pytest.raises(UserError, match="without pictures of class 2"):
+    with pytest.raises(UserError, match="without images of class 2"):
         NumberedPictures(gaps, QUICK, 0, [1, 2])
     whole = replace(classes, labels=[0, 1, 2, 3, 4])
     drawn, all_drawn = (
@@ -107,7 +107,7 @@ def test_a_scene_is_a_function_of_its_number(how):
 
 
 def test_scenes_need_a_network_of_pictures():
-    with pytest.raises(UserError, match="trained on policy, never to make pictures"):
+    with pytest.raises(UserError, match="trained with the roles policy, not image"):
         NumberedPictures(scenes(("policy",)), EULER, 0)
     with pytest.raises(UserError, match="labels must be numbers"):
         NumberedPictures(scenes(), EULER, 0, labels=[1])

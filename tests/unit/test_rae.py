@@ -143,7 +143,7 @@ def test_the_encoders_names_of_either_era_are_understood(rae, frames, tmp_path, 
 
 
 def test_pictures_of_another_size_are_refused(rae):
-    with pytest.raises(UserError, match="are 48 x 48 px, this autoencoder takes 32 x 32"):
+    with pytest.raises(UserError, match="are 48 x 48 px, but this autoencoder needs 32 x 32"):
         rae.encode(torch.zeros(1, 48, 48, 3, dtype=torch.uint8))
 
 
@@ -173,10 +173,10 @@ def _other_shape(folder):
     [
         (_without_weights, "cannot read the autoencoder in"),
         (_other_shape, "cannot read the autoencoder in"),
-        (_missing_weight, r"do not fit their config\.json: decoder\.decoder_embed\.weight"),
+        (_missing_weight, r"do not match config\.json: decoder\.decoder_embed\.weight"),
         (
             _another_class,
-            "is of class AutoencoderKL; autoencoder=rae needs diffusers' AutoencoderRAE",
+            "has class AutoencoderKL; autoencoder=rae needs diffusers' AutoencoderRAE",
         ),
     ],
 )
@@ -191,7 +191,7 @@ def test_an_unfit_folder_is_one_line(tmp_path, capfd, spoil, message):
 
 def test_absent_weights_and_packages_are_one_line(rae_folder, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="'somebody/no-such-rae' are not on this machine"):
+    with pytest.raises(UserError, match="'somebody/no-such-rae' were not found"):
         load_autoencoder(AutoencoderConfig("rae", "somebody/no-such-rae"))
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"diffusers and transformers: pip .*\[rae\]"):

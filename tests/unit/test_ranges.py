@@ -18,8 +18,8 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (CollectConfig, {"image_size": (0, 0)}, "image_size is"),
-        (CollectConfig, {"image_size": (-64, 80)}, "image_size is"),
+        (CollectConfig, {"image_size": (0, 0)}, "image_size must be"),
+        (CollectConfig, {"image_size": (-64, 80)}, "image_size must be"),
         (RobotConfig, {"later_frames": 1000}, "at most 100, got 1000"),
         (SiTConfig, {"mlp_ratio": 1e9}, "mlp_ratio must be in"),
         (TimestepConfig, {"mean": 21.0}, "timesteps.mean"),

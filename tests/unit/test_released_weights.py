@@ -303,15 +303,15 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not weights", r"is truncated or no weights file; download it again$"),
-        ({"model": Foreign()}, "holds Python objects, not plain tensors"),
-        (b"", r"is truncated or no weights file; download it again$"),
+        (b"not weights", r"is truncated or not a weights file; download it again$"),
+        ({"model": Foreign()}, "Python objects, not plain tensors"),
+        (b"", r"is truncated or not a weights file; download it again$"),
         ({1: torch.zeros(2)}, r"has no x_embedder.proj.weight"),
-        ({"x_embedder.proj.weight": torch.zeros(2, dtype=torch.int64)}, "no floating-point"),
+        ({"x_embedder.proj.weight": torch.zeros(2, dtype=torch.int64)}, "non-floating-point"),
         ([1, 2], "no tensors"),
         ({"model": {"epoch": 3}}, "no tensors"),
         ({"fc.weight": torch.zeros(2)}, r"has no x_embedder.proj.weight"),
-        (None, "there is no file"),
+        (None, "does not exist"),
     ],
 )
 def test_foreign_files_are_one_clear_line(tmp_path, content, message):

@@ -22,7 +22,7 @@ def test_a_report_is_known_again_and_keeps_others_out(tmp_path):
     write_report(path, {"rows": [1], "settings": SETTINGS})
     assert known_report(path, SETTINGS)["rows"] == [1]
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
-    with pytest.raises(UserError, match="holds results of other settings"):
+    with pytest.raises(UserError, match="different settings"):
         known_report(path, {**SETTINGS, "seed": 2})
 
 
@@ -37,7 +37,7 @@ def test_each_settings_have_a_folder_of_their_own():
 def test_a_damaged_report_is_one_line(tmp_path, content):
     path = tmp_path / "report.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"report.json is damaged or no report; remove it"):
+    with pytest.raises(UserError, match=r"report.json is damaged or not a report; remove it"):
         known_report(path, SETTINGS)
 
 

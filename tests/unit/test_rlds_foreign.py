@@ -143,7 +143,7 @@ def test_a_record_of_another_kind_is_named(toy, key):
 @pytest.mark.parametrize("key", [IMAGE, TEXT])
 def test_the_one_key_that_disagrees_is_named(toy, key):
     edit_record(shard(toy), 1, lambda values: values[key].bytes_list.value.pop())
-    with pytest.raises(UserError, match=f"'{key}' has 2 values, 3 are needed"):
+    with pytest.raises(UserError, match=f"'{key}' has 2 values, expected 3"):
         RldsIndex.open(toy)
 
 

@@ -139,7 +139,7 @@ def test_damaged_json(toy, name):
 
 
 def test_unknown_split(toy):
-    refuses(toy, "no split 'val' .*; there are: train", split="val")
+    refuses(toy, "no split 'val' .*; available: train", split="val")
 
 
 @pytest.mark.parametrize("key", [IMAGE, "steps/action/world_vector"])
@@ -159,13 +159,13 @@ def test_wrong_number_of_values(toy):
         0,
         lambda features: features["steps/action/rotation_delta"].float_list.value.pop(),
     )
-    refuses(toy, "'steps/action/rotation_delta' has 11 values, 12 are needed")
+    refuses(toy, "'steps/action/rotation_delta' has 11 values, expected 12")
 
 
 def test_record_that_is_no_example(toy):
     with shard(toy, 2).open("wb") as file:
         write_record(file, b"\xff" * 40)
-    refuses(toy, "no tf.train.Example")
+    refuses(toy, "not a tf.train.Example")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -203,7 +203,7 @@ def test_nothing_but_degenerate_episodes(tmp_path):
         0,
         lambda f: f["steps/action/world_vector"].float_list.value.__setitem__(0, np.inf),
     )
-    refuses(toy, "1 hold numbers that are not finite")
+    refuses(toy, "1 have numbers that are not finite")
 
 
 def test_damaged_picture(toy):
@@ -214,7 +214,7 @@ def test_damaged_picture(toy):
     edit_record(shard(toy), 1, edit)
     index = RldsIndex.open(toy)
     assert index.frame(5).shape == (*IMAGE_SIZE, 3)
-    with pytest.raises(UserError, match="00000-of-00003: episode 1, step 2: damaged picture"):
+    with pytest.raises(UserError, match="00000-of-00003: episode 1, step 2: damaged image"):
         index.frame(6)
 
 
@@ -226,7 +226,7 @@ def test_picture_of_another_size(toy):
         features[IMAGE].bytes_list.value[1] = buffer.getvalue()
 
     edit_record(shard(toy), 0, edit)
-    with pytest.raises(UserError, match=r"record 0 .*, step 1: the picture is \(20, 30\)"):
+    with pytest.raises(UserError, match=r"record 0 .*, step 1: the image size is \(20, 30\)"):
         RldsIndex.open(toy)
 
 

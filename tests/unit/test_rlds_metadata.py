@@ -139,7 +139,7 @@ def test_anothers_metadata_and_words_are_not_ours(older, text):
 def test_a_shard_of_another_recording_is_refused(recent, tmp_path):
     other = record(tmp_path / "same_provenance", seeds=range(10, 15))
     shutil.copy(shard(other, 1), shard(recent, 1))
-    with pytest.raises(UserError, match=r"dataset_info.json says \d+; a shard may come from"):
+    with pytest.raises(UserError, match=r"dataset_info.json says \d+; a shard may belong to"):
         RldsIndex.open(recent)
     other = record(tmp_path / "other", provenance=PROVENANCE | {"renderer": "gl "})
     shutil.copy(shard(other, 1), shard(recent, 1))

@@ -212,14 +212,14 @@ def test_another_recording_is_refused(tmp_path, finished, change, what):
         append(writer, 0)
         if finished:
             writer.finish()
-    with pytest.raises(UserError, match=f"recorded with another {what}"):
+    with pytest.raises(UserError, match=f"recorded with a different {what}"):
         open_writer(tmp_path, **change)
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "toy" / "0.1.0").mkdir(parents=True)
     (tmp_path / "toy" / "0.1.0" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="contains other files"):
         open_writer(tmp_path)
 
 
@@ -227,11 +227,11 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
-        (lambda path: path.write_bytes(b""), "holds 0 episodes, not 2"),
-        (lambda path: path.write_bytes(path.read_bytes() * 2), "holds 4 episodes, not 2"),
-        (lambda path: path.unlink(), "shards are missing or there twice"),
-        (lambda path: shutil.copy(path, f"{path}-of-00002"), "shards are missing or there twice"),
-        (lambda path: shutil.copy(shard(GOLDEN_SET), path), "does not say how it was recorded"),
+        (lambda path: path.write_bytes(b""), "has 0 episodes, not 2"),
+        (lambda path: path.write_bytes(path.read_bytes() * 2), "has 4 episodes, not 2"),
+        (lambda path: path.unlink(), "shards are missing or duplicated"),
+        (lambda path: shutil.copy(path, f"{path}-of-00002"), "shards are missing or duplicated"),
+        (lambda path: shutil.copy(shard(GOLDEN_SET), path), "does not identify its recording"),
         (lambda path: shutil.copy(shard(make_set(path.parents[3], [3, 3])), path), "another"),
     ],
 )
@@ -261,7 +261,10 @@ def test_one_writer_at_a_time(tmp_path):
 
 
 def test_an_empty_set_is_not_finished(tmp_path):
-    with open_writer(tmp_path) as writer, pytest.raises(UserError, match="nothing was recorded"):
+    with (
+        open_writer(tmp_path) as writer,
+        pytest.raises(UserError, match="no episodes were recorded"),
+    ):
         writer.finish()
 
 

@@ -114,7 +114,7 @@ def test_unknown_simulator_and_interpreter_are_the_users_error():
     moon = SimulatorClient(SimulatorSpec(simulator="moon"))
     with moon, pytest.raises(UserError, match="unknown simulator 'moon'"):
         moon.call("provenance")
-    with pytest.raises(UserError, match="does not run"):
+    with pytest.raises(UserError, match="/no/such/python"):
         SimulatorClient(SimulatorSpec(python="/no/such/python"))
 
 

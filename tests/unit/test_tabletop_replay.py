@@ -97,8 +97,8 @@ def test_a_replay_does_not_depend_on_what_was_played_before(env):
     ("arguments", "message"),
     [
         ([str(PATH), "--steps", "pick_uprigth_0"], "did you mean pick_upright_0"),
-        (["nowhere.npz"], "no npz file of recordings"),
-        ([__file__], "no npz file of recordings"),
+        (["nowhere.npz"], "not an npz file of recordings"),
+        ([__file__], "not an npz file of recordings"),
     ],
 )
 def test_command_refuses_in_one_line(arguments, message, capsys):

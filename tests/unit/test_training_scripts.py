@@ -67,7 +67,7 @@ def test_a_copied_run_goes_on_with_moved_data_and_never_with_others(
     with pytest.raises(SystemExit) as stop:
         pretrain([*again, "--data", str(other)])
     assert stop.value.code == 2
-    assert "trained on other data" in capsys.readouterr().err
+    assert "trained on different data" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path / "moved")
     again[again.index("runs_dir=disk")] = "runs_dir=../disk"
     pretrain([*again, "--data", "toy/0.1.0"])
@@ -99,5 +99,5 @@ def test_a_moved_image_run_goes_on_and_never_with_other_latents(
     with pytest.raises(SystemExit) as stop:
         images([*tiny, "runs_dir=third", "--data", str(shape_latents(Path("others"), 80, 16))])
     assert stop.value.code == 2
-    assert "other data" in capsys.readouterr().err
+    assert "different data" in capsys.readouterr().err
     assert (tmp_path / copy / "checkpoints/step_0000002").is_dir()

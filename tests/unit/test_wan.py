@@ -95,7 +95,7 @@ def test_no_latent_frame_knows_what_comes_after_it(wan_folder, clips):
     ("shape", "message"),
     [
         ((1, 8, 32, 32, 3), "use 4n \\+ 1 frames"),
-        ((1, 5, 24, 32, 3), "do not divide into latents of 16 px"),
+        ((1, 5, 24, 32, 3), "divisible by 16 px"),
     ],
 )
 def test_sizes_must_fit(wan_folder, shape, message):
@@ -119,5 +119,5 @@ def test_statistics_of_other_channels_are_refused(tmp_path):
 def test_pictures_and_clips_are_told_apart(wan_folder):
     with pytest.raises(UserError, match="encodes clips"):
         load_autoencoder(AutoencoderConfig("wan", str(wan_folder)))
-    with pytest.raises(UserError, match="encodes single pictures"):
+    with pytest.raises(UserError, match="encodes single images"):
         load_video_autoencoder(AutoencoderConfig("pixel"))

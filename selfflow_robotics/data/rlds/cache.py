@@ -1,8 +1,8 @@
-"""The index of a large data set, kept between runs; whatever is wrong with it, it is made anew.
+"""A cached index of a large data set; it is rebuilt if anything is wrong with it.
 
-It is known by what the data are, not by where they lie or how old they are: by the JSON files and
-the length and checksum of every record. Kept as safetensors: no code in it can run, and a file
-that claims more than it holds is refused before anything is allocated.
+It is identified by content, not by path or age: by the JSON files and the length and checksum of
+every record. The format is safetensors, which cannot run code and refuses inconsistent sizes before
+allocating.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from selfflow_robotics.data.rlds.info import Piece
 _log = logging.getLogger(__name__)
 
 _VERSION = 4
-# The tables: type, and shape beyond the number of steps or of episodes.
+# The tables: dtype, and shape after the step or episode axis.
 _PER_STEP = {
     "actions": (np.float32, (7,)),
     "proprio": (np.float32, (8,)),
@@ -49,7 +49,7 @@ _CHECKSUM = "checksum"
 def path_of(
     directory: Path, pieces: list[Piece], framing: dict[Path, np.ndarray], verify: str
 ) -> Path:
-    """Where the index of these pieces is kept; another content gives another name."""
+    """The path of the index of these pieces, which depends on their content."""
     key = hashlib.sha256(f"{_VERSION} {verify}".encode())
     for name in ("features.json", "dataset_info.json"):
         key.update((directory / name).read_bytes())
@@ -61,7 +61,7 @@ def path_of(
 
 
 def save(path: Path, tables: dict[str, Any]) -> None:
-    """Keep the tables; a disk that cannot hold them costs a warning."""
+    """Store the tables; if that fails, only warn."""
     arrays = {
         key: np.frombuffer(json.dumps(value).encode(), np.uint8) if key in _TEXTS else value
         for key, value in tables.items()
@@ -73,17 +73,17 @@ def save(path: Path, tables: dict[str, Any]) -> None:
         unfinished.write_bytes(to_safetensors(arrays))
         unfinished.replace(path)
     except OSError as error:
-        _log.warning("the index is not kept: %s", error)
+        _log.warning("the index was not cached: %s", error)
         with contextlib.suppress(OSError):
             unfinished.unlink()
 
 
 def load(path: Path, pieces: list[Piece]) -> dict[str, Any] | None:
-    """The tables kept at `path`; None if there are none or they do not fit the pieces."""
+    """The tables at `path`; None if there are none or they do not match the pieces."""
     sizes = np.array([piece.path.stat().st_size for piece in pieces], np.int64)
     try:
         with path.open("rb") as file:
-            # A step takes more room in the data than in their index.
+            # A step takes more space in the data than in their index.
             if os.fstat(file.fileno()).st_size > sizes.sum() + 2**20:
                 return None
             arrays = from_safetensors(file.read())
@@ -95,7 +95,7 @@ def load(path: Path, pieces: list[Piece]) -> dict[str, Any] | None:
         }
         return tables if _fits(tables, sizes) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
-        return None  # not there, or left unfinished by a full disk
+        return None  # missing, or incomplete after a full disk
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -106,7 +106,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _fits(tables: dict[str, Any], sizes: np.ndarray) -> bool:
-    """Whether the tables could be an index of shards of these sizes in bytes."""
+    """Whether the tables are plausible for shards of these sizes in bytes."""
     lengths, starts, texts = (
         tables[key] for key in ("episode_length", "episode_start", "instructions")
     )

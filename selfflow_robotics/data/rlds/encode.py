@@ -1,4 +1,4 @@
-"""One episode as the record that RT-1's data set would hold for it."""
+"""Encode an episode as a record of RT-1's data set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from selfflow_robotics.data.rlds.schema import (
     fractal_features,
 )
 
-# Halving the colour resolution, the usual 4:2:0, would smear small pictures visibly.
+# 4:2:0 chroma subsampling would visibly blur small images.
 _FULL_CHROMA_BELOW_HEIGHT = 200
 _TERMINATE, _MOVE_ARM = np.array([1, 0, 0], np.int32), np.array([0, 1, 0], np.int32)
 
 
 class EpisodeEncoder:
-    """Fills fractal20220817_data's features from what a simulated episode knows.
+    """Fills fractal20220817_data's features from a simulated episode.
 
-    Fields that it cannot know (embedding of the words, workspace bounds, ...) are zero or empty.
+    Unknown fields (text embedding, workspace bounds, ...) are zero or empty.
     """
 
     def __init__(self, image_size: tuple[int, int], jpeg_quality: int) -> None:
@@ -42,12 +42,12 @@ class EpisodeEncoder:
         Each step: image uint8 [H, W, 3]; instruction str; proprio [8] (tool xyz in m and quaternion
         xyzw in the base frame, gripper closedness 0 to 1); world_vector [3] (m); rotation_delta [3]
         (roll, pitch, yaw in rad); gripper_closedness_action (+1 close, -1 open, 0 no change);
-        optional terminate (bool, False) and reward (float, 0). `attributes` are those of
-        fractal's words (`..._name`) that are known.
-        Raises ValueError for fewer than two steps and for values of a wrong shape or not finite.
+        optional terminate (bool, False) and reward (float, 0). `attributes` are the known ones of
+        fractal's text fields (`..._name`). Raises ValueError for fewer than two steps, wrong shapes
+        and values that are not finite.
         """
         if len(steps) < 2:
-            raise ValueError(f"an episode has at least two steps, got {len(steps)}")
+            raise ValueError(f"an episode needs at least two steps, got {len(steps)}")
         known = {"has_aspects": True, "feasible": True, "success": success}
         example = {
             "aspects": {name: known.get(name, False) for name in ASPECTS},
@@ -57,7 +57,7 @@ class EpisodeEncoder:
             "steps": [self._step(step, t, len(steps)) for t, step in enumerate(steps)],
         }
         encoded = self._serializer.get_tf_example(self.features.encode_example(example))
-        return encoded.SerializeToString(deterministic=True)  # else in the order of a hash
+        return encoded.SerializeToString(deterministic=True)  # a stable key order
 
     def _step(self, step: dict[str, Any], t: int, length: int) -> dict[str, Any]:
         proprio = _floats(step["proprio"], 8, f"step {t}: proprio")

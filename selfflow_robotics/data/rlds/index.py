@@ -1,7 +1,7 @@
 """Random access to an RLDS data set in RT-1's format, without TensorFlow.
 
-One pass over the shards notes where every picture lies and keeps all small values in memory; a
-picture is then read and decoded on its own. Memory: about 80 bytes a step (300 MB for the 3.8
+One pass over the shards stores the position of every image and keeps all small values in memory;
+images are then read and decoded individually. Memory: about 80 bytes per step (300 MB for the 3.8
 million steps of fractal20220817_data).
 """
 
@@ -28,7 +28,7 @@ from selfflow_robotics.robot.normalize import NormStats
 
 _log = logging.getLogger(__name__)
 
-# Smaller data sets are indexed in about two seconds, so only larger ones leave a file in the cache.
+# Smaller data sets are indexed in about two seconds, so only larger ones are cached.
 CACHE_FROM_BYTES = 2**28
 
 
@@ -43,7 +43,7 @@ class RldsIndex:
     | failed         | bool [E]        | recorded as a failure; data may say neither          |
     | actions        | float32 [N, 7]  | policy vectors (`robot.actions`), metres and radians |
     | proprio        | float32 [N, 8]  | tool xyz (m), quaternion xyzw, gripper_closed        |
-    | image_size     | (int, int)      | height, width of the stored pictures                 |
+    | image_size     | (int, int)      | height, width of the stored images                   |
     | disturbed      | bool [E]        | the recorded actions are not all that moved the arm  |
     | provenance     | dict            | the data set's name, and how it was made if told     |
     | left_out       | dict[str, int]  | episodes that are not in the index, counted by cause |
@@ -84,11 +84,11 @@ class RldsIndex:
     def open(
         cls, directory: str | Path, split: str = "train", cache: bool = True, verify: str = "full"
     ) -> "RldsIndex":
-        """Open `<root>/<name>/<version>`, indexing it if the cache does not know it.
+        """Open `<root>/<name>/<version>`, indexing it if it is not in the cache.
 
-        split: as TensorFlow Datasets takes it, such as train, train[:90%] or train+val.
-        verify: "full" compares every record's checksum, "length" the framing only.
-        Raises UserError for a data set that is unfinished, incomplete or damaged.
+        split: in TensorFlow Datasets syntax, such as train, train[:90%] or train+val. verify:
+        "full" checks every record's checksum, "length" only the framing. Raises UserError for a
+        data set that is unfinished, incomplete or damaged.
         """
         info = read_info(Path(os.path.expanduser(directory)))
         pieces = info.pieces(split)
@@ -126,8 +126,8 @@ class RldsIndex:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the episodes hold, wherever their files lie: all numbers and words, and
-        of each picture the checksum of its file."""
+        """SHA-256 of the episodes' content, independent of paths: all numbers and texts, and the
+        checksum of each image file."""
         key = hashlib.sha256(json.dumps([self.instructions, self.image_size]).encode())
         for table in (
             self.episode_length,
@@ -142,21 +142,21 @@ class RldsIndex:
         return key.hexdigest()
 
     def instruction_of(self, frame: int) -> str:
-        """The words that belong to a step; may be empty."""
+        """The instruction of a step; may be empty."""
         return self.instructions[self._instruction[frame]]
 
     def episode_of(self, frames: np.ndarray) -> np.ndarray:
-        """The episode that each of the steps [...] lies in."""
+        """The episode of each of the steps [...]."""
         return np.searchsorted(self.episode_start, frames, side="right") - 1
 
     def encoded_frame(self, frame: int) -> bytes:
         """The stored JPEG or PNG file of one step.
 
-        Raises UserError naming the shard, episode and step if it is not what was indexed.
+        Raises UserError naming the shard, episode and step if it does not match the index.
         """
-        # Opened anew each time: no handle is shared between threads or processes, and a data set
-        # of a thousand shards does not use up the file descriptors. It costs 1 % of the decoding,
-        # and so does the checksum.
+        # The file is opened for each read: no handle is shared between threads or processes, and a
+        # data set of a thousand shards does not exhaust the file descriptors. This costs 1 % of the
+        # decoding time, and so does the checksum.
         try:
             handle = os.open(self.shards[self._shard[frame]], os.O_RDONLY)
             try:
@@ -169,27 +169,27 @@ class RldsIndex:
             ) from error
         if google_crc32c.value(data) != self._crc[frame]:
             raise UserError(
-                f"{self._where(frame)}: the picture changed after the data set was indexed "
+                f"{self._where(frame)}: the image changed after the data set was indexed "
                 "(checksum differs); copy the file again"
             )
         return data
 
     def frame(self, frame: int) -> np.ndarray:
-        """The picture of one step, uint8 [H, W, 3]; exactly what TensorFlow's decoder makes of it.
+        """The image of one step, uint8 [H, W, 3]; identical to TensorFlow's decoding.
 
-        Raises UserError naming the shard, episode and step of a picture that cannot be decoded.
+        Raises UserError naming the shard, episode and step if the image cannot be decoded.
         """
         data = self.encoded_frame(frame)
         try:
             return decode_picture(data)
         except ValueError as error:
             raise UserError(
-                f"{self._where(frame)}: damaged picture ({error}), though its checksum is right: "
+                f"{self._where(frame)}: damaged image ({error}), though its checksum is right: "
                 "record or convert this episode again"
             ) from error
 
     def stats(self, episodes: Sequence[int] | None = None) -> NormStats:
-        """Statistics of the actions of the chosen episodes (None: all)."""
+        """Action statistics of the chosen episodes (None: all)."""
         if episodes is None:
             return NormStats.compute(self.actions, self.num_episodes)
         starts, lengths = self.episode_start[episodes], self.episode_length[episodes]

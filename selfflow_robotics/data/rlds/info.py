@@ -1,8 +1,8 @@
-"""What a data set's JSON files say: its splits and shards, and the features of a step.
+"""Read a data set's JSON files: splits, shards and features of a step.
 
-They are read as plain data into TensorFlow Datasets' own messages. Its `builder_from_directory`
-would import whatever module features.json names as the home of a feature's class, so that opening
-a data set could run code; here no class is looked up, and unknown ones are refused.
+They are read as plain data into TensorFlow Datasets' own messages. TFDS's `builder_from_directory`
+imports any module that features.json names for a feature's class, so opening a data set could run
+code; here no class is imported, and unknown ones are refused.
 """
 
 import os
@@ -20,7 +20,7 @@ from selfflow_robotics.data.rlds.schema import check_features
 from selfflow_robotics.errors import UserError
 
 MAX_JSON_BYTES = 2**24  # fractal20220817_data: 20 kB
-MAX_METADATA_BYTES = 2**28  # holds an entry for each episode
+MAX_METADATA_BYTES = 2**28  # has an entry for each episode
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Piece:
     path: Path
     skip: int
     take: int
-    records: int  # in the whole shard
-    before: int  # in the shards of the same split before this one
+    records: int  # records in the whole shard
+    before: int  # records in earlier shards of the split
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,22 @@ class Info:
     splits: splits.SplitDict
 
     def pieces(self, split: str) -> list[Piece]:
-        """What an expression such as train, train[:90%] or train+val reads, in its order.
+        """The pieces of a split expression such as train, train[:90%] or train+val, in order.
 
-        It means what it means to TensorFlow Datasets: tensorflow.org/datasets/splits. Raises
-        UserError for one that is not understood or names no episode.
+        The syntax is that of TensorFlow Datasets (tensorflow.org/datasets/splits). Raises UserError
+        if it is invalid or selects no episode.
         """
         names = ", ".join(sorted(self.splits))
         try:
             found = self.splits[split].file_instructions
-        except Exception as error:  # TFDS raises many kinds, and several lines
+        except Exception as error:  # TFDS raises many kinds of exceptions, with several lines
             cause = " ".join(str(error).split())
             raise UserError(
-                f"{self.directory}: no split '{split}' ({cause}); there are: {names}; a part is "
-                "written train[:90%] or train[100:200], a sum train+test"
+                f"{self.directory}: no split '{split}' ({cause}); available: {names}; write "
+                "slices as train[:90%] or train[100:200], sums as train+test"
             ) from error
         if not found:
-            raise UserError(f"{self.directory}: split '{split}' holds no episode")
+            raise UserError(f"{self.directory}: split '{split}' has no episodes")
         before = {}
         for one in self.splits.values():
             count = 0
@@ -76,13 +76,13 @@ class Info:
 def read_info(directory: Path) -> Info:
     """Read and check dataset_info.json and features.json.
 
-    Raises UserError for a data set that is unfinished, whose JSON is damaged or absurd, whose
-    features are not RT-1's, or that is not stored as TFRecords.
+    Raises UserError if the data set is unfinished, its JSON is damaged or implausible, its features
+    are not RT-1's, or it is not stored as TFRecords.
     """
     if not os.path.isfile(directory / "dataset_info.json"):
         raise UserError(
-            f"{directory}: no finished RLDS data set (dataset_info.json is missing); name the "
-            "folder <name>/<version>, or repeat the command of an interrupted recording"
+            f"{directory}: not a finished RLDS data set (dataset_info.json is missing); pass the "
+            "folder <name>/<version>, or repeat an interrupted recording"
         )
     content = read_json(directory / "dataset_info.json")
     try:
@@ -94,18 +94,18 @@ def read_info(directory: Path) -> Info:
             filetype_suffix=proto.file_format or "tfrecord",
         )
         found = splits.SplitDict.from_proto(proto.splits, template)
-    except Exception as error:  # of many kinds, for a file that is JSON but no DatasetInfo
+    except Exception as error:  # many kinds, if the file is JSON but not a DatasetInfo
         raise _unreadable(directory / "dataset_info.json", error) from error
     if proto.file_format not in ("", "tfrecord"):
         raise UserError(
-            f"{directory}: stored as {proto.file_format}, tfrecord is needed; convert it with "
-            "tfds convert_format"
+            f"{directory}: stored as {proto.file_format}, expected tfrecord; convert it with tfds "
+            "convert_format"
         )
     for one in found.values():
         if not one.shard_lengths or min(one.shard_lengths) < 0:
             raise UserError(
-                f"{directory}: dataset_info.json does not say how many episodes each shard of "
-                f"'{one.name}' holds (shardLengths); copy it again"
+                f"{directory}: dataset_info.json lacks the number of episodes per shard of "
+                f"'{one.name}' (shardLengths); copy it again"
             )
     check_features(read_json(directory / "features.json"), directory / "features.json")
     return Info(directory, proto.name, proto.description, proto.module_name, found)

@@ -1,6 +1,6 @@
-"""Frames of an RLDS data set as latents: encoded once (`data.latents_writer`), read by windows.
+"""Frames of an RLDS data set as latents, encoded once (`data.latents_writer`).
 
-Row n of such a cache is step n of the index: only means, float16, no labels. With SD-VAE a frame of
+Row n of the cache is step n of the index: only means, float16, no labels. With SD-VAE a frame of
 256 x 320 px takes 10 KB, all 3.8 million of fractal20220817_data 39 GB.
 """
 
@@ -20,22 +20,22 @@ from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.robot.observation import resize_image
 
 
-@functools.lru_cache(1)  # a process encodes many parts of one data set
+@functools.lru_cache(1)  # a process encodes many parts of the same data set
 def _opened(directory: str, split: str) -> RldsIndex:
     return RldsIndex.open(directory, split)
 
 
 @dataclass(frozen=True)
 class RldsFrames:
-    """The frames of one split, or some of them in a row: a source of latents, and its parts.
+    """The frames of one split, or a contiguous range of them, as a source of latents.
 
-    Other processes open the data set themselves. A frame that cannot be read stops the work, since
-    rows are found by their number.
+    Other processes open the data set themselves. An unreadable frame stops the encoding, since rows
+    are indexed by frame number.
     """
 
     directory: str
     split: str
-    fingerprint: str  # of the whole split
+    fingerprint: str  # length of the whole split
     start: int
     stop: int
     skips: Skips = field(default_factory=Skips)  # always empty
@@ -48,7 +48,7 @@ class RldsFrames:
 
     @property
     def index(self) -> RldsIndex:
-        """Raises UserError where the data are others by now."""
+        """Raises UserError if the data have changed."""
         index = _opened(self.directory, self.split)
         if index.fingerprint != self.fingerprint:
             raise UserError(f"{self.directory} changed while it was encoded; repeat the command")
@@ -62,7 +62,7 @@ class RldsFrames:
         return self.stop - self.start
 
     def part(self, start: int, stop: int) -> "RldsFrames":
-        """The frames of these numbers, counted from this part's first one."""
+        """A range of frames, counted from this part's first one."""
         first = self.start + start
         return replace(self, start=first, stop=min(self.start + stop, self.stop))
 
@@ -76,7 +76,7 @@ class RldsFrames:
         }
 
     def check_output(self, folder: Path) -> None:
-        """Nothing beside a data set's files is mistaken for one of them."""
+        """Any folder is fine: latents next to a data set are not mistaken for part of it."""
 
     labels = None
 
@@ -84,14 +84,14 @@ class RldsFrames:
         return f"step {self.start + number} of {self.directory}"
 
     def read(self, number: int, size: Size) -> np.ndarray:
-        """uint8 [h, w, 3]. Raises UserError for a frame that cannot be read."""
+        """uint8 [h, w, 3]. Raises UserError if the frame is unreadable."""
         return resize_image(self.index.frame(self.start + number), sides(size))
 
 
 class FrameLatents(LatentRows):
-    """A finished cache of the frames of `index`, by their numbers there.
+    """A finished cache of the frames of `index`, by frame number.
 
-    Raises UserError as `LatentRows`, and for a cache of other data.
+    Raises UserError as `LatentRows`, and if the cache belongs to different data.
     """
 
     labelled = False
@@ -102,8 +102,9 @@ class FrameLatents(LatentRows):
         if self.fingerprints["source"] != index.fingerprint or len(self) != index.num_frames:
             source = self.record["source"]
             raise UserError(
-                f"{self.folder} holds latents of other data ({source.get('path')}, split "
-                f"{source.get('split')}); encode these: pretrain/encode.py --data DIR split=SPLIT"
+                f"{self.folder} has latents of different data ({source.get('path')}, split "
+                f"{source.get('split')}); encode this data with pretrain/encode.py --data DIR "
+                "split=SPLIT"
             )
         height, width = sides(self.record["latents"]["size"])
         self.shape = (self.channels, height, width)  # of a frame
@@ -125,7 +126,7 @@ class FrameLatents(LatentRows):
         )
 
     def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Latents float16 [N, C, h, w] of the steps of these numbers.
+        """Latents float16 [N, C, h, w] of these steps.
 
         Raises UserError for a damaged shard, IndexError for numbers out of range.
         """

@@ -1,4 +1,4 @@
-"""One pass over a data set's shards: what the index keeps of every episode, with all checks."""
+"""Scan a data set's shards once: check every episode and collect the index."""
 
 from collections import Counter
 from typing import Any
@@ -16,13 +16,13 @@ from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.actions import policy_from_rt1
 
-_CONVERT = "its checksum is right, so it was written so: convert the data again"
+_CONVERT = "its checksum is correct, so it was written this way: convert the data again"
 
 
 def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
-    """The arrays that `RldsIndex` is made of; `instructions` and `recordings` are lists of texts.
+    """The arrays of `RldsIndex`; `instructions` and `recordings` are lists of texts.
 
-    Raises UserError for damaged records and for episodes that do not hold what `schema` asks for.
+    Raises UserError for damaged records and for episodes that do not match `schema`.
     """
     episodes: list[dict[str, Any]] = []
     vocabulary: dict[str, int] = {}
@@ -59,7 +59,7 @@ def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
     if not episodes:
         raise UserError(
             f"{pieces[0].path.parent}: no usable episode; {left_out[0]} have fewer than two "
-            f"steps, {left_out[1]} hold numbers that are not finite"
+            f"steps, {left_out[1]} have numbers that are not finite"
         )
 
     per_step = ("actions", "proprio", "instruction", "offset", "size", "crc", "shard")
@@ -81,21 +81,21 @@ def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
 def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
     """The values of one episode; `offset` counts from the start of the record.
 
-    `image_size` is that of the episodes before.
+    `image_size` is that of the previous episodes.
     """
     try:
         example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
         features = example.features.feature
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise UserError(f"{where} is no tf.train.Example; {_CONVERT}") from error
+    except Exception as error:  # protobuf's DecodeError is not public
+        raise UserError(f"{where} is not a tf.train.Example; {_CONVERT}") from error
     widths = {IMAGE: 1, TEXT: 1} | NUMBERS
     values = {key: _values(features, key, where) for key in widths}
-    # The number of steps is what most of the keys say, so that the odd one is named.
+    # The number of steps is the one that most keys agree on, so that the error names the odd one.
     steps, _ = Counter(len(values[key]) / width for key, width in widths.items()).most_common(1)[0]
     for key, width in widths.items():
         if len(values[key]) != steps * width:
             raise UserError(
-                f"{where}: '{key}' has {len(values[key])} values, {steps * width:g} are needed; "
+                f"{where}: '{key}' has {len(values[key])} values, expected {steps * width:g}; "
                 f"{_CONVERT}"
             )
 
@@ -110,15 +110,15 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
             size = picture_size(image)
         except ValueError as error:
             raise UserError(
-                f"{where}, step {step}: the picture cannot be used ({error}); {_CONVERT}"
+                f"{where}, step {step}: unusable image ({error}); {_CONVERT}"
             ) from error
         image_size = image_size or size
         if size != image_size:
             raise UserError(
-                f"{where}, step {step}: the picture is {size}, others are {image_size} (height, "
-                "width); record one data set with one camera size"
+                f"{where}, step {step}: the image size is {size}, but earlier ones are "
+                f"{image_size} (height, width); a data set needs one image size"
             )
-        # Pictures follow one another in the record, so equal ones are found in their order too.
+        # Images are consecutive in the record, so equal ones are found in order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
     success, note = _success(features, where), read_note(features)
@@ -148,12 +148,12 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
 
 
 def _values(features: Any, key: str, where: str) -> Any:
-    """The values of a key: bytes of pictures and words, else numbers of either kind."""
+    """The values of a key: bytes for images and text, else numbers of either kind."""
     if key not in features:
         raise UserError(f"{where} lacks '{key}'; {_CONVERT}")
     kind = features[key].WhichOneof("kind")
     wanted = ("bytes_list",) if key in (IMAGE, TEXT) else ("float_list", "int64_list")
-    if kind is None:  # written for an episode without steps
+    if kind is None:  # for an episode without steps
         return []
     if kind not in wanted:
         raise UserError(f"{where}: '{key}' is a {kind}, a {' or '.join(wanted)} is needed")
@@ -161,7 +161,7 @@ def _values(features: Any, key: str, where: str) -> Any:
 
 
 def _success(features: Any, where: str) -> bool | None:
-    """Whether the episode is recorded as a success; None if the record does not say."""
+    """Whether the episode is recorded as a success; None if unknown."""
     told = {}
     for name in ("success", "has_aspects"):
         key = f"aspects/{name}"
@@ -173,5 +173,5 @@ def _success(features: Any, where: str) -> bool | None:
                     "needed"
                 )
             told[name] = bool(values[0])
-    # In RT-1's data the aspects of an episode that nobody looked at are all false.
+    # In RT-1's data, all aspects of an unreviewed episode are false.
     return told.get("success") if told.get("has_aspects", True) else None

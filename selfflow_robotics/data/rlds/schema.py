@@ -1,7 +1,7 @@
-"""The features of RT-1's data set `fractal20220817_data` 0.1.0, in TensorFlow Datasets' words.
+"""The features of RT-1's data set `fractal20220817_data` 0.1.0, as TensorFlow Datasets features.
 
-Everything that this project records has these features (with another picture size), so that any
-reader of Open X-Embodiment data takes it. Source: `tensorflow_datasets/robotics/rtx` and the
+Data sets recorded by this project have these features (with a different image size), so any reader
+of Open X-Embodiment data can load them. Source: `tensorflow_datasets/robotics/rtx` and the
 published features.json.
 """
 
@@ -15,11 +15,11 @@ from tensorflow_datasets.core.proto import feature_pb2
 
 from selfflow_robotics.errors import UserError
 
-# What a reader needs of every step, by the keys of a record.
+# The keys that a reader needs for every step.
 IMAGE = "steps/observation/image"
 TEXT = "steps/observation/natural_language_instruction"
 GRIPPER = "steps/action/gripper_closedness_action"
-# Numbers a step, of any type.
+# Numbers per step, of any type.
 NUMBERS = {
     "steps/observation/base_pose_tool_reached": 7,
     "steps/observation/gripper_closed": 1,
@@ -37,7 +37,7 @@ ATTRIBUTES = (
     "objects_family",
     "task_family",
 )
-# Observations besides the picture and the instruction: name -> shape, all float32.
+# Other observations: name -> shape, all float32.
 OBSERVATIONS = {
     "base_pose_tool_reached": (7,),  # xyz (m) and quaternion xyzw, base frame
     "gripper_closed": (1,),  # 0 open to 1 closed
@@ -63,7 +63,7 @@ ACTIONS = {
 
 
 def fractal_features(height: int = 256, width: int = 320) -> tfds.features.FeaturesDict:
-    """The feature specification, with pictures of `height` x `width` stored as JPEG."""
+    """The feature specification, with images of `height` x `width` stored as JPEG."""
     features = tfds.features
 
     def floats(shapes: dict[str, tuple[int, ...]]) -> dict[str, tfds.features.FeatureConnector]:
@@ -102,16 +102,15 @@ _OWN_CLASSES = {
     for one in vars(tfds.features).values()
     if isinstance(one, type) and issubclass(one, tfds.features.FeatureConnector)
 }
-_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last in files before TFDS 4.5
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last before TFDS 4.5
 
 
 def check_features(content: Any, path: Path) -> None:
-    """Check what features.json (`content`, read from `path`) says of the keys above.
+    """Check features.json (`content`, read from `path`) for the keys above.
 
-    Other features may be anything, as they are not read. Numbers of any type and shape are good if
-    a step has as many as are needed, and `steps` may be a Dataset or a Sequence: they are stored
-    alike. Raises UserError naming the first feature that is not stored as it is read, and for a
-    feature of a class that is not TensorFlow Datasets' own.
+    Other features are not read and may be anything. Numbers may have any type and shape with the
+    right count per step, and `steps` may be a Dataset or a Sequence, which are stored alike. Raises
+    UserError naming the first mismatch, or a feature class that is not TensorFlow Datasets' own.
     """
     pending = [content]
     while pending:
@@ -121,17 +120,17 @@ def check_features(content: Any, path: Path) -> None:
                 name = one.get(key)
                 if isinstance(name, str) and name not in _OWN_CLASSES:
                     raise UserError(
-                        f"{path} names the class {name[:100]!r}, which is none of TensorFlow "
-                        "Datasets' own and could run any code; write the data set with the "
-                        "classes of tfds.features"
+                        f"{path} names the class {name[:100]!r}, which is not part of TensorFlow "
+                        "Datasets and could run any code; write the data set with classes of "
+                        "tfds.features"
                     )
         pending += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
     if isinstance(content, dict) and "type" in content:
-        return  # an old file of another layout; the records are checked all the same
+        return  # an old file with a different layout; the records are checked anyway
     features = feature_pb2.Feature()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         json_format.ParseDict(content, features)
-    except Exception as error:  # of many kinds, for JSON that is no Feature
+    except Exception as error:  # many kinds, if the JSON is not a Feature
         raise UserError(
             f"{path}: its JSON files cannot be read ({' '.join(str(error).split())[:200]}); copy "
             "them again"
@@ -147,8 +146,8 @@ def _complaint(features: Any) -> str | None:
             return f"lacks '{key}'"
         if sequences != 1:
             return (
-                f"'{key}' is {_describe(leaf)} within {sequences} Sequences or Datasets; one a "
-                "step is needed, with 'steps' as the only Dataset"
+                f"'{key}' is {_describe(leaf)} nested in {sequences} Sequences or Datasets; "
+                "expected one per step, with 'steps' as the only Dataset"
             )
         if wanted := _wanted(key, leaf):
             return f"'{key}' is {_describe(leaf)}, but {wanted}"
@@ -169,7 +168,7 @@ def _leaf(feature: Any, key: str) -> tuple[Any, int]:
 
 
 def _wanted(key: str, leaf: Any) -> str | None:
-    """What is needed in place of `leaf`; None if it will do."""
+    """What is expected instead of `leaf`; None if it is fine."""
     kind = leaf.WhichOneof("content")
     shape, dtype = _shape(leaf), _dtype(leaf)
     plain = kind == "tensor" and leaf.tensor.encoding in ("", "none")
@@ -177,16 +176,16 @@ def _wanted(key: str, leaf: Any) -> str | None:
     if key == IMAGE:
         if (kind == "image" and dtype in ("", "uint8")) or is_bytes:
             return None
-        return "JPEG or PNG bytes of 8-bit pictures (tfds.features.Image, uint8) are needed"
+        return "JPEG or PNG bytes of 8-bit images (tfds.features.Image, uint8) are expected"
     if key == TEXT:
         return None if is_bytes else "a Text is needed"
     width = NUMBERS[key]
     if kind == "class_label" or not plain or dtype in ("string", "object") or "complex" in dtype:
-        return f"a Tensor of {width} numbers is needed, without encoding"
+        return f"a Tensor of {width} numbers without encoding is expected"
     if min(shape, default=1) < 1 or np.prod(shape, dtype=object) != width:
-        return f"{width} numbers a step are needed"
+        return f"{width} numbers per step are expected"
     if key == GRIPPER and dtype.startswith(("bool", "uint")):
-        return "it has to hold -1 (open), 0 (no change) and +1 (close)"
+        return "it must represent -1 (open), 0 (no change) and +1 (close)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The TFRecord container: a file of records, each framed by its length and two checksums.
+"""The TFRecord container: records framed by their length and two checksums.
 
 One record is: length (uint64, little endian), masked CRC-32C of those eight bytes (uint32), the
 data, masked CRC-32C of the data (uint32). Source: tensorflow/core/lib/io/record_writer.h.
@@ -18,12 +18,12 @@ from selfflow_robotics.errors import UserError
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
-# An hour of an episode; protobuf itself ends at 2 GiB.
+# An episode of an hour; protobuf's limit is 2 GiB.
 MAX_RECORD_BYTES = 2**30
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C, rotated and offset so that a checksum may itself be checksummed."""
+    """CRC-32C, rotated and offset so that checksums can be checksummed."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -37,11 +37,11 @@ def write_record(file: BinaryIO, data: bytes) -> None:
 
 
 def read_framing(path: Path) -> np.ndarray:
-    """int64 [R, 3] of the R records of `path`: where the data begin, their length, their checksum.
+    """int64 [R, 3] for the R records of `path`: offset, length and checksum of the data.
 
-    Reads 16 bytes a record, not the data. Raises UserError naming the file, the record and its
-    position where a length is damaged, goes beyond the end of the file or is above
-    `MAX_RECORD_BYTES`. A file cut exactly between two records looks whole: compare the number.
+    Reads 16 bytes per record, not the data. Raises UserError naming the file, the record and its
+    position if a length is damaged, exceeds the file or is above `MAX_RECORD_BYTES`. A file
+    truncated exactly between two records looks complete, so compare the number of records.
     """
     with _open(path) as file:
         end = os.fstat(file.fileno()).st_size
@@ -57,9 +57,7 @@ def read_framing(path: Path) -> np.ndarray:
             if masked_crc(header[:8]) != length_crc:
                 raise UserError(f"{where} has a damaged length; copy the file again")
             if length > MAX_RECORD_BYTES:
-                raise UserError(
-                    f"{where} claims {length} bytes; an episode has {MAX_RECORD_BYTES} at most"
-                )
+                raise UserError(f"{where} claims {length} bytes, more than {MAX_RECORD_BYTES}")
             start = position + _HEADER.size
             file.seek(start + length)
             footer = file.read(_FOOTER.size)
@@ -73,10 +71,10 @@ def read_framing(path: Path) -> np.ndarray:
 def read_records(
     path: Path, check_data: bool = True, chosen: slice = slice(None)
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield (position of the data in the file, data) of the chosen records of `path`.
+    """Yield (offset, data) of the chosen records of `path`.
 
-    The framing of the whole file is checked, and the data's checksum if `check_data`.
-    Raises UserError as `read_framing`.
+    Checks the framing of the whole file, and the checksums of the data if `check_data`. Raises
+    UserError as `read_framing`.
     """
     framing = read_framing(path)
     with _open(path) as file:

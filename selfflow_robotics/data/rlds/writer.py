@@ -1,13 +1,13 @@
 """Record demonstrations as an RLDS data set with RT-1's features, without TensorFlow.
 
-While recording, `<root>/<name>/<version>/` holds shards `<name>-train.tfrecord-00000`, ... and no
-dataset_info.json, so no reader takes it for a data set. Each record is on the disk when
-`write_episode` returns and says by its note (`data.rlds.metadata`) what recording it belongs to, so
-a writer opened again on the folder reads there how far it was; a record that a kill cut short is
-dropped. `finish` gives the shards their final names and lets TensorFlow Datasets' own classes write
-features.json, metadata.json and dataset_info.json.
+While recording, `<root>/<name>/<version>/` contains shards `<name>-train.tfrecord-00000`, ... but
+no dataset_info.json, so readers do not take it for a data set. When `write_episode` returns, the
+record is on disk, with a note (`data.rlds.metadata`) that identifies the recording. A writer
+reopened on the folder resumes from there and drops a truncated last record. `finish` gives the
+shards their final names and writes features.json, metadata.json and dataset_info.json with
+TensorFlow Datasets' own classes.
 
-Equal calls give equal bytes in all files, however often the recording was interrupted.
+Equal calls give equal bytes in all files, regardless of interruptions.
 """
 
 import json
@@ -45,18 +45,18 @@ _log = logging.getLogger(__name__)
 @dataclass
 class _Shard:
     path: Path
-    size: int = 0  # bytes of its whole records with their framing
+    size: int = 0  # bytes of its complete records, with framing
     episodes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class RldsWriter:
-    """Appends episodes to one data set. Use as a context manager; call `finish` when all are there.
+    """Append episodes to a data set. Use as a context manager and call `finish` at the end.
 
-    An episode that was written is kept, whatever ends the process.
+    Written episodes survive any end of the process.
 
-    `finished` tells whether the data set is complete. Raises UserError if the folder holds
-    something else, a damaged recording, one of another provenance, picture size or quality, or is
-    being written by another process.
+    `finished` tells whether the data set is complete. Raises UserError if the folder contains
+    something else, a damaged recording, or one with different provenance, image size or quality, or
+    if another process is writing to it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RldsWriter:
         jpeg_quality: int = 95,
     ) -> None:
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise UserError(f"data set name '{name}': use lower case letters, digits and _ only")
+            raise UserError(f"data set name '{name}': use only lower case letters, digits and _")
         if not re.fullmatch(r"\d+\.\d+\.\d+", version):
             raise UserError(f"data set version '{version}': use three numbers such as 0.1.0")
         self.name, self.version = name, version
@@ -103,7 +103,7 @@ class RldsWriter:
 
     @property
     def episodes_done(self) -> int:
-        """How many episodes the data set holds so far."""
+        """The number of episodes so far."""
         return sum(len(shard.episodes) for shard in self._shards)
 
     @property
@@ -111,14 +111,14 @@ class RldsWriter:
         return (self.path / "dataset_info.json").exists()
 
     def write_episode(self, steps: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
-        """Append one episode; `steps` as in `EpisodeEncoder.encode`, which says what it refuses.
+        """Append one episode; `steps` and errors as in `EpisodeEncoder.encode`.
 
         metadata: JSON-able. `success` (bool) becomes aspects/success; `disturbed` (bool, False)
-        tells readers that something else than the recorded actions moved the arm. All of it goes
-        into the record's note and into metadata.json.
+        tells readers that something other than the recorded actions moved the arm. It is stored in
+        the record's note and in metadata.json.
         """
         if self.finished:
-            raise UserError(f"{self.path} is a finished data set; record under another version")
+            raise UserError(f"{self.path} is a finished data set; record a new version")
         text = to_json(metadata)
         record = self._encoder.encode(
             steps, bool(metadata["success"]), note_attributes(self._recording, text)
@@ -127,7 +127,7 @@ class RldsWriter:
         number = len(self._shards)
         shard = _Shard(self._shard_path(number)) if is_new else self._shards[-1]
         with self._writing(), shard.path.open("ab") as file:
-            file.truncate(shard.size)  # what an attempt left that failed halfway (disk full)
+            file.truncate(shard.size)  # remains of a failed attempt (disk full)
             write_record(file, record)
             file.flush()
             os.fsync(file.fileno())
@@ -142,7 +142,7 @@ class RldsWriter:
         if self.finished:
             return self.path
         if not self._shards:
-            raise UserError(f"{self.path}: nothing was recorded, so there is no data set to finish")
+            raise UserError(f"{self.path}: no episodes were recorded")
         template = naming.ShardedFileTemplate(
             data_dir=tfds.core.Path(self.path),
             dataset_name=self.name,
@@ -158,7 +158,7 @@ class RldsWriter:
         return self.path
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
@@ -171,7 +171,7 @@ class RldsWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns what the file system refuses into one line."""
+        """Turn file system errors into one line."""
         try:
             yield
         except OSError as error:
@@ -185,7 +185,7 @@ class RldsWriter:
             raise UserError(f"{self.path} is being written by another process; wait for it")
 
     def _resume(self) -> None:
-        """Take over what the folder holds."""
+        """Resume from the folder's content."""
         if self.finished:
             found = read_metadata(self.path)
             self._check_same(found)
@@ -200,31 +200,31 @@ class RldsWriter:
                 path.unlink()
 
     def _shards_found(self) -> list[Path]:
-        """The shards, under their first names or those that an interrupted `finish` gave them."""
+        """The shards, under their initial names or those of an interrupted `finish`."""
         pattern = re.compile(rf"{self.name}-train\.tfrecord-(\d{{5}})(-of-\d{{5}})?")
         names = sorted(path.name for path in self.path.iterdir())
         found = [match for match in map(pattern.fullmatch, names) if match]
         if names and not found:
             raise UserError(
-                f"{self.path} holds other files ({names[0]}); choose another name or version, or "
-                "remove the folder"
+                f"{self.path} contains other files ({names[0]}); choose another name or version, "
+                "or remove the folder"
             )
         if [int(match[1]) for match in found] != list(range(len(found))):
             raise UserError(
-                f"{self.path}: shards are missing or there twice ({', '.join(m[0] for m in found)})"
-                "; remove the folder and record again"
+                f"{self.path}: shards are missing or duplicated "
+                f"({', '.join(m[0] for m in found)}); remove the folder and record again"
             )
         return [self.path / match[0] for match in found]
 
     def _take_over(self, path: Path, is_last: bool) -> _Shard:
-        """What is whole in a shard; only the last one may be shorter than the others."""
+        """Accept the complete records of a shard; only the last shard may be shorter."""
         shard = _Shard(path)
         for record in _whole_records(path, is_last):
             note = _note_of(record)
             if note is None:
                 raise UserError(
-                    f"{path} does not say how it was recorded, so the recording cannot go on; "
-                    "choose another name or version, or remove the folder"
+                    f"{path} does not identify its recording, so it cannot be resumed; choose "
+                    "another name or version, or remove the folder"
                 )
             self._check_same(json.loads(note.recording))
             shard.episodes.append(note.episode)
@@ -232,8 +232,8 @@ class RldsWriter:
         count = len(shard.episodes)
         if count > self._per_shard or (count < self._per_shard and not is_last):
             raise UserError(
-                f"{path} holds {count} episodes, not {self._per_shard}; remove it and the shards "
-                "after it to record these again"
+                f"{path} has {count} episodes, not {self._per_shard}; remove it and all later "
+                "shards to record them again"
             )
         return shard
 
@@ -242,8 +242,8 @@ class RldsWriter:
             if found.get(key) != value:
                 what = _what_differs(key, found.get(key), value)
                 raise UserError(
-                    f"{self.path} was recorded with another {what}; "
-                    "choose another name or version, or remove the folder"
+                    f"{self.path} was recorded with a different {what}; choose another name or "
+                    "version, or remove the folder"
                 )
 
     def _shard_path(self, number: int) -> Path:
@@ -272,7 +272,7 @@ class RldsWriter:
         )
         info.set_splits(splits.SplitDict([split]))
         unfinished = self.path / "info.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)  # a kill may have left anything in it
+        shutil.rmtree(unfinished, ignore_errors=True)  # it may be incomplete after a kill
         unfinished.mkdir()
         info.write_to_directory(unfinished)
         names = ("features.json", "metadata.json", "dataset_info.json")
@@ -281,7 +281,7 @@ class RldsWriter:
                 os.fsync(file.fileno())
             (unfinished / name).replace(self.path / f"{name}.tmp")
         unfinished.rmdir()
-        # dataset_info.json makes the data set readable, so it comes last and nothing is left over.
+        # dataset_info.json makes the data set readable, so it is written last.
         for name in names:
             (self.path / f"{name}.tmp").replace(self.path / name)
             os.fsync(self._folder)
@@ -296,21 +296,21 @@ def _whole_records(path: Path, is_last: bool) -> Iterator[bytes]:
     except UserError as error:
         if not is_last:
             raise UserError(
-                f"{path} is damaged; remove it and the shards after it to record these again"
+                f"{path} is damaged; remove it and all later shards to record them again"
             ) from error
-        _log.warning("%s is whole up to episode %d; the rest is recorded again", path, count)
+        _log.warning("%s is complete up to episode %d; recording the rest again", path, count)
 
 
 def _note_of(record: bytes) -> Note | None:
     try:
         example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
-    except Exception:  # protobuf's DecodeError has no public home
+    except Exception:  # protobuf's DecodeError is not public
         return None
     return read_note(example.features.feature)
 
 
 def _what_differs(key: str, one: Any, other: Any) -> str:
-    """In words; of a table, its first entry that differs."""
+    """A description of the difference; for a table, its first differing entry."""
     if isinstance(one, dict) and isinstance(other, dict):
         name = min(name for name in {*one, *other} if one.get(name) != other.get(name))
         return f"{key} ({name} {one.get(name)}, now {other.get(name)})"

@@ -1,8 +1,8 @@
-"""The overhead camera's picture, rendered when asked for.
+"""The overhead camera's image, rendered on demand.
 
-SIMPLER renders two cameras with four textures each at every step. A policy looks once in several
-steps, at one camera; drawing only that gives the same pixels in half the time, and steps in between
-cost nothing.
+SIMPLER renders two cameras with four textures each at every step. A policy observes one camera
+every few steps; rendering only that gives the same pixels in half the time, and other steps render
+nothing.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# Actors that the photograph replaces: the ground, the goal marker, the table ("" and "arena").
+# Actors hidden by the photograph: the ground, the goal marker, the table ("" and "arena").
 _BEHIND_PHOTOGRAPH = {"ground", "goal_site", "", "arena"}
 
 
@@ -21,16 +21,16 @@ class OverheadCamera:
         self._simulation = simulation
         self._camera = camera
         config = simulation._camera_cfgs[camera]
-        # OpenCV is SIMPLER's dependency, not ours; another resize would give other pixels.
+        # OpenCV is SIMPLER's dependency, not ours; other resizing would change the pixels.
         resize = import_module("cv2").resize
         photograph = resize(simulation.rgb_overlay_img, (config.width, config.height))
         self._photograph = _to_uint8(photograph.astype(np.float32))
 
     def render(self) -> np.ndarray:
-        """The present scene as uint8 [512, 640, 3], equal to SIMPLER's own frame to the bit."""
+        """The current scene as uint8 [512, 640, 3], bit-identical to SIMPLER's own frame."""
         simulation = self._simulation
         simulation.update_render()
-        # Looked up each time: a reset makes a new scene with new cameras.
+        # Looked up each time, as a reset creates a new scene with new cameras.
         camera = simulation._cameras[self._camera].camera
         camera.take_picture()
         color = camera.get_float_texture("Color")[..., :3]

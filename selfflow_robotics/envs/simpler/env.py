@@ -1,9 +1,9 @@
 """SIMPLER's tasks, simulated by SIMPLER itself (SAPIEN, Xuanlin Li et al. 2024, arXiv 2405.05941).
 
-Runs in SIMPLER's own Python, in a process of its own (`envs.client`); it needs numpy below 2.
-Episodes are SIMPLER's to the bit: the scene is set up anew for each, because a plain reset leaves
-traces of the episode before in the object's resting pose, and contacts magnify them. Success is
-SIMPLER's own verdict.
+Runs in SIMPLER's own Python environment, in a separate process (`envs.client`); it needs numpy
+below 2. Episodes are bit-identical to SIMPLER's. The scene is rebuilt for each episode, because
+with a plain reset the object's resting pose depends on the previous episode, and contacts amplify
+the difference. Success is SIMPLER's own.
 """
 
 import subprocess
@@ -33,16 +33,16 @@ from selfflow_robotics.envs.tasks import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
 
-# Facts of the step that SIMPLER tells besides success.
+# Other step information from SIMPLER.
 _FLAGS = ("is_grasped", "consecutive_grasp", "lifted_object", "lifted_object_significantly")
-# The true stages weigh megabytes; a box of the table's height in their place, a few kilobytes.
+# The original stages have megabytes; a stand-in box of the table's height has a few kilobytes.
 STAND_IN_BYTES = 1 << 20
 
 
 class SimplerEnv(RobotEnv):
     """One task of SIMPLER. See `envs.base.RobotEnv` for observations, actions and info.
 
-    Further option: `robot_variant`, one of `tasks.ROBOT_VARIANTS`. `info` also holds is_grasped,
+    Further option: `robot_variant`, one of `tasks.ROBOT_VARIANTS`. `info` also has is_grasped,
     consecutive_grasp, lifted_object and lifted_object_significantly (bool, SIMPLER's meaning).
     """
 
@@ -53,13 +53,13 @@ class SimplerEnv(RobotEnv):
         self, task: Task, image_size: tuple[int, int] = (256, 320), path: str | None = None
     ) -> None:
         """image_size: (height, width), reduced from the camera's 512 x 640. path: the SimplerEnv
-        checkout; None where its packages are installed.
+        checkout; None if its packages are installed.
 
-        Raises UserError, with the mend, for whatever SIMPLER lacks to start.
+        Raises UserError, with the fix, if something that SIMPLER needs is missing.
         """
         super().__init__(task, image_size)
         if task.name not in SIMPLER_TASKS:
-            raise UserError(f"the task {task.name} is not set up for SIMPLER")
+            raise UserError(f"the task {task.name} is not available in SIMPLER")
         self._setting = SIMPLER_TASKS[task.name]
         self._sapien, self._assets, self._devices = _load(path)
         self._simulation = self._make_simulation()
@@ -175,10 +175,10 @@ class SimplerEnv(RobotEnv):
 def _load(path: str | None) -> tuple[Any, Path, list[Any]]:
     """Import SAPIEN and SIMPLER's environments: (sapien, asset folder, Vulkan devices)."""
     if int(np.__version__.split(".")[0]) >= 2:
-        # Nothing would complain: the object falls through the table, then the process crashes.
+        # There would be no error: the object falls through the table, then the process crashes.
         raise UserError(
-            f"SIMPLER needs numpy below 2 and its Python has {np.__version__}: give it a Python of "
-            "its own (SIMPLER_PYTHON or simpler.python=)"
+            f"SIMPLER needs numpy below 2, but its Python has {np.__version__}: use a separate "
+            "Python environment (SIMPLER_PYTHON or simpler.python=)"
         )
     if path is not None:
         sys.path[:0] = [path, str(Path(path) / "ManiSkill2_real2sim")]

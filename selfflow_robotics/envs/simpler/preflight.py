@@ -1,4 +1,4 @@
-"""Can SIMPLER run here? What to install, in order, if not."""
+"""Check whether SIMPLER can run here, and say what to install if not."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from selfflow_robotics.envs.simpler.tasks import SIMPLER_TASKS
 from selfflow_robotics.errors import UserError
 
 INSTALL = """\
-SIMPLER runs from your own checkout, in a Python 3.11 of its own. In this order:
+SIMPLER runs from your own checkout, in its own Python 3.11 environment. Install it in this order:
 
   1. git clone --recurse-submodules https://github.com/simpler-env/SimplerEnv
   2. python3.11 -m venv simpler-python
@@ -28,7 +28,7 @@ SIMPLER runs from your own checkout, in a Python 3.11 of its own. In this order:
 """
 
 PROBE_TIMEOUT_S = 120
-PYTHON_VERSION = [3, 11]  # SAPIEN 2.2.2 is built for none newer, this package for none older
+PYTHON_VERSION = [3, 11]  # SAPIEN 2.2.2 has no newer builds, this package supports none older
 # Run by SIMPLER's own Python, which has none of this package's dependencies.
 PROBE = """
 import importlib.util, json, sys
@@ -53,17 +53,17 @@ print("\\n" + json.dumps(found))
 
 
 class SimplerMissing(UserError):
-    """SIMPLER is not installed here, or not whole."""
+    """SIMPLER is not installed, or not completely."""
 
     advice = INSTALL
 
 
 def check_simpler(path: str | None, python: str | None) -> None:
-    """Raise SimplerMissing, in one line with the mend, if SIMPLER at `path` would not start.
+    """Raise SimplerMissing, in one line with the fix, if SIMPLER at `path` would not start.
 
-    Looks, in the order one installs them, at the checkout, the interpreter `python` and its
-    packages, the scenes, and the Vulkan devices; starts no simulator. `path` None is what is
-    installed in the interpreter, `python` None is this one.
+    Checks, in installation order, the checkout, the interpreter `python` and its packages, the
+    scenes and the Vulkan devices, without starting a simulator. `path` None: SIMPLER is installed
+    in the interpreter; `python` None: this interpreter.
     """
     interpreter = python or sys.executable
     try:
@@ -76,11 +76,11 @@ def check_simpler(path: str | None, python: str | None) -> None:
 
 
 def _check_checkout(path: str) -> list[str]:
-    """The folders that Python must look in for SIMPLER."""
+    """The folders to add to Python's path for SIMPLER."""
     if not (Path(path) / "ManiSkill2_real2sim" / "mani_skill2_real2sim").is_dir():
         raise UserError(
-            f"{path} is no SimplerEnv checkout with its submodule ManiSkill2_real2sim "
-            "(git submodule update --init)"
+            f"{path} is not a SimplerEnv checkout with its submodule ManiSkill2_real2sim (git "
+            "submodule update --init)"
         )
     return [path, str(Path(path) / "ManiSkill2_real2sim")]
 
@@ -89,15 +89,15 @@ def _check_python(folders: list[str], python: str) -> Path:
     """The folder of SIMPLER's assets."""
     found = _ask(python, "-c", PROBE, json.dumps(folders))
     if not folders and "mani_skill2_real2sim" in found["missing"]:
-        raise UserError("SIMPLER's checkout is not known: set SIMPLER_ENV_PATH or simpler.path=")
-    own = "give it one of its own (SIMPLER_PYTHON or simpler.python=)"
+        raise UserError("SIMPLER's checkout was not found: set SIMPLER_ENV_PATH or simpler.path=")
+    own = "use a separate one (SIMPLER_PYTHON or simpler.python=)"
     if found["python"] != PYTHON_VERSION:
         version = ".".join(map(str, found["python"]))
-        raise UserError(f"SIMPLER's Python must be 3.11, {python} is {version}: {own}")
+        raise UserError(f"SIMPLER's Python must be 3.11, but {python} is {version}: {own}")
     # Under numpy 2 SAPIEN 2 imports, but objects fall through the table and motion crashes.
     if "numpy" in found and int(found["numpy"].split(".")[0]) >= 2:
         raise UserError(
-            f"SIMPLER needs a Python with numpy below 2, {python} has {found['numpy']}: {own}"
+            f"SIMPLER needs a Python with numpy below 2, but {python} has {found['numpy']}: {own}"
         )
     if found["missing"] == ["pkg_resources"]:
         raise UserError(
@@ -119,11 +119,11 @@ def _check_scenes(assets: Path) -> None:
         stage = stages / f"{task.scene}.glb"
         if not stage.is_file():
             raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
-        # SAPIEN writes the collision shape that it derives beside the scene.
+        # SAPIEN writes a derived collision shape next to the scene.
         if not stage.with_name(stage.name + ".nonconvex.stl").is_file() and not os.access(
             stages, os.W_OK
         ):
-            raise UserError(f"SAPIEN must be able to write into {stages} when it first runs")
+            raise UserError(f"SAPIEN must be able to write to {stages} on its first run")
 
 
 def _check_vulkan(python: str) -> None:
@@ -134,7 +134,7 @@ def _check_vulkan(python: str) -> None:
 
 
 def _ask(python: str, *arguments: str):
-    """What `python` prints as JSON on its last line. Raises UserError if it does not."""
+    """The JSON on the last line that `python` prints. Raises UserError if there is none."""
     try:
         done = subprocess.run(
             [python, *arguments],
@@ -148,4 +148,4 @@ def _ask(python: str, *arguments: str):
         cause = (error.stderr.strip() or f"exit status {error.returncode}").splitlines()[-1]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         cause = str(error)
-    raise UserError(f"SIMPLER's Python does not run ({python}): {cause}")
+    raise UserError(f"SIMPLER's Python failed to run ({python}): {cause}")

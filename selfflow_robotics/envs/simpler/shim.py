@@ -1,12 +1,12 @@
-"""Lets SAPIEN 2.2.2 start on Vulkan drivers that cannot share semaphores with CUDA.
+"""Let SAPIEN 2.2.2 start on Vulkan drivers that cannot share semaphores with CUDA.
 
 SAPIEN creates its Vulkan device with a fixed list of extensions. One of them,
-VK_KHR_external_semaphore_fd, serves only to hand pictures to CUDA, which SIMPLER never does; Mesa's
-CPU driver does not have it (seen in 23.2 and 25.0), and creating the device fails with
-ErrorExtensionNotPresent. The list is C++ and takes no argument, so the name is replaced where it
-lies: among the loaded library's constants, in this process's memory, by the name of an extension
-that is in the list already and that every driver has. No file is touched. Where a device has the
-extension, nothing is changed.
+VK_KHR_external_semaphore_fd, only serves to share images with CUDA, which SIMPLER never does.
+Mesa's CPU driver does not have it (seen in 23.2 and 25.0), and creating the device fails with
+ErrorExtensionNotPresent. The list is compiled in, so the name is replaced among the loaded
+library's constants, in this process's memory, by the name of an extension that is already in the
+list and that every driver has. No file is changed, and nothing is replaced if a device has the
+extension.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from pathlib import Path
 from selfflow_robotics.envs.simpler.vulkan import SEMAPHORE_FD, VulkanDevice
 
 _DEMANDED = b"\0" + SEMAPHORE_FD.encode() + b"\0"
-# Of the same length: the rest of the old name becomes zeros.
+# Padded to the same length with zeros.
 _HARMLESS = (b"\0" + SEMAPHORE_FD.removesuffix("_fd").encode()).ljust(len(_DEMANDED), b"\0")
 _LIBRARIES = ("libsapien", "libkuafu")  # SAPIEN's rasteriser and its ray tracer
 

@@ -1,13 +1,13 @@
-"""How our tasks are called in SIMPLER. A new task of the same kind is a new row.
+"""The SIMPLER configuration of our tasks. Add a row for a new task of the same kind.
 
 The values are those of SIMPLER's visual matching set-up, its `prepackaged_config`
-(mani_skill2_real2sim/envs/custom_scenes). That switch itself is not used: it also draws the robot's
-colours anew at each reset, and overrules what the caller says.
+(mani_skill2_real2sim/envs/custom_scenes). The switch itself is not used: it also redraws the
+robot's colours at each reset and overrides the caller's choice.
 """
 
 from dataclasses import dataclass
 
-# In SIMPLER's words: the arm goes to (measured tool pose + delta), the fingers to (target + delta).
+# In SIMPLER's terms: the arm target is (measured tool pose + delta), the fingers' (target + delta).
 CONTROL_MODE = (
     "arm_pd_ee_delta_pose_align_interpolate_by_planner_"
     "gripper_pd_joint_target_delta_pos_interpolate_by_planner"
@@ -26,7 +26,7 @@ ROBOT_VARIANTS = (
 
 @dataclass(frozen=True)
 class SimplerTask:
-    """What SIMPLER needs to know to set one of our tasks up."""
+    """SIMPLER's settings for one of our tasks."""
 
     env_id: str
     scene: str

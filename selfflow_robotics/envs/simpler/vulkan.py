@@ -1,10 +1,10 @@
-"""The Vulkan devices of this machine, asked of the driver itself.
+"""List the Vulkan devices of this machine.
 
     python vulkan.py        prints them as JSON
 
-SAPIEN ends with a segmentation fault where there is no device, so this is looked up before it
-starts. Only the standard library is imported: the file also runs as a script in SIMPLER's Python,
-where this package is not installed. Constants and layouts are those of vulkan.h.
+SAPIEN crashes with a segmentation fault if there is no device, so this is checked before it starts.
+It only imports the standard library, since the file also runs as a script in SIMPLER's Python,
+where this package is not installed. Constants and layouts are from vulkan.h.
 """
 
 import ctypes
@@ -14,10 +14,10 @@ import re
 from ctypes import byref, c_char, c_char_p, c_uint8, c_uint32, c_void_p
 from dataclasses import asdict, dataclass
 
-# SAPIEN demands this extension to share pictures with CUDA, and Mesa's CPU driver lacks it.
+# SAPIEN requires this extension to share images with CUDA; Mesa's CPU driver lacks it.
 SEMAPHORE_FD = "VK_KHR_external_semaphore_fd"
 
-# Mesa 22.3's CPU driver is refused by SAPIEN 2.2.2 ("Cannot find a suitable rendering device").
+# SAPIEN 2.2.2 rejects Mesa 22.3's CPU driver ("Cannot find a suitable rendering device").
 _OLDEST_MESA = 23
 _KINDS = ("other", "integrated GPU", "discrete GPU", "virtual GPU", "CPU")
 _VERSION_1_1 = 1 << 22 | 1 << 12
@@ -72,7 +72,7 @@ class _Properties(ctypes.Structure):  # VkPhysicalDeviceProperties2
         ("kind", c_uint32),
         ("name", c_char * 256),
         ("cache_id", c_uint8 * 16),
-        ("limits", c_uint8 * 536),  # read by nobody here; room for the driver to write
+        ("limits", c_uint8 * 536),  # unused here; space for the driver to write
     )
 
 
@@ -89,11 +89,11 @@ class VulkanDevice:
     api_version: str
     driver: str
     has_semaphore_fd: bool
-    draws_scenes: bool  # geometry shaders and wide lines, which SAPIEN's pictures need
+    draws_scenes: bool  # geometry shaders and wide lines, which SAPIEN's images need
 
     @property
     def is_too_old(self) -> bool:
-        """Whether this is a Mesa CPU driver that SAPIEN is known to refuse."""
+        """Whether this is a Mesa CPU driver that SAPIEN is known to reject."""
         version = re.search(r"Mesa (\d+)", self.driver)
         return self.kind == "CPU" and version is not None and int(version[1]) < _OLDEST_MESA
 
@@ -122,13 +122,13 @@ def list_devices() -> list[VulkanDevice]:
 
 
 def missing_device(devices: list[VulkanDevice]) -> str | None:
-    """Why SAPIEN finds no device among these, and the mend, in one line; None if it finds one."""
+    """Why SAPIEN finds no device among these, with the fix, in one line; None if it finds one."""
     if any(device.is_usable for device in devices):
         return None
     for file in filter(None, os.environ.get("VK_ICD_FILENAMES", "").split(os.pathsep)):
-        # To Vulkan a wrong path is no error; it means "no driver".
+        # Vulkan treats a wrong path as "no driver", not as an error.
         if not os.path.isfile(file):
-            return f"VK_ICD_FILENAMES names a file that is not there: {file}"
+            return f"VK_ICD_FILENAMES names a file that does not exist: {file}"
     mend = "install the GPU's own driver or Mesa's for the CPU (mesa-vulkan-drivers, 25 or newer)"
     if not devices:
         return f"no Vulkan driver is installed: {mend}"
@@ -139,7 +139,7 @@ def missing_device(devices: list[VulkanDevice]) -> str | None:
                 "works (Debian 12: from bookworm-backports)"
             )
     names = ", ".join(device.name for device in devices)
-    return f"SAPIEN needs geometry shaders and wide lines, which {names} cannot draw: {mend}"
+    return f"SAPIEN needs geometry shaders and wide lines, not supported by {names}: {mend}"
 
 
 def _describe(vulkan: ctypes.CDLL, handle: c_void_p) -> VulkanDevice:

@@ -1,8 +1,8 @@
-"""Decides which OpenGL MuJoCo may use, then imports it; the modules beside take `mujoco` from here.
+"""Choose MuJoCo's OpenGL backend, then import it; other modules import `mujoco` from here.
 
-MuJoCo reads MUJOCO_GL once, at its first import, and dies there when the named library is missing.
-The user's own value is honoured; otherwise the first that can be loaded of EGL and OSMesa is taken,
-and "disable" when there is neither (the ray renderer needs no OpenGL at all).
+MuJoCo reads MUJOCO_GL once, at its first import, and fails there if the library is missing. A value
+set by the user is kept; otherwise EGL or OSMesa is used, whichever loads first, or "disable" if
+neither does (the ray renderer needs no OpenGL).
 """
 
 import ctypes
@@ -17,7 +17,7 @@ GL_HELP = (
     "libgl1-mesa-dri' (or libosmesa6), or use renderer=ray"
 )
 _EGL, _OSMESA = "libEGL.so.1", ("libOSMesa.so.8", "libOSMesa.so.6")
-_GL = ("libOpenGL.so.0", "libGL.so.1")  # PyOpenGL needs one of them beside EGL
+_GL = ("libOpenGL.so.0", "libGL.so.1")  # PyOpenGL needs one of them in addition to EGL
 
 
 def _loadable(*names: str) -> bool:
@@ -41,15 +41,15 @@ def choose_gl() -> str:
     return "osmesa" if _loadable(*_OSMESA) else "disable"
 
 
-def _import_mujoco() -> Any:  # its names come from extension modules that have no stubs
+def _import_mujoco() -> Any:  # its names come from extension modules without stubs
     if "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = choose_gl()
     try:
         import mujoco
-    except AttributeError as error:  # how PyOpenGL reports a library that is not there
+    except AttributeError as error:  # how PyOpenGL reports a missing library
         backend = os.environ.get("MUJOCO_GL")
         raise UserError(
-            f"MUJOCO_GL={backend}, but that library does not load: {GL_HELP}"
+            f"MUJOCO_GL={backend}, but that library cannot be loaded: {GL_HELP}"
         ) from error
     return mujoco
 

@@ -1,9 +1,9 @@
-"""Replays recorded actions of the real SIMPLER and tells how far this simulator's tool strays.
+"""Replay actions recorded in SIMPLER and measure how far this simulator's tool deviates.
 
     python -m selfflow_robotics.envs.tabletop.replay tests/golden/simpler_rollouts.npz
     python -m selfflow_robotics.envs.tabletop.replay RECORDINGS.npz --steps pick_upright_0
 
-A recording holds one episode's arrays: `action` [T, 7], `qpos` [T+1, 11], `tcp` [T+1, 7] and
+A recording has one episode's arrays: `action` [T, 7], `qpos` [T+1, 11], `tcp` [T+1, 7] and
 `base_pose` [7] (world, xyz and wxyz), and `obj` [T+1, 7] where the scene is the can on the table.
 """
 
@@ -28,7 +28,8 @@ _AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + scene.CAN_RADIUS, 0.0, 0.0, 0.0, 
 
 
 def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:
-    """Episodes of an npz file with keys `episode/array`, by name. Raises UserError for others."""
+    """Episodes of an npz file with keys `episode/array`, by name. Raises UserError for
+    other files."""
     episodes: dict[str, dict[str, np.ndarray]] = {}
     try:
         with np.load(path) as arrays:
@@ -37,7 +38,7 @@ def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:
                 if array:
                     episodes.setdefault(name, {})[array] = arrays[key]
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no npz file of recordings ({error})") from error
+        raise UserError(f"{path} is not an npz file of recordings ({error})") from error
     return episodes
 
 
@@ -45,8 +46,8 @@ def replay(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarr
     """Play a recording's actions from its first state.
 
     Returns the tool's position error (m) and rotation error (rad) after each action, [T] each, in
-    the robot's base frame. Where the robot of the recording stands elsewhere, in another scene,
-    nothing can be touched; and never the robot's own body, on which SIMPLER's arm can lean.
+    the robot's base frame. If the robot's base is elsewhere (another scene), there are no contacts.
+    The arm never touches the robot's own body, unlike SIMPLER's.
     """
     flags = scene.load_model().opt
     here = np.allclose(recording["base_pose"][:3], robot.BASE_POSITION, atol=1e-3)
@@ -76,10 +77,10 @@ def _in_base(pose: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, Rotation]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a line of errors per episode, or with --steps per step of one."""
+    """Print one line of errors per episode, or with --steps per step of an episode."""
     parser = argparse.ArgumentParser(
         prog="python -m selfflow_robotics.envs.tabletop.replay",
-        description="Replay recorded actions of SIMPLER and print how far the tool strays.",
+        description="Replay actions recorded in SIMPLER and print how far the tool deviates.",
     )
     parser.add_argument("recordings", metavar="RECORDINGS.npz")
     parser.add_argument("--steps", metavar="EPISODE", help="print every step of this episode")
