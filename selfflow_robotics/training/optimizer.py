@@ -52,7 +52,11 @@ _DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """[AdamW] or [AdamW, Muon]. Muon takes the weights of the linear layers inside `blocks`."""
+    """[AdamW] or [AdamW, Muon].
+
+    Muon takes the weights of the linear layers inside `blocks`. AdamW takes everything else, adaLN
+    layers too: they read the timestep, not tokens.
+    """
     hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -62,7 +66,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
                 continue
             if parameter.ndim < 2 or not isinstance(module, _DECAYED):
                 others.append(parameter)
-            elif config.muon and isinstance(module, nn.Linear) and ".blocks." in f".{path}":
+            elif config.muon and isinstance(module, nn.Linear) and _reads_tokens(path):
                 hidden.append(parameter)
             else:
                 decayed.append(parameter)
@@ -90,6 +94,11 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def _reads_tokens(path: str) -> bool:
+    """Whether a linear layer of this path is one that a block applies to tokens."""
+    return ".blocks." in f".{path}" and "adaLN_modulation" not in path
 
 
 def lr_factor(step: int, total_steps: int, config: OptimizerConfig) -> float:

@@ -38,7 +38,7 @@ def robot(backbone):
 @pytest.mark.parametrize(
     ("backbone", "layers"),
     [
-        ("sit", ["blocks.1.attn.qkv", "blocks.1.mlp.fc2", "blocks.0.adaLN_modulation.1"]),
+        ("sit", ["blocks.1.attn.qkv", "blocks.1.mlp.fc2", "blocks.0.attn.proj"]),
         ("flux", ["blocks.0.visual.attn.qkv", "blocks.0.conditioning.mlp.fc1", "blocks.1.mlp.fc2"]),
     ],
 )
@@ -48,7 +48,9 @@ def test_muon_takes_the_matrices_of_the_blocks(backbone, layers):
     for layer in layers:
         assert found[f"backbone.{layer}.weight"] == MUON
     inside = {n for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2}
-    assert inside == {name for name, place in found.items() if place == MUON}
+    modulation = {name for name in found if "adaLN" in name and name.endswith(".weight")}
+    assert inside - modulation == {name for name, place in found.items() if place == MUON}
+    assert {found[name] for name in modulation} == {DECAYED}
     assert found["backbone.t_embedder.mlp.0.weight"] == DECAYED
 
 
