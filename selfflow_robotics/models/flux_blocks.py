@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from selfflow_robotics.models.layers import FusedLinear, KeyValue, attend
+from selfflow_robotics.models.layers import KeyValue, attend
 from selfflow_robotics.models.modulation import gated_add, norm_modulate
 from selfflow_robotics.models.rotary import norm_and_turn
 
@@ -41,7 +41,7 @@ class FluxAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = FusedLinear(width, width, parts=3)
+        self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = nn.Parameter(torch.ones(width // heads))
         self.k_norm = nn.Parameter(torch.ones(width // heads))
         self.proj = nn.Linear(width, width, bias=False)
@@ -70,7 +70,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = FusedLinear(width, hidden, parts=2, bias=False)  # gate and value
+        self.fc1 = nn.Linear(width, 2 * hidden, bias=False)  # gate and value
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,24 +75,13 @@ def zero(*modules: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-class FusedLinear(nn.Linear):
-    """`parts` linear maps of one input as one matrix [parts * out, in].
-
-    `training.optimizer` reads `parts`: Muon orthogonalises each map's update on its own.
-    """
-
-    def __init__(self, in_channels: int, out: int, parts: int, bias: bool = True) -> None:
-        super().__init__(in_channels, parts * out, bias)
-        self.parts = parts
-
-
 class Attention(nn.Module):
     """Multi-head self-attention; tokens may also attend to a context that does not attend back."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = FusedLinear(width, width, parts=3)
+        self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(

@@ -20,58 +20,44 @@ _EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for 2-D parameters; decoupled weight decay.
-
-    A group's `parts` says how many equal matrices each of its parameters stacks, 3 for a fused
-    projection [3 D, D] to queries, keys and values. Each is orthogonalised on its own.
-    """
+    """Momentum, orthogonalised, for 2-D parameters; decoupled weight decay."""
 
     def __init__(
         self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        params: Iterable[Tensor],
         lr: float,
         momentum: float,
         weight_decay: float,
-        parts: int = 1,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """`dtype`: in which the iteration runs. Raises ValueError for a parameter that is not 2-D
-        or does not divide into its group's parts."""
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": parts}
-        super().__init__(params, defaults)
+        """`dtype`: in which the iteration runs. Raises ValueError for a parameter not 2-D."""
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._dtype = dtype
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.ndim != 2 or parameter.shape[0] % group["parts"]:
-                    raise ValueError(
-                        f"Muon takes matrices of {group['parts']} equal parts, got shape "
-                        f"{tuple(parameter.shape)}"
-                    )
+                if parameter.ndim != 2:
+                    raise ValueError(f"Muon takes matrices, got shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
         """One update of every parameter that has a gradient."""
         loss = None if closure is None else closure()
-        alike: defaultdict[tuple, list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
         for group in self.param_groups:
-            lr, count = group["lr"], group["parts"]
+            alike: defaultdict[tuple, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                update = self._with_momentum(parameter, group["momentum"])
-                parameter.mul_(1 - lr * group["weight_decay"])
-                for part, wanted in zip(parameter.chunk(count), update.chunk(count), strict=True):
-                    key = tuple(sorted(part.shape)), part.device
-                    alike[key].append((part, wanted, lr))
-        for matrices in alike.values():
-            # A wide matrix and a tall one of the same sides are one shape.
-            wide = [u if u.shape[0] <= u.shape[1] else u.mT for _, u, _ in matrices]
-            for (part, _, lr), found in zip(
-                matrices, orthogonalize(torch.stack(wide), self._dtype), strict=True
-            ):
-                rows, columns = part.shape
-                scale = max(1.0, rows / columns) ** 0.5
-                part.add_(found if rows <= columns else found.mT, alpha=-lr * scale)
+                if parameter.grad is not None:
+                    update = self._with_momentum(parameter, group["momentum"])
+                    alike[tuple(sorted(update.shape)), update.device].append((parameter, update))
+            for pairs in alike.values():
+                # A wide matrix and a tall one of the same sides are one shape.
+                wide = [u if u.shape[0] <= u.shape[1] else u.mT for _, u in pairs]
+                for (parameter, _), found in zip(
+                    pairs, orthogonalize(torch.stack(wide), self._dtype), strict=True
+                ):
+                    rows, columns = parameter.shape
+                    lr = group["lr"] * max(1.0, rows / columns) ** 0.5
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(found if rows <= columns else found.mT, alpha=-lr)
         return loss
 
     def _with_momentum(self, parameter: Tensor, momentum: float) -> Tensor:

@@ -1,7 +1,6 @@
 """AdamW and Muon, and the learning-rate schedule."""
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ class OptimizerConfig:
 
     lr: float = 1e-3  # AdamW
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of matrices; biases, norms, embeddings, position tables: 0
     muon: bool = True
     muon_lr: float = 0.01
     muon_momentum: float = 0.95
@@ -55,11 +54,10 @@ _DECAYED = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """[AdamW] or [AdamW, Muon].
 
-    Muon takes the weights of the linear layers inside `blocks`; a fused layer says in `parts` how
-    many equal matrices it stacks (`models.layers.FusedLinear`). AdamW takes everything else, adaLN
+    Muon takes the weights of the linear layers inside `blocks`. AdamW takes everything else, adaLN
     layers too: they read the timestep, not tokens.
     """
-    hidden: defaultdict[int, list[nn.Parameter]] = defaultdict(list)  # by number of parts
+    hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for path, module in model.named_modules():
@@ -68,8 +66,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
                 continue
             if parameter.ndim < 2 or not isinstance(module, _DECAYED):
                 others.append(parameter)
-            elif config.muon and isinstance(module, nn.Linear) and _is_hidden(path):
-                hidden[getattr(module, "parts", 1)].append(parameter)
+            elif config.muon and isinstance(module, nn.Linear) and _reads_tokens(path):
+                hidden.append(parameter)
             else:
                 decayed.append(parameter)
     optimizers: list[torch.optim.Optimizer] = [
@@ -82,10 +80,10 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
         )
     ]
     if hidden:
-        native = has_bf16(next(model.parameters()).device)
+        native = has_bf16(hidden[0].device)
         optimizers.append(
             Muon(
-                [{"params": weights, "parts": parts} for parts, weights in hidden.items()],
+                hidden,
                 lr=config.muon_lr,
                 momentum=config.muon_momentum,
                 weight_decay=config.weight_decay,
@@ -98,8 +96,8 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     return optimizers
 
 
-def _is_hidden(path: str) -> bool:
-    """Whether a module is part of a block and reads tokens."""
+def _reads_tokens(path: str) -> bool:
+    """Whether a linear layer of this path is one that a block applies to tokens."""
     return ".blocks." in f".{path}" and "adaLN_modulation" not in path
 
 

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from selfflow_robotics.models.flux import FluxConfig
-from selfflow_robotics.models.layers import FusedLinear
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
@@ -16,17 +15,18 @@ SIT = SiTConfig(width=48, depth=2, heads=3)
 FLUX = FluxConfig(width=48, double=1, single=1, heads=3)
 
 
+MUON, DECAYED, FREE = ("Muon", 0.01), ("AdamW", 0.01), ("AdamW", 0.0)
+
+
 def places(model, **settings):
-    """Parameter's name -> its optimiser, and its group's parts (Muon) or weight decay (AdamW)."""
+    """Parameter's name -> its optimiser and its weight decay."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = {}
     for optimizer in build_optimizers(model, OptimizerConfig(**settings)):
-        kind = type(optimizer).__name__
         for group in optimizer.param_groups:
-            value = group["parts"] if kind == "Muon" else group["weight_decay"]
             for parameter in group["params"]:
                 assert names[parameter] not in found
-                found[names[parameter]] = kind, value
+                found[names[parameter]] = type(optimizer).__name__, group["weight_decay"]
     return found
 
 
@@ -35,27 +35,23 @@ def robot(backbone):
     return Network(config.network())
 
 
-def test_sit():
-    found = places(robot("sit"))
-    block = "backbone.blocks.1"
-    assert found[f"{block}.attn.qkv.weight"] == ("Muon", 3)
-    assert found[f"{block}.attn.proj.weight"] == ("Muon", 1)
-    assert found[f"{block}.mlp.fc1.weight"] == ("Muon", 1)
-    assert found[f"{block}.mlp.fc2.weight"] == ("Muon", 1)
-    assert found[f"{block}.adaLN_modulation.1.weight"] == ("AdamW", 0.01)
-    assert sum(kind == "Muon" for kind, _ in found.values()) == 4 * SIT.depth
-
-
-def test_flux():
-    found = places(robot("flux"))
-    for block in ("blocks.0.conditioning", "blocks.0.visual", "blocks.1"):
-        assert found[f"backbone.{block}.attn.qkv.weight"] == ("Muon", 3)
-        assert found[f"backbone.{block}.attn.proj.weight"] == ("Muon", 1)
-        assert found[f"backbone.{block}.mlp.fc1.weight"] == ("Muon", 2)  # gate and value
-        assert found[f"backbone.{block}.mlp.fc2.weight"] == ("Muon", 1)
-        assert found[f"backbone.{block}.attn.q_norm"] == ("AdamW", 0.0)
-    assert found["backbone.adaLN_modulation.visual.weight"] == ("AdamW", 0.01)
-    assert sum(kind == "Muon" for kind, _ in found.values()) == 3 * 4
+@pytest.mark.parametrize(
+    ("backbone", "layers"),
+    [
+        ("sit", ["blocks.1.attn.qkv", "blocks.1.mlp.fc2", "blocks.0.attn.proj"]),
+        ("flux", ["blocks.0.visual.attn.qkv", "blocks.0.conditioning.mlp.fc1", "blocks.1.mlp.fc2"]),
+    ],
+)
+def test_muon_takes_the_matrices_of_the_blocks(backbone, layers):
+    model = robot(backbone)
+    found = places(model)
+    for layer in layers:
+        assert found[f"backbone.{layer}.weight"] == MUON
+    inside = {n for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2}
+    modulation = {name for name in found if "adaLN" in name and name.endswith(".weight")}
+    assert inside - modulation == {name for name, place in found.items() if place == MUON}
+    assert {found[name] for name in modulation} == {DECAYED}
+    assert found["backbone.t_embedder.mlp.0.weight"] == DECAYED
 
 
 @pytest.mark.parametrize("muon", [True, False])
@@ -66,8 +62,8 @@ def test_biases_norms_embeddings_and_tables_do_not_decay(backbone, muon):
     assert found.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
-            assert found[name] == ("AdamW", 0.0), name
-    free = {name for name, place in found.items() if place == ("AdamW", 0.0)}
+            assert found[name] == FREE, name
+    free = {name for name, place in found.items() if place == FREE}
     tables = {name for name, p in model.named_parameters() if p.ndim > 1 and name in free}
     times = {"adapters.frames.times", "adapters.actions.times"}
     text = {"text.embed.weight", "text.positions", "text.queries"}
@@ -79,37 +75,33 @@ def test_biases_norms_embeddings_and_tables_do_not_decay(backbone, muon):
         "adapters.frames.stem.layers.0.weight",
         "adapters.actions.stem.weight",
     ):
-        assert found[name] == ("AdamW", 0.01), name
+        assert found[name] == DECAYED, name
 
 
 def test_labels_do_not_decay():
     found = places(Network(image_config(SIT, latent_size=4, num_classes=3)), weight_decay=0.1)
-    assert found["label_table.weight"] == ("AdamW", 0.0)
+    assert found["label_table.weight"] == FREE
     assert found["backbone.t_embedder.mlp.0.weight"] == ("AdamW", 0.1)
 
 
 class Other(nn.Module):
-    """None of ours: blocks in a list of that name, one of them frozen, and none of their own."""
+    """None of ours: a list named `blocks` with an embedding and a frozen layer in it."""
 
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            [nn.Linear(4, 4), FusedLinear(4, 4, parts=2), nn.Embedding(5, 4), nn.Linear(4, 4)]
-        )
-        self.blocks[3].requires_grad_(False)
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Embedding(5, 4), nn.Linear(4, 4)])
+        self.blocks[2].requires_grad_(False)
         self.head = nn.Linear(4, 1)
 
 
 def test_any_network_with_blocks():
     found = places(Other())
     assert found == {
-        "blocks.0.weight": ("Muon", 1),
-        "blocks.0.bias": ("AdamW", 0.0),
-        "blocks.1.weight": ("Muon", 2),
-        "blocks.1.bias": ("AdamW", 0.0),
-        "blocks.2.weight": ("AdamW", 0.0),
-        "head.weight": ("AdamW", 0.01),
-        "head.bias": ("AdamW", 0.0),
+        "blocks.0.weight": MUON,
+        "blocks.0.bias": FREE,
+        "blocks.1.weight": FREE,
+        "head.weight": DECAYED,
+        "head.bias": FREE,
     }
     assert {kind for kind, _ in places(Other(), muon=False).values()} == {"AdamW"}
 
@@ -126,15 +118,6 @@ def test_only_matrices_of_products_are_pulled_to_zero():
         assert torch.equal(after[name], before[name]), name
     name = "projector.linear1.weight"
     torch.testing.assert_close(after[name], 0.95 * before[name])
-
-
-def test_a_fused_layer_is_a_linear_layer_to_all_others():
-    torch.manual_seed(0)
-    fused = FusedLinear(6, 4, parts=3, bias=False)
-    torch.manual_seed(0)
-    plain = nn.Linear(6, 12, bias=False)
-    assert fused.state_dict().keys() == plain.state_dict().keys()
-    assert torch.equal(fused.weight, plain.weight)
 
 
 @pytest.mark.parametrize("backbone", ["sit", "flux"])
