@@ -19,7 +19,7 @@ class Slot:
     tokens: Tensor  # float [B, N, C]
     places: Tensor  # int64 [N, 3]: (t, h, w) of each token, counted in tokens
     valid: Tensor | None = None  # bool [B, N]; None: all of them count
-    view: Tensor | None = None  # [B, N, C']: what clean tokens are read from instead of `tokens`
+    view: Tensor | None = None  # [B, N, C']: the pixels behind `tokens`, where these are latents
 
     def with_tokens(self, tokens: Tensor) -> "Slot":
         """The same slot with other tokens."""
@@ -34,15 +34,6 @@ class Slot:
         """Each sample repeated `draws` times in a row: [B draws, N, C]."""
         valid = None if self.valid is None else self.valid.repeat_interleave(draws, dim=0)
         return Slot(self.tokens.repeat_interleave(draws, dim=0), self.places, valid)
-
-    @property
-    def shown(self) -> Tensor:
-        """What a network reads where the slot is clean."""
-        return self.tokens if self.view is None else self.view
-
-    def show(self, x: Tensor) -> "Slot":
-        """`x` in place of `shown`."""
-        return replace(self, tokens=x) if self.view is None else replace(self, view=x)
 
 
 @dataclass

@@ -73,7 +73,7 @@ class FrameCodec(Codec, Protocol):
         ...
 
     def view(self, raw: Tensor) -> Tensor | None:
-        """What clean tokens of frames are read from, [B, N, C'], where that is not the tokens."""
+        """The pixels [B, N, C'] that clean tokens are read from too; None: from the tokens alone."""
         ...
 
     def load(self, device: torch.device | str) -> Self:

@@ -221,9 +221,10 @@ class ImageLatents(Latents):
 
 @dataclass(frozen=True)
 class LatentsBehindPixels(ImageLatents):
-    """Latents that are denoised, but seen as pixels: a clean frame is read from its pixel patches.
+    """Latents whose pixels are seen too: a clean frame is read from both.
 
-    What a small autoencoder blurs (which way a can lies) a policy still sees.
+    A policy still sees what a small autoencoder blurs (which way a can lies). Few numbers make a
+    token, and most of a frame stays: it is predicted as data, as a change of the first frame.
     """
 
     kind: ClassVar[str] = "latents_behind_pixels"

@@ -34,7 +34,7 @@ class AdapterConfig:
     stem: Literal["linear", "convolutional"] = "linear"
     grid: tuple[int, int] | None = None  # tokens of a frame (vertically, horizontally), if any
     steps: int = 0  # places in time that have a learned position; 0: time has no effect
-    # Side in px of the pixel patches that clean tokens are read from (`Slot.view`), by a
+    # Side in px of the pixel patches that clean tokens are read from too (`Slot.view`), by a
     # convolutional stem of their own; 0: clean tokens are read like noised ones.
     view_patch: int = 0
     # SiT's habit: the last layer has as many rows again for a variance that flow matching ignores.
@@ -96,15 +96,14 @@ class Adapter(nn.Module):
     def embed(self, slot: Slot, clean: bool) -> Tensor:
         """The slot's tokens [G, N, C] as hidden tokens [G, N, D].
 
-        Raises UserError for clean tokens without the pixels that this adapter reads them from.
+        Raises UserError for clean tokens without their pixels, where the adapter reads these too.
         """
         stem = self.stem
+        hidden = stem(slot.tokens, clean) if isinstance(stem, PatchStem) else stem(slot.tokens)
         if clean and self.view_stem is not None:
             if slot.view is None:
                 raise UserError("this network reads clean frames as pixels; give it the pictures")
-            hidden = self.view_stem(slot.view, True)
-        else:
-            hidden = stem(slot.tokens, clean) if isinstance(stem, PatchStem) else stem(slot.tokens)
+            hidden = hidden + self.view_stem(slot.view, True)
         t, h, w = slot.places.unbind(dim=1)
         positions = None if self.grid_positions is None else self.grid_positions[h, w]
         if self.times is not None:

@@ -6,7 +6,7 @@ actions) at many noise levels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -173,8 +173,13 @@ def _augment(
     """A clean first frame with a little noise, and its level [B] (the paper's appendix E)."""
     if frame_noise == 0 or "first_frame" not in clean:
         return clean, None
-    x = clean["first_frame"].shown
-    t = frame_noise * torch.rand(len(x), generator=generator, device=x.device)
-    noise = torch.randn(x.shape, generator=generator, device=x.device)
-    x_t = path.interpolate(x, noise, t[:, None, None])
-    return {**clean, "first_frame": clean["first_frame"].show(x_t)}, {"first_frame": t}
+    slot = clean["first_frame"]
+    t = frame_noise * torch.rand(len(slot.tokens), generator=generator, device=slot.tokens.device)
+
+    def noised(x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        return path.interpolate(x, noise, t[:, None, None])
+
+    view = None if slot.view is None else noised(slot.view)
+    slot = replace(slot, tokens=noised(slot.tokens), view=view)
+    return {**clean, "first_frame": slot}, {"first_frame": t}
