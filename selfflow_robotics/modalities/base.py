@@ -73,7 +73,7 @@ class FrameCodec(Codec, Protocol):
         ...
 
     def view(self, raw: Tensor) -> Tensor | None:
-        """The pixels [B, N, C'] that clean tokens are read from too; None: from the tokens alone."""
+        """The pixels [B, N, C'] that clean tokens are read from too, or None."""
         ...
 
     def load(self, device: torch.device | str) -> Self:
