@@ -64,7 +64,7 @@ def test_help_fits_into_a_hundred_columns(path, capsys):
 def test_help_lists_the_choices_of_each_group(capsys):
     _main(ROOT / "pretrain/images.py")(["--help"])
     text = capsys.readouterr().out
-    assert "  objective=vanilla               flow matching: one timestep a sample" in text
+    assert "  objective=vanilla               plain flow matching" in text
     assert re.search(r"  size=XL +SiT-XL", text)
     assert "selfflow_robotics/objective/self_flow.py" in " ".join(text.split())
 

@@ -89,7 +89,7 @@ def test_tokens_have_their_channels_and_places(kind, tmp_path):
     assert len(places.unique(dim=0)) == len(places)
     later = slot_of("later_frames", codec, tokens[:, codec.tokens_per_step :])
     assert later.places[0].tolist() == [1, 0, 0]
-    assert codec.prediction == ("data" if kind == "pixels" else "velocity")
+    assert codec.prediction == ("data" if kind in ("pixels", "mixed") else "velocity")
     if kind == "mixed":  # clean frames are read from their pixels
         assert codec.view(raw_of(kind)).shape == (*tokens.shape[:2], 3 * codec.view_patch**2)
 

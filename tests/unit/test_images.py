@@ -48,7 +48,7 @@ def test_a_pipe_is_no_picture_and_is_not_waited_for(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     os.mkfifo(tmp_path / name)
     (item,) = list_images(tmp_path).items
-    with pytest.raises(OSError, match=r"f\.png is no regular file"):
+    with pytest.raises(OSError, match=r"f\.png .*regular file"):
         read_item(tmp_path, item)
 
 
@@ -351,7 +351,7 @@ def test_the_budget_of_skipped_pictures():
     skips = Skips()
     skips.add("no label", "x")
     check_budget(skips, 10, 0.001)  # one always may
-    with pytest.raises(UserError, match=r"1 of 10 .* allows 0: 1 no label \(e\.g\. x\)"):
+    with pytest.raises(UserError, match=r"1 of 10 .* 1 no label \(e\.g\. x\)"):
         check_budget(skips, 10, 0.0)
     with pytest.raises(UserError, match="1 of 1 images"):  # something must be left
         check_budget(skips, 1, 0.5)

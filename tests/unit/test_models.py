@@ -143,7 +143,7 @@ def test_features_stop_early_and_agree(model, sample):
 
 
 def embedded(model, slot, x, clean):
-    return model.adapter(slot).embed(x.tokens, x.places, clean)
+    return model.adapter(slot).embed(x, clean)
 
 
 def test_a_frame_at_two_noise_levels_keeps_them_apart(model, sample):

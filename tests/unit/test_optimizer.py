@@ -10,6 +10,7 @@ from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.state import TrainState
+from tests.networks import robot_network
 
 SIT = SiTConfig(width=48, depth=2, heads=3)
 FLUX = FluxConfig(width=48, double=1, single=1, heads=3)
@@ -32,7 +33,7 @@ def places(model, **settings):
 
 def robot(backbone):
     config = RobotConfig(SIT, (32, 32), later_frames=2, backbone=backbone, flux=FLUX)
-    return Network(config.network())
+    return Network(robot_network(config))
 
 
 @pytest.mark.parametrize(
