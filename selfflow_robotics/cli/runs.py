@@ -33,6 +33,9 @@ ANY_VALUE = re.compile(
     r"|threads|device|precision|encoder_download"
 )
 
+# What runs depend on besides data sets, in words.
+CONTENTS = {"frames": "the codec of frames", "text": "the text encoder"}
+
 # Files of a start that was interrupted before it wrote run.json.
 LEFTOVERS = {".lock", ".run.json"}
 
@@ -113,8 +116,8 @@ def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = AL
     for key in {**known, **data}:
         if known.get(key) != data.get(key):
             raise UserError(
-                f"{run} was trained on different data than {key} points to now; choose another "
-                "name=... for a new run, or restore the original data"
+                f"{run} was trained on different data: {CONTENTS.get(key, key)} has changed; "
+                "choose another name=... for a new run, or restore the original"
             )
     try:
         _write_settings(run, config)
