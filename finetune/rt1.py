@@ -40,7 +40,6 @@ from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES
-from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.metrics import loss_metrics
@@ -152,12 +151,7 @@ def main(config: FinetuneConfig) -> None:
     start = find_start(config.init, shape, job.run, config.runs_dir)
     device, attention = job.device, config.conditioning.attention
 
-    def first_weights() -> Network:
-        network = Network(start.config)
-        start.load(network, codecs)
-        return network
-
-    state = job.first_state(first_weights, f"model.{config.model.backbone}")
+    state = job.first_state(lambda: start.build(codecs), f"model.{config.model.backbone}")
     print(
         f"{millions(state.model)} from {start.text}; {data}; {device} {job.precision}, "
         f"run {job.run}"

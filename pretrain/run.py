@@ -38,7 +38,6 @@ from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.inference.bundle import Bundle, run_record
 from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.modalities.base import FRAMES
-from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
@@ -139,12 +138,7 @@ def main(config: PretrainConfig) -> None:
     shape = config.model.network(frames, reading.config, feature_channels)
     start = find_start(config.init, shape, job.run, config.runs_dir)
 
-    def first_weights() -> Network:
-        network = Network(start.config)
-        start.load(network, codecs)
-        return network
-
-    state = job.first_state(first_weights, f"model.{config.model.backbone}")
+    state = job.first_state(lambda: start.build(codecs), f"model.{config.model.backbone}")
     print(
         f"{millions(state.model)} from {start.text}, {len(reader)} frames, "
         f"{device} {job.precision}, run {job.run}"

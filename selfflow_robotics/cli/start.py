@@ -31,6 +31,12 @@ class Start(NamedTuple):
     record: dict[str, Any]  # "start" in the run's record
     text: str  # the source of the weights
 
+    def build(self, codecs: Mapping[str, Codec]) -> Network:
+        """The network, with these weights."""
+        network = Network(self.config)
+        self.load(network, codecs)
+        return network
+
     def load(self, network: Network, codecs: Mapping[str, Codec]) -> None:
         """Load the source's weights, and print and record what became of them."""
         if self.source is not None:

@@ -32,6 +32,16 @@ def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int] | None = None) 
     return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=patch, q=patch)
 
 
+def latents_per_token(patch: int, downsample: int) -> int:
+    """The side, in latents, of a token of `patch` px. Raises UserError if it is not whole."""
+    if patch < downsample or patch % downsample:
+        raise UserError(
+            f"a token of {patch} px is not a whole number of latents of {downsample} px; choose "
+            f"patch={downsample} or a multiple"
+        )
+    return patch // downsample
+
+
 @dataclass(frozen=True)
 class Latents(ABC):
     """What latents of pictures and of clips have in common.
@@ -78,15 +88,11 @@ class Latents(ABC):
                 f"frames of {image_size[0]} x {image_size[1]} px do not divide into latents of "
                 f"{down} px; change image_size"
             )
-        if patch < down or patch % down:
-            raise UserError(
-                f"a token of {patch} px is no whole number of latents of {down} px; choose "
-                f"patch={down} or a multiple"
-            )
+        per_token = latents_per_token(patch, down)
         size = (image_size[0] // down, image_size[1] // down)
         known = replace(source, download=False)
         fingerprint = autoencoder.fingerprint
-        return cls(size, autoencoder.channels, patch // down, known, fingerprint, down, autoencoder)
+        return cls(size, autoencoder.channels, per_token, known, fingerprint, down, autoencoder)
 
     def load(
         self, device: torch.device | str, weights: str | None = None, download: bool = False

@@ -16,12 +16,12 @@ from selfflow_robotics.data.latents import RLDS, LatentRows, Size, sides
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.modalities.latents import ImageLatents
+from selfflow_robotics.modalities.latents import ImageLatents, latents_per_token
 from selfflow_robotics.robot.observation import resize_image
 
 
 @functools.lru_cache(1)  # a process encodes many parts of the same data set
-def _opened(directory: str, split: str) -> RldsIndex:
+def _opened(directory: Path, split: str) -> RldsIndex:
     return RldsIndex.open(directory, split)
 
 
@@ -43,13 +43,13 @@ class RldsFrames:
     @classmethod
     def open(cls, directory: str | Path, split: str = "train") -> "RldsFrames":
         """All frames. Raises UserError as `RldsIndex.open`."""
-        index = _opened(str(directory), split)
+        index = _opened(Path(directory).absolute(), split)
         return cls(str(directory), split, index.fingerprint, 0, index.num_frames)
 
     @property
     def index(self) -> RldsIndex:
         """Raises UserError if the data have changed."""
-        index = _opened(self.directory, self.split)
+        index = _opened(Path(self.directory).absolute(), self.split)
         if index.fingerprint != self.fingerprint:
             raise UserError(f"{self.directory} changed while it was encoded; repeat the command")
         return index
@@ -111,18 +111,17 @@ class FrameLatents(LatentRows):
         self.image_size = sides(self.record["image_size"])  # px, before encoding
 
     def codec(self, patch: int) -> ImageLatents:
-        """What makes tokens of `patch` px of these latents; without an autoencoder until it is
-        loaded. Raises UserError where they do not divide."""
+        """The codec for these latents in tokens of `patch` px; without an autoencoder until it is
+        loaded. Raises UserError if a token is not a whole number of latents."""
         height, width = self.shape[1:]
         down = self.image_size[0] // height
-        if patch < down or patch % down:
-            raise UserError(
-                f"a token of {patch} px is no whole number of latents of {down} px; choose "
-                f"patch={down} or a multiple"
-            )
-        fingerprint = self.fingerprints["autoencoder"]
         return ImageLatents(
-            (height, width), self.channels, patch // down, self.autoencoder, fingerprint, down
+            (height, width),
+            self.channels,
+            latents_per_token(patch, down),
+            self.autoencoder,
+            self.fingerprints["autoencoder"],
+            down,
         )
 
     def read(self, frames: Sequence[int] | np.ndarray) -> np.ndarray:
