@@ -1,23 +1,23 @@
-"""Fine-tune the backbone on robot data in RT-1's format: one network is world model and policy.
+"""Fine-tune the backbone on RT-1 data: one network becomes a world model and a policy.
 
     python finetune/rt1.py                          # demonstrations of the embedded simulator
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
     python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
     python finetune/rt1.py init=none                # from scratch
-    python finetune/rt1.py size=XL init=selfflow_imagenet256.pt   # from the released weights
-    python finetune/rt1.py model.backbone=flux init=none          # the paper's other transformer
+    python finetune/rt1.py experiment=fractal_xl --data DIR --latents DIR --init RELEASED.pt
+    python finetune/rt1.py text.encoder=wordllama name=wordllama   # a frozen text encoder
+    python finetune/rt1.py model.backbone=flux init=none           # the paper's other transformer
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
     python finetune/rt1.py experiment=debug         # under a minute
 
-It starts from the newest run of pretrain/run.py with this network (init=auto), or from init=PATH: a
-run of pretrain/run.py, pretrain/images.py or finetune/rt1.py, or a file of released weights. What
-was loaded is printed and stored.
-Every step plays one row of the role table (selfflow_robotics/objective/roles.py), drawn by weight:
-which tokens are clean, which are denoised, which are left out. Rows that ask what actions do also
-read play: aimless motion, recorded where the demonstrations are. Actions are scaled by
-their 1 % and 99 % quantiles, and clipped there where they are to be predicted; the statistics
-travel in the checkpoint. The run lies in runs/NAME;
-repeating the command continues an interrupted one.
+The initial weights are those of the newest run of pretrain/run.py with the same network
+(init=auto), or of init=PATH: a run of pretrain/run.py, pretrain/images.py or finetune/rt1.py, or a
+released checkpoint. The command prints and records which weights it loaded.
+Each step draws a role (selfflow_robotics/objective/roles.py) by its weight: it decides which tokens
+are clean, which are denoised and which are absent. The world-model and inverse-dynamics roles also
+train on play: undirected motion, recorded in the same simulator. Actions are scaled by their 1 %
+and 99 % quantiles, and clipped to them where they are predicted; the statistics are saved in the
+checkpoint. The run is saved in runs/NAME; repeat the command to resume an interrupted one.
 """
 
 from dataclasses import dataclass, field, replace
@@ -103,7 +103,7 @@ class FinetuneConfig:
                 "latents and play_latents go together: encode both data sets, or neither"
             )
         if self.latents is not None and self.augment.active:
-            raise UserError("latents of pictures cannot be augmented; leave augment or latents out")
+            raise UserError("latents cannot be augmented; remove augment or latents")
         check_loss_weights(self.loss_weights, self.roles)
         for key in ("policy_objective", "frame_objective"):
             check_layers(getattr(self, key), self.model.transformer.depth, key)
@@ -116,7 +116,7 @@ class FinetuneConfig:
             )
         if self.augment.shift_px >= min(self.model.image_size):
             raise UserError(
-                f"augment.shift_px must be below the picture's sides {self.model.image_size}, "
+                f"augment.shift_px must be smaller than the image's sides {self.model.image_size}, "
                 f"got {self.augment.shift_px}"
             )
         for name in ("policy_batch", "frame_batch"):
@@ -208,7 +208,7 @@ def main(config: FinetuneConfig) -> None:
         try:
             bundle = bundle.with_autoencoder()
         except UserError as error:
-            print(f"no sample pictures: {error}")
+            print(f"no sample images: {error}")
             return
         write_imagined(path, bundle, data.held_out_pictures(), seed=config.seed)
 

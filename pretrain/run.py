@@ -1,15 +1,17 @@
-"""Pretrain the Self-Flow backbone on pictures and clips: noise becomes what the camera shows.
+"""Pretrain the Self-Flow backbone on robot frames and short clips.
 
     python pretrain/run.py                        # the embedded recipe: minutes on two cores
     python pretrain/run.py objective.gamma=0 objective.mask_ratio=0 name=vanilla
     python pretrain/run.py objective=repa encoder=dinov2-b encoder_download=true name=repa
+    python pretrain/run.py model.frames=pixels name=pixels   # pixel patches instead of latents
     python pretrain/run.py experiment=debug       # under a minute
 
-The data are pictures of the embedded tabletop simulator, rendered on first use, or any data set in
-RT-1's RLDS format (--data DIR); actions are not looked at. Every token has its own timestep; the
-student's early features learn to predict the later ones of its moving average, which sees a cleaner
-view (arXiv 2603.06507). The run lies in runs/NAME: metrics.jsonl, samples/, checkpoints/. Repeating
-the command continues an interrupted run; a finished one is left as it is.
+The data are frames of the embedded tabletop simulator, recorded on first use, or any RLDS data set
+in RT-1's format (--data DIR, with --latents DIR if its frames were encoded ahead of time). Actions
+are not used. Every token has its own timestep; the student's early features learn to predict later
+features of its moving average, which sees a cleaner view (arXiv 2603.06507). The run is saved in
+runs/NAME: metrics.jsonl, samples/, checkpoints/. Repeat the command to resume an interrupted run; a
+finished run is left unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -49,7 +51,7 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demo
 from selfflow_robotics.text.encoder import TextEncoderConfig
 from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
-SAMPLES = 16  # pictures looked at while training
+SAMPLES = 16  # images sampled while training
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def main(config: PretrainConfig) -> None:
         return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def agreement() -> dict[str, list[float]]:
-        """Student against teacher, layer by layer, on the same few pictures each time."""
+        """Student against teacher, layer by layer, on the same few images each time."""
         windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
         batch = window_batch(windows, codecs, ROLES["image"], device, reading.texts)
         generator = torch_generator("agreement", config.seed, device=device)
@@ -173,14 +175,14 @@ def main(config: PretrainConfig) -> None:
             return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
     def show(path: Path) -> None:
-        """Pictures that the moving average makes out of noise."""
+        """Images that the moving average generates from noise."""
         bundle = Bundle(
             state.teacher, codecs, ("image",), {}, job.run, device, attention, None, reading.texts
         )
         try:
             bundle = bundle.with_autoencoder()
         except UserError as error:
-            print(f"no sample pictures: {error}")
+            print(f"no sample images: {error}")
             return
         how = Sampling(method="euler", num_steps=50)
         maker = NumberedPictures(bundle, how, config.seed, instruction=index.instruction_of(0))

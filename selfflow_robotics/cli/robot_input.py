@@ -21,7 +21,7 @@ def check_latents(model: RobotConfig, latents: str | None) -> None:
     if latents is not None and model.frames != "latents":
         raise UserError(
             f"latents={latents} needs model.frames=latents; with model.frames={model.frames} the "
-            "network reads pictures"
+            "network reads images"
         )
 
 

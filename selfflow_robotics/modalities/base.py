@@ -91,6 +91,6 @@ def slot_of(
 
 
 def first_frame(codec: FrameCodec, frames: Tensor) -> Slot:
-    """The slot of present pictures, uint8 [B, H, W, 3]."""
+    """The slot of the current frames, uint8 [B, H, W, 3]."""
     raw = frames[:, None]
     return slot_of("first_frame", codec, codec.encode(raw), view=codec.view(raw))

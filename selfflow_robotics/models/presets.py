@@ -117,7 +117,7 @@ class RobotConfig:
                 f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
             )
         if self.frames == "mixed" and self.autoencoder.kind == "wan":
-            raise UserError("model.frames=mixed needs an autoencoder of single pictures, not wan")
+            raise UserError("model.frames=mixed needs an autoencoder of single images, not wan")
         self.network(pixels)  # refuses what no network can have
 
     @property
@@ -173,7 +173,7 @@ class RobotConfig:
                 "later_frames": prediction,
                 "actions": Actions.prediction,
             },
-            # Most of a picture stays.
+            # Most of a frame does not change.
             changes={"later_frames": "first_frame"} if prediction == "data" else {},
             text=text or TextConfig("bytes", self.text_tokens, self.text_bytes),
             feature_channels=feature_channels,

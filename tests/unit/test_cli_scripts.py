@@ -208,7 +208,9 @@ def test_a_run_never_goes_on_with_other_data(tmp_path, data):
     config = _Moved(data="here")
     run = _saved_run(tmp_path / "a", config, {"data": "1f"})
     before = recorded_settings(run)
-    with pytest.raises(UserError, match="play_data" if "play_data" in data else "than data"):
+    with pytest.raises(
+        UserError, match="play_data" if "play_data" in data else "different data: data"
+    ):
         continue_run(run, _Moved(data="there"), data)
     assert recorded_settings(run) == before
 
