@@ -101,9 +101,10 @@ class ImagesConfig:
 def main(config: ImagesConfig) -> None:
     job = Job("images", config)
     device = job.device
-    with job.opening():
+    with job.ranks.first_alone():
         shapes = Path(config.root), config.num_shapes, config.shape_px
         reader = LatentReader(config.data or shape_latents(*shapes))
+    with job.opening():
         job.compare(reader.fingerprints)
         codec = ImageLatents(
             (reader.latent_size, reader.latent_size),

@@ -110,6 +110,12 @@ class PretrainConfig:
 def main(config: PretrainConfig) -> None:
     job = Job("pretrain", config)
     device, attention, later = job.device, config.conditioning.attention, config.clip_frames - 1
+    frozen, feature_channels = None, None
+    if config.encoder is not None:
+        with job.ranks.first_alone():
+            frozen = load_encoder(config.encoder, config.encoder_download, device)
+        width = config.model.transformer.width
+        feature_channels = head_channels(frozen, config.objective, width)
     with job.opening():
         given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
         index = RldsIndex.open(given, config.split)
@@ -118,12 +124,7 @@ def main(config: PretrainConfig) -> None:
         data = {"data": index.fingerprint, "frames": frames.fingerprint or ""}
         data |= reading.fingerprints
         job.compare(data)
-        encoder, feature_channels = None, None
-        if config.encoder is not None:
-            frozen = load_encoder(config.encoder, config.encoder_download, device)
-            width = config.model.transformer.width
-            feature_channels = head_channels(frozen, config.objective, width)
-            encoder = encoder_of_tokens(frozen, frames.load(device))
+    encoder = None if frozen is None else encoder_of_tokens(frozen, frames.load(device))
     codecs = {FRAMES: frames}
     reader = WindowReader(
         index,
