@@ -35,13 +35,16 @@ def compiles(setting: str, device: torch.device) -> bool:
 
 
 def missing_compiler() -> str | None:
-    """What torch needs for compiling and is missing: a C++ compiler or Python's headers; None if
-    nothing is missing."""
+    """What torch needs for compiling and is missing: a C++ compiler, Python's headers or a path
+    without spaces; None if nothing is missing."""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     try:
         subprocess.run([compiler, "--version"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return f"the C++ compiler '{compiler}' (set CXX to use another)"
+    libraries = Path(torch.__file__).parent
+    if " " in str(libraries):  # torch hands its own path to the linker unquoted
+        return f"torch in a folder without spaces (it is in {libraries})"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return None if header.is_file() else f"Python's headers ({header})"
 

@@ -257,6 +257,8 @@ def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch, tm
     monkeypatch.setenv("CXX", "true")
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     assert "Python.h" in (missing_compiler() or "")
+    monkeypatch.setattr(torch, "__file__", "/a folder/torch/__init__.py")
+    assert "/a folder/torch" in (missing_compiler() or "")
 
 
 def test_compiling_is_for_gpus_unless_asked_for_and_keeps_names_and_copies():
