@@ -98,10 +98,6 @@ class FinetuneConfig:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_weights(self.roles)
         check_latents(self.model, self.latents)
-        if (self.latents is None) != (self.play_latents is None) and self.play_data is not None:
-            raise UserError(
-                "latents and play_latents go together: encode both data sets, or neither"
-            )
         if self.latents is not None and self.augment.active:
             raise UserError("latents cannot be augmented; remove augment or latents")
         check_loss_weights(self.loss_weights, self.roles)
@@ -145,7 +141,9 @@ def main(config: FinetuneConfig) -> None:
         instructions = sorted({*index.instructions, *(play.instructions if play else ())})
         reading = open_texts(config.text, config.model, instructions, job.run)
         data = RobotData(index, play, config, job.ranks.share, latents, play_latents)
-        job.compare(data.fingerprints | reading.fingerprints | {"frames": frames.fingerprint or ""})
+        fingerprints = data.fingerprints | reading.fingerprints
+        fingerprints["frames"] = frames.fingerprint or ""
+        job.compare(fingerprints)
     codecs = {FRAMES: frames, ACTIONS: Actions(data.stats)}
     shape = config.model.network(frames, reading.config)
     start = find_start(config.init, shape, job.run, config.runs_dir)
@@ -222,7 +220,7 @@ def main(config: FinetuneConfig) -> None:
             data.provenance,
             [role for role, weight in config.roles.items() if weight > 0],
             attention=attention,
-            data=data.fingerprints | reading.fingerprints | {"frames": frames.fingerprint or ""},
+            data=fingerprints,
             start=start.record,
             texts=reading.texts,
         ),
@@ -241,6 +239,11 @@ def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
         given = config.play_data or ensure_demonstrations(replace(config.play, **same))
         play = RldsIndex.open(Path(given), config.play_split)
+        if (config.latents is None) != (config.play_latents is None):
+            raise UserError(
+                "this run trains on two data sets, so latents and play_latents go together; encode "
+                "both, or leave play out with play_share=0"
+            )
     return index, play
 
 

@@ -181,6 +181,7 @@ def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
         ["model.frames=pixels"],
         ["model.patch=4"],
         ["augment.shift_px=2"],
+        ["play_data=sets/toy/0.1.0"],
         ["text.encoder=hf:nowhere"],
         ["text.tokens=1"],
     ],
