@@ -89,7 +89,7 @@ class FinetuneConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
     precision: str = "auto"
-    threads: int = 1
+    threads: int = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:

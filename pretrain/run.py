@@ -77,7 +77,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"
     precision: str = "auto"
-    threads: int = 1
+    threads: int = 2
 
     def __post_init__(self) -> None:
         check_weights(self.roles)
