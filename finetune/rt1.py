@@ -244,6 +244,8 @@ def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
                 "this run trains on two data sets, so latents and play_latents go together; encode "
                 "both, or leave play out with play_share=0"
             )
+    elif config.play_latents is not None:
+        raise UserError("play_latents has no play to belong to: give play_data, or leave it out")
     return index, play
 
 
