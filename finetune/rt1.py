@@ -149,7 +149,9 @@ def main(config: FinetuneConfig) -> None:
     start = find_start(config.init, shape, job.run, config.runs_dir)
     device, attention = job.device, config.conditioning.attention
 
-    state = job.first_state(lambda: start.build(codecs), f"model.{config.model.backbone}")
+    state = job.first_state(
+        lambda: start.build(codecs, reading.texts), f"model.{config.model.backbone}"
+    )
     print(
         f"{millions(state.model)} from {start.text}; {data}; {device} {job.precision}, "
         f"run {job.run}"

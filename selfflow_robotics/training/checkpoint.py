@@ -80,6 +80,19 @@ def latest_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def check_manifests(run: Path) -> None:
+    """Raise UserError if the newest checkpoint of a run folder has no manifest: it was finished,
+    so going on from an older one, or from the start, would lose work."""
+    latest = latest_checkpoint(run)
+    newest = -1 if latest is None else _step_of(latest) or 0
+    for path in (run / "checkpoints").glob("step_*"):
+        if path.is_dir() and (_step_of(path) or -1) > newest:
+            raise UserError(
+                f"{path} has lost its {MANIFEST}: restore it, or remove the folder to use an "
+                "older checkpoint"
+            )
+
+
 def run_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in; the checkpoint's own folder if it is in none."""
     is_in_run = checkpoint.parent.name == "checkpoints"
@@ -89,10 +102,11 @@ def run_of(checkpoint: Path) -> Path:
 def resolve_checkpoint(path: Path) -> Path:
     """The checkpoint folder `path`, or the last one of a run folder `path`.
 
-    Raises UserError if there is none.
+    Raises UserError if there is none, or one of the run has lost its manifest.
     """
     if (path / MANIFEST).is_file():
         return path
+    check_manifests(path)
     latest = latest_checkpoint(path) if path.is_dir() else None
     if latest is None:
         raise UserError(

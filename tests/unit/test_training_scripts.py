@@ -76,6 +76,14 @@ def test_a_copied_run_goes_on_with_moved_data_and_never_with_others(
         pretrain([*again, "--data", "toy/0.1.0", "image_batch=4"])
     assert stop.value.code == 2
     assert "image_batch=2" in capsys.readouterr().err
+    steps = sorted(Path("../disk/b/checkpoints").glob("step_*"))
+    for step in steps:
+        (step / "manifest.json").unlink()
+    with pytest.raises(SystemExit) as stop:
+        pretrain([*again, "--data", "toy/0.1.0"])
+    assert stop.value.code == 2
+    assert "manifest.json" in capsys.readouterr().err
+    assert sorted(Path("../disk/b/checkpoints").glob("step_*")) == steps
 
 
 @pytest.fixture(scope="module")
