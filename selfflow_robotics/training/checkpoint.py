@@ -85,12 +85,13 @@ def check_manifests(run: Path) -> None:
     so going on from an older one, or from the start, would lose work."""
     latest = latest_checkpoint(run)
     newest = -1 if latest is None else _step_of(latest) or 0
-    for path in (run / "checkpoints").glob("step_*"):
-        if path.is_dir() and (_step_of(path) or -1) > newest:
-            raise UserError(
-                f"{path} has lost its {MANIFEST}: restore it, or remove the folder to use an "
-                "older checkpoint"
-            )
+    found = [path for path in (run / "checkpoints").glob("step_*") if path.is_dir()]
+    last = max(found, key=lambda path: _step_of(path) or -1, default=None)
+    if last is not None and (_step_of(last) or -1) > newest:
+        raise UserError(
+            f"{last} has lost its {MANIFEST}: restore it, or remove the folder to use an older "
+            "checkpoint"
+        )
 
 
 def run_of(checkpoint: Path) -> Path:
