@@ -149,7 +149,9 @@ def main(config: FinetuneConfig) -> None:
     start = find_start(config.init, shape, job.run, config.runs_dir)
     device, attention = job.device, config.conditioning.attention
 
-    state = job.first_state(lambda: start.build(codecs), f"model.{config.model.backbone}")
+    state = job.first_state(
+        lambda: start.build(codecs, reading.texts), f"model.{config.model.backbone}"
+    )
     print(
         f"{millions(state.model)} from {start.text}; {data}; {device} {job.precision}, "
         f"run {job.run}"
@@ -244,6 +246,8 @@ def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
                 "this run trains on two data sets, so latents and play_latents go together; encode "
                 "both, or leave play out with play_share=0"
             )
+    elif config.play_latents is not None:
+        raise UserError("play_latents has no play to belong to: give play_data, or leave it out")
     return index, play
 
 

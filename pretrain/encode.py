@@ -124,6 +124,8 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
         size = config.frame_size or frames.index.image_size
         print(f"{len(frames)} frames of {config.data}, {size[0]} x {size[1]} px")
         return frames, size
+    if config.frame_size is not None:
+        raise UserError("frame_size is for an RLDS data set; images take image_size=SIDE")
     images = list_images(
         config.data or ensure_shapes(Path(config.root), config.num_shapes, config.image_size)
     )

@@ -141,7 +141,9 @@ def main(config: PretrainConfig) -> None:
     shape = config.model.network(frames, reading.config, feature_channels)
     start = find_start(config.init, shape, job.run, config.runs_dir)
 
-    state = job.first_state(lambda: start.build(codecs), f"model.{config.model.backbone}")
+    state = job.first_state(
+        lambda: start.build(codecs, reading.texts), f"model.{config.model.backbone}"
+    )
     print(
         f"{millions(state.model)} from {start.text}, {len(reader)} frames, "
         f"{device} {job.precision}, run {job.run}"

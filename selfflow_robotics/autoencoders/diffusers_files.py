@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.finite import check_finite
 from selfflow_robotics.json_file import read_json
 
 FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
@@ -38,7 +39,7 @@ class DiffusersNetwork:
         """The network from a folder or a name, on the CPU, in float32.
 
         Raises UserError if a package, the weights or the connection are missing, or if the files
-        are damaged or belong to another class.
+        are damaged, not finite or belong to another class.
         """
         network_class = self._class()
         return self._read(network_class, _folder(weights, self.subfolder, download), weights)
@@ -94,6 +95,7 @@ class DiffusersNetwork:
                 f"the weights in {folder} do not match config.json: {unfit[0]} is missing or "
                 "unknown; download both files again"
             )
+        check_finite(state, f"the weights in {folder}")
         return network
 
     def _new_name(self, name: str) -> str:

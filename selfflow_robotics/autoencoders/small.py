@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfflow_robotics.autoencoders.latent import to_frames, to_planes
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.finite import check_finite
 from selfflow_robotics.json_file import parse
 
 FILE = "autoencoder.safetensors"
@@ -97,7 +98,7 @@ class SmallAutoencoder:
     ) -> "SmallAutoencoder":
         """From a run folder of pretrain/autoencoder.py, or its file; None: `TABLETOP`.
 
-        Raises UserError if it is missing or damaged.
+        Raises UserError if it is missing, damaged or not finite.
         """
         path = TABLETOP if weights is None else Path(weights).expanduser()
         path = path / FILE if path.is_dir() else path
@@ -110,6 +111,7 @@ class SmallAutoencoder:
                 raise ValueError("its header does not describe an autoencoder")
             network = SmallNetwork(channels)
             network.load_state_dict(state)
+            check_finite(state, f"the weights in {path}")
         except FileNotFoundError as error:
             raise UserError(
                 f"no autoencoder at {path}; train one with pretrain/autoencoder.py"

@@ -30,12 +30,18 @@ def open_frames(
 ) -> tuple[FrameCodec, FrameLatents | None]:
     """The codec of frames and, where they were encoded ahead into the folder `latents`, these.
 
-    Raises UserError where the autoencoder is missing, or the folder holds latents of other data or
-    of another size.
+    Raises UserError where the autoencoder is missing, or the folder holds latents of other data, of
+    another size, or of another autoencoder than a chosen one.
     """
     if latents is None:
         return model.codec(device), None
     frames = FrameLatents(latents, index)
+    made_by, asked = frames.autoencoder.kind, model.autoencoder
+    if asked != RobotConfig().autoencoder and asked.kind != made_by:
+        raise UserError(
+            f"{latents} holds latents of {made_by}, not of {asked.kind}: "
+            f"model.autoencoder.kind={made_by}, or encode the frames again"
+        )
     if frames.image_size != model.image_size:
         size, ours = (" x ".join(map(str, s)) for s in (frames.image_size, model.image_size))
         raise UserError(

@@ -14,6 +14,7 @@ from selfflow_robotics.json_file import read_json, read_text
 from selfflow_robotics.locks import hold
 from selfflow_robotics.training.checkpoint import (
     MOST_RECORD_BYTES,
+    check_manifests,
     latest_checkpoint,
     read_manifest,
     resolve_checkpoint,
@@ -89,6 +90,7 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_strangers(folder, kind)
         hold(folder)
+        check_manifests(folder)
         if latest_checkpoint(folder):
             _refuse_other(folder, _settings(config))
             return folder

@@ -20,6 +20,7 @@ from selfflow_robotics.models.network import Network, NetworkConfig
 from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.models.warm_start import Source, adopt, warm_start
 from selfflow_robotics.objective.roles import ROLES
+from selfflow_robotics.text.store import TextStore
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint, resuming
 
 
@@ -31,16 +32,18 @@ class Start(NamedTuple):
     record: dict[str, Any]  # "start" in the run's record
     text: str  # the source of the weights
 
-    def build(self, codecs: Mapping[str, Codec]) -> Network:
+    def build(self, codecs: Mapping[str, Codec], texts: TextStore | None) -> Network:
         """The network, with these weights."""
         network = Network(self.config)
-        self.load(network, codecs)
+        self.load(network, codecs, texts)
         return network
 
-    def load(self, network: Network, codecs: Mapping[str, Codec]) -> None:
+    def load(
+        self, network: Network, codecs: Mapping[str, Codec], texts: TextStore | None = None
+    ) -> None:
         """Load the source's weights, and print and record what became of them."""
         if self.source is not None:
-            report = warm_start(network, self.source, codecs)
+            report = warm_start(network, self.source, codecs, texts)
             self.record.update(report.to_json())
             print(f"initial weights from {self.text}\n{report}")
 
@@ -105,4 +108,4 @@ def _read(path: Path, config: NetworkConfig) -> Source:
         for slot, base in bundle.network.config.changes.items()
     )
     tensors = bundle.network.state_dict()
-    return Source(bundle.network.config, tensors, str(path), bundle.codecs, changes)
+    return Source(bundle.network.config, tensors, str(path), bundle.codecs, changes, bundle.texts)

@@ -167,6 +167,8 @@ def explain(schema: type, error: OmegaConfBaseException, typed: str = "") -> Use
     key, parent = error.full_key or "", error.parent_node
     if isinstance(parent, DictConfig) and parent._metadata.object_type is dict:
         group, _, name = key.rpartition(".")  # its keys are free, so the schema does not list them
+        if name in parent:
+            return _at(key, str(error.msg or error).splitlines()[0])
         return _at(group, str(unknown("key", name, map(str, parent))))
     return complaint(schema, key, str(error.msg or error), typed)
 

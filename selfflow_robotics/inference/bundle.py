@@ -144,7 +144,11 @@ class Bundle:
         return list(texts) if self.texts is None else self.texts.lookup(texts).to(self.device)
 
     def slot(self, name: str, tokens: Tensor) -> Slot:
-        """Tokens [B, N, C] of a slot on the network's device, with their places."""
+        """Tokens [B, N, C] of a slot on the network's device, with their places.
+
+        Raises UserError for a slot that the network does not know.
+        """
+        self.network.config.adapter_of(name)
         codec = self.codecs.get(self.network.config.slots[name])
         if codec is None:
             raise UserError(f"{self.origin} has seen no {name}")
@@ -188,6 +192,8 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
     """
     device = torch.device(device)
     if is_released_file(path):
+        if (path.parent / MANIFEST).is_file():
+            raise UserError(f"{path} is a part of a checkpoint; pass its folder, {path.parent}")
         network, taken = read_released(path, heads, RELEASED_PATCH)
         frames = network.config.adapters[FRAMES]
         assert frames.grid is not None
@@ -232,6 +238,11 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} was written by an earlier version of selfflow_robotics, whose "
             "checkpoints cannot be read any more; train it again"
         )
+    if record.get("kind") == "autoencoder":
+        raise UserError(
+            f"{checkpoint} is of a run of pretrain/autoencoder.py; pass that run as "
+            "model.autoencoder.weights"
+        )
     if "network" not in record:
         raise _unknown(checkpoint, KeyError("network"))
     return record
@@ -239,8 +250,9 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 def read_config(checkpoint: Path) -> NetworkConfig:
     """The configuration of a checkpoint's network. Raises UserError as `read_record`."""
+    record = read_record(checkpoint)
     try:
-        return NetworkConfig.from_json(read_record(checkpoint)["network"])
+        return NetworkConfig.from_json(record["network"])
     except (UserError, *_UNFIT) as error:
         raise _unknown(checkpoint, error) from error
 

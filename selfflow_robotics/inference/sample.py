@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from selfflow_robotics.batch import Slot, Words
-from selfflow_robotics.errors import unknown
+from selfflow_robotics.batch import Slot, Words, check_samples
+from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.guidance import guide
 from selfflow_robotics.flow.sde import sde_times, solve_sde
@@ -101,9 +101,17 @@ def sample(
         normal: for "sde", the noise of its steps; one draw for each slot of every step but the
             last.
         no_words: the words for the unconditional pass; None: empty texts.
+
+    Raises UserError for slots, words or labels that do not fit the network or one another.
     """
     if method not in get_args(SampleMethod):
         raise unknown("sampling method", method, get_args(SampleMethod))
+    if not noise:
+        raise UserError("nothing to denoise; give the noise of at least one slot")
+    if method == "sde" and normal is None:
+        raise UserError("method=sde adds noise at every step; give normal=SeededNormal(seeds)")
+    check_samples(noise)
+    check_samples(clean or {}, words, labels)
     times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
     dtype = network.dtype
     first = next(iter(noise.values())).tokens

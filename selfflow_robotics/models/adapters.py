@@ -58,6 +58,25 @@ class AdapterConfig:
                 f"{self.channels} channels and grid {self.grid}"
             )
 
+    def check(self, name: str, slot: Slot) -> None:
+        """Raise UserError for tokens of a slot that this adapter was not made for."""
+        if slot.tokens.shape[2] != self.channels:
+            raise UserError(
+                f"the tokens of {name} have {slot.tokens.shape[2]} channels, but this network was "
+                f"made for {self.channels}"
+            )
+        if not (slot.places.is_cpu and len(slot.places)):  # a GPU would have to be waited for
+            return
+        sides = (self.steps or None, *(self.grid or (None, None)))
+        for axis, side, low, high in zip(
+            "thw", sides, slot.places.amin(0).tolist(), slot.places.amax(0).tolist(), strict=True
+        ):
+            if low < 0 or (side is not None and high >= side):
+                raise UserError(
+                    f"the places of {name} reach from {low} to {high} along {axis}, but this "
+                    f"network was made for 0 to {'...' if side is None else side - 1}"
+                )
+
     @property
     def patch(self) -> int:
         """Side of the square of RGB pixels that a token of a convolutional stem holds."""

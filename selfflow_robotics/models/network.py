@@ -7,7 +7,7 @@ predicts videos and acts. A class label is added to the timestep, words are clea
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,12 @@ class Network(nn.Module):
         return self.adapters[self.config.slots[slot]]  # pyright: ignore[reportReturnType]
 
     def embed(self, slots: Mapping[str, Slot], timesteps: Timesteps, clean: bool) -> Tokens:
-        """The tokens of all slots [G, N, C] in one sequence of hidden tokens."""
+        """The tokens of all slots [G, N, C] in one sequence of hidden tokens.
+
+        Raises UserError for slots or tokens that the network was not made for.
+        """
+        for slot, x in slots.items():
+            self.config.adapter_of(slot).check(slot, x)
         hidden = [self.adapter(s).embed(x, clean) for s, x in slots.items()]
         return Tokens(
             torch.cat(hidden, dim=1),
@@ -230,6 +235,8 @@ class Network(nn.Module):
 
         Raises UserError for a slot, words or labels that the network does not know.
         """
+        if attention not in get_args(Attention):
+            raise unknown("attention", attention, get_args(Attention))
         condition = self.condition(labels)
         bases = {
             slot: (base or {}).get(slot, clean[slot].tokens)

@@ -16,6 +16,7 @@ from selfflow_robotics.modalities.base import Codec
 from selfflow_robotics.modalities.load import same_tokens
 from selfflow_robotics.models.network import Network, NetworkConfig
 from selfflow_robotics.models.weights_file import StateDict
+from selfflow_robotics.text.store import TextStore
 
 TIMESTEPS = ("timestep_scale", "timestep_origin")
 _LABELS = "label_table.weight"
@@ -31,6 +32,7 @@ class Source:
     codecs: Mapping[str, Codec] = field(default_factory=dict)  # by adapter; empty: not compared
     # Whether its `config.changes` were trained; pretraining has no clean first frame.
     changes: bool = False
+    texts: TextStore | None = None  # of a network whose words a frozen encoder reads
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ def adopt(config: NetworkConfig, source: NetworkConfig) -> NetworkConfig:
 
 
 def warm_start(
-    network: Network, source: Source, codecs: Mapping[str, Codec] | None = None
+    network: Network,
+    source: Source,
+    codecs: Mapping[str, Codec] | None = None,
+    texts: TextStore | None = None,
 ) -> Report:
-    """Load matching weights into `network`, whose configuration comes from `adopt`; `codecs` are
-    its own.
+    """Load matching weights into `network`, whose configuration comes from `adopt`; `codecs` and
+    `texts` are its own.
 
     Time positions of adapters without them in the source start at zero. Raises UserError if the
     backbones differ.
@@ -89,7 +94,9 @@ def warm_start(
         if _same_adapter(ours, theirs, name)
         and (not codecs or not source.codecs or _same_codec(name, codecs, source.codecs))
     }
-    has_text = ours.text == theirs.text
+    has_text = ours.text == theirs.text and not (
+        texts is not None and source.texts is not None and not texts.same_encoder(source.texts)
+    )
     has_head = ours.feature_channels is None and theirs.feature_channels is None
     report = Report([], [], [], [])
     state = network.state_dict()

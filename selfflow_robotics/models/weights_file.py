@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.finite import check_finite
 
 StateDict = dict[str, Tensor]
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -87,7 +88,7 @@ def find_weights(content: object, anchor: str) -> FoundWeights:
         anchor: the name of a tensor that each set has.
 
     Raises UserError if there is none or the choice is ambiguous, for a moving average without
-    names, and for tensors that are not floating-point.
+    names, and for tensors that are not floating-point or not finite.
     """
     tensors: StateDict = {}
     for name, tensor in _tensors(content):
@@ -203,6 +204,7 @@ def _refuse_odd(found: StateDict) -> None:
     views = [name for name, v in found.items() if v.untyped_storage().nbytes() < v.nbytes]
     if views:
         raise UserError(f"the weights contain tensors larger than their data: {few(views)}")
+    check_finite(found, "the weights")
 
 
 def _refuse_inflated(path: Path) -> None:

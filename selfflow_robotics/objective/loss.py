@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.batch import Batch, Slot, Words
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.objective.roles import Role, arrange, denoises_frames
 from selfflow_robotics.objective.self_flow import (
@@ -39,6 +39,8 @@ class ConditioningConfig:
     text_dropout: float = 0.1  # probability of dropping instruction and label, for guidance
 
     def __post_init__(self) -> None:
+        if self.attention not in ("prefix", "joint"):
+            raise unknown("conditioning.attention", self.attention, ("prefix", "joint"))
         if self.draws < 1 or self.frame_draws < 1:
             raise UserError("conditioning.draws and conditioning.frame_draws must be at least 1")
         if not (0 <= self.frame_noise < 1 and 0 <= self.text_dropout <= 1):

@@ -40,11 +40,19 @@ ROLES: dict[str, Role] = {
 
 
 def arrange(role: Role, slots: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a sample's slots into (clean, noised), in the order of `SLOTS`, without absent ones."""
+    """Split a sample's slots into (clean, noised), in the order of `SLOTS`, without absent ones.
+
+    Raises UserError if the role needs a slot that is not in `slots`, or denoises none.
+    """
+    order = [*(slot for slot in SLOTS if slot in role), *(s for s in role if s not in SLOTS)]
+    for slot in order:
+        if slot not in slots:
+            raise unknown("slot of this batch", slot, slots)
     clean, noised = (
-        {slot: slots[slot] for slot in SLOTS if role.get(slot) == part}
-        for part in ("clean", "noised")
+        {slot: slots[slot] for slot in order if role[slot] == part} for part in ("clean", "noised")
     )
+    if not noised:
+        raise UserError("the role denoises no slot, so there is nothing to learn")
     return clean, noised
 
 

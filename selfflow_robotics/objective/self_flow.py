@@ -177,6 +177,11 @@ def self_flow_loss(
         token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
         flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
     shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in data])
+    if not (shares >= 0).all() or not 0 < shares.sum() < math.inf:
+        raise UserError(
+            f"the loss weights of {', '.join(data)} must be at least 0, one of them above, got "
+            f"{shares.tolist()}"
+        )
     shares = (shares / shares.sum()).to(first.device, non_blocking=True)
     flow_loss = (torch.stack(flow_losses) * shares).sum()
     counted = torch.cat(

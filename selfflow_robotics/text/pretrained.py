@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.finite import check_finite
 from selfflow_robotics.text.encoder import check_lengths
 
 # Exceptions of third-party code for unsuitable files and names.
@@ -87,6 +88,7 @@ class PretrainedEncoder:
                 f"the weights of the text encoder hf:{name} do not match config.json: {unfit[0]} "
                 "is missing or has a different shape; download the files again"
             )
+        check_finite(network.state_dict(), f"the weights of the text encoder hf:{name}")
         return cls(name, network.eval().requires_grad_(False), tokenizer, tokens)
 
     @torch.no_grad()

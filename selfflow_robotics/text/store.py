@@ -105,6 +105,13 @@ class TextStore:
             raise UserError(f"{file} is damaged ({reason}); copy it again") from error
         return cls(config, fingerprint, dict(zip(texts, embeddings, strict=True)), file)
 
+    def same_encoder(self, other: "TextStore") -> bool:
+        """Whether an embedding means the same in both; the number of tokens per text aside."""
+        if self.fingerprint == other.fingerprint:
+            return True
+        ours, theirs = self.config, other.config
+        return ours.encoder == theirs.encoder and ours.tokens != theirs.tokens
+
     @property
     def no_words(self) -> Tensor:
         """The embeddings [M, C] of the empty text."""

@@ -80,6 +80,20 @@ def latest_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def check_manifests(run: Path) -> None:
+    """Raise UserError if the newest checkpoint of a run folder has no manifest: it was finished,
+    so going on from an older one, or from the start, would lose work."""
+    latest = latest_checkpoint(run)
+    newest = -1 if latest is None else _step_of(latest) or 0
+    found = [path for path in (run / "checkpoints").glob("step_*") if path.is_dir()]
+    last = max(found, key=lambda path: _step_of(path) or -1, default=None)
+    if last is not None and (_step_of(last) or -1) > newest:
+        raise UserError(
+            f"{last} has lost its {MANIFEST}: restore it, or remove the folder to use an older "
+            "checkpoint"
+        )
+
+
 def run_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in; the checkpoint's own folder if it is in none."""
     is_in_run = checkpoint.parent.name == "checkpoints"
@@ -89,10 +103,11 @@ def run_of(checkpoint: Path) -> Path:
 def resolve_checkpoint(path: Path) -> Path:
     """The checkpoint folder `path`, or the last one of a run folder `path`.
 
-    Raises UserError if there is none.
+    Raises UserError if there is none, or one of the run has lost its manifest.
     """
     if (path / MANIFEST).is_file():
         return path
+    check_manifests(path)
     latest = latest_checkpoint(path) if path.is_dir() else None
     if latest is None:
         raise UserError(

@@ -182,6 +182,8 @@ def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
         ["model.patch=4"],
         ["augment.shift_px=2"],
         ["play_data=sets/toy/0.1.0"],
+        ["play_latents=latents"],
+        ["model.autoencoder.kind=rae"],
         ["text.encoder=hf:nowhere"],
         ["text.tokens=1"],
     ],

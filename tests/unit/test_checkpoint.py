@@ -83,6 +83,20 @@ def test_an_unfinished_save_is_never_chosen_and_is_cleaned_up(saved):
     assert saved.exists()
 
 
+def test_a_newest_checkpoint_without_its_manifest_is_no_reason_to_start_again(saved):
+    run = saved.parent.parent
+    newer = ckpt.save_checkpoint(run / "checkpoints", 8, {}, {})
+    (newer / ckpt.MANIFEST).unlink()
+    for check in (ckpt.check_manifests, ckpt.resolve_checkpoint):
+        with pytest.raises(UserError, match=newer.name):
+            check(run)
+    newer.rename(newer.with_name("step_0000006"))  # older ones do not matter
+    assert ckpt.resolve_checkpoint(run) == saved
+    (saved / ckpt.MANIFEST).unlink()
+    with pytest.raises(UserError, match=saved.name):
+        ckpt.check_manifests(run)
+
+
 def test_only_the_newest_are_kept(tmp_path):
     for step in (1, 2, 3):
         ckpt.save_checkpoint(tmp_path, step, {"model": {"w": torch.zeros(1)}}, {})

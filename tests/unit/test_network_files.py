@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.inference.bundle import load_bundle
+from selfflow_robotics.inference.bundle import load_bundle, read_config
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
@@ -104,3 +104,17 @@ def test_impossible_records_of_image_networks_are_one_line(tmp_path, weights, pa
     record = changed(image_record(IMAGES, patch=2), path, value)
     with pytest.raises(UserError):
         load_bundle(saved(tmp_path, weights["images"], record), CPU)
+
+
+def test_a_run_of_an_autoencoder_is_no_network(tmp_path):
+    folder = saved(tmp_path, {"x": torch.zeros(1)}, {"kind": "autoencoder", "data": {}})
+    for read in (read_config, lambda path: load_bundle(path, CPU)):
+        with pytest.raises(UserError, match=r"autoencoder\.weights"):
+            read(folder)
+
+
+def test_a_file_of_a_checkpoint_names_its_folder(tmp_path, weights):
+    folder = saved(tmp_path, weights["images"], image_record(IMAGES, patch=2))
+    with pytest.raises(UserError) as error:
+        load_bundle(folder / "teacher.safetensors", CPU)
+    assert str(error.value).endswith(str(folder))

@@ -259,6 +259,17 @@ def test_crafted_tensors_are_one_line_and_fill_no_memory(released, tmp_path, cra
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["blocks.0.mlp.fc1.weight", "y_embedder.embedding_table.weight"])
+def test_weights_that_are_not_finite_are_named(released, tmp_path, name, value):
+    path = tmp_path / "weights.pt"
+    broken = released[name].clone()
+    broken[0, 0] = value
+    torch.save(released | {name: broken}, path)
+    with pytest.raises(UserError, match=name):
+        load_released(path, HEADS)
+
+
 def test_a_compressed_file_is_not_unpacked(released, tmp_path):
     torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pt")
     with (

@@ -134,6 +134,12 @@ def _missing_weight(folder):
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
+def _not_a_number(folder):
+    weights = load_file(folder / WEIGHTS)
+    weights["decoder.conv_in.weight"].view(-1)[3] = torch.nan
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
 def _other_class(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "_class_name": "UNet2DModel"}))
@@ -155,6 +161,7 @@ def _torn_config(folder):
         (_cut, "cannot read the autoencoder in"),
         (_torn_config, "cannot read the autoencoder in"),
         (_other_shape, "cannot read the autoencoder in|do not match config"),
+        (_not_a_number, r"not finite: decoder\.conv_in\.weight"),
         (_missing_weight, r"do not match config\.json: decoder\.conv_in\.weight"),
         (
             _other_class,

@@ -76,6 +76,15 @@ def test_what_is_no_autoencoder_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["encoder.0.weight", "decoder.0.bias"])
+def test_weights_that_are_not_finite_are_named(tmp_path, name):
+    network = SmallNetwork(4)
+    network.state_dict()[name].view(-1)[0] = torch.inf
+    SmallAutoencoder(network, 1.0, {}).save(tmp_path / FILE)
+    with pytest.raises(UserError, match=name):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["image_size=[20,24]", "channels=0", "kl=-1", "held_out=1", "held_out=0.9", "batch_size=0"],

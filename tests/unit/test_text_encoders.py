@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import torch_generator
@@ -202,6 +203,14 @@ def test_unfit_files_are_one_line(tmp_path):
             load_text_encoder(TextEncoderConfig(f"hf:{name}"))
         assert "\n" not in str(caught.value)
     name = write_text_encoder(tmp_path / "encoder")
+    (weights,) = (tmp_path / "encoder").glob("*.safetensors")
+    whole = weights.read_bytes()
+    broken = load_file(weights)
+    broken["shared.weight"][0, 0] = torch.nan
+    save_file(broken, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"shared\.weight"):
+        load_text_encoder(TextEncoderConfig(name))
+    weights.write_bytes(whole)
     path = tmp_path / "encoder" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "d_model": 32}))
     with pytest.raises(UserError, match="the text encoder hf:"):

@@ -76,6 +76,14 @@ def test_a_copied_run_goes_on_with_moved_data_and_never_with_others(
         pretrain([*again, "--data", "toy/0.1.0", "image_batch=4"])
     assert stop.value.code == 2
     assert "image_batch=2" in capsys.readouterr().err
+    steps = sorted(Path("../disk/b/checkpoints").glob("step_*"))
+    for step in steps:
+        (step / "manifest.json").unlink()
+    with pytest.raises(SystemExit) as stop:
+        pretrain([*again, "--data", "toy/0.1.0"])
+    assert stop.value.code == 2
+    assert "manifest.json" in capsys.readouterr().err
+    assert sorted(Path("../disk/b/checkpoints").glob("step_*")) == steps
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +109,15 @@ def test_a_moved_image_run_goes_on_and_never_with_other_latents(
     assert stop.value.code == 2
     assert "different data" in capsys.readouterr().err
     assert (tmp_path / copy / "checkpoints/step_0000002").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss_weights.actions", ".inf"), ("roles.policy", "often")]
+)
+def test_a_wrong_value_of_a_free_key_is_named(finetune, capsys, key, value):
+    with pytest.raises(SystemExit) as stop:
+        finetune([f"{key}={value}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert key in error
+    assert f"'{value}'" in error

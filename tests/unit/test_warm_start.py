@@ -23,6 +23,8 @@ from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
 from selfflow_robotics.models.warm_start import Source, adopt, warm_start
 from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.text.encoder import TextEncoderConfig
+from selfflow_robotics.text.store import TextStore
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import read_manifest, save_checkpoint
 from tests.networks import (
@@ -130,6 +132,25 @@ def test_tokens_of_another_codec_get_a_new_adapter():
         assert ("adapters.frames.stem.weight" in report.left_over) is not fits
 
 
+def test_words_of_another_text_encoder_get_a_new_layer():
+    image = image_config(SMALL, 8, 3, 2, 5)
+    config = replace(
+        robot(image.backbone, image.adapters[FRAMES]), text=TextConfig("embeddings", channels=4)
+    )
+    stores = [
+        TextStore(TextEncoderConfig(name, tokens), key, {"": torch.zeros(tokens, 4)})
+        for name, tokens, key in (
+            ("hf:a", 8, "one"), ("hf:moved", 8, "one"), ("hf:a", 9, "two"),
+            ("hf:a", 8, "other"), ("hf:b", 8, "third"),
+        )
+    ]  # fmt: skip
+    for store, fits in zip(stores, (True, True, True, False, False), strict=True):
+        source = Source(config, Network(config).state_dict(), texts=stores[0])
+        report = warm_start(Network(config), source, texts=store)
+        assert ("text.weight" in report.loaded) is fits
+        assert ("text.weight" in report.new) is not fits
+
+
 def test_pixels_do_not_take_the_weights_of_latents(tmp_path):
     config = RobotConfig(SMALL, image_size=(32, 32))
     start = find_start(str(image_source(tmp_path)), robot_network(config), Path("no run"), "runs")
@@ -220,6 +241,24 @@ def test_each_kind_of_run_starts_the_next_and_keeps_its_choice(
                   "model.sit.width=32"])  # fmt: skip
     assert stop.value.code == 2
     assert "width=16" in capsys.readouterr().err
+
+
+def test_a_run_with_another_text_encoder_starts_with_a_new_layer_for_words(
+    mains, tmp_path, monkeypatch
+):
+    pytest.importorskip("transformers", reason="the extra 'text' is not installed")
+    from tests.unit.test_text_encoders import write_text_encoder
+
+    monkeypatch.chdir(tmp_path)
+    data = write_set(tmp_path / "data", ["pick coke can", "move sponge"])
+    for number in (0, 1):
+        write_text_encoder(Path(f"words{number}"), "t5", number)
+    words = [*FINETUNE, "--data", str(data), "text.tokens=8"]
+    mains[2]([*words, "name=first", "--init", "none", "text.encoder=hf:words0"])
+    for number, place in enumerate(("loaded", "new")):
+        run = ["--init", "runs/first", f"name=next{number}", f"text.encoder=hf:words{number}"]
+        mains[2]([*words, *run])
+        assert "text" in start_of(f"runs/next{number}")[place]
 
 
 FLUX = ["model.backbone=flux", "model.flux={width: 24, double: 1, single: 1, heads: 2}"]
