@@ -112,8 +112,8 @@ class Latents(ABC):
             )
         if autoencoder.channels != self.latent_channels:
             raise UserError(
-                f"the network makes latents of {self.latent_channels} channels, the autoencoder reads "
-                f"{autoencoder.channels}; pass the autoencoder that the network was trained with"
+                f"the network makes latents of {self.latent_channels} channels, the autoencoder "
+                f"reads {autoencoder.channels}; pass the one that the network was trained with"
             )
         return replace(self, autoencoder=autoencoder)
 
