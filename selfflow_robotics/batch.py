@@ -26,7 +26,7 @@ class Slot:
         return replace(self, tokens=tokens)
 
     def to(self, dtype: torch.dtype) -> "Slot":
-        """The slot with its tokens converted to `dtype`."""
+        """The slot with tokens and view converted to `dtype`."""
         view = None if self.view is None else self.view.to(dtype)
         return replace(self, tokens=self.tokens.to(dtype), view=view)
 

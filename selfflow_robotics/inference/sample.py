@@ -121,7 +121,7 @@ def sample(
             joined = torch.cat([x[..., :1] for x in x_t.values()], dim=1)
             table = None if ahead is None else ahead.at(t)
             outputs, _ = network(slots, Timesteps.constant(t, joined), context, table=table)
-            at = torch.tensor(t, device=joined.device)  # never 0, so no cap near 0 is needed
+            at = torch.tensor(t, device=joined.device)  # never 0, so it needs no cap
             return {
                 slot: path.as_velocity(outputs[slot].float(), network.prediction[slot], x, at, 0.0)
                 for slot, x in x_t.items()
