@@ -229,8 +229,8 @@ class LatentsBehindPixels(ImageLatents):
     """Latents, with the pixels of clean frames as additional input (model.frames=mixed).
 
     So a policy sees details that a small autoencoder blurs (which way a can lies). Tokens have few
-    channels and most of a frame stays the same, so later frames are predicted as data, as a change
-    of the first frame.
+    channels and most of a frame stays the same, so frames are predicted as data, later ones as a
+    change of the first.
     """
 
     kind: ClassVar[str] = "latents_behind_pixels"
@@ -268,7 +268,7 @@ class VideoLatents(Latents):
     def encode(self, raw: Tensor) -> Tensor:
         """Clips uint8 [B, T, H, W, 3] -> tokens [B, T' N, C], the posterior's means.
 
-        Raises UserError if T is not a multiple of the stride plus 1.
+        Raises UserError unless T - 1 is a multiple of the stride.
         """
         return self.to_tokens(self._ready().encode(self._checked(raw)))
 
