@@ -1,5 +1,5 @@
 # On a fresh machine with python3 (3.11 or later), venv and make:
-#   make demo   pretrain, fine-tune and evaluate on the embedded simulator
+#   make demo   pretrain, fine-tune and evaluate on the built-in simulator
 #   make test   run the test suite
 PYTHON ?= python3
 VENV := .venv

@@ -204,7 +204,7 @@ def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampli
 def picture_maker(
     bundle: Bundle, config: GenerationConfig, how: Sampling
 ) -> tuple[PictureMaker, dict[str, Any]]:
-    """What generates the images, and its conditioning besides `how`."""
+    """The generator of the images, and its settings besides `how`."""
     codec, words = bundle.frames, config.instruction
     told: dict[str, Any] = {}
     if isinstance(codec, ImageLatents):
@@ -236,7 +236,7 @@ def picture_maker(
 
 
 def default_number(bundle: Bundle) -> int:
-    """The number used for published FIDs if the classes are ImageNet's, else a few to look at."""
+    """50 000 images, as in published FIDs, for ImageNet's classes; otherwise a few to look at."""
     return FOR_FID if bundle.network.config.num_classes == IMAGENET else FOR_A_LOOK
 
 

@@ -38,11 +38,11 @@ def main(config: RunPageConfig) -> None:
     write_page(run, path)
     for warning in run_warnings(run.records):
         print(f"warning: {warning}")
-    print(f"{len(run.records)} records, {len(run.samples)} pictures: {path}")
+    print(f"{len(run.records)} records, {len(run.samples)} images: {path}")
 
 
 def newest_run(root: Path) -> Path:
-    """The run of any kind that has logged something last. Raises UserError if none has."""
+    """The run with the latest log. Raises UserError if there is none."""
     logs = [
         log
         for kind in get_args(Kind)

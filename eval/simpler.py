@@ -7,7 +7,7 @@
     python eval/simpler.py experiment=debug policy=expert           # a minute
 
 The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
-training data came from: the embedded MuJoCo tabletop, or SIMPLER from your own checkout
+training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
 (sim=simpler; if it is missing, the command says what to install). Random actions and a scripted
 expert play the same episodes for comparison.
 

@@ -1,6 +1,6 @@
 """Record demonstrations of the scripted expert in RT-1's RLDS format.
 
-    python finetune/collect.py --task pick_coke_can                    # embedded MuJoCo tabletop
+    python finetune/collect.py --task pick_coke_can                    # built-in MuJoCo tabletop
     python finetune/collect.py --task pick_coke_can sim=simpler num_episodes=600
     python finetune/collect.py mode=play num_episodes=400              # images to pretrain on
     python finetune/collect.py experiment=debug                        # seconds

@@ -1,12 +1,12 @@
-"""Fine-tune the backbone on RT-1 data: one network becomes a world model and a policy.
+"""Fine-tune on RT-1 data: one network becomes a world model and a policy.
 
-    python finetune/rt1.py                          # demonstrations of the embedded simulator
+    python finetune/rt1.py                          # demonstrations on the built-in simulator
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
     python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
     python finetune/rt1.py init=none                # from scratch
     python finetune/rt1.py experiment=fractal_xl --data DIR --latents DIR --init RELEASED.pt
     python finetune/rt1.py text.encoder=wordllama name=wordllama   # a frozen text encoder
-    python finetune/rt1.py model.backbone=flux init=none           # the paper's other transformer
+    python finetune/rt1.py model.backbone=flux init=none           # a FLUX.2-style transformer
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
     python finetune/rt1.py experiment=debug         # under a minute
 
@@ -16,7 +16,7 @@ released checkpoint. The command prints and records which weights it loaded.
 Each step draws a role (selfflow_robotics/objective/roles.py) by its weight: it decides which tokens
 are clean, which are denoised and which are absent. The world-model and inverse-dynamics roles also
 train on play: undirected motion, recorded in the same simulator. Actions are scaled by their 1 %
-and 99 % quantiles, and clipped to them where they are predicted; the statistics are saved in the
+and 99 % quantiles, and clipped to them when they are predicted; the statistics are saved in the
 checkpoint. The run is saved in runs/NAME; repeat the command to resume an interrupted one.
 """
 
@@ -73,8 +73,8 @@ class FinetuneConfig:
     play_latents: str | None = None
     play: CollectConfig = field(default_factory=CollectConfig)
     play_share: float = 0.5
-    num_episodes: int | None = None  # the first so many of the training episodes; null: all
-    validation: float = 0.02  # fraction of the episodes, the last ones, that training never sees
+    num_episodes: int | None = None  # number of training episodes, the first ones; null: all
+    validation: float = 0.02  # fraction of episodes, the last ones, held out
     init: str = "auto"
     model: RobotConfig = field(default_factory=RobotConfig)
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
@@ -124,7 +124,7 @@ class FinetuneConfig:
     "finetune",
     FinetuneConfig,
     flags=(
-        Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--data", literal=True, help="the version folder of an RLDS data set"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
         Flag("--latents", literal=True, help="its frames, encoded ahead by pretrain/encode.py"),
         Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),
@@ -175,7 +175,7 @@ def main(config: FinetuneConfig) -> None:
         return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
 
     def held_out() -> dict[str, float]:
-        """The policy's loss on episodes that training never sees, of the weights that act."""
+        """The policy loss of the moving average on held-out episodes."""
         role = ROLES["policy"]
         with torch.no_grad(), job.autocast():
             losses = [
@@ -193,7 +193,7 @@ def main(config: FinetuneConfig) -> None:
         return {"held_out_policy_loss": sum(losses) / len(losses)}
 
     def show(path: Path) -> None:
-        """What the world model makes of held-out episodes, beside what happened."""
+        """Imagined frames of held-out episodes, next to the real ones."""
         bundle = Bundle(
             state.teacher,
             codecs,
@@ -233,7 +233,7 @@ def main(config: FinetuneConfig) -> None:
 
 
 def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
-    """Demonstrations and, where a row asks what actions do, play; recorded first if need be."""
+    """Open the demonstrations and, for roles that train on it, play; record them if missing."""
     given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
     index, play = RldsIndex.open(given, config.split), None
     asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
@@ -244,14 +244,14 @@ def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
         if (config.latents is None) != (config.play_latents is None):
             raise UserError(
                 "this run trains on two data sets, so latents and play_latents go together; encode "
-                "both, or leave play out with play_share=0"
+                "both, or train without play (play_share=0)"
             )
     elif config.play_latents is not None:
         raise UserError("play_latents has no play to belong to: give play_data, or leave it out")
     return index, play
 
 
-# Play is recorded where the demonstrations are.
+# Settings that play shares with the demonstrations.
 SAME_WORLD = ("sim", "task", "image_size", "renderer", "simpler", "root")
 
 

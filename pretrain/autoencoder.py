@@ -1,13 +1,12 @@
-"""Train a small autoencoder on a data set's frames, for autoencoder=small elsewhere.
+"""Train a small autoencoder on the frames of a data set, for autoencoder=small in other commands.
 
-    python pretrain/autoencoder.py                     # frames of the embedded tabletop
+    python pretrain/autoencoder.py                     # frames of the tabletop simulator
     python pretrain/autoencoder.py --data DIR channels=8 name=autoencoder8
     python pretrain/autoencoder.py experiment=debug    # seconds
     python pretrain/encode.py --data DIR autoencoder=small weights=runs/autoencoder
 
-It leaves runs/NAME/autoencoder.safetensors: the moving average of the weights, the scale of the
-latents, and the PSNR on episodes that training never sees. Repeating the command continues an
-interrupted run.
+The result is runs/NAME/autoencoder.safetensors: the moving average of the weights, the scale of the
+latents, and the PSNR on held-out episodes. Repeat the command to resume an interrupted run.
 """
 
 from collections.abc import Sequence
@@ -36,8 +35,8 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demo
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
 from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
-MEASURED = 512  # frames, evenly spread, that scale and PSNR are measured on
-AT_ONCE = 64
+MEASURED = 512  # most frames, evenly spaced, to measure scale and PSNR on
+AT_ONCE = 64  # frames per batch of these
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class AutoencoderTrainConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        SmallNetwork(self.channels)  # refuses what it cannot have
+        SmallNetwork(self.channels)  # raises if `channels` is out of range
         if any(side < DOWNSAMPLE or side % DOWNSAMPLE for side in self.image_size):
             raise UserError(
                 f"image_size must be multiples of {DOWNSAMPLE} px, got {self.image_size}"
@@ -75,7 +74,7 @@ class AutoencoderTrainConfig:
     "autoencoder",
     AutoencoderTrainConfig,
     flags=(
-        Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--data", literal=True, help="the version folder of an RLDS data set"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
     ),
 )
@@ -111,7 +110,7 @@ def main(config: AutoencoderTrainConfig) -> None:
     if job.ranks.is_first:
         newest = latest_checkpoint(job.run)
         assert newest is not None
-        if state.step == 0:  # finished by an earlier call, which `train` does not load
+        if state.step == 0:  # the run was already finished, and `train` did not load it
             with resuming(job.run):
                 state.load(newest)
         export(job.run, state.teacher, training, held_out, index, job.device)
@@ -125,7 +124,7 @@ def export(
     index: RldsIndex,
     device: torch.device,
 ) -> None:
-    """Measure the moving average and write its file; says what it is worth."""
+    """Measure the moving average's PSNR, write its file, and print both."""
     raw = SmallAutoencoder(network, 1.0, {}, device)
     scale = torch.cat([raw.encode(part)[0].cpu() for part in spread(training)]).std().item()
     both = [(part, raw.decode(raw.encode(part)[0]).cpu()) for part in spread(held_out)]
@@ -140,12 +139,12 @@ def export(
 
 
 def frames_of(reader: WindowReader, numbers: Sequence[int]) -> torch.Tensor:
-    """uint8 [B, h, w, 3]."""
+    """The first frames of windows `numbers`, uint8 [B, H, W, 3]."""
     return torch.from_numpy(reader.read(numbers).frames[:, 0])
 
 
 def spread(reader: WindowReader) -> list[torch.Tensor]:
-    """Frames evenly spread over all windows, in batches."""
+    """Frames evenly spaced over all windows, in batches."""
     numbers = torch.linspace(0, len(reader) - 1, min(len(reader), MEASURED)).long().tolist()
     return [frames_of(reader, numbers[i : i + AT_ONCE]) for i in range(0, len(numbers), AT_ONCE)]
 

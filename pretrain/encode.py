@@ -8,13 +8,13 @@
 
 DATA is a folder with one subfolder per class (folders without images are ignored), a flat folder
 (label 0), or tar shards in WebDataset's layout (KEY.jpg next to KEY.cls, labels below 100 000).
-Only *.jpg, *.jpeg, *.png and *.webp files are read, and images are cropped like ADM's. Unusable
+Only *.jpg, *.jpeg, *.png and *.webp files are read, and images are cropped like ADM's. Unreadable
 images are counted by cause; if their share exceeds max_skipped, the command stops. The mean and
 standard deviation of the latents are stored in float16, with a checksum per shard: 16 KB per image
 of 256 px with SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
 
-For an RLDS data set (the folder NAME/VERSION), every frame of `split` is encoded, scaled to
-frame_size. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An unreadable frame
+For an RLDS data set (the folder NAME/VERSION), every frame of `split` is resized to frame_size and
+encoded. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An unreadable frame
 stops the command.
 
 Repeat an interrupted command to resume it. The result depends only on the images, not on the number

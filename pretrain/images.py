@@ -1,20 +1,20 @@
-"""Pretrain Self-Flow on labelled pictures: the paper's ImageNet experiment, at any size.
+"""Pretrain Self-Flow on labelled images: the paper's ImageNet experiment, at any size.
 
-    python pretrain/images.py                                   # coloured shapes, made on first use
-    python pretrain/images.py objective=vanilla name=vanilla    # any file of configs/objective
-    python pretrain/images.py objective=sra size=S name=sra-s   # any file of configs/size
-    python pretrain/images.py model.backbone=flux name=flux     # the paper's other transformer
+    python pretrain/images.py                                   # coloured shapes, drawn on demand
+    python pretrain/images.py objective=vanilla name=vanilla    # any file in configs/objective
+    python pretrain/images.py objective=sra size=S name=sra-s   # any file in configs/size
+    python pretrain/images.py model.backbone=flux name=flux     # a FLUX.2-style transformer
     python pretrain/encode.py --data imagenet/train --output latents/imagenet256 download=true
     torchrun --nproc-per-node=8 pretrain/images.py --data DIR experiment=imagenet256_xl
     python pretrain/images.py experiment=debug                  # under a minute
 
-The data are latents that pretrain/encode.py made, so no autoencoder runs while training; new
-latents are drawn from its posterior in every epoch. The network is class-conditional
-(models/presets.py): a SiT of the released layout, or a FLUX.2-style one. The run lies in runs/NAME:
-metrics.jsonl, samples/, checkpoints/. Repeating the command continues an interrupted run; a
-finished one is left as it is.
-objective/self_flow.py explains the settings of an objective, flow/timesteps.py those of p(t):
-objective.gamma=0.5 objective.timesteps.distribution=logit_normal.
+The data are latents from pretrain/encode.py, so training does not run the autoencoder; each epoch
+samples them anew from its posterior. The network is class-conditional (models/presets.py): a SiT
+with the layout of the released weights, or a FLUX.2-style transformer. The run is saved in
+runs/NAME: metrics.jsonl, samples/, checkpoints/. Repeat the command to resume an interrupted run; a
+finished run is left unchanged.
+Settings of the objective (objective.gamma=0.5) are explained in objective/self_flow.py, those of
+p(t) (objective.timesteps.distribution=logit_normal) in flow/timesteps.py.
 """
 
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import check_seed, torch_generator
 from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
-SAMPLES = 16  # pictures looked at while training
+SAMPLES = 16  # images sampled while training
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class ImagesConfig:
     runs_dir: str = "runs"
     seed: int = 0
     data: str | None = None
-    root: str = "datasets"  # where the embedded data set is made
-    num_shapes: int = 2000  # its pictures
-    shape_px: int = 32  # their side
+    root: str = "datasets"
+    num_shapes: int = 2000
+    shape_px: int = 32
     model: ImageConfig = field(default_factory=ImageConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     encoder: str | None = None
@@ -81,7 +81,7 @@ class ImagesConfig:
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         if self.objective.mask_shape == "tube":
-            raise UserError("objective.mask_shape=tube is for clips; pictures take token")
+            raise UserError("objective.mask_shape=tube is for clips; use token for images")
         check_seed(self.seed)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
@@ -162,18 +162,18 @@ def main(config: ImagesConfig) -> None:
         return StepLoss(terms.loss, terms.num_tokens, partial(loss_metrics, terms))
 
     def agreement() -> dict[str, list[float]]:
-        """Student against teacher, layer by layer, on the same few pictures each time."""
+        """Student against teacher, layer by layer, on the same few images each time."""
         generator = torch_generator("agreement of latents", config.seed, device=device)
         batch = as_batch(reader.read(np.arange(min(SAMPLES, len(reader)))), generator)
         with job.autocast():
             return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
 
     def show(path: Path) -> None:
-        """Pictures of the first classes that the moving average makes out of noise."""
+        """Images of the first classes that the moving average generates from noise."""
         try:
             codecs = {FRAMES: codec.load(device)}
         except UserError as error:
-            print(f"no sample pictures: {error}")
+            print(f"no sample images: {error}")
             return
         bundle = Bundle(state.teacher, codecs, ("image",), {}, job.run, device)
         how = Sampling(method="euler", num_steps=50)

@@ -1,17 +1,17 @@
 """Pretrain the Self-Flow backbone on robot frames and short clips.
 
-    python pretrain/run.py                        # the embedded recipe: minutes on two cores
+    python pretrain/run.py                        # the tabletop recipe: minutes on two cores
     python pretrain/run.py objective.gamma=0 objective.mask_ratio=0 name=vanilla
     python pretrain/run.py objective=repa encoder=dinov2-b encoder_download=true name=repa
     python pretrain/run.py model.frames=pixels name=pixels   # pixel patches instead of latents
     python pretrain/run.py experiment=debug       # under a minute
 
-The data are frames of the embedded tabletop simulator, recorded on first use, or any RLDS data set
+The data are frames of the built-in tabletop simulator, recorded on first use, or any RLDS data set
 in RT-1's format (--data DIR, with --latents DIR if its frames were encoded ahead of time). Actions
 are not used. Every token has its own timestep; the student's early features learn to predict later
-features of its moving average, which sees a cleaner view (arXiv 2603.06507). The run is saved in
-runs/NAME: metrics.jsonl, samples/, checkpoints/. Repeat the command to resume an interrupted run; a
-finished run is left unchanged.
+features of its moving average, which sees the same input with less noise (arXiv 2603.06507). The
+run is saved in runs/NAME: metrics.jsonl, samples/, checkpoints/. Repeat the command to resume an
+interrupted run; a finished run is left unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ class PretrainConfig:
         check_seed(self.seed)
         for role in self.roles:
             if role not in ("image", "clip"):
-                raise UserError(f"pretraining plays the roles image and clip, not '{role}'")
+                raise UserError(f"pretraining has the roles image and clip, not '{role}'")
         for name in ("image_batch", "clip_batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -100,7 +100,7 @@ class PretrainConfig:
     "pretrain",
     PretrainConfig,
     flags=(
-        Flag("--data", literal=True, help="an RLDS data set's version folder"),
+        Flag("--data", literal=True, help="the version folder of an RLDS data set"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
         Flag("--latents", literal=True, help="its frames, encoded ahead by pretrain/encode.py"),
         Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),

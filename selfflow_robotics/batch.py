@@ -25,7 +25,7 @@ class Slot:
     tokens: Tensor  # float [B, N, C]
     places: Tensor  # int64 [N, 3]: (t, h, w) of each token, counted in tokens
     valid: Tensor | None = None  # bool [B, N]; None: all of them count
-    view: Tensor | None = None  # [B, N, C']: the pixels behind `tokens`, where these are latents
+    view: Tensor | None = None  # [B, N, C']: pixels of the same patches, if `tokens` are latents
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3:
@@ -51,7 +51,7 @@ class Slot:
         return replace(self, tokens=tokens)
 
     def to(self, dtype: torch.dtype) -> "Slot":
-        """The same numbers in another type."""
+        """The slot with tokens and view converted to `dtype`."""
         view = None if self.view is None else self.view.to(dtype)
         return replace(self, tokens=self.tokens.to(dtype), view=view)
 

@@ -13,7 +13,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     if path.exists() and not path.is_file():  # a pipe would block
         raise ValueError("no regular file")
     if (size := path.stat().st_size) > most_bytes:
-        raise ValueError(f"{size} bytes are too many for such a file")
+        raise ValueError(f"{size} bytes are too many for this kind of file")
     return path.read_text()
 
 

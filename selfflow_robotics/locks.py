@@ -7,9 +7,9 @@ from filelock import FileLock, Timeout
 
 from selfflow_robotics.errors import UserError
 
-# Some network file systems have no locks: better to go on than to refuse every run there.
+# Errors of network file systems without locks; runs there continue without one.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-# folder -> its lock; the kernel gives it up when the process ends.
+# folder -> its lock; the kernel releases it when the process ends.
 _held: dict[Path, FileLock] = {}
 
 
@@ -21,7 +21,7 @@ def hold(folder: Path) -> None:
     folder = folder.resolve()
     if folder in _held:
         return
-    # Without flock, filelock's other way is a marker that a killed process would leave behind.
+    # filelock's fallback is a marker file, which a killed process would leave behind.
     lock = FileLock(folder / ".lock", fallback_to_soft=False)
     try:
         lock.acquire(blocking=False)

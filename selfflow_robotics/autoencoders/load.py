@@ -25,8 +25,8 @@ WEIGHTS = {
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """`kind` "pixel" needs no weights and ignores the rest. `weights`: a folder, or a name on
-    Hugging Face, which is fetched only if `download`; None: the kind's own in `WEIGHTS`, or for
-    "small" that of the embedded simulator's camera, which comes with the package."""
+    Hugging Face, which is downloaded only with `download`; None: the default in `WEIGHTS`, or for
+    "small" the autoencoder for the tabletop's camera, which comes with the package."""
 
     kind: AutoencoderKind = "sd_vae"
     weights: str | None = None
@@ -41,7 +41,7 @@ class AutoencoderConfig:
 def load_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> LatentAutoencoder:
-    """The image autoencoder of `config` on `device`.
+    """Load the image autoencoder of `config`.
 
     Raises UserError for a video autoencoder, and as `DiffusersNetwork.load` does.
     """
@@ -59,7 +59,7 @@ def load_autoencoder(
 def load_video_autoencoder(
     config: AutoencoderConfig, device: torch.device | str = "cpu"
 ) -> VideoAutoencoder:
-    """The video autoencoder of `config` on `device`. Raises UserError as `load_autoencoder`."""
+    """Load the video autoencoder of `config`. Raises UserError as `load_autoencoder`."""
     if config.kind != "wan" or config.source is None:
         raise UserError(f"autoencoder={config.kind} encodes single images, not clips; choose wan")
     return Wan.load(config.source, config.download, device)

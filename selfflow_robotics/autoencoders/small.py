@@ -21,7 +21,7 @@ from selfflow_robotics.finite import check_finite
 from selfflow_robotics.json_file import parse
 
 FILE = "autoencoder.safetensors"
-# Comes with the package: of the embedded tabletop's camera, made by
+# Comes with the package, trained on frames of the tabletop simulator by
 # `python pretrain/autoencoder.py channels=8 train.steps=5000 train.ema_decay=0.995`.
 TABLETOP = Path(__file__).parent / "tabletop.safetensors"
 WIDTHS = (24, 48, 96)
@@ -82,7 +82,7 @@ class SmallAutoencoder:
         ...)."""
         self.channels, self.told = network.channels, told
         self._scale = scale
-        # As its file keeps them: half the size, and no difference to see.
+        # Round to float16, as in the file: half the size without a visible difference.
         network = copy.deepcopy(network).half().float()
         self._network = network.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)

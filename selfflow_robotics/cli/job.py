@@ -1,4 +1,4 @@
-"""What every training command does around its own story: run folder, processes, weights, loop."""
+"""Common parts of all training commands: run folder, processes, initial weights, training loop."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Settings(Protocol):
-    """What the configurations of all training commands have in common."""
+    """Settings that all training commands have."""
 
     @property
     def name(self) -> str: ...
@@ -38,13 +38,13 @@ class Settings(Protocol):
 
 
 class Job:
-    """One training command at work."""
+    """A running training command."""
 
     run: Path  # the run folder
 
     def __init__(self, kind: Kind, config: Settings) -> None:
-        """Join the other processes, if torchrun started any. Raises UserError for a name that is
-        no folder's."""
+        """Join the other processes, if torchrun started any. Raises UserError if the run's name is
+        not a valid folder name."""
         self._kind: Kind = kind
         self._config = config
         self.run = run_folder(config.runs_dir, config.name)
@@ -54,26 +54,28 @@ class Job:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """The run folder is opened, then the body opens the data: the first process before the
-        others. Raises UserError as `open_run`."""
+        """Open the run folder, then run the body, which opens the data; the first process goes
+        before the others. Raises UserError as `open_run`."""
         with self.ranks.first_alone():
             open_run(self._kind, self.run, self._config, self.ranks)
             yield
 
     def compare(self, fingerprints: dict[str, str]) -> None:
-        """Refuse to resume on other data than before, see `continue_run`; after `opening`."""
+        """Raise UserError if a resumed run was trained on different data (`continue_run`). Call it
+        inside `opening`."""
         continue_run(self.run, self._config, fingerprints, self.ranks)
 
     def first_state(self, make: Callable[[], Model], kind: str) -> TrainState[Model]:
-        """The network that `make` builds, at the seed's first weights; too large a one is a
-        UserError that advises a smaller `kind`."""
-        # The modules' own initialisation is the only global draw.
+        """The training state of the network that `make` builds, with initial weights drawn from the
+        seed. Raises UserError, with the advice to choose a smaller `kind`, if memory is too small.
+        """
+        # Initialization of modules is the only use of torch's global generator.
         torch.manual_seed(torch_seed("first weights", self._config.seed))
         with enough_memory(f"choose a smaller {kind}"):
             return TrainState.start(make().to(self.device), self._config.train.optimizer)
 
     def autocast(self) -> Any:
-        """The precision of training, for looks at the network beside it."""
+        """A context with the precision of training, for evaluations during training."""
         return autocast(self.device, self.precision)
 
     def train(
@@ -85,7 +87,7 @@ class Job:
         on_checkpoint: Callable[[], dict[str, Any]] | None = None,
         on_sample: Callable[[Path], None] | None = None,
     ) -> None:
-        """`training.loop.train` with this command's settings; `record` goes into checkpoints."""
+        """`training.loop.train` with this command's settings; `record` is stored in checkpoints."""
         train(
             self._config.train,
             state,
@@ -103,5 +105,5 @@ class Job:
 
 
 def millions(network: nn.Module) -> str:
-    """The number of its parameters, in words."""
+    """The number of parameters as text, "4.0 M parameters"."""
     return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"

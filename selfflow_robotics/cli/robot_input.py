@@ -1,4 +1,4 @@
-"""What a robot's network reads of a data set: its frames and its instructions."""
+"""Open the inputs of a robot network: the frames and instructions of a data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from selfflow_robotics.text.store import TextStore
 
 
 def check_latents(model: RobotConfig, latents: str | None) -> None:
-    """Raise UserError where frames are to be read from a cache that the network cannot read."""
+    """Raise UserError if `latents` is given for a network that does not read latents."""
     if latents is not None and model.frames != "latents":
         raise UserError(
             f"latents={latents} needs model.frames=latents; with model.frames={model.frames} the "
@@ -28,10 +28,10 @@ def check_latents(model: RobotConfig, latents: str | None) -> None:
 def open_frames(
     model: RobotConfig, latents: str | None, index: RldsIndex, device: torch.device
 ) -> tuple[FrameCodec, FrameLatents | None]:
-    """The codec of frames and, where they were encoded ahead into the folder `latents`, these.
+    """The codec of frames, and the reader of the folder `latents` if they were encoded ahead.
 
-    Raises UserError where the autoencoder is missing, or the folder holds latents of other data, of
-    another size, or of another autoencoder than a chosen one.
+    Raises UserError if the autoencoder is missing, or the latents are of other data, another size
+    or another autoencoder.
     """
     if latents is None:
         return model.codec(device), None
@@ -45,7 +45,7 @@ def open_frames(
     if frames.image_size != model.image_size:
         size, ours = (" x ".join(map(str, s)) for s in (frames.image_size, model.image_size))
         raise UserError(
-            f"{latents} holds latents of frames of {size} px, the model reads {ours}: "
+            f"{latents} has latents of frames of {size} px, but the model reads {ours} px; set "
             f"model.image_size=[{frames.image_size[0]},{frames.image_size[1]}]"
         )
     return frames.codec(model.patch), frames
@@ -66,7 +66,10 @@ class Reading:
 def open_texts(
     encoder: TextEncoderConfig, model: RobotConfig, instructions: Sequence[str], run: Path
 ) -> Reading:
-    """Raises UserError for instructions that are too long, and where the encoder is missing."""
+    """Prepare the text input; a frozen encoder's embeddings are stored in the folder `run`.
+
+    Raises UserError if an instruction is too long or the encoder is missing.
+    """
     if encoder.encoder == "bytes":
         check_texts(instructions, model.text_bytes)
         return Reading(TextConfig("bytes", model.text_tokens, model.text_bytes), None)

@@ -25,7 +25,7 @@ from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_che
 
 
 class Start(NamedTuple):
-    """The start of a run."""
+    """The initial weights of a run."""
 
     config: NetworkConfig
     source: Source | None  # None: random initialization, or the run's own weights
@@ -41,7 +41,7 @@ class Start(NamedTuple):
     def load(
         self, network: Network, codecs: Mapping[str, Codec], texts: TextStore | None = None
     ) -> None:
-        """Load the source's weights, and print and record what became of them."""
+        """Load the source's weights; print and record which were loaded, converted or ignored."""
         if self.source is not None:
             report = warm_start(network, self.source, codecs, texts)
             self.record.update(report.to_json())

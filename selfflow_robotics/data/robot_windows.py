@@ -1,4 +1,4 @@
-"""Which windows of a robot's data sets each row of the role table learns from, step by step."""
+"""Choose the training windows for each role, step by step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -11,11 +11,11 @@ from selfflow_robotics.data.rlds.windows import FrameReader, WindowBatch, Window
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
 
-HELD_OUT_BATCHES = 8  # looked at with each checkpoint
+HELD_OUT_BATCHES = 8  # evaluated with each checkpoint
 
 
 class Shape(Protocol):
-    """What a network sees of a window (`models.presets.RobotConfig`)."""
+    """The size of a window, from `models.presets.RobotConfig`."""
 
     @property
     def image_size(self) -> tuple[int, int]: ...
@@ -26,7 +26,7 @@ class Shape(Protocol):
 
 
 class Settings(Protocol):
-    """Of finetune/rt1.py, which explains them."""
+    """Settings of finetune/rt1.py; see configs/finetune.yaml."""
 
     @property
     def model(self) -> Shape: ...
@@ -49,12 +49,12 @@ class Settings(Protocol):
 
 
 class RobotData:
-    """Which windows each row of the role table learns from, as a function of the step.
+    """The training windows of each role, as a function of the step.
 
-    Rows without later frames read the demonstrations. Rows with later frames read undisturbed ones
-    only: in a disturbed one the recorded action is not what moved the arm. The two rows that ask
-    what actions do also read play: an expert does the expected, which the picture tells already, so
-    only play makes a world model look at the actions.
+    Roles without later frames train on all demonstrations, those with later frames only on
+    undisturbed ones: in a disturbed one, the recorded action is not what moved the arm. The
+    world-model and inverse-dynamics roles also train on play. An expert's actions can be guessed
+    from the image, so without play a world model would ignore the actions.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class RobotData:
         frames: FrameReader | None = None,
         play_frames: FrameReader | None = None,
     ) -> None:
-        """`share` picks one process's windows out of those of a step; `frames` and `play_frames`
-        give what they show, None: the stored pictures."""
+        """`share` picks this process's windows out of a step's. `frames` and `play_frames` are the
+        sources of frames; None: the stored images."""
         self.settings, self._share = settings, share
         self.provenance = index.provenance | {"successes_only": settings.successes_only}
         self.fingerprints = {"data": index.fingerprint}
@@ -108,20 +108,20 @@ class RobotData:
         return self._words
 
     def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
-        """A step, the row that it plays, and its windows."""
+        """The step, its role and its windows."""
         role, turn = self._schedule.at(step)
         later = self.settings.model.later_frames if has_frames(role) else 0
         return step, role, self._mixtures[role].batch(turn, later, self._share)
 
     def held_out_batches(self) -> Iterator[WindowBatch]:
-        """Windows of the held-out episodes, evenly spread."""
+        """Windows of the held-out episodes, evenly spaced."""
         size, count = self.settings.policy_batch, len(self.held_out)
         chosen = np.linspace(0, count - 1, min(count, HELD_OUT_BATCHES * size)).astype(int)
         for start in range(0, len(chosen), size):
             yield self.held_out.read(chosen[start : start + size], 0)
 
     def held_out_pictures(self) -> WindowReader:
-        """The held-out episodes' stored pictures, whatever the network reads."""
+        """Windows of the held-out episodes as images, even if the network reads latents."""
         return self._windows(self._index, self._held_out_episodes, None)
 
     def _windows(
@@ -139,33 +139,33 @@ class RobotData:
 
 
 def has_frames(role: str) -> bool:
-    """Whether a row looks at later frames: twenty tokens each, so its batches are smaller."""
+    """Whether a role has later frames, which have many tokens, so its batches are smaller."""
     return "later_frames" in ROLES[role]
 
 
 def choose_episodes(index: RldsIndex, settings: Settings) -> list[int]:
-    """The episodes that may be learnt from, before any are held out."""
+    """The episodes to use, before any are held out."""
     if not settings.successes_only:
         return list(range(index.num_episodes))
     chosen = np.flatnonzero(index.success).tolist()
     if not chosen:
         raise UserError(
-            f"successes_only=true leaves nothing: of {index.num_episodes} episodes "
+            f"successes_only=true leaves no episodes: of {index.num_episodes}, "
             f"{int(index.failed.sum())} are recorded as failures and none as a success "
-            "(aspects/success)"
+            "(aspects/success); train with successes_only=false"
         )
     return chosen
 
 
 def split_episodes(episodes: list[int], settings: Settings) -> tuple[list[int], list[int]]:
-    """(training, held out): the last episodes are kept out, as in Open X-Embodiment's split."""
+    """(training, held out): the last episodes are held out, as in Open X-Embodiment's split."""
     count = len(episodes)
     held = max(1, round(count * settings.validation)) if settings.validation else 0
     available = count - held
     wanted = available if settings.num_episodes is None else settings.num_episodes
     if not 1 <= wanted <= available:
         raise UserError(
-            f"num_episodes={wanted} does not fit: there are {count} episodes to learn from, {held} "
-            "of them held out; collect more or ask for fewer"
+            f"num_episodes={wanted} is out of range: there are {count} episodes, {held} of them "
+            "held out; collect more or use fewer"
         )
     return episodes[:wanted], episodes[available:]

@@ -1,4 +1,4 @@
-"""Windows of a data set as tokens: the way from `data.rlds` to `objective`."""
+"""Convert windows of a data set to batches of tokens."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,12 +27,16 @@ def window_batch(
     changes: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
 ) -> Batch:
-    """Tokens of a batch of windows that plays `role`; slots as in `objective.roles`.
+    """The windows as tokens for `role`; slots as in `objective.roles`.
 
-    Frames are encoded here, or were so ahead (`data.rlds.latents`).
-    Without a codec of actions these are left out (pretraining sees pictures only). `texts` has the
-    instructions' embeddings where a frozen encoder reads them. `changes` are made to the pictures,
-    drawn from `generator`.
+    Frames are encoded here, unless they were encoded ahead of time (`data.rlds.latents`). Actions
+    are omitted without a codec for them (in pretraining).
+
+    Args:
+        texts: embeddings of the instructions, for networks with a frozen text encoder.
+        changes: augmentation of the images, drawn from `generator`.
+
+    Raises UserError if latents should be augmented or are not for this codec.
     """
     codec: Any = codecs[FRAMES]
     frames, view = to_device(windows.frames, device), None
@@ -40,8 +44,8 @@ def window_batch(
     if frames.dtype == torch.float16:
         if active or not isinstance(codec, ImageLatents):
             raise UserError(
-                "these windows hold latents of pictures, which cannot be augmented and which only "
-                "their own codec reads; turn augment off, or read the pictures themselves"
+                "these windows contain latents, which cannot be augmented and can only be read by "
+                "their own codec; turn augment off, or train on the images instead"
             )
         tokens = codec.to_tokens(frames)
     else:
@@ -50,7 +54,7 @@ def window_batch(
             frames = augment(frames, active, generator)
         tokens, view = codec.encode(frames), codec.view(frames)
     per_frame = codec.tokens_per_step
-    # A latent frame of several frames counts where all of them do.
+    # A latent frame that covers several frames is valid if all of them are.
     whole = to_device(windows.frames_valid[:, 1:], device).unflatten(1, (-1, codec.stride)).all(-1)
     valid = repeat(whole, "b t -> b (t n)", n=per_frame)
     slots = {
@@ -62,8 +66,8 @@ def window_batch(
     }
     acting = codecs.get(ACTIONS)
     if isinstance(acting, Actions):
-        # Beyond an episode's end the chunk says "hold still": worth learning, so it counts whole.
-        # What the network is told was done, it is told exactly; what it must say is on the scale.
+        # Beyond an episode's end the actions are "hold still", which is worth learning, so all
+        # actions are valid. Actions as input are exact; those to predict are clipped.
         clip = role.get("actions") == "noised"
         actions = acting.encode(torch.from_numpy(windows.actions), clip)
         slots["actions"] = slot_of("actions", acting, actions.to(device))

@@ -46,7 +46,7 @@ class Skips:
 
 
 def printable(name: str) -> str:
-    """A file name as part of one line, whatever bytes it contains."""
+    """A file name made safe for a one-line message."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 

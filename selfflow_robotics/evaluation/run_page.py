@@ -1,9 +1,8 @@
-"""One HTML page of a training run: its curves, pictures, settings, and what looks wrong.
+"""Plot a training run as one HTML page: curves, samples, settings and warnings.
 
-The page is one file that needs nothing else: Plotly's script and the pictures are embedded, and it
-loads nothing from anywhere. It is made of what a run folder holds (metrics.jsonl, config.yaml,
-run.json, samples/), so a run can be looked at while it goes on. A metric that has no place of its
-own below is shown all the same, under "Other".
+The page is self-contained: Plotly's script and the images are embedded. It is made from the files
+of the run folder (metrics.jsonl, config.yaml, run.json, samples/), so it also works during
+training. Metrics without a section of their own appear under "Other".
 """
 
 import base64
@@ -42,30 +41,30 @@ UNITS = {
 
 @dataclass
 class Run:
-    """What a run folder holds."""
+    """The contents of a run folder."""
 
     folder: Path
     records: list[dict[str, Any]]  # lines of metrics.jsonl
-    config: str  # config.yaml as it stands
+    config: str  # text of config.yaml
     about: dict[str, Any]  # run.json
-    samples: list[Path]  # the newest pictures, oldest first
+    samples: list[Path]  # the newest images, oldest first
 
 
 def read_run(folder: Path) -> Run:
-    """Raises UserError where there is no metrics.jsonl with a whole line. A torn line, as a crash
-    or a run that is writing leaves it, is passed over."""
+    """Read a run folder. Raises UserError if metrics.jsonl is missing or has no complete line.
+    Incomplete lines, from a crash or a run that is still writing, are skipped."""
     log = folder / "metrics.jsonl"
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} is no training run: it has no metrics.jsonl; give --run RUN"
+            f"{folder} is not a training run: it has no metrics.jsonl; pass --run RUN"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{log} cannot be read as text ({error}); give --run RUN") from error
+        raise UserError(f"{log} cannot be read as text ({error}); pass --run RUN") from error
     records = [r for line in lines if type((r := _parsed(line)).get("step")) in (int, float)]
     if not records:
-        raise UserError(f"{log} has no whole line yet")
+        raise UserError(f"{log} has no complete line yet; wait for the first logged step")
     return Run(
         folder,
         records,
@@ -76,7 +75,7 @@ def read_run(folder: Path) -> Run:
 
 
 def write_page(run: Run, path: Path) -> None:
-    """Write the page, whole or not at all. Raises UserError where that is impossible."""
+    """Write the page atomically. Raises UserError if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, page_html(run))
@@ -85,7 +84,7 @@ def write_page(run: Run, path: Path) -> None:
 
 
 def page_html(run: Run) -> str:
-    """The page as text."""
+    """The page's HTML."""
     loader = jinja2.PackageLoader("selfflow_robotics", "evaluation")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("run_page.html")
     checkpoint = latest_checkpoint(run.folder)
@@ -133,16 +132,16 @@ class _Charts:
         self._drawn = {"step", "role"}
 
     def by_role(self, *keys: str) -> list[go.Figure]:
-        """A chart for each of `keys` that was logged, with one line for each row of the role table
-        that its steps played."""
+        """A chart for each logged key in `keys`, with one line per role."""
         return self._lines(keys, [str(record.get("role", "")) for record in self._records])
 
     def single(self, *keys: str) -> list[go.Figure]:
-        """A chart for each of `keys` that was logged and that measures no single row."""
+        """A chart with one line for each logged key in `keys`."""
         return self._lines(keys, [""] * len(self._records))
 
     def heat_maps(self, prefix: str, unit: str, *, log: bool = False) -> list[go.Figure]:
-        """A map for each list of means by timestep, or by layer, whose key begins with `prefix`."""
+        """A heat map for each list of means, by timestep or layer, whose key begins with
+        `prefix`."""
         charts = []
         for key in self._lists(prefix):
             rows = self._rows(key)
@@ -151,7 +150,7 @@ class _Charts:
         return [chart for chart in charts if chart]
 
     def groups(self, prefix: str) -> list[go.Figure]:
-        """For each slot the loss of tokens that took t, and of those that took s."""
+        """A chart per slot: the loss of tokens at timestep t, and at timestep s."""
         groups = ("timestep t", "timestep s")
         charts = [
             line_chart(key, dict(zip(groups, self._rows(key), strict=False)), log=True)
@@ -160,11 +159,11 @@ class _Charts:
         return [chart for chart in charts if chart]
 
     def rest(self) -> list[go.Figure]:
-        """Every number that was logged and not drawn yet."""
+        """A chart for each logged number that has not been drawn yet."""
         return self.single(*(key for key in self._keys if key not in self._drawn))
 
     def _lines(self, keys: Sequence[str], names: Sequence[str]) -> list[go.Figure]:
-        """`names` has the line that each record belongs to; "" is the key's own."""
+        """`names`: the line of each record in a chart; "": the line is named after the key."""
         charts = []
         for key in keys:
             self._drawn.add(key)
@@ -191,7 +190,7 @@ class _Charts:
 
 
 def _text(path: Path) -> str:
-    """What a file of the run holds; empty where it is missing or no text."""
+    """The text of a file; empty if it is missing or not text."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Line charts and heat maps of what a run logged, as Plotly figures."""
+"""Line charts and heat maps of logged metrics, as Plotly figures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 
 Points = Sequence[tuple[float, float]]  # (step, value)
 
-COLUMNS = 300  # a longer line is drawn as the means of as many stretches of steps
+COLUMNS = 300  # longer lines are averaged over this many intervals of steps
 HEAT_COLUMNS = 60
-FEW = 30  # points that are worth a marker each
-# Okabe and Ito's colours, which colour-blind readers can tell apart, the pale ones last.
+FEW = 30  # up to this many points are drawn with markers
+# Okabe and Ito's palette for colour-blind readers, with the pale colours last.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
 _AXIS = {"gridcolor": "#e3e3e3", "linecolor": "#777", "ticks": "outside", "zeroline": False}
 _STYLE = go.layout.Template(
@@ -33,9 +33,9 @@ _STYLE = go.layout.Template(
 def line_chart(
     title: str, series: Mapping[str, Points], *, unit: str = "", log: bool = False
 ) -> go.Figure | None:
-    """One line for each of `series`, without the values that are not finite; None without any.
+    """One line for each of `series`, of the finite values; None if there are none.
 
-    `unit` labels the values; `log` makes their scale logarithmic where all are above 0.
+    `unit` labels the values; `log` makes their axis logarithmic if all are above 0.
     """
     lines = {name: _finite(points) for name, points in series.items()}
     lines = {name: points for name, points in lines.items() if len(points)}
@@ -47,7 +47,7 @@ def line_chart(
     for name, points in lines.items():
         x, y = thin(points, edges).T
         mode = "lines" if len(x) > FEW else "lines+markers"
-        # In float32, so that a constant's means are one number, whatever the sums were rounded to.
+        # In float32, so that the means of a constant are equal despite rounding.
         figure.add_scatter(x=x, y=y.astype(np.float32), name=name, mode=mode)
     figure.update_layout(showlegend=len(lines) > 1 or title not in lines)
     if log and every[:, 1].min() > 0:
@@ -58,9 +58,9 @@ def line_chart(
 def heat_map(
     title: str, rows: Sequence[Points], places: Sequence[float], *, unit: str, log: bool = False
 ) -> go.Figure | None:
-    """Steps from left to right, one row of cells at each of `places`, which `unit` names.
+    """Steps from left to right, one row of cells at each of `places`, in `unit`.
 
-    The colour scale is logarithmic with `log` (values above 0). None without any value.
+    `log` makes the colour scale logarithmic (values above 0 only). None if there are no values.
     """
     parts = [_finite(points) for points in rows]
     row = np.repeat(np.arange(len(rows)), [len(part) for part in parts])
@@ -69,7 +69,7 @@ def heat_map(
         row, step, value = row[value > 0], step[value > 0], np.log10(value[value > 0])
     if not len(value):
         return None
-    # Stretches of equally many logged steps: rows of the role table come at irregular ones.
+    # Each column has equally many logged steps, since roles are drawn at irregular steps.
     steps = np.unique(step)
     starts = [part[0] for part in np.array_split(steps, min(HEAT_COLUMNS, len(steps)))]
     end = steps[-1] + max(1.0, (steps[-1] - steps[0]) / len(steps))
@@ -95,7 +95,7 @@ def heat_map(
 
 
 def thin(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Points [N, 2] with at most one for each stretch between `edges`: the mean of its points."""
+    """Average points [N, 2] within each interval of `edges`."""
     if len(points) < len(edges):
         return points
     counts, _ = np.histogram(points[:, 0], edges)

@@ -1,4 +1,4 @@
-"""What looks wrong in a run's metrics.jsonl, in plain words."""
+"""Warnings about problems that are visible in a run's metrics.jsonl."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import Any
 
 Records = Sequence[dict[str, Any]]
 
-COSINE = 0.999  # above it the features that are compared have probably become constant
-SPREAD = 0.01  # of the features' size
+COSINE = 0.999  # above this, the features have probably become constant
+SPREAD = 0.01  # relative to the features' size
 RANK = 1.5
-WAIT_SHARE = 0.2  # of a step, spent waiting for data
-FALL = 0.98  # the last fifth's loss, as a share of the first fifth's, that still counts as falling
-LEAST_RECORDS = 20  # before a trend means anything
+WAIT_SHARE = 0.2  # share of a step spent waiting for data
+FALL = 0.98  # largest ratio of the last fifth's loss to the first fifth's that counts as falling
+LEAST_RECORDS = 20  # a trend needs at least this many
 SPREADS = {
     "spread_batch": "do not differ between samples",
     "spread_tokens": "do not differ between places of a sample",
@@ -19,12 +19,12 @@ SPREADS = {
 
 
 def run_warnings(records: Records) -> list[str]:
-    """One line for each thing that looks wrong; empty for a healthy run."""
+    """One line per problem; empty for a healthy run."""
     return [*_not_finite(records), *_collapse(records), *_not_falling(records), *_waiting(records)]
 
 
 def values_of(records: Records, key: str) -> list[tuple[float, float]]:
-    """(step, value) wherever `key` was logged as a number; a null (not finite) is NaN."""
+    """(step, value) of each record in which `key` is a number; null (not finite) becomes NaN."""
     return [
         (r["step"], math.nan if r[key] is None else float(r[key]))
         for r in records
@@ -46,8 +46,8 @@ def _collapse(records: Records) -> list[str]:
     cosine = _late_mean(records, "teacher_student_cosine")
     if cosine is not None and cosine > COSINE:
         warnings.append(
-            f"collapse: the teacher-student cosine is {cosine:.5f}; features that are always the "
-            "same are predicted perfectly"
+            f"collapse: the teacher-student cosine is {cosine:.5f}, as if the features were "
+            "constant"
         )
     for who in ("student", "teacher"):
         for key, words in SPREADS.items():
@@ -82,7 +82,7 @@ def _not_falling(records: Records) -> list[str]:
 
 
 def _waiting(records: Records) -> list[str]:
-    """Waiting for data; the first record is left out, since it includes starting up."""
+    """Waiting for data; the first record is excluded, since it includes startup."""
     pairs = [
         (record["data_wait_s"], record["step_s"])
         for record in records[1:]
@@ -98,7 +98,7 @@ def _waiting(records: Records) -> list[str]:
 
 
 def _late_mean(records: Records, key: str) -> float | None:
-    """The mean of the last tenth of what was logged, at least 3 records; None without any."""
+    """The mean of the last tenth of the records, at least 3; None if there are none."""
     values = [value for _, value in values_of(records, key) if math.isfinite(value)]
     late = values[-max(3, len(values) // 10) :]
     return sum(late) / len(late) if late else None

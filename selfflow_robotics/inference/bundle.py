@@ -1,4 +1,4 @@
-"""A trained network with all that has to be known to ask it, from a checkpoint of any run."""
+"""Load a trained network for inference, from a checkpoint of any run or from released weights."""
 
 import copy
 import hashlib
@@ -33,7 +33,7 @@ from selfflow_robotics.training.checkpoint import (
 )
 
 RELEASED_PATCH = 2
-# What a record may raise that says something else than `run_record` writes.
+# Exceptions from records that `run_record` did not write.
 _UNFIT = (KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -49,16 +49,16 @@ def run_record(
     start: dict[str, Any] | None = None,
     texts: TextStore | None = None,
 ) -> dict[str, Any]:
-    """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
+    """The `extra` of a checkpoint's manifest, which `load_bundle` reads.
 
     Args:
-        codecs: by the names of the network's adapters.
-        provenance: what the training data came from.
-        roles: rows of the role table that the run plays.
+        codecs: codecs by adapter name.
+        provenance: origin of the training data.
+        roles: roles that the run trains.
         attention: between clean and noised tokens, as in training.
-        labels: the classes that have pictures; None: all, or there are none.
-        data: fingerprints of the data sets, by what they are for.
-        start: where the first weights came from; None: drawn at random.
+        labels: the classes that occur in the data; None: all, or no classes.
+        data: fingerprints of the data sets, by purpose.
+        start: source of the initial weights; None: random.
         texts: the frozen encoder's embeddings of the instructions; None: the network reads bytes.
     """
     return {
@@ -76,19 +76,19 @@ def run_record(
 
 @dataclass
 class Bundle:
-    """The moving-average weights of a run, or released ones, ready to be asked."""
+    """A network ready for inference: the moving average of a run, or released weights."""
 
     network: Network
-    codecs: Mapping[str, Codec]  # by the names of the network's adapters
-    roles: tuple[str, ...]  # rows of the role table that it was trained on
-    provenance: dict[str, Any]  # what its training data came from
+    codecs: Mapping[str, Codec]  # by adapter name
+    roles: tuple[str, ...]  # roles that it was trained on
+    provenance: dict[str, Any]  # origin of its training data
     origin: Path  # checkpoint folder or weights file
     device: torch.device
     attention: Attention = "prefix"
-    # Classes that training had, None for all: the embeddings of others are as they were drawn.
+    # Classes that occurred in training; None: all. The embeddings of others are untrained.
     labels: list[int] | None = None
-    texts: TextStore | None = None  # of a network whose words a frozen encoder reads
-    taken: str = ""  # which of a foreign file's weights these are, in words; see `read_released`
+    texts: TextStore | None = None  # for networks with a frozen text encoder
+    taken: str = ""  # which of a file's weights these are; see `read_released`
 
     @property
     def frames(self) -> Any:
@@ -97,41 +97,41 @@ class Bundle:
 
     @property
     def labelled(self) -> bool:
-        """Whether it is asked by class labels."""
+        """Whether the network is conditioned on class labels."""
         return bool(self.network.config.num_classes)
 
     @property
     def horizon(self) -> int:
-        """Actions in a chunk."""
+        """Actions per chunk."""
         return self.network.config.adapters[ACTIONS].steps
 
     @property
     def later_steps(self) -> int:
-        """Tokens' frames after the first one, at most; each stands for `frames.stride` frames."""
+        """Most (latent) frames after the first one; each covers `frames.stride` frames."""
         return self.network.config.adapters[FRAMES].steps - 1
 
     @property
     def later_frames(self) -> int:
-        """Frames after the first one, at most."""
+        """Most frames after the first one."""
         return self.later_steps * self.frames.stride
 
     def require(self, role: str) -> Actions:
-        """The codec of actions, if the network was trained on this row; else UserError."""
+        """The codec of actions. Raises UserError if the network was not trained on this role."""
         codec = self.codecs.get(ACTIONS)
         if not isinstance(codec, Actions):
             raise UserError(
-                f"{self.origin} is a backbone that has seen no actions; fine-tune it first "
+                f"{self.origin} was not trained on actions; fine-tune it first "
                 f"({command('finetune/rt1.py')})"
             )
         if role not in self.roles:
             raise UserError(
-                f"{self.origin} was trained on {', '.join(self.roles)}, never as {role}; "
+                f"{self.origin} was trained with the roles {', '.join(self.roles)}, not {role}; "
                 f"fine-tune with roles.{role} above 0"
             )
         return codec
 
     def with_autoencoder(self) -> "Bundle":
-        """Ready to turn frames into tokens and back. Raises UserError as `FrameCodec.load`."""
+        """A copy that can encode and decode frames. Raises UserError as `FrameCodec.load`."""
         try:
             frames = self.frames.load(self.device)
         except UserError as error:
@@ -139,19 +139,19 @@ class Bundle:
         return replace(self, codecs={**self.codecs, FRAMES: frames})
 
     def words(self, texts: Sequence[str]) -> Words:
-        """Instructions as the network reads them. Raises UserError where they are too long, or the
-        text encoder of a new one is missing."""
+        """Instructions as input of the network. Raises UserError if one is too long, or if a new
+        one needs a text encoder that is missing."""
         return list(texts) if self.texts is None else self.texts.lookup(texts).to(self.device)
 
     def slot(self, name: str, tokens: Tensor) -> Slot:
-        """Tokens [B, N, C] of a slot on the network's device, with their places.
+        """The slot `name` with tokens [B, N, C] and their places, on the network's device.
 
-        Raises UserError for a slot that the network does not know.
+        Raises UserError if the network has no such slot.
         """
         self.network.config.adapter_of(name)
         codec = self.codecs.get(self.network.config.slots[name])
         if codec is None:
-            raise UserError(f"{self.origin} has seen no {name}")
+            raise UserError(f"{self.origin} was not trained on {name}")
         return slot_of(name, codec, tokens.to(self.device))
 
     def ask(
@@ -165,7 +165,7 @@ class Bundle:
     ) -> dict[str, Tensor]:
         """Denoise tokens `noise` [B, N, C] of some slots, given clean slots and instructions.
 
-        `how` as in `inference.sample.sample`.
+        For `how` see `inference.sample.sample`.
         """
         return sample(
             self.network,
@@ -179,16 +179,16 @@ class Bundle:
         )
 
     def in_bfloat16(self) -> "Bundle":
-        """A copy whose network is wholly in bfloat16."""
+        """A copy with all network weights in bfloat16."""
         return replace(self, network=copy.deepcopy(self.network).bfloat16())
 
 
 def load_bundle(path: Path, device: torch.device | str, heads: int | None = None) -> Bundle:
-    """The network of a run folder, of a checkpoint, or of a file with the paper's released weights
-    (.pt, .safetensors), whose autoencoder is SD-VAE.
+    """Load a run folder, a checkpoint, or a file with the paper's released weights (.pt or
+    .safetensors), whose autoencoder is SD-VAE.
 
-    `heads` is for released weights of a size that `models.convert` does not know.
-    Raises UserError where there is none, it is damaged, or it was not written by this version.
+    `heads`: attention heads, for released weights of a size that `models.convert` does not know.
+    Raises UserError if it is missing or damaged, or was written by another version.
     """
     device = torch.device(device)
     if is_released_file(path):
@@ -209,10 +209,10 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         codecs = {name: codec_from_json(codec) for name, codec in record["codecs"].items()}
         roles, provenance = tuple(map(str, record["roles"])), record["provenance"]
         if not isinstance(provenance, dict):
-            raise TypeError("provenance is no dict")
+            raise TypeError("provenance is not a dict")
         attention, labels = record["attention"], record["labels"]
         if labels is not None and not set(labels) <= set(range(config.num_classes or 0)):
-            raise ValueError("labels are no classes")
+            raise ValueError("labels are not classes of the network")
     except (UserError, *_UNFIT) as error:
         raise _unknown(checkpoint, error) from error
     tensors = load_part(checkpoint, "teacher")
@@ -223,7 +223,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         if texts.fingerprint != record["texts"]:
             raise UserError(
                 f"{checkpoint} was trained with other text embeddings than those in "
-                f"{run_of(checkpoint)}; copy the run again as a whole"
+                f"{run_of(checkpoint)}; copy the whole run again"
             )
     return Bundle(
         network, codecs, roles, provenance, checkpoint, device, attention, labels or None, texts
@@ -231,12 +231,12 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """What `run_record` stored in a checkpoint. Raises UserError where it is another's."""
+    """The `run_record` in a checkpoint. Raises UserError if the checkpoint has none."""
     record = read_manifest(checkpoint)["extra"]
     if "model" in record or "image_model" in record:
         raise UserError(
-            f"{checkpoint} was written by an earlier version of selfflow_robotics, whose "
-            "checkpoints cannot be read any more; train it again"
+            f"{checkpoint} was written by an earlier version of selfflow_robotics and can no "
+            "longer be loaded; train it again"
         )
     if record.get("kind") == "autoencoder":
         raise UserError(
@@ -258,12 +258,12 @@ def read_config(checkpoint: Path) -> NetworkConfig:
 
 
 def is_released_file(path: Path) -> bool:
-    """Whether the path means a file of released weights, not a run or checkpoint folder."""
+    """Whether the path is a file of released weights, not a run or checkpoint folder."""
     return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
 
 
 def weights_hash(path: Path) -> str:
-    """sha256 of a weights file; of a checkpoint that of its manifest, which has the checksums."""
+    """SHA-256 of a weights file, or of a checkpoint's manifest, which contains the checksums."""
     path = path / MANIFEST if path.is_dir() else path
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ def imagine(
 
     Args:
         frames: current frames, uint8 [B, H, W, 3] at the network's image size.
-        actions: policy vectors (`robot.actions`) in metres and radians, [B, F, 7]; F at most the
+        actions: policy vectors (`robot.actions`) in metres and radians, [B, F, 7]; F is at most the
             network's `later_frames`.
         instructions: B texts.
         num_steps: solver steps.
@@ -35,9 +35,7 @@ def imagine(
     stride = frames_codec.stride
     if not 1 <= num_frames <= longest or num_frames % stride:
         several = "" if stride == 1 else f", a multiple of {stride}"
-        raise UserError(
-            f"this network imagines 1 to {longest} frames at once{several}, not {num_frames}"
-        )
+        raise UserError(f"this network imagines 1 to {longest} frames{several}, not {num_frames}")
     present = first_frame(frames_codec, torch.from_numpy(frames).to(bundle.device))
     told = codec.encode(torch.from_numpy(np.asarray(actions, np.float32)), clip=False)
     clean = {"first_frame": present, "actions": bundle.slot("actions", told)}
@@ -45,7 +43,7 @@ def imagine(
     shape = (len(frames), count, frames_codec.channels)
     noise = {"later_frames": torch.randn(shape, generator=torch_generator("imagination", seed))}
     later = bundle.ask(noise, clean, words=instructions, num_steps=num_steps)["later_frames"]
-    # An autoencoder of clips decodes later frames after the first one only.
+    # Video autoencoders can only decode later frames together with the first one.
     clip = frames_codec.decode(torch.cat([present.tokens, later], dim=1))
     return clip[:, 1:].cpu().numpy()
 

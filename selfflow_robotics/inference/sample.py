@@ -19,7 +19,7 @@ from selfflow_robotics.timesteps import Timesteps
 
 SampleMethod = Literal["sde", "euler", "heun", "multistep"]
 
-# Standard normal numbers of a shape [B, N, C]; each call draws new ones.
+# Draws standard normal numbers of shape [B, N, C]; each call draws new ones.
 Normal = Callable[[torch.Size], Tensor]
 
 ROWS = 512  # rows of a modulation table; more do not make its products cheaper
@@ -43,12 +43,12 @@ class SeededNormal:
 
 
 class ModulationAhead:
-    """The network's modulation at a sampler's times, computed for several times at once."""
+    """The network's modulation at the sampler's times, computed for several times at once."""
 
     def __init__(
         self, network: Network, context: Context, times: Tensor, slots: Sequence[str]
     ) -> None:
-        """`times` [S] on the network's device: those that will be passed to `at`."""
+        """`times` [S]: the times that will be passed to `at`, on the network's device."""
         self._network, self._context, self._slots = network, context, slots
         self._times, self._numbers = times, times.tolist()
         groups = 1 if context.condition is None else len(context.condition)
@@ -89,17 +89,17 @@ def sample(
     noised tokens.
 
     Args:
-        network: in float32, or wholly in bfloat16 (`copy.deepcopy(network).bfloat16()`): faster
+        network: in float32, or fully in bfloat16 (`copy.deepcopy(network).bfloat16()`): faster
             than autocast, which casts every weight at every step. The state stays float32.
         noise: standard normal tokens of each slot, at t = 1.
-        num_steps: solver steps, with one evaluation of the network each (two for "heun").
+        num_steps: solver steps, each with one network evaluation (two for "heun").
         clean, words, labels, attention: as in `Network.encode_context`.
         method: "sde" is the paper's for ImageNet (`flow.sde`); the others solve the ODE.
-        guidance_scale: 1 is no guidance; otherwise against empty words and the null label.
+        guidance_scale: classifier-free guidance, with empty text and the null label as the
+            unconditional input; 1: none.
         guidance_interval: (low, high) in t where guidance applies; t = 1 is noise.
         shift: shifts the steps towards noise (`flow.timesteps.shift_timesteps`).
-        normal: for "sde", the noise of its steps; one draw for each slot of every step but the
-            last.
+        normal: the noise of "sde": one draw per slot and step, except the last step.
         no_words: the words for the unconditional pass; None: empty texts.
 
     Raises UserError for slots, words or labels that do not fit the network or one another.
@@ -129,7 +129,7 @@ def sample(
             joined = torch.cat([x[..., :1] for x in x_t.values()], dim=1)
             table = None if ahead is None else ahead.at(t)
             outputs, _ = network(slots, Timesteps.constant(t, joined), context, table=table)
-            at = torch.tensor(t, device=joined.device)  # never 0, so the last step may land
+            at = torch.tensor(t, device=joined.device)  # never 0, so it needs no cap
             return {
                 slot: path.as_velocity(outputs[slot].float(), network.prediction[slot], x, at, 0.0)
                 for slot, x in x_t.items()

@@ -1,4 +1,4 @@
-"""Actions as tokens: policy vectors on the scale of the data set that a network is trained on."""
+"""Actions as tokens: policy vectors, normalized with the statistics of the training data."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from selfflow_robotics.robot.normalize import ActionNormalizer, NormStats
 
 @dataclass(frozen=True)
 class Actions:
-    """Policy vectors in metres and radians (`robot.actions`) <-> tokens, one each."""
+    """Policy vectors in metres and radians (`robot.actions`) <-> tokens, one per action."""
 
     kind: ClassVar[str] = "actions"
     prediction: ClassVar[Literal["velocity", "data"]] = "velocity"
@@ -43,10 +43,10 @@ class Actions:
         return step_places(count, first)
 
     def encode(self, raw: Tensor, clip: bool = True) -> Tensor:
-        """Policy vectors [B, N, 7] as tokens float32 [B, N, 7].
+        """Policy vectors [B, N, 7] -> tokens float32 [B, N, 7].
 
-        What a network must predict is clipped to the scale; what it is told, it is told as it was
-        (`clip` = False).
+        `clip`: clip to the normalized range, for actions that a network predicts; actions that it
+        conditions on are exact.
         """
         scale = ActionNormalizer(self.stats)
         vectors = raw.to(torch.float32)

@@ -1,7 +1,6 @@
-"""Codecs: the border between the world (frames, actions) and the tokens of a network.
+"""Codecs convert data (frames, actions) to the tokens of a network and back.
 
-A codec is not part of a network and has nothing to train. Its tokens can as well come from a cache
-that it once filled.
+A codec is not part of the network and is not trained, so its tokens can also come from a cache.
 """
 
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -18,7 +17,7 @@ class Codec(Protocol):
     """One kind of data <-> tokens."""
 
     kind: ClassVar[str]  # its name in `modalities.load`
-    # What a network should predict of these tokens (`flow.path.Prediction`).
+    # What a network predicts for these tokens (`flow.path.Prediction`).
     prediction: ClassVar[Literal["velocity", "data"]]
 
     @property
@@ -28,22 +27,22 @@ class Codec(Protocol):
 
     @property
     def fingerprint(self) -> str | None:
-        """The same for codecs that make the same tokens, and for no others; None: not known."""
+        """Equal for codecs that produce the same tokens, and only for these; None: unknown."""
         ...
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of a frame (a latent frame, where several frames become one), or of a step."""
+        """Tokens per frame (per latent frame, for video autoencoders) or per action."""
         ...
 
     @property
     def stride(self) -> int:
-        """Frames or steps of the world that a step after the first one stands for."""
+        """Frames per latent frame after the first one; 1 for everything but video autoencoders."""
         ...
 
     def places(self, count: int, first: int = 0) -> Tensor:
-        """Places int64 [N, 3] of the tokens of `count` (latent) frames or steps, `first` being the
-        number of the first one."""
+        """Places int64 [N, 3] of the tokens of `count` (latent) frames or actions; t counts from
+        `first`."""
         ...
 
     def encode(self, raw: Any) -> Tensor:
@@ -55,7 +54,7 @@ class Codec(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """All that `modalities.load.codec_from_json` needs to make this codec again."""
+        """A JSON-compatible dict, for `modalities.load.codec_from_json`."""
         ...
 
 
@@ -69,28 +68,28 @@ class FrameCodec(Codec, Protocol):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens of a frame (vertically, horizontally)."""
+        """Tokens per frame (rows, columns)."""
         ...
 
     def view(self, raw: Tensor) -> Tensor | None:
-        """The pixels [B, N, C'] that clean tokens are read from too, or None."""
+        """Pixels [B, N, C'] that the network also reads for clean tokens; None: only tokens."""
         ...
 
     def load(self, device: torch.device | str) -> Self:
-        """With all that encoding and decoding need. Raises UserError where it is missing."""
+        """A copy that can encode and decode. Raises UserError if its autoencoder is missing."""
         ...
 
 
 def slot_of(
     name: str, codec: Codec, tokens: Tensor, valid: Tensor | None = None, view: Tensor | None = None
 ) -> Slot:
-    """Tokens [B, N, C] of the slot `name` with their places; later frames begin at time 1."""
+    """The slot `name` with tokens [B, N, C] and their places; later frames begin at time 1."""
     count = tokens.shape[1] // codec.tokens_per_step
     places = codec.places(count, first=1 if name == "later_frames" else 0)
     return Slot(tokens, places.to(tokens.device, non_blocking=True), valid, view)
 
 
 def first_frame(codec: FrameCodec, frames: Tensor) -> Slot:
-    """The slot of the current frames, uint8 [B, H, W, 3]."""
+    """The slot first_frame with the encoded current frames, uint8 [B, H, W, 3]."""
     raw = frames[:, None]
     return slot_of("first_frame", codec, codec.encode(raw), view=codec.view(raw))

@@ -1,4 +1,4 @@
-"""Frames as the latents of an autoencoder, in square patches."""
+"""Frames as patches of an autoencoder's latents."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -26,17 +26,17 @@ def patchify(latents: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch: int, grid: tuple[int, int] | None = None) -> Tensor:
-    """The inverse of `patchify`; `grid` is (vertical, horizontal) tokens, None: a square."""
+    """The inverse of `patchify`; `grid` is (rows, columns) of tokens, None: a square."""
     side = round(tokens.shape[1] ** 0.5)
     h, w = (side, side) if grid is None else grid
     return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=patch, q=patch)
 
 
 def latents_per_token(patch: int, downsample: int) -> int:
-    """The side, in latents, of a token of `patch` px. Raises UserError if it is not whole."""
+    """The patch size in latents, from `patch` in px. Raises UserError if it is not an integer."""
     if patch < downsample or patch % downsample:
         raise UserError(
-            f"a token of {patch} px is not a whole number of latents of {downsample} px; choose "
+            f"a patch of {patch} px is not a whole number of latents of {downsample} px; choose "
             f"patch={downsample} or a multiple"
         )
     return patch // downsample
@@ -44,10 +44,9 @@ def latents_per_token(patch: int, downsample: int) -> int:
 
 @dataclass(frozen=True)
 class Latents(ABC):
-    """What latents of pictures and of clips have in common.
+    """Common parts of image and video latents.
 
-    Without an autoencoder (training on a cache of latents) it patches and knows places, but can
-    neither encode nor decode.
+    Without an autoencoder (as in training on cached latents) it cannot encode or decode frames.
     """
 
     kind: ClassVar[str]
@@ -55,10 +54,10 @@ class Latents(ABC):
 
     latent_size: tuple[int, int]  # (height, width) of the latents
     latent_channels: int
-    patch: int
-    source: AutoencoderConfig  # where the autoencoder's weights are
-    fingerprint: str | None  # of the autoencoder; None: not known
-    downsample: int  # px a side of a latent
+    patch: int  # patch size, in latents
+    source: AutoencoderConfig  # which autoencoder, and where its weights are
+    fingerprint: str | None  # of the autoencoder; None: unknown
+    downsample: int  # px per latent, on each side
     autoencoder: Any = None
 
     def __post_init__(self) -> None:
@@ -76,10 +75,10 @@ class Latents(ABC):
         patch: int,
         device: torch.device | str = "cpu",
     ) -> Self:
-        """With the autoencoder of `source`, for frames of (height, width) px; a token is a square
-        of `patch` px.
+        """Load the autoencoder of `source`, for frames of `image_size` (height, width) px and
+        tokens of `patch` x `patch` px.
 
-        Raises UserError where it is missing or the sizes do not divide.
+        Raises UserError if it is missing or the sizes do not divide.
         """
         autoencoder = cls._load(source, device)
         down = autoencoder.downsample
@@ -97,10 +96,10 @@ class Latents(ABC):
     def load(
         self, device: torch.device | str, weights: str | None = None, download: bool = False
     ) -> Self:
-        """The same with its autoencoder, which is fetched only if `download`.
+        """A copy with its autoencoder, which is downloaded only with `download`.
 
-        `weights` name another decoder, on the user's own word. Raises UserError where it is missing
-        or not the one that the latents were made with.
+        `weights` replaces it by another one without a check. Raises UserError if the autoencoder is
+        missing, or is not the one that made the latents.
         """
         if self.source.kind == "pixel" and weights is not None:
             raise UserError("these latents are pixels; they need no autoencoder_weights")
@@ -108,13 +107,13 @@ class Latents(ABC):
         autoencoder = self._load(config, device)
         if weights is None and self.fingerprint not in (None, autoencoder.fingerprint):
             raise UserError(
-                f"{config.source or config.kind} is not the autoencoder any more that these "
-                "latents were made with; give that one: autoencoder_weights=PATH"
+                f"{config.source or config.kind} is no longer the autoencoder that made these "
+                "latents; pass the original one: autoencoder_weights=PATH"
             )
         if autoencoder.channels != self.latent_channels:
             raise UserError(
                 f"the network makes latents of {self.latent_channels} channels, the autoencoder "
-                f"reads {autoencoder.channels}; give the one that it was trained with"
+                f"reads {autoencoder.channels}; pass the one that the network was trained with"
             )
         return replace(self, autoencoder=autoencoder)
 
@@ -124,7 +123,7 @@ class Latents(ABC):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens (vertically, horizontally)."""
+        """Tokens per frame (rows, columns)."""
         return self.latent_size[0] // self.patch, self.latent_size[1] // self.patch
 
     @property
@@ -145,7 +144,7 @@ class Latents(ABC):
         return 1
 
     def view(self, raw: Tensor) -> Tensor | None:
-        """Clean latents are read as they are."""
+        """None: the network reads only the latents."""
         return None
 
     def places(self, count: int, first: int = 0) -> Tensor:
@@ -154,13 +153,13 @@ class Latents(ABC):
     def to_tokens(self, latents: Tensor) -> Tensor:
         """Latents [B, T, C, H, W] -> tokens float32 [B, T N, C patch^2].
 
-        Raises UserError for latents of another shape.
+        Raises UserError if their shape does not match.
         """
         if tuple(latents.shape[2:]) != (self.latent_channels, *self.latent_size):
             raise UserError(
                 f"latents are {tuple(latents.shape[2:])}, the model was made for "
                 f"{(self.latent_channels, *self.latent_size)}; encode the frames at its size, or "
-                "train at theirs"
+                "train a model at theirs"
             )
         tokens = patchify(latents.flatten(0, 1).float(), self.patch)
         return tokens.reshape(len(latents), -1, tokens.shape[-1])
@@ -172,7 +171,7 @@ class Latents(ABC):
 
     def _ready(self) -> Any:
         if self.autoencoder is None:
-            raise UserError("these latents have no autoencoder to turn them into images")
+            raise UserError("these latents have no autoencoder, so they cannot be decoded")
         return self.autoencoder
 
     def _checked(self, raw: Tensor) -> Tensor:
@@ -203,7 +202,7 @@ class Latents(ABC):
 
 @dataclass(frozen=True)
 class ImageLatents(Latents):
-    """Frames uint8 <-> tokens of the latents of each frame."""
+    """Frames uint8 <-> patches of each frame's latents."""
 
     kind: ClassVar[str] = "image_latents"
 
@@ -227,10 +226,11 @@ class ImageLatents(Latents):
 
 @dataclass(frozen=True)
 class LatentsBehindPixels(ImageLatents):
-    """Latents whose pixels are seen too: a clean frame is read from both.
+    """Latents, with the pixels of clean frames as additional input (model.frames=mixed).
 
-    A policy still sees what a small autoencoder blurs (which way a can lies). Few numbers make a
-    token, and most of a frame stays: it is predicted as data, as a change of the first frame.
+    So a policy sees details that a small autoencoder blurs (which way a can lies). Tokens have few
+    channels and most of a frame stays the same, so frames are predicted as data, later ones as a
+    change of the first.
     """
 
     kind: ClassVar[str] = "latents_behind_pixels"
@@ -238,7 +238,7 @@ class LatentsBehindPixels(ImageLatents):
 
     @property
     def view_patch(self) -> int:
-        """Side of a token in pixels."""
+        """Patch size in px."""
         return self.patch * self.downsample
 
     def view(self, raw: Tensor) -> Tensor:
@@ -247,10 +247,10 @@ class LatentsBehindPixels(ImageLatents):
 
 @dataclass(frozen=True)
 class VideoLatents(Latents):
-    """Clips uint8 <-> tokens of their latents: T frames become 1 + (T - 1) / stride latent frames.
+    """Clips uint8 <-> patches of video latents: T frames become 1 + (T - 1) / stride latent frames.
 
-    A step (`places`, `tokens_per_step`) is a latent frame. The first one is the first frame alone,
-    so it can be encoded by itself.
+    `places` and `tokens_per_step` count latent frames. The first one depends only on the first
+    frame, so that can be encoded by itself.
     """
 
     kind: ClassVar[str] = "video_latents"
@@ -268,7 +268,7 @@ class VideoLatents(Latents):
     def encode(self, raw: Tensor) -> Tensor:
         """Clips uint8 [B, T, H, W, 3] -> tokens [B, T' N, C], the posterior's means.
 
-        Raises UserError for a number of frames that makes no whole latent frames.
+        Raises UserError unless T - 1 is a multiple of the stride.
         """
         return self.to_tokens(self._ready().encode(self._checked(raw)))
 

@@ -1,4 +1,4 @@
-"""Codecs by name: what a checkpoint says of its codecs, and back."""
+"""Save codecs in a checkpoint's manifest, and load them."""
 
 from typing import Any
 
@@ -15,12 +15,13 @@ CODECS = {
 
 
 def codec_to_json(codec: Codec) -> dict[str, Any]:
-    """JSON-able; `codec_from_json` reads it back."""
+    """A JSON-compatible dict, for `codec_from_json`."""
     return {"kind": codec.kind, **codec.to_json()}
 
 
 def codec_from_json(record: dict[str, Any]) -> Codec:
-    """Raises UserError for an unknown kind, KeyError or TypeError for a damaged record."""
+    """The inverse of `codec_to_json`. Raises UserError for an unknown kind, KeyError or TypeError
+    for a damaged record."""
     kind = record["kind"]
     if kind not in CODECS:
         raise unknown("codec", kind, CODECS)
@@ -32,17 +33,17 @@ def codec_from_json(record: dict[str, Any]) -> Codec:
     return CODECS[kind].from_json({k: v for k, v in record.items() if k != "kind"})
 
 
-# What a codec may say of its data that leaves the meaning of a token as it is.
+# Entries of a record that do not change the meaning of a token.
 _SIZES = {"image_size", "latent_size", "stats"}
 
 
 def same_tokens(one: Codec, other: Codec) -> bool:
-    """Whether tokens of both mean the same; sizes of pictures and statistics of actions aside."""
+    """Whether tokens of both codecs mean the same; image sizes and action statistics may differ."""
     records = [codec_to_json(codec) for codec in (one, other)]
     is_known = all(record.get("fingerprint") for record in records)
     for record in records:
         source = record.pop("source", None)
-        if not is_known:  # the released weights do not say which copy of SD-VAE they mean
+        if not is_known:  # the released weights do not record their SD-VAE's fingerprint
             record["fingerprint"] = source and source["kind"]
     first, second = ({k: v for k, v in r.items() if k not in _SIZES} for r in records)
     return first == second

@@ -1,4 +1,4 @@
-"""Frames as pixel patches: the codec that needs no weights."""
+"""Frames as pixel patches, which need no autoencoder."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -13,9 +13,9 @@ from selfflow_robotics.errors import UserError
 
 @dataclass(frozen=True)
 class PixelPatches:
-    """Frames uint8 <-> tokens, one token a square patch; lossless up to rounding to uint8.
+    """Frames uint8 <-> tokens, one per square patch; lossless up to rounding to uint8.
 
-    A patch has more numbers than a network is wide, so it is predicted as data.
+    A patch may have more values than the network's width, so it is predicted as data.
     """
 
     kind: ClassVar[str] = "pixels"
@@ -33,7 +33,7 @@ class PixelPatches:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches (vertically, horizontally)."""
+        """Patches per frame (rows, columns)."""
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch
 
     @property
@@ -56,7 +56,7 @@ class PixelPatches:
         return frame_places(self.grid, count, first)
 
     def encode(self, raw: Tensor) -> Tensor:
-        """Frames [B, T, H, W, 3], uint8 or float of 0 to 255, as tokens float32 [B, T N, C] in
+        """Frames [B, T, H, W, 3], uint8 or float in [0, 255] -> tokens float32 [B, T N, C] in
         [-1, 1]."""
         if tuple(raw.shape[2:]) != (*self.image_size, 3):
             raise UserError(
@@ -82,11 +82,11 @@ class PixelPatches:
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
     def view(self, raw: Tensor) -> None:
-        """Clean patches are read as they are."""
+        """None: the tokens already are pixels."""
         return None
 
     def load(self, device: torch.device | str) -> "PixelPatches":
-        """There is nothing to load."""
+        """This codec; there is nothing to load."""
         return self
 
     def to_json(self) -> dict[str, Any]:

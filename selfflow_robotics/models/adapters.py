@@ -1,8 +1,7 @@
-"""Adapters: the way of one kind of token into the transformer and out of it.
+"""Adapters: input and output layers for one kind of token.
 
-Every kind (frames, actions, ...) has its own adapter, all else is shared. Where the backbone has no
-positions of its own, the adapter adds them: fixed ones for the place in a frame, learned ones for
-the time.
+Each kind (frames, actions, ...) has its own adapter; everything else is shared. For backbones with
+absolute positions, the adapter also adds them: fixed ones within a frame, learned ones over time.
 """
 
 from dataclasses import dataclass
@@ -19,25 +18,25 @@ from selfflow_robotics.models.embeddings import PatchStem, sincos_positions_2d
 from selfflow_robotics.models.layers import FinalLayer, zero
 from selfflow_robotics.models.modulation import Modulation
 
-PIXEL_CHANNELS = 3  # of the patches that a convolutional stem reads
+PIXEL_CHANNELS = 3  # RGB
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """One kind of token.
 
-    A linear stem reads every token for itself. A convolutional one reads pixel patches, clean
-    frames as a whole (`PatchStem`).
+    A linear stem embeds each token separately. A convolutional stem embeds pixel patches, those of
+    clean frames together (`PatchStem`).
     """
 
     channels: int  # C of a token
     stem: Literal["linear", "convolutional"] = "linear"
-    grid: tuple[int, int] | None = None  # tokens of a frame (vertically, horizontally), if any
-    steps: int = 0  # places in time that have a learned position; 0: time has no effect
-    # Side in px of the pixel patches that clean tokens are read from too (`Slot.view`), by a
-    # convolutional stem of their own; 0: clean tokens are read like noised ones.
+    grid: tuple[int, int] | None = None  # tokens per frame (rows, columns); None: no frames
+    steps: int = 0  # number of learned time positions; 0: none
+    # Patch size in px of the pixels (`Slot.view`) that a second, convolutional stem adds to clean
+    # tokens; 0: clean tokens are embedded like noised ones.
     view_patch: int = 0
-    # SiT's habit: the last layer has as many rows again for a variance that flow matching ignores.
+    # As in SiT: the last layer also predicts a variance, which flow matching ignores.
     learn_sigma: bool = False
 
     def __post_init__(self) -> None:
@@ -79,17 +78,17 @@ class AdapterConfig:
 
     @property
     def patch(self) -> int:
-        """Side of the square of RGB pixels that a token of a convolutional stem holds."""
+        """Patch size in px, for a convolutional stem."""
         return isqrt(self.channels // PIXEL_CHANNELS)
 
 
 class Adapter(nn.Module):
-    """Tokens to hidden tokens with their positions, and hidden tokens to tokens."""
+    """Embeds tokens, with positions, and reads predictions out of hidden tokens."""
 
     grid_positions: Tensor | None  # [h, w, D], fixed
 
     def __init__(self, config: AdapterConfig, width: int, absolute: bool) -> None:
-        """`absolute`: whether positions are added here; a rotary backbone has its own."""
+        """`absolute`: add positions here (rotary backbones do not need them)."""
         super().__init__()
         self.config = config
         if config.stem == "convolutional":
@@ -113,15 +112,15 @@ class Adapter(nn.Module):
         self.final_layer = FinalLayer(width, config.channels * (1 + config.learn_sigma))
 
     def embed(self, slot: Slot, clean: bool) -> Tensor:
-        """The slot's tokens [G, N, C] as hidden tokens [G, N, D].
+        """Embed the slot's tokens [G, N, C] as hidden tokens [G, N, D].
 
-        Raises UserError for clean tokens without their pixels, where the adapter reads these too.
+        Raises UserError if the adapter needs the pixels of clean tokens and they are missing.
         """
         stem = self.stem
         hidden = stem(slot.tokens, clean) if isinstance(stem, PatchStem) else stem(slot.tokens)
         if clean and self.view_stem is not None:
             if slot.view is None:
-                raise UserError("this network reads clean frames as pixels; give it the pictures")
+                raise UserError("this network also reads the pixels of clean frames; pass images")
             hidden = hidden + self.view_stem(slot.view, True)
         t, h, w = slot.places.unbind(dim=1)
         positions = None if self.grid_positions is None else self.grid_positions[h, w]
@@ -131,14 +130,15 @@ class Adapter(nn.Module):
         return hidden if positions is None else hidden + positions
 
     def read(self, hidden: Tensor, mod: Modulation, rows: Tensor | None = None) -> Tensor:
-        """Hidden tokens [G, N, D] as tokens [G, N, C]; `rows` is `modulation_rows` of `mod`."""
+        """Predict tokens [G, N, C] from hidden tokens [G, N, D]; `rows`: `modulation_rows(mod)`, if
+        already computed."""
         channels = self.config.channels if self.config.learn_sigma else None
         return self.final_layer(hidden, mod, channels, rows)
 
     def modulation_rows(self, mod: Modulation) -> Tensor:
-        """What the last layer's modulation makes of `mod.cond`: [G, V, 2 D]."""
+        """The output of the last layer's adaLN for `mod.cond`: [G, V, 2 D]."""
         return self.final_layer.adaLN_modulation(mod.cond)
 
     def forget_output(self) -> None:
-        """Zero the output, for tokens that from now on are predicted as a change of others."""
+        """Zero the output layer, for tokens that are now predicted as a change of others."""
         zero(self.final_layer.linear)

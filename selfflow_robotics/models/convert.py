@@ -6,9 +6,9 @@ three conventions, which are converted here; all other code follows `flow/path.p
 * It embeds 1 - t, ours t - 1: cosines agree and sines change sign, so the sine columns of the
   timestep MLP's first weight are negated.
 * Its last layer predicts data - noise: the velocity's rows are negated (the variance's are not).
-* The rows of its last layer stand in (p q c) order, ours in (c p q).
+* The rows of its last layer are in (p q c) order, ours in (c p q).
 
-Its positions are fixed: they are checked when reading, and written again.
+Its fixed positions are checked when reading and recreated when writing.
 """
 
 from pathlib import Path
@@ -51,8 +51,8 @@ def from_released(
     Args:
         state: a state dict of the release, or a training checkpoint with one at any depth
             (`weights_file.find_weights`).
-        heads: attention heads, if width and depth are not in `SIZES`; tensors do not tell.
-        patch: patch size in latents, which the tensors do not tell either.
+        heads: attention heads, if width and depth are not in `SIZES`; the tensors do not reveal it.
+        patch: patch size in latents, which the tensors do not reveal either.
 
     Raises UserError if a tensor is missing, unknown or inconsistent in shape.
     """
@@ -87,7 +87,7 @@ def to_released(state: StateDict, config: NetworkConfig, patch: int = 2) -> Stat
 
 
 def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> Network:
-    """Only the model of `read_released`."""
+    """The model of `read_released`, without the description."""
     return read_released(path, heads, patch)[0]
 
 
@@ -162,7 +162,7 @@ def _check(released: StateDict, config: NetworkConfig, patch: int) -> None:
         raise UserError(f"the state dict lacks {len(missing)} tensors: {few(missing)}")
     unexpected = sorted(released.keys() - expected.keys())
     if unexpected:
-        raise UserError(f"the state dict has {len(unexpected)} unknown: {few(unexpected)}")
+        raise UserError(f"the state dict has {len(unexpected)} unknown tensors: {few(unexpected)}")
     wrong = [
         f"{name} is {tuple(released[name].shape)}, should be {tuple(tensor.shape)}"
         for name, tensor in expected.items()

@@ -189,10 +189,10 @@ class FinalLayer(nn.Module):
 
 
 class Projector(nn.Module):
-    """h of Eq. 6: predicts the target's features from the student's; used in training only."""
+    """The training-only head h of Eq. 6: predicts the target's features from the student's."""
 
     def __init__(self, width: int, out_channels: int | None = None) -> None:
-        """`out_channels` of the target; None: the student's width, as for a teacher."""
+        """`out_channels`: channels of the target; None: the student's width, as for a teacher."""
         super().__init__()
         out_channels = out_channels or width
         self.linear1 = nn.Linear(width, width + out_channels)

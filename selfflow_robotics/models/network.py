@@ -1,8 +1,8 @@
-"""The network: adapters for every kind of token around one backbone, and what conditions it.
+"""The network: one backbone, an adapter for each kind of token, and conditioning.
 
-A slot of a sample (`batch.Slot`) is either clean, and part of the context, or noised, and denoised.
-Which is which is not decided here (`objective.roles`): the same network makes images of a class,
-predicts videos and acts. A class label is added to the timestep, words are clean tokens.
+Each slot of a sample (`batch.Slot`) is either clean, as part of the context, or noised, to be
+denoised. The role decides which (`objective.roles`), so one network can generate images, predict
+videos and act. A class label is added to the timestep embedding; words are clean tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,25 +25,25 @@ from selfflow_robotics.timesteps import Timesteps
 BackboneConfig = SiTConfig | FluxConfig
 BACKBONES = {SiTConfig.kind: (SiTConfig, SiT), FluxConfig.kind: (FluxConfig, Flux)}
 
-MOST_TOKENS = 2**14  # of a picture
-MAX_POSITIONS = 1 << 30  # numbers; more are a mistake that would fill the memory
+MOST_TOKENS = 2**14  # per frame
+MAX_POSITIONS = 1 << 30  # entries of a position table; larger ones would fill the memory
 
 Attention = Literal["prefix", "joint"]
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Everything that builds a network; stored in every checkpoint."""
+    """Everything needed to build a network; stored in every checkpoint."""
 
     backbone: BackboneConfig
     adapters: dict[str, AdapterConfig]
     slots: dict[str, str]  # slot -> adapter
     prediction: dict[str, Literal["velocity", "data"]]  # of each slot (`flow.path`)
-    # {slot: base}: where the base is clean, each frame of the slot is predicted as a change of it.
+    # {slot: base}: if the base is clean, each frame of the slot is predicted as a change of it.
     changes: dict[str, str] = field(default_factory=dict)
     text: TextConfig | None = None
     num_classes: int | None = None  # None: no labels; else label num_classes is the null label
-    # Channels that the train-only head predicts: of a frozen encoder. None: the network's width.
+    # Output channels of the training-only head: those of a frozen encoder; None: the width.
     feature_channels: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,8 +51,7 @@ class NetworkConfig:
             height, width = adapter.grid or (1, 1)
             if height * width > MOST_TOKENS:
                 raise UserError(
-                    f"{height} x {width} tokens make one of the {name}; at most {MOST_TOKENS} are "
-                    "possible"
+                    f"{name} are limited to {MOST_TOKENS} tokens each, got {height} x {width}"
                 )
             if max(height * width, adapter.steps) * self.backbone.width > MAX_POSITIONS:
                 raise UserError(
@@ -74,12 +73,12 @@ class NetworkConfig:
             raise UserError(f"feature_channels must be at least 1, got {self.feature_channels}")
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able; `from_json` reads it back."""
+        """A JSON-compatible dict, for `from_json`."""
         return {**asdict(self), "backbone": {"kind": self.backbone.kind, **asdict(self.backbone)}}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "NetworkConfig":
-        """Raises KeyError, TypeError or UserError for a record that is none."""
+        """The inverse of `to_json`. Raises KeyError, TypeError or UserError for invalid records."""
         _check_numbers(record)
         fields = dict(record)
         backbone = dict(fields["backbone"])
@@ -96,13 +95,13 @@ class NetworkConfig:
 
     @property
     def null_label(self) -> int:
-        """The label that stands for "any": the unconditional half of guidance."""
+        """The label for "no class", used for the unconditional half of guidance."""
         if self.num_classes is None:
-            raise UserError("this network knows no classes")
+            raise UserError("this network has no classes")
         return self.num_classes
 
     def adapter_of(self, slot: str) -> AdapterConfig:
-        """The adapter of a slot. Raises UserError naming the slots there are."""
+        """The adapter of a slot. Raises UserError for an unknown slot."""
         if slot not in self.slots:
             raise unknown("slot of this network", slot, self.slots)
         return self.adapters[self.slots[slot]]
@@ -110,16 +109,16 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """The clean part of a sample, as the noised tokens see it."""
+    """The encoded clean part of a sample."""
 
     kept: Kept | None  # attention = prefix: the backbone's keys and values
     tokens: Tokens | None  # attention = joint: the embedded clean tokens
-    base: dict[str, Tensor]  # clean tokens [B, N, C] that others are predicted as a change of
+    base: dict[str, Tensor]  # clean tokens [B, N, C] to which predicted changes are added
     condition: Tensor | None  # [1 or B, D], added to every timestep
 
 
 class ModulationTable(NamedTuple):
-    """What all modulation layers make of the same timesteps, computed ahead."""
+    """Precomputed outputs of all modulation layers for the same timesteps."""
 
     backbone: list[Tensor]  # [G, V, ...] for each layer
     adapters: dict[str, Tensor]  # [G, V, 2 D]
@@ -134,7 +133,7 @@ class ModulationTable(NamedTuple):
 
 
 class Network(nn.Module):
-    """Adapters around a backbone, with words and labels as conditions."""
+    """A backbone with adapters, conditioned on words and labels."""
 
     backbone: Backbone
 
@@ -155,23 +154,23 @@ class Network(nn.Module):
 
     @property
     def prediction(self) -> dict[str, Literal["velocity", "data"]]:
-        """What the output of each slot stands for (`flow.path.Prediction`)."""
+        """What the output of each slot represents (`flow.path.Prediction`)."""
         return self.config.prediction
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' type."""
+        """The dtype of the weights."""
         return self.projector.linear1.weight.dtype
 
     def adapter(self, slot: str) -> Adapter:
-        """The adapter of a slot. Raises UserError naming the slots there are."""
+        """The adapter of a slot. Raises UserError for an unknown slot."""
         self.config.adapter_of(slot)
         return self.adapters[self.config.slots[slot]]  # pyright: ignore[reportReturnType]
 
     def embed(self, slots: Mapping[str, Slot], timesteps: Timesteps, clean: bool) -> Tokens:
-        """The tokens of all slots [G, N, C] in one sequence of hidden tokens.
+        """Embed the tokens [G, N, C] of all slots as one sequence.
 
-        Raises UserError for slots or tokens that the network was not made for.
+        Raises UserError for slots or tokens that do not fit the network.
         """
         for slot, x in slots.items():
             self.config.adapter_of(slot).check(slot, x)
@@ -186,27 +185,28 @@ class Network(nn.Module):
     def encode_words(self, words: Words) -> Tensor:
         """Text tokens [B, M, D]; equal texts are encoded once.
 
-        Raises UserError for a text that is longer than the network reads.
+        Raises UserError if a text is too long for the network.
         """
         if self.text is None or self.config.text is None:
             raise UserError("this network reads no words")
         kind = "embeddings" if isinstance(words, Tensor) else "bytes"
         if kind != self.config.text.kind:
-            raise UserError(f"this network reads words as {self.config.text.kind}, not as {kind}")
+            raise UserError(f"this network reads text as {self.config.text.kind}, not as {kind}")
         if isinstance(words, Tensor):
             return self.text(words)
         unique = sorted(set(words))
         device = self.projector.linear1.weight.device
         tokens = self.text(text_bytes(unique, self.config.text.most_bytes, device))
         rows = torch.tensor([unique.index(text) for text in words], device=tokens.device)
-        # Its backward adds in a fixed order; that of advanced indexing may not.
+        # Its backward pass is deterministic, unlike that of advanced indexing.
         return tokens.index_select(0, rows)
 
     def condition(self, labels: Tensor | None) -> Tensor | None:
-        """What is added to every timestep, [1 or B, D]: the labels int64 [B], or the null one."""
+        """The label embedding [1 or B, D] that is added to every timestep embedding; `labels` int64
+        [B], None: the null label."""
         if self.label_table is None:
             if labels is not None:
-                raise UserError("this network knows no classes, but was given labels")
+                raise UserError("this network has no classes, but was given labels")
             return None
         return self.label_table.weight[-1:] if labels is None else self.label_table(labels)
 
@@ -220,20 +220,20 @@ class Network(nn.Module):
         depth: int | None = None,
         base: Mapping[str, Tensor] | None = None,
     ) -> Context:
-        """One look at the clean part of a sample.
+        """Encode the clean part of a sample.
 
         Args:
             clean: the clean slots, [B, N, C] each.
-            words: B texts or their embeddings, or None for a sample without words.
-            levels: noise level [B] of slots that are conditioning with noise augmentation (already
-                applied to their tokens); 0 for all others.
-            labels: int64 [B]; None: the null label, where the network has labels.
-            attention: "prefix": clean tokens see only one another, so that keys and values are
-                kept; "joint": they see the noised tokens too, and are computed with them each time.
-            depth: with "prefix", only the first so many blocks will be asked for; None: all.
-            base: the tokens before noise augmentation of slots that others are a change of.
+            words: B texts or their embeddings; None: no text.
+            levels: noise level [B] of slots with noise augmentation (already applied to their
+                tokens); 0 for all others.
+            labels: int64 [B]; None: the null label, if the network has labels.
+            attention: "prefix": clean tokens only see each other, so their keys and values can be
+                reused; "joint": they also see the noised tokens and are recomputed with them.
+            depth: number of blocks that will be needed, for "prefix"; None: all.
+            base: tokens, without noise augmentation, of slots that others are a change of.
 
-        Raises UserError for a slot, words or labels that the network does not know.
+        Raises UserError for a slot, words or labels that the network does not support.
         """
         if attention not in get_args(Attention):
             raise unknown("attention", attention, get_args(Attention))
@@ -268,15 +268,15 @@ class Network(nn.Module):
         separate_attention: bool = False,
         table: ModulationTable | None = None,
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-        """Outputs [G, N, C] of every noised slot, and the noised tokens' raw features [G, N, D]
-        after so many blocks of `layers`.
+        """Denoise: the outputs [G, N, C] of each noised slot, and the noised tokens' raw features
+        [G, N, D] after each block in `layers`.
 
         Args:
             noised: the slots x_t; G is a multiple of the context's batch B.
-            timesteps: of the slots' tokens, in their order.
+            timesteps: timesteps of all tokens, in the order of the slots.
             context: from `encode_context`, shared by the G / B draws of each sample.
-            layers: 1 to depth.
-            stop: stop after the last of them; there are no outputs then.
+            layers: block numbers, 1 to depth.
+            stop: stop after the last of `layers`, without outputs.
             separate_attention: noised tokens see only those at their own timestep, and the context.
             table: `modulation_table` of these timesteps and condition; not with a joint context.
         """
@@ -316,9 +316,9 @@ class Network(nn.Module):
     def modulation_table(
         self, times: Tensor, context: Context, slots: Sequence[str]
     ) -> ModulationTable:
-        """What all modulation layers make of times [S]: rows [1 or B, S, ...].
+        """Precompute all modulation layers for times [S]: rows [1 or B, S, ...].
 
-        One product each reads the layers' weights, a third of all, once for all S.
+        The modulation weights, a third of the network's, are then read once instead of S times.
         """
         groups = 1 if context.condition is None else len(context.condition)
         timesteps = Timesteps(times.expand(groups, -1), times.new_zeros(0, dtype=torch.long))
@@ -336,12 +336,12 @@ class Network(nn.Module):
         return Tokens(hidden, places, at_zero, ((WORDS, hidden.shape[1]),))
 
 
-# What a record may have that is no whole number.
+# Numbers in a record that need not be integers.
 _OTHERS = {"mlp_ratio", "timestep_scale", "timestep_origin", "learn_sigma"}
 
 
 def _check_numbers(record: Any, name: str = "network") -> None:
-    """Raise TypeError where JSON holds anything but a configuration's numbers and names."""
+    """Raise TypeError if a record contains anything but integers, strings and `_OTHERS`."""
     if isinstance(record, dict):
         for key, value in record.items():
             _check_numbers(value, key)

@@ -17,7 +17,7 @@ from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
 
-# The family of DiT and SiT; XL is the paper's (675 M).
+# The sizes of DiT and SiT; the paper uses XL (675 M).
 SIZES = {
     "S": SiTConfig(width=384, depth=12, heads=6),
     "B": SiTConfig(width=768, depth=12, heads=12),
@@ -39,13 +39,13 @@ def image_config(
     learn_sigma: bool = True,
     feature_channels: int | None = None,
 ) -> NetworkConfig:
-    """The network of Self-Flow's ImageNet experiment: latents of one image in patches, one label.
+    """The network of Self-Flow's ImageNet experiment: latent patches of one image, and its label.
 
     Args:
-        backbone: of the transformer.
+        backbone: configuration of the transformer.
         latent_size: height and width of the latents.
-        channels: of the latents.
-        patch: side of a token, in latents.
+        channels: channels of the latents.
+        patch: patch size, in latents.
         num_classes, feature_channels: as in `NetworkConfig`.
         learn_sigma: as in `AdapterConfig`; the released weights have it.
     """
@@ -67,12 +67,12 @@ def image_config(
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What pretrain/images.py can choose of its network; the rest follows from the latents."""
+    """Network settings of pretrain/images.py; the others follow from the latents."""
 
     backbone: Literal["sit", "flux"] = "sit"
     sit: SiTConfig = field(default_factory=lambda: SiTConfig(**RELEASED_TIME))
     flux: FluxConfig = field(default_factory=FluxConfig)
-    patch: int = 2  # side of a token, in latents
+    patch: int = 2  # patch size, in latents
 
     def __post_init__(self) -> None:
         if self.patch < 1:
@@ -86,11 +86,11 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class RobotConfig:
-    """The network of world model and policy: frames, actions and words."""
+    """The network for world model and policy, which reads frames, actions and text."""
 
     sit: SiTConfig = field(default_factory=SiTConfig)
     image_size: tuple[int, int] = (64, 80)  # (height, width) px
-    patch: int = 16  # px, side of a token
+    patch: int = 16  # patch size in px
     later_frames: int = 6  # most frames after the first
     action_horizon: int = 6
     action_dim: int = 7
@@ -98,27 +98,28 @@ class RobotConfig:
     text_bytes: int = 127  # UTF-8 bytes of the longest instruction; RT-1's longest has 68
     backbone: Literal["sit", "flux"] = "sit"
     flux: FluxConfig = field(default_factory=FluxConfig)
-    # pixels: patches; latents: an autoencoder's; mixed: denoised as latents, seen as pixels.
+    # pixels: pixel patches; latents: an autoencoder's latents; mixed: latents, with pixels of
+    # clean frames as additional input.
     frames: Literal["pixels", "latents", "mixed"] = "pixels"
     autoencoder: AutoencoderConfig = field(default_factory=lambda: AutoencoderConfig("small"))
 
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1):
-            raise UserError(f"model.patch must be a power of two from 2 on, got {self.patch}")
-        pixels = PixelPatches(self.image_size, self.patch)  # refuses sizes that do not divide
+            raise UserError(f"model.patch must be a power of two, at least 2, got {self.patch}")
+        pixels = PixelPatches(self.image_size, self.patch)  # raises if sizes do not divide
         if min(self.later_frames, self.action_horizon, self.action_dim, self.text_tokens) < 1:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
             )
-        # All of them are tokens of one sequence.
+        # They share one sequence of tokens.
         if max(self.later_frames, self.action_horizon, self.text_tokens) > MOST_PLACES:
             raise UserError(
                 "model.later_frames, action_horizon and text_tokens must be at most "
                 f"{MOST_PLACES}, got {self.later_frames}, {self.action_horizon}, {self.text_tokens}"
             )
         if self.frames == "mixed" and self.autoencoder.kind == "wan":
-            raise UserError("model.frames=mixed needs an autoencoder of single images, not wan")
-        self.network(pixels)  # refuses what no network can have
+            raise UserError("model.frames=mixed needs an image autoencoder, not wan (video)")
+        self.network(pixels)  # raises if the network is invalid
 
     @property
     def transformer(self) -> BackboneConfig:
@@ -126,9 +127,9 @@ class RobotConfig:
         return self.flux if self.backbone == "flux" else self.sit
 
     def codec(self, device: torch.device | str = "cpu") -> FrameCodec:
-        """What turns frames into tokens, with its autoencoder on `device`.
+        """The codec for frames, with its autoencoder on `device`.
 
-        Raises UserError where the autoencoder is missing, or sizes do not divide.
+        Raises UserError if the autoencoder is missing or sizes do not divide.
         """
         if self.frames == "pixels":
             return PixelPatches(self.image_size, self.patch)
@@ -143,14 +144,14 @@ class RobotConfig:
         text: TextConfig | None = None,
         feature_channels: int | None = None,
     ) -> NetworkConfig:
-        """The network's configuration for tokens of a codec.
+        """The network's configuration for the tokens of the codec `frames`.
 
-        `text` reads the words; None: bytes. `feature_channels` as in `NetworkConfig`.
+        `text` None: bytes. `feature_channels` as in `NetworkConfig`.
         """
         if self.later_frames % frames.stride:
             raise UserError(
-                f"model.later_frames must be a multiple of {frames.stride} for this autoencoder of "
-                f"clips, got {self.later_frames}"
+                f"model.later_frames must be a multiple of {frames.stride} for this video "
+                f"autoencoder, got {self.later_frames}"
             )
         steps = 1 + self.later_frames // frames.stride
         adapter = AdapterConfig(
@@ -173,7 +174,7 @@ class RobotConfig:
                 "later_frames": prediction,
                 "actions": Actions.prediction,
             },
-            # Most of a frame does not change.
+            # Most of a frame stays the same.
             changes={"later_frames": "first_frame"} if prediction == "data" else {},
             text=text or TextConfig("bytes", self.text_tokens, self.text_bytes),
             feature_channels=feature_channels,

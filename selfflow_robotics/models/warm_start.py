@@ -30,7 +30,7 @@ class Source:
     tensors: StateDict
     origin: str = "the source"  # for messages
     codecs: Mapping[str, Codec] = field(default_factory=dict)  # by adapter; empty: not compared
-    # Whether its `config.changes` were trained; pretraining has no clean first frame.
+    # Whether its `config.changes` were trained (not in pretraining, which has no clean frames).
     changes: bool = False
     texts: TextStore | None = None  # of a network whose words a frozen encoder reads
 

@@ -1,4 +1,4 @@
-"""Cosine between student and teacher, layer by layer, for a run's page."""
+"""Cosine similarity of student and teacher features by layer, for the run page."""
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ def cosine_by_layer(
     role: Role,
     generator: torch.Generator,
 ) -> dict[str, list[float]]:
-    """Mean cosine of both networks' raw features after each block, `cosine_by_layer/t=...`.
+    """Mean cosine of both networks' raw features after each block, as `cosine_by_layer/t=...`.
 
     At each of LEVELS, half of the noised tokens are at t and the rest at t / 2; the teacher sees
     all at t / 2, with the same noise. Use few samples, as the features of all layers are stored.

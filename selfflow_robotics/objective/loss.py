@@ -130,7 +130,7 @@ def loss(
 def ask(
     network: ContextNetwork, to_denoise: Mapping[str, Slot], context: Any, **settings: Any
 ) -> Denoiser:
-    """The network as `self_flow_loss` calls it: tokens x_t of the slots `to_denoise` in context."""
+    """The network as a `Denoiser` for `self_flow_loss`, with its slots and context filled in."""
 
     def asked(x_t: dict[str, Tensor], tau: Timesteps, layers: tuple[int, ...]) -> Any:
         slots = {slot: to_denoise[slot].with_tokens(x) for slot, x in x_t.items()}
@@ -140,7 +140,7 @@ def ask(
 
 
 def _places(to_denoise: Mapping[str, Slot], batch: Batch) -> Tensor:
-    """A number per noised token [N], shared by tokens at the same place of their frames."""
+    """An index [N] per noised token, shared by tokens at the same place in different frames."""
     per_frame = batch.slots["first_frame"].tokens.shape[1]
     places, beyond = [], 0 if set(to_denoise) == {"actions"} else per_frame
     for slot, x in to_denoise.items():
@@ -172,7 +172,8 @@ def _hide_some(batch: Batch, rate: float, generator: torch.Generator) -> Words |
 def _augment(
     clean: dict[str, Slot], frame_noise: float, generator: torch.Generator
 ) -> tuple[dict[str, Slot], dict[str, Tensor] | None]:
-    """A clean first frame with a little noise, and its level [B] (the paper's appendix E)."""
+    """Noise augmentation of a clean first frame, and its noise level [B] (the paper's appendix
+    E)."""
     if frame_noise == 0 or "first_frame" not in clean:
         return clean, None
     slot = clean["first_frame"]

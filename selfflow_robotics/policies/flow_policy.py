@@ -63,7 +63,7 @@ class FlowPolicy:
         joint: bool = False,
         device: str = "auto",
     ) -> "FlowPolicy":
-        """The policy of a run or checkpoint folder. Raises UserError where it cannot be used."""
+        """Load the policy of a run or checkpoint folder. Raises UserError if that fails."""
         bundle = load_bundle(Path(path), choose_device(device)).with_autoencoder()
         return cls(bundle, replan_steps, num_steps, guidance_scale, joint)
 

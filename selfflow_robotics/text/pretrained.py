@@ -51,7 +51,7 @@ class PretrainedEncoder:
             ) from None
         logging = transformers.utils.logging
         verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()  # what it would say of missing weights is an error below
+        logging.set_verbosity_error()  # its warnings about missing weights are errors below
         logging.disable_progress_bar()
         where: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
         try:

@@ -3,7 +3,7 @@
     checkpoints/step_0001000/
         model.safetensors       the student
         teacher.safetensors     its moving average, the copy that is evaluated
-        optimizer.safetensors   optimiser state (only needed to resume)
+        optimizer.safetensors   optimizer state (only needed to resume)
         manifest.json           step, sizes and crc32c of the files, and the owner's `extra` record
 
 Nothing is pickled, so loading an untrusted checkpoint runs no code. A folder gets its final name
@@ -95,7 +95,7 @@ def check_manifests(run: Path) -> None:
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in; the checkpoint's own folder if it is in none."""
+    """The run folder of a checkpoint; the checkpoint's parent folder if it is not in a run."""
     is_in_run = checkpoint.parent.name == "checkpoints"
     return checkpoint.parent.parent if is_in_run else checkpoint.parent
 

@@ -59,7 +59,7 @@ def check_compiler(setting: str) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile, in place and at their first use, the modules in every list named `blocks`."""
+    """Compile the modules in every list named `blocks`, in place; torch compiles at first use."""
     torch._dynamo.config.recompile_limit = max(MOST_SHAPES, torch._dynamo.config.recompile_limit)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and f".{name}".endswith(".blocks"):

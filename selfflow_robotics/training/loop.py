@@ -103,15 +103,15 @@ def train(
         loss_fn: (batch, generator) -> StepLoss; it has the model and the teacher.
         extra: stored in every checkpoint's manifest.
         on_checkpoint: returns extra metrics to log with each checkpoint.
-        on_sample: writes sample images to the path that it is given, every `sample_every` steps
-            and at the end; also those that an interrupted run missed.
-        ranks: the processes that train together; `batch_at` gives this one's share, and the first
-            alone logs, saves and calls the two above.
+        on_sample: writes sample images to the given path, every `sample_every` steps and at the
+            end; on resuming, also those that the interrupted run missed.
+        ranks: the processes that train together. `batch_at` returns this process's share; only the
+            first process logs, saves and calls `on_checkpoint` and `on_sample`.
 
-    Raises UserError when a loss or gradient is not finite or a checkpoint cannot be written. On a
-    CPU that is before the weights change. A GPU is not waited for between two logged steps: there
-    it is at the next of these, before anything is logged or saved. Ctrl-C, SIGTERM and SIGHUP end
-    the run after the present step, with a checkpoint, as KeyboardInterrupt.
+    Raises UserError if a loss or gradient is not finite or a checkpoint cannot be written. On a
+    CPU, losses are checked before the weights change; on a GPU, to avoid synchronization, only at
+    logged steps, before anything is logged or saved. On Ctrl-C, SIGTERM and SIGHUP, the run
+    finishes the current step, saves a checkpoint and raises KeyboardInterrupt.
     """
     folder = run / "checkpoints"
     extra = {**extra, "precision": precision}

@@ -1,9 +1,8 @@
-"""Muon (Keller Jordan, 2024), as `torch.optim.Muon` computes it, for any processor.
+"""Muon (Keller Jordan, 2024): the update of `torch.optim.Muon`, but fast on any processor.
 
-torch's own orthogonalises in bfloat16, one matrix after the other. A CPU without bfloat16
-instructions emulates them: a training step of the embedded network then spends most of its time
-there (docs/log.md). Here the iteration runs in float32 on such processors, and matrices of one
-shape go through it together.
+torch's version orthogonalizes in bfloat16, one matrix at a time. A CPU without bfloat16
+instructions emulates them, and then spends most of a training step there (docs/log.md). This
+version uses float32 on such processors and processes matrices of equal shape as a batch.
 """
 
 from collections import defaultdict
@@ -13,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of the quintic Newton-Schulz iteration, as in torch: steep at zero, so that five rounds suffice.
+# Coefficients of the quintic Newton-Schulz iteration, as in torch; five rounds are enough because
+# it is steep at zero.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ROUNDS = 5
 _EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for 2-D parameters; decoupled weight decay."""
+    """Orthogonalized momentum for 2-D parameters, with decoupled weight decay."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """`dtype`: in which the iteration runs. Raises ValueError for a parameter not 2-D."""
+        """`dtype`: dtype of the iteration. Raises ValueError for parameters that are not 2-D."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._dtype = dtype
         for group in self.param_groups:
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
                     update = self._with_momentum(parameter, group["momentum"])
                     alike[tuple(sorted(update.shape)), update.device].append((parameter, update))
             for pairs in alike.values():
-                # A wide matrix and a tall one of the same sides are one shape.
+                # Tall matrices are transposed, so that both orientations share a batch.
                 wide = [u if u.shape[0] <= u.shape[1] else u.mT for _, u in pairs]
                 for (parameter, _), found in zip(
                     pairs, orthogonalize(torch.stack(wide), self._dtype), strict=True
@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _with_momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Nesterov's momentum."""
+        """The parameter's gradient with Nesterov momentum."""
         grad, state = parameter.grad, self.state[parameter]
         assert grad is not None
         if not state:
@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Matrices [K, R, C] with R <= C, each with its singular values brought near 1."""
+    """Move the singular values of each matrix close to 1; `matrices` [K, R, C] with R <= C."""
     x = matrices.to(dtype)
     x = x / x.flatten(1).norm(dim=1).clamp(min=_EPS)[:, None, None]
     for _ in range(_ROUNDS):

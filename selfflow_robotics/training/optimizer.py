@@ -13,7 +13,7 @@ from selfflow_robotics.training.muon import Muon
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon for the matrices of the transformer's blocks where `muon` is on, AdamW for all else."""
+    """Settings of AdamW and, if `muon` is on, of Muon for the matrices of transformer blocks."""
 
     lr: float = 1e-3  # AdamW
     betas: tuple[float, float] = (0.9, 0.98)
@@ -97,7 +97,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
 
 
 def _reads_tokens(path: str) -> bool:
-    """Whether a linear layer of this path is one that a block applies to tokens."""
+    """Whether the linear layer at `path` is applied to tokens inside a block."""
     return ".blocks." in f".{path}" and "adaLN_modulation" not in path
 
 

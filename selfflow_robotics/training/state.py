@@ -17,9 +17,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass
 class TrainState(Generic[Model]):
-    """The student, its moving average, the optimisers and the number of steps taken.
+    """The student, its moving average, the optimizers and the number of steps taken.
 
-    There is no random state: all draws are functions of (seed, step).
+    It has no random state, as all draws are functions of (seed, step).
     """
 
     model: Model

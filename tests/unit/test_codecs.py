@@ -148,7 +148,7 @@ def test_the_fingerprint_is_that_of_what_makes_the_tokens(kind, tmp_path):
 def test_other_weights_at_the_same_place_are_refused(kind, tmp_path):
     codec = make(kind, tmp_path)
     other = replace(codec.source, weights=_folder(tmp_path, kind, seed=1))
-    with pytest.raises(UserError, match="is not the autoencoder any more"):
+    with pytest.raises(UserError, match="is no longer the autoencoder"):
         replace(codec, source=other).load("cpu")
 
 

@@ -253,4 +253,4 @@ def test_another_autoencoder_under_the_recorded_name_is_refused(folder, capsys):
     assert exit.value.code == 2
     error = capsys.readouterr().err
     assert "runs/former/" in error
-    assert "is not the autoencoder any more" in error
+    assert "is no longer the autoencoder" in error

@@ -138,13 +138,13 @@ def test_a_young_run_of_another_objective_has_a_page_too(tmp_path):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no training run"):
+    with pytest.raises(UserError, match="not a training run"):
         read_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step"')
-    with pytest.raises(UserError, match="no whole line"):
+    with pytest.raises(UserError, match="no complete line"):
         read_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('[1]\n{"step": "x"}\n{"step": null}\n')
-    with pytest.raises(UserError, match="no whole line"):
+    with pytest.raises(UserError, match="no complete line"):
         read_run(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read as text"):

@@ -1,4 +1,4 @@
-"""Batches of training windows: one picture, the next actions and, for video, pictures to come."""
+"""Batches of training windows: one frame, the next actions and, for video, later frames."""
 
 import math
 import os
@@ -14,50 +14,49 @@ from selfflow_robotics.robot.actions import ARM
 from selfflow_robotics.robot.observation import resize_image
 
 CACHE_BYTES = 3 * 2**30
-MOST_THREADS = 8  # that decode the pictures of one batch
+MOST_THREADS = 8  # for decoding the images of a batch
 
 
 @dataclass
 class WindowBatch:
     """B windows, numpy. F = future frames, H = horizon.
 
-    Beyond an episode's end a frame repeats the last one; an action keeps the arm still (zeros) and
-    the gripper as it was. Both are marked as not valid.
+    Beyond an episode's end, frames repeat the last one; actions keep the arm still (zeros) and the
+    gripper as it was. Both are marked as not valid.
     """
 
-    # uint8 [B, 1 + F, h, w, 3], or latents float16 [B, 1 + F, C, h, w]; frame 0 is the present one
+    # uint8 [B, 1 + F, h, w, 3], or latents float16 [B, 1 + F, C, h, w]; frame 0 is the current one
     frames: np.ndarray
     frames_valid: np.ndarray  # bool [B, 1 + F]
     actions: np.ndarray  # float32 [B, H, 7] policy vectors in metres and radians
     action_valid: np.ndarray  # bool [B, H]
     proprio: np.ndarray  # float32 [B, 8]
     instruction: list[str]
-    episode: np.ndarray  # int64 [B], as numbered in the index
+    episode: np.ndarray  # int64 [B], episode number in the index
     step: np.ndarray  # int64 [B], within the episode
 
 
 class FrameReader(Protocol):
-    """What windows show of each step of a data set: pictures, or latents that stand for them."""
+    """Source of the frames of windows: decoded images, or cached latents."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one frame."""
+        """Shape of one frame."""
         ...
 
     @property
     def dtype(self) -> np.dtype: ...
 
     def read(self, frames: np.ndarray) -> np.ndarray:
-        """Frames [N, *shape] of the steps of these numbers (int64 [N]). Safe to call from several
-        threads."""
+        """Frames [N, *shape] of the steps with these numbers (int64 [N]). Thread-safe."""
         ...
 
 
 class DecodedFrames:
-    """The stored pictures, decoded and scaled by a thread for each core.
+    """The stored images, decoded and resized by one thread per core.
 
-    Threads, not processes: decoding and scaling run outside Python's global lock, and a process
-    would have to hand its pictures over.
+    Threads suffice, since decoding and resizing run outside Python's global lock; processes would
+    have to copy the images.
     """
 
     dtype = np.dtype(np.uint8)
@@ -68,7 +67,7 @@ class DecodedFrames:
         self._num_threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
     def read(self, frames: np.ndarray) -> np.ndarray:
-        """Raises UserError for the first picture that cannot be decoded."""
+        """As `FrameReader.read`. Raises UserError if an image cannot be decoded."""
         pictures = np.empty((len(frames), *self.shape), self.dtype)
 
         def decode(rows: np.ndarray) -> None:
@@ -78,15 +77,15 @@ class DecodedFrames:
         parts = np.array_split(np.arange(len(frames)), self._num_threads)
         with ThreadPoolExecutor(self._num_threads) as threads:
             for _ in threads.map(decode, [part for part in parts if len(part)]):
-                pass  # raises what a thread raised
+                pass  # re-raises exceptions of the threads
         return pictures
 
 
 class WindowReader:
-    """All windows of the chosen episodes, one starting at every step, in the index's order.
+    """All windows of the chosen episodes, one starting at each step, in the index's order.
 
-    `frames` gives what they show, pictures of `image_size` where it is None; these are kept in
-    memory if all of them fit into `cache_bytes`.
+    `frames` is the source of frames; None: images resized to `image_size`. They are kept in memory
+    if all of them fit into `cache_bytes`.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class WindowReader:
             np.arange(index.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         )
         lengths = index.episode_length[chosen]
-        # A window is known by its place among the chosen episodes' steps; so are cached pictures.
+        # Windows and cached frames are numbered by the steps of the chosen episodes.
         ends = np.cumsum(lengths)
         self._episode = np.repeat(chosen, lengths)
         self._last = np.repeat(ends - 1, lengths)
@@ -125,10 +124,10 @@ class WindowReader:
     def read(
         self, windows: Sequence[int] | np.ndarray, future_frames: int | None = None
     ) -> WindowBatch:
-        """The windows of the given numbers, each 0 to len - 1. Safe to call from several threads.
+        """The windows with these numbers, each 0 to len - 1. Thread-safe.
 
-        `future_frames` reads fewer pictures than the reader was made for. Raises UserError for a
-        picture that cannot be decoded.
+        `future_frames`: number of later frames, if fewer than the reader's. Raises UserError if an
+        image cannot be decoded.
         """
         place = np.asarray(windows, np.int64)
         if len(place) and not 0 <= place.min() <= place.max() < len(self):
@@ -159,6 +158,6 @@ class WindowReader:
         else:
             new = wanted[~self._cached[wanted]]
             self._cache[new] = self._frames.read(self._frame[new])
-            self._cached[new] = True  # after the pictures: another thread may be reading
+            self._cached[new] = True  # set last, as another thread may be reading
             pictures = self._cache[place.reshape(-1)]
         return pictures.reshape(*place.shape, *self._frames.shape)
