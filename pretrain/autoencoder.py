@@ -27,12 +27,13 @@ from selfflow_robotics.autoencoders.small import (
 )
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job
+from selfflow_robotics.cli.robot_input import open_index
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import check_seed
-from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
 from selfflow_robotics.training.loop import StepLoss, TrainConfig
 
@@ -82,8 +83,7 @@ class AutoencoderTrainConfig:
 def main(config: AutoencoderTrainConfig) -> None:
     job = Job("autoencoder", config)
     with job.opening():
-        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-        index = RldsIndex.open(given, config.split)
+        index = open_index(config.data, config.split, config.collect)
         fingerprints = {"data": index.fingerprint}
         job.compare(fingerprints)
     kept = max(1, round(config.held_out * index.num_episodes))

@@ -8,11 +8,17 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.runs import Kind, continue_run, open_run, run_folder
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.objective.agreement import cosine_by_layer
+from selfflow_robotics.objective.metrics import loss_metrics
+from selfflow_robotics.objective.roles import ROLES
+from selfflow_robotics.objective.self_flow import LossTerms
 from selfflow_robotics.rng import torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
-from selfflow_robotics.training.loop import LossFunction, TrainConfig, train
+from selfflow_robotics.training.loop import LossFunction, StepLoss, TrainConfig, train
 from selfflow_robotics.training.state import TrainState
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -76,6 +82,13 @@ class Job:
         """The precision of training, for looks at the network beside it."""
         return autocast(self.device, self.precision)
 
+    def agreement(
+        self, state: TrainState[Network], batch: Batch, generator: torch.Generator
+    ) -> dict[str, list[float]]:
+        """Student against teacher, layer by layer, on images."""
+        with self.autocast():
+            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
+
     def train(
         self,
         state: TrainState,
@@ -100,6 +113,11 @@ class Job:
             on_sample=on_sample,
             ranks=self.ranks,
         )
+
+
+def step_loss(terms: LossTerms, **told: str) -> StepLoss:
+    """The terms of a loss as the training loop takes them; `told` is logged with their metrics."""
+    return StepLoss(terms.loss, terms.num_tokens, lambda: {**told, **loss_metrics(terms)})
 
 
 def millions(network: nn.Module) -> str:

@@ -33,45 +33,8 @@ from selfflow_robotics.training.checkpoint import (
 )
 
 RELEASED_PATCH = 2
-# What a record may raise that says something else than `run_record` writes.
+# What a record may raise that says something else than `Bundle.record` writes.
 _UNFIT = (KeyError, TypeError, ValueError, AttributeError)
-
-
-def run_record(
-    network: NetworkConfig,
-    codecs: Mapping[str, Codec],
-    provenance: dict[str, Any],
-    roles: Sequence[str],
-    *,
-    attention: Attention = "prefix",
-    labels: list[int] | None = None,
-    data: dict[str, str] | None = None,
-    start: dict[str, Any] | None = None,
-    texts: TextStore | None = None,
-) -> dict[str, Any]:
-    """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
-
-    Args:
-        codecs: by the names of the network's adapters.
-        provenance: what the training data came from.
-        roles: rows of the role table that the run plays.
-        attention: between clean and noised tokens, as in training.
-        labels: the classes that have pictures; None: all, or there are none.
-        data: fingerprints of the data sets, by what they are for.
-        start: where the first weights came from; None: drawn at random.
-        texts: the frozen encoder's embeddings of the instructions; None: the network reads bytes.
-    """
-    return {
-        "network": network.to_json(),
-        "codecs": {name: codec_to_json(codec) for name, codec in codecs.items()},
-        "provenance": provenance,
-        "roles": sorted(roles),
-        "attention": attention,
-        "labels": labels,
-        "data": data,
-        "start": start,
-        "texts": None if texts is None else texts.fingerprint,
-    }
 
 
 @dataclass
@@ -84,7 +47,7 @@ class Bundle:
     provenance: dict[str, Any]  # what its training data came from
     origin: Path  # checkpoint folder or weights file
     device: torch.device
-    attention: Attention = "prefix"
+    attention: Attention = "prefix"  # between clean and noised tokens, as in training
     # Classes that training had, None for all: the embeddings of others are as they were drawn.
     labels: list[int] | None = None
     texts: TextStore | None = None  # of a network whose words a frozen encoder reads
@@ -114,6 +77,27 @@ class Bundle:
     def later_frames(self) -> int:
         """Frames after the first one, at most."""
         return self.later_steps * self.frames.stride
+
+    def record(
+        self, data: dict[str, str] | None = None, start: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The `extra` of a checkpoint's manifest: all that `load_bundle` reads back.
+
+        Args:
+            data: fingerprints of the data sets, by what they are for.
+            start: where the first weights came from; None: drawn at random.
+        """
+        return {
+            "network": self.network.config.to_json(),
+            "codecs": {name: codec_to_json(codec) for name, codec in self.codecs.items()},
+            "provenance": self.provenance,
+            "roles": sorted(self.roles),
+            "attention": self.attention,
+            "labels": self.labels,
+            "data": data,
+            "start": start,
+            "texts": None if self.texts is None else self.texts.fingerprint,
+        }
 
     def require(self, role: str) -> Actions:
         """The codec of actions, if the network was trained on this row; else UserError."""
@@ -225,7 +209,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """What `run_record` stored in a checkpoint. Raises UserError where it is another's."""
+    """What `Bundle.record` stored in a checkpoint. Raises UserError where it is another's."""
     record = read_manifest(checkpoint)["extra"]
     if "model" in record or "image_model" in record:
         raise UserError(
