@@ -35,7 +35,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -83,10 +83,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        for name, least in dict(num_episodes=1, replan_steps=1, processes=1).items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
+        check_least(self, 1, "num_episodes", "replan_steps", "processes")
         if self.num_steps is not None:
             check_num_steps(self.num_steps)
         check_seed(self.seed)

@@ -19,7 +19,7 @@ from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoenco
 from selfflow_robotics.data.images_decode import BadPicture
 from selfflow_robotics.data.latents import Size, row_dtype, sha256_of, sides
 from selfflow_robotics.data.skips import Skips
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 
 POLL_S = 0.5  # polling interval for the progress of other processes
 
@@ -37,8 +37,7 @@ class Encoding:
     def __post_init__(self) -> None:
         if min(sides(self.image_size)) < 1:
             raise UserError(f"image_size must be at least 1, got {self.image_size}")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_least(self, 1, "batch_size")
 
     @property
     def copies(self) -> int:

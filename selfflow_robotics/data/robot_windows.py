@@ -22,7 +22,7 @@ class ClipData:
     def __init__(
         self,
         index: RldsIndex,
-        roles: Mapping[str, float],
+        roles: dict[str, float],
         batches: Mapping[str, int],
         clip_frames: int,
         image_size: tuple[int, int],

@@ -23,7 +23,7 @@ def folder_name(kind: str, settings: dict[str, Any]) -> str:
 
 
 def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report at `path`, or None if there is none yet.
+    """The report at `path`, which it prints, or None if there is none yet.
 
     Raises UserError if it is damaged or its "settings" differ.
     """
@@ -36,6 +36,7 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged or not a report; remove it to measure again") from None
     if found != json.loads(json.dumps(settings)):
         raise UserError(f"{path} has results of different settings; choose another output=...")
+    print(f"already measured: {path}")
     return report
 
 

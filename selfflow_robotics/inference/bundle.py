@@ -21,6 +21,7 @@ from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.modalities.load import codec_from_json, codec_to_json
 from selfflow_robotics.models.convert import read_released
 from selfflow_robotics.models.network import Attention, Network, NetworkConfig
+from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.text.store import TextStore
 from selfflow_robotics.training.checkpoint import (
@@ -232,6 +233,15 @@ def read_config(checkpoint: Path) -> NetworkConfig:
 def is_released_file(path: Path) -> bool:
     """Whether the path means a file of released weights, not a run or checkpoint folder."""
     return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
+
+
+def resolve_weights(given: str, download: bool = False) -> Path:
+    """The weights file or checkpoint folder that `given` means: a run, a checkpoint, a file, or one
+    of `models.released.NAMES`. Raises UserError if there is none."""
+    path = Path(given)
+    if given in NAMES and not path.exists():
+        return fetch_released(download)
+    return path if is_released_file(path) else resolve_checkpoint(path)
 
 
 def weights_hash(path: Path) -> str:
