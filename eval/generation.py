@@ -16,10 +16,8 @@ resume it. Results are written to RUN/eval/generation-...: samples.npz (arr_0, u
 and samples.png. Writing the npz temporarily needs twice its size on disk.
 """
 
-import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from selfflow_robotics.envs.tasks import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.generation import Generation
 from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.inference.bundle import (
     Bundle,
     is_released_file,
@@ -235,8 +234,8 @@ def output_folder(config: GenerationConfig, bundle: Bundle, settings: dict[str, 
         return Path(config.output)
     checkpoint = bundle.origin
     run = run_of(checkpoint) if checkpoint.is_dir() else Path("runs") / checkpoint.stem
-    mark = hashlib.sha256(dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return run / "eval" / f"generation-{settings['method']}{settings['num_steps']}-{mark}"
+    kind = f"generation-{settings['method']}{settings['num_steps']}"
+    return run / "eval" / folder_name(kind, settings)
 
 
 if __name__ == "__main__":

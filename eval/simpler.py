@@ -15,13 +15,11 @@ Results are written to RUN/eval/: episodes.jsonl (one line per episode), videos/
 report.json. Repeat an interrupted command to resume it.
 """
 
-import hashlib
 import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,15 +46,16 @@ from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes, resolve_protocol
 from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
+from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.rng import check_seed
-from selfflow_robotics.training.checkpoint import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ def main(config: EvalConfig) -> int:
         provenance = clients[0].provenance()
         fingerprint = {
             "policy": policy.name,
-            # The manifest has the checksums of the weights.
-            "checkpoint": _sha256((checkpoint / MANIFEST).read_bytes()) if checkpoint else None,
+            "checkpoint": weights_hash(checkpoint) if checkpoint else None,
             "simulator": provenance,
             "protocol": protocol,
             "seed": config.seed,
@@ -252,12 +250,8 @@ def output_folder(
     if config.output:
         return Path(config.output)
     root = run_of(checkpoint) / "eval" if checkpoint else Path("runs") / "eval" / config.policy
-    mark = _sha256(dumps(fingerprint, sort_keys=True).encode())[:8]
-    return root / f"{simulator}-{config.task}-{fingerprint['protocol']}-{mark}"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    kind = f"{simulator}-{config.task}-{fingerprint['protocol']}"
+    return root / folder_name(kind, fingerprint)
 
 
 if __name__ == "__main__":

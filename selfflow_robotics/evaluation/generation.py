@@ -24,9 +24,8 @@ import numpy as np
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.processes import Process
-from selfflow_robotics.evaluation.results import write_whole, writing
+from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
 from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
 
 KEY = "arr_0"
@@ -81,7 +80,7 @@ class Generation:
             if process.is_first:
                 hold(self.folder)
             if path.exists():
-                _refuse_other(path, wanted)
+                check_settings(path, wanted, "images")
             else:
                 _refuse_strangers(self.folder)
                 if process.is_first:
@@ -182,19 +181,6 @@ class Generation:
             return None
         is_right = pictures.shape == self.shape(batch) and pictures.dtype == np.uint8
         return pictures if is_right else None
-
-
-def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
-    try:
-        found = read_json(path)
-        changed = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is damaged; remove its folder or choose another output") from None
-    if changed:
-        raise UserError(
-            f"{path.parent} has images with a different {' and '.join(changed)}; choose another "
-            "output or remove that folder"
-        )
 
 
 def _refuse_strangers(folder: Path) -> None:

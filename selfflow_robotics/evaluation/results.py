@@ -40,6 +40,23 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return report
 
 
+def check_settings(path: Path, wanted: dict[str, Any], what: str) -> None:
+    """Raise UserError if the settings file of a folder with `what` is damaged or differs from
+    `wanted` (as JSON reads it)."""
+    try:
+        found = read_json(path)
+        changed = sorted(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path} is damaged; remove its folder or choose another output=..."
+        ) from None
+    if changed:
+        raise UserError(
+            f"{path.parent} has {what} with a different {' and '.join(changed)}; choose another "
+            "output=... or remove that folder"
+        )
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write the report atomically."""
     write_whole(path, json.dumps(report, indent=1) + "\n")
