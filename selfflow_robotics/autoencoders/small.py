@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from selfflow_robotics.autoencoders.latent import to_frames, to_planes
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import parse
+from selfflow_robotics.whole_file import whole_file
 
 FILE = "autoencoder.safetensors"
 # Comes with the package: of the embedded tabletop's camera, made by
@@ -123,9 +124,8 @@ class SmallAutoencoder:
         """Write the file atomically. Raises OSError."""
         told = {**self.told, "channels": self.channels, "scale": self._scale}
         state = {name: x.cpu().half() for name, x in self._network.state_dict().items()}
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_bytes(save(state, {"autoencoder": json.dumps(told)}))
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            file.write(save(state, {"autoencoder": json.dumps(told)}))
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:

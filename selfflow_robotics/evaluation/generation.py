@@ -27,10 +27,11 @@ from selfflow_robotics.evaluation.processes import Process
 from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.locks import hold
+from selfflow_robotics.whole_file import whole_file
 
 KEY = "arr_0"
 SHOWN, COLUMNS = 64, 8  # images in the grid
-OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.partial")
+OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.tmp")
 POLL_S = 0.5  # polling interval of the first process for the batches of others
 
 # B numbers -> images uint8 [B, H, W, 3].
@@ -121,8 +122,8 @@ class Generation:
                 continue
             first = batch * self.batch_size
             pictures = make(range(first, first + self.batch_size))[: self.shape(batch)[0]]
-            with writing(self.folder):
-                _save(self.batch_path(batch), pictures, process)
+            with writing(self.folder), whole_file(self.batch_path(batch)) as file:
+                np.savez(file, arr_0=pictures)
             num_new += len(pictures)
             on_batch()
         return num_new
@@ -194,17 +195,6 @@ def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:
     columns = min(COLUMNS, len(pictures))
     missing = -len(pictures) % columns
     return np.pad(pictures, ((0, missing), (0, 0), (0, 0), (0, 0))), columns
-
-
-def _save(path: Path, pictures: np.ndarray, process: Process) -> None:
-    unfinished = path.with_suffix(f".{process.number}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, arr_0=pictures)
-        _sync(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,6 @@ settings have another folder; results are never overwritten.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import read_json
+from selfflow_robotics.whole_file import whole_file
 
 
 def folder_name(kind: str, settings: dict[str, Any]) -> str:
@@ -63,16 +63,9 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `path` durably; on failure (OSError) nothing is left of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write `path` as a `whole_file`. Raises OSError."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
