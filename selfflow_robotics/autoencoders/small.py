@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from selfflow_robotics.autoencoders.latent import to_frames, to_planes
+from selfflow_robotics.autoencoders.latent import check_divides, to_frames, to_planes
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import parse
 from selfflow_robotics.whole_file import whole_file
@@ -130,12 +130,7 @@ class SmallAutoencoder:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """As `LatentAutoencoder.encode`. Raises UserError for sizes that do not divide."""
-        height, width = frames.shape[1:3]
-        if height % DOWNSAMPLE or width % DOWNSAMPLE:
-            raise UserError(
-                f"images of {height} x {width} px are not divisible by {DOWNSAMPLE} px; change "
-                "image_size"
-            )
+        check_divides("images", frames.shape[1:3], DOWNSAMPLE)
         with torch.autocast(self._device.type, enabled=False):
             mean, log_variance = self._network.posterior(to_planes(frames.to(self._device)))
         return mean / self._scale, (log_variance / 2).exp() / self._scale
