@@ -16,6 +16,7 @@ from selfflow_robotics.inference.imagine import imagine
 from selfflow_robotics.rng import numpy_generator
 
 SAMPLES = 16  # generated images
+WINDOWS = 3  # imagined ones
 
 
 def write_generated(
@@ -34,9 +35,7 @@ def write_generated(
         write_grid(path, maker(range(SAMPLES)), columns=4)
 
 
-def write_imagined(
-    path: Path, bundle: Bundle, reader: WindowReader, *, seed: int, num_windows: int = 3
-) -> None:
+def write_imagined(path: Path, bundle: Bundle, reader: WindowReader, *, seed: int) -> None:
     """Sample windows of `reader` and imagine their later frames from the first one and the actions.
 
     Two rows of images per window: the recorded frames, and the same first frame with imagined ones.
@@ -44,9 +43,8 @@ def write_imagined(
     ready = _with_autoencoder(bundle)
     if ready is None:
         return
-    num_windows = min(num_windows, len(reader))
     chosen = numpy_generator("imagined windows", seed).choice(
-        len(reader), num_windows, replace=False
+        len(reader), min(WINDOWS, len(reader)), replace=False
     )
     batch = reader.read(chosen)
     first = batch.frames[:, :1]
