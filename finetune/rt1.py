@@ -28,7 +28,7 @@ import torch
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job, millions, step_loss
+from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_index, open_input
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
@@ -52,18 +52,16 @@ from selfflow_robotics.objective.roles import (
     denoises_frames,
 )
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.text.encoder import TextEncoderConfig
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
+from selfflow_robotics.training.loop import StepLoss
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(JobConfig):
     name: str = "rt1"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     split: str = "train"
     latents: str | None = None
@@ -87,12 +85,9 @@ class FinetuneConfig:
     policy_batch: int = 32
     frame_batch: int = 16
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.validation < 1:
             raise UserError(f"validation must be a fraction in [0, 1), got {self.validation}")
         if not 0 <= self.play_share < 1:
@@ -106,7 +101,6 @@ class FinetuneConfig:
             check_layers(getattr(self, key), self.model.transformer.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
-        check_seed(self.seed)
         if self.model.action_dim != ACTION_DIM:
             raise UserError(
                 f"RT-1's actions have {ACTION_DIM} numbers: model.action_dim={ACTION_DIM}"

@@ -26,26 +26,23 @@ from selfflow_robotics.autoencoders.small import (
     small_loss,
 )
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job
+from selfflow_robotics.cli.job import Job, JobConfig
 from selfflow_robotics.cli.robot_input import open_index
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.rng import check_seed
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
+from selfflow_robotics.training.loop import StepLoss
 
 MEASURED = 512  # frames, evenly spread, that scale and PSNR are measured on
 AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class AutoencoderTrainConfig:
+class AutoencoderTrainConfig(JobConfig):
     name: str = "autoencoder"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     split: str = "train"
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -54,13 +51,9 @@ class AutoencoderTrainConfig:
     kl: float = 5e-4
     batch_size: int = 32
     held_out: float = 0.1
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 1
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        super().__post_init__()
         SmallNetwork(self.channels)  # refuses what it cannot have
         if any(side < DOWNSAMPLE or side % DOWNSAMPLE for side in self.image_size):
             raise UserError(

@@ -26,7 +26,7 @@ import torch
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job, millions, step_loss
+from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
@@ -48,15 +48,13 @@ from selfflow_robotics.models.presets import ImageConfig, image_config
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.loop import StepLoss
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(JobConfig):
     name: str = "images"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     root: str = "datasets"  # where the embedded data set is made
     num_shapes: int = 2000  # its pictures
@@ -67,17 +65,13 @@ class ImagesConfig:
     encoder_download: bool = False
     label_dropout: float = 0.1
     batch_size: int = 64
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         if self.objective.mask_shape == "tube":
             raise UserError("objective.mask_shape=tube is for clips; pictures take token")
-        check_seed(self.seed)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
         check_least(self, 1, "batch_size", "num_shapes")

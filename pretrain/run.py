@@ -21,7 +21,7 @@ import torch
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job, millions, step_loss
+from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.cli.robot_input import check_latents, open_index, open_input
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
@@ -42,17 +42,15 @@ from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.text.encoder import TextEncoderConfig
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
+from selfflow_robotics.training.loop import StepLoss
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(JobConfig):
     name: str = "pretrain"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     split: str = "train"
     latents: str | None = None
@@ -68,17 +66,13 @@ class PretrainConfig:
     image_batch: int = 64
     clip_batch: int = 16
     clip_frames: int = 4
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weights(self.roles)
         check_latents(self.model, self.latents)
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
-        check_seed(self.seed)
         for role in self.roles:
             if role not in ("image", "clip"):
                 raise UserError(f"pretraining plays the roles image and clip, not '{role}'")

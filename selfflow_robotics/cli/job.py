@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import LossTerms
-from selfflow_robotics.rng import torch_seed
+from selfflow_robotics.rng import check_seed, torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import LossFunction, StepLoss, TrainConfig, train
@@ -24,23 +25,20 @@ from selfflow_robotics.training.state import TrainState
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Settings(Protocol):
+@dataclass(frozen=True)
+class JobConfig:
     """What the configurations of all training commands have in common."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def runs_dir(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def train(self) -> TrainConfig: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
+    name: str
+    runs_dir: str = "runs"
+    seed: int = 0
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 class Job:
@@ -48,7 +46,7 @@ class Job:
 
     run: Path  # the run folder
 
-    def __init__(self, kind: Kind, config: Settings) -> None:
+    def __init__(self, kind: Kind, config: JobConfig) -> None:
         """Join the other processes, if torchrun started any. Raises UserError for a name that is
         no folder's."""
         self._kind: Kind = kind
