@@ -23,7 +23,7 @@ def folder_name(kind: str, settings: dict[str, Any]) -> str:
 
 
 def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report at `path`, which it prints, or None if there is none yet.
+    """The report at `path`, after a line that says so, or None if there is none yet.
 
     Raises UserError if it is damaged or its "settings" differ.
     """
