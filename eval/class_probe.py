@@ -27,7 +27,7 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results, recorded_settings, run_of
 from selfflow_robotics.data.latents import RECORD, LatentReader, sha256_of
 from selfflow_robotics.data.shapes import shape_latents
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.class_probe_report import to_markdown, to_text
 from selfflow_robotics.evaluation.class_probes import (
     MIN_PICTURES,
@@ -36,6 +36,7 @@ from selfflow_robotics.evaluation.class_probes import (
     probe_classes,
     split_pictures,
 )
+from selfflow_robotics.evaluation.probes import check_timesteps, chosen_layers
 from selfflow_robotics.evaluation.results import (
     folder_name,
     known_report,
@@ -46,9 +47,9 @@ from selfflow_robotics.inference.bundle import (
     is_released_file,
     load_bundle,
     read_config,
+    resolve_weights,
     weights_hash,
 )
-from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.device import choose_device
 
@@ -67,15 +68,10 @@ class ClassProbeConfig:
     output: str | None = None
 
     def __post_init__(self) -> None:
-        if self.num_pictures < MIN_PICTURES:
-            raise UserError(
-                f"num_pictures must be at least {MIN_PICTURES}, got {self.num_pictures}"
-            )
+        check_least(self, MIN_PICTURES, "num_pictures")
+        check_least(self, 1, "heads")
         check_seed(self.seed)
-        if not self.timesteps or not all(0 <= t <= 1 for t in self.timesteps):
-            raise UserError(f"timesteps must be numbers in [0, 1], got {self.timesteps}")
-        if self.heads is not None and self.heads < 1:
-            raise UserError(f"heads must be at least 1, got {self.heads}")
+        check_timesteps(self.timesteps)
 
 
 @hydra_app(
@@ -92,10 +88,7 @@ def main(config: ClassProbeConfig) -> None:
     path = image_checkpoint(config)
     reader = LatentReader(config.data or trained_on(path))
     bundle = load_bundle(path, choose_device(config.device), config.heads)
-    depth = bundle.network.config.backbone.depth
-    layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
-    if not layers or layers[0] < 0 or layers[-1] > depth:
-        raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
+    layers = chosen_layers(config.layers, bundle)
     check_fits(bundle, reader)
     timesteps = sorted(set(config.timesteps))
     parts = split_pictures(len(reader), reader.copies, config.num_pictures, config.seed)
@@ -115,9 +108,7 @@ def main(config: ClassProbeConfig) -> None:
     name = folder_name("class_probe", settings)
     output = open_results(config.output or own_output(path, name), path, name)
     report = known_report(output / "probe.json", settings)
-    if report is not None:
-        print(f"already measured: {output / 'probe.json'}")
-    else:
+    if report is None:
         print(
             f"{path} on {reader.folder}: {len(reader.labels)} classes, "
             f"{counts['train']} train, {counts['validation']} validation, {counts['test']} test"
@@ -138,11 +129,11 @@ def image_checkpoint(config: ClassProbeConfig) -> Path:
     """The weights file or checkpoint folder to probe. Raises UserError if it is not an image
     network."""
     given = config.checkpoint
-    if given in NAMES and not Path(given).exists():
-        return fetch_released(config.download)
-    if given and is_released_file(Path(given)):
-        return Path(given)
-    checkpoint = find_checkpoint(given, "images")
+    checkpoint = (
+        resolve_weights(given, config.download) if given else find_checkpoint(None, "images")
+    )
+    if is_released_file(checkpoint):
+        return checkpoint
     if not read_config(checkpoint).num_classes:
         raise UserError(f"{checkpoint} is a robot network without classes; use eval/probe.py")
     if config.heads is not None:

@@ -16,10 +16,8 @@ resume it. Results are written to RUN/eval/generation-...: samples.npz (arr_0, u
 and samples.png. Writing the npz temporarily needs twice its size on disk.
 """
 
-import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +28,23 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import run_of, runs_of_kind
 from selfflow_robotics.commands import command
 from selfflow_robotics.envs.tasks import TASKS
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.generation import Generation
 from selfflow_robotics.evaluation.processes import Process
+from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.inference.bundle import (
     Bundle,
     is_released_file,
     load_bundle,
+    resolve_weights,
     weights_hash,
 )
-from selfflow_robotics.inference.generate import NumberedPictures, PictureMaker, Sampling
+from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.inference.sample import SampleMethod
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.modalities.latents import ImageLatents
-from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.rng import check_seed
-from selfflow_robotics.training.checkpoint import (
-    MANIFEST,
-    latest_checkpoint,
-    resolve_checkpoint,
-)
+from selfflow_robotics.training.checkpoint import MANIFEST, latest_checkpoint
 from selfflow_robotics.training.device import choose_precision
 
 IMAGENET = 1000  # classes of a network that is evaluated as in the paper
@@ -79,10 +74,7 @@ class GenerationConfig:
     output: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "num_steps", "batch_size", "heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_least(self, 1, "num_images", "num_steps", "batch_size", "heads")
         if self.num_images is not None and self.num_images > MOST_IMAGES:
             raise UserError(f"num_images must be at most {MOST_IMAGES}, got {self.num_images}")
         if self.batch_size > MOST_BATCH:
@@ -131,7 +123,7 @@ def main(config: GenerationConfig) -> None:
     generate(job, maker, process)
 
 
-def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
+def generate(job: Generation, maker: NumberedPictures, process: Process) -> None:
     """Generate this process's share; the first process shows the progress and writes the result."""
     began, before = time.monotonic(), job.num_made()
     with tqdm(
@@ -164,12 +156,8 @@ def generate(job: Generation, maker: PictureMaker, process: Process) -> None:
 def chosen_checkpoint(config: GenerationConfig) -> Path:
     """The weights file or checkpoint folder to use; null means the newest checkpoint of either kind
     of run."""
-    given = config.checkpoint
-    if given in NAMES and not Path(given).exists():
-        return fetch_released(config.download)
-    if given:
-        path = Path(given)
-        return path if is_released_file(path) else resolve_checkpoint(path)
+    if config.checkpoint:
+        return resolve_weights(config.checkpoint, config.download)
     runs = [run for kind in ("images", "pretrain") for run in runs_of_kind(kind)]
     found = [checkpoint for run in runs if (checkpoint := latest_checkpoint(run))]
     if not found:
@@ -203,7 +191,7 @@ def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampli
 
 def picture_maker(
     bundle: Bundle, config: GenerationConfig, how: Sampling
-) -> tuple[PictureMaker, dict[str, Any]]:
+) -> tuple[NumberedPictures, dict[str, Any]]:
     """The generator of the images, and its settings besides `how`."""
     codec, words = bundle.frames, config.instruction
     told: dict[str, Any] = {}
@@ -246,8 +234,8 @@ def output_folder(config: GenerationConfig, bundle: Bundle, settings: dict[str, 
         return Path(config.output)
     checkpoint = bundle.origin
     run = run_of(checkpoint) if checkpoint.is_dir() else Path("runs") / checkpoint.stem
-    mark = hashlib.sha256(dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return run / "eval" / f"generation-{settings['method']}{settings['num_steps']}-{mark}"
+    kind = f"generation-{settings['method']}{settings['num_steps']}"
+    return run / "eval" / folder_name(kind, settings)
 
 
 if __name__ == "__main__":

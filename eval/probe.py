@@ -24,11 +24,11 @@ from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import get_task
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
 from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
-from selfflow_robotics.evaluation.probes import MIN_EPISODES, probe
+from selfflow_robotics.evaluation.probes import MIN_EPISODES, check_timesteps, chosen_layers, probe
 from selfflow_robotics.evaluation.results import (
     folder_name,
     known_report,
@@ -61,13 +61,9 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        if self.num_episodes < MIN_EPISODES:
-            raise UserError(
-                f"num_episodes must be at least {MIN_EPISODES}, got {self.num_episodes}"
-            )
+        check_least(self, MIN_EPISODES, "num_episodes")
         check_seed(self.seed)
-        if not self.timesteps or not all(0 <= t <= 1 for t in self.timesteps):
-            raise UserError(f"timesteps must be numbers in [0, 1], got {self.timesteps}")
+        check_timesteps(self.timesteps)
 
 
 @hydra_app(
@@ -79,10 +75,7 @@ def main(config: ProbeConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = scene_checkpoint(config.checkpoint)
     bundle = load_bundle(checkpoint, choose_device(config.device)).with_autoencoder()
-    depth, size = bundle.network.config.backbone.depth, bundle.frames.image_size
-    layers = sorted(set(range(depth + 1) if config.layers is None else config.layers))
-    if not layers or layers[0] < 0 or layers[-1] > depth:
-        raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
+    size, layers = bundle.frames.image_size, chosen_layers(config.layers, bundle)
     timesteps = sorted(set(config.timesteps))
     spec = own_spec(
         config.task, config.simpler, bundle.provenance, size, config.renderer, config.timeout_s
@@ -99,9 +92,7 @@ def main(config: ProbeConfig) -> None:
         }
         output = open_results(config.output, checkpoint, folder_name("probe", settings))
         report = known_report(output / "probe.json", settings)
-        if report is not None:
-            print(f"already measured: {output / 'probe.json'}")
-        else:
+        if report is None:
             episodes = probe_episodes(get_task(config.task), config.num_episodes, config.seed)
             with tqdm(total=len(episodes), unit="episode", desc="playing") as bar:
                 frames = play_frames([client], episodes, size, bar.update)

@@ -15,13 +15,11 @@ Results are written to RUN/eval/: episodes.jsonl (one line per episode), videos/
 report.json. Repeat an interrupted command to resume it.
 """
 
-import hashlib
 import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +33,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -48,15 +46,16 @@ from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes, resolve_protocol
 from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
+from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.rng import check_seed
-from selfflow_robotics.training.checkpoint import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        for name, least in dict(num_episodes=1, replan_steps=1, processes=1).items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
+        check_least(self, 1, "num_episodes", "replan_steps", "processes")
         if self.num_steps is not None:
             check_num_steps(self.num_steps)
         check_seed(self.seed)
@@ -128,8 +124,7 @@ def main(config: EvalConfig) -> int:
         provenance = clients[0].provenance()
         fingerprint = {
             "policy": policy.name,
-            # The manifest has the checksums of the weights.
-            "checkpoint": _sha256((checkpoint / MANIFEST).read_bytes()) if checkpoint else None,
+            "checkpoint": weights_hash(checkpoint) if checkpoint else None,
             "simulator": provenance,
             "protocol": protocol,
             "seed": config.seed,
@@ -255,12 +250,8 @@ def output_folder(
     if config.output:
         return Path(config.output)
     root = run_of(checkpoint) / "eval" if checkpoint else Path("runs") / "eval" / config.policy
-    mark = _sha256(dumps(fingerprint, sort_keys=True).encode())[:8]
-    return root / f"{simulator}-{config.task}-{fingerprint['protocol']}-{mark}"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    kind = f"{simulator}-{config.task}-{fingerprint['protocol']}"
+    return root / folder_name(kind, fingerprint)
 
 
 if __name__ == "__main__":

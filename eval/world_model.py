@@ -23,7 +23,7 @@ from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks import Task, get_task
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.protocol import random_episodes
 from selfflow_robotics.evaluation.results import (
@@ -68,9 +68,7 @@ class WorldModelConfig:
         get_task(self.task)
         check_seed(self.seed)
         check_num_steps(self.num_steps)
-        for name in ("num_episodes", "num_frames"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "num_episodes", "num_frames")
 
 
 @hydra_app(
@@ -98,9 +96,7 @@ def main(config: WorldModelConfig) -> None:
         }
         output = open_results(config.output, checkpoint, folder_name("world_model", settings))
         result = known_report(output / "report.json", settings)
-        if result is not None:
-            print(f"already measured: {output / 'report.json'}")
-        else:
+        if result is None:
             try:
                 futures = [
                     record_future(client, episode, config.num_frames, size)

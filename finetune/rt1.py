@@ -22,12 +22,14 @@ checkpoint. The run is saved in runs/NAME; repeat the command to resume an inter
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job, millions
-from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_texts
+from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
+from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_index, open_input
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
@@ -35,14 +37,13 @@ from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.robot_windows import RobotData
 from selfflow_robotics.data.samples import window_batch
-from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.imagination import write_imagined
-from selfflow_robotics.inference.bundle import Bundle, run_record
+from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.sample_images import write_imagined
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
-from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import (
     ROLES,
     SLOTS,
@@ -51,18 +52,16 @@ from selfflow_robotics.objective.roles import (
     denoises_frames,
 )
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
+from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
-from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.text.encoder import TextEncoderConfig
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
+from selfflow_robotics.training.loop import StepLoss
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(JobConfig):
     name: str = "rt1"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     split: str = "train"
     latents: str | None = None
@@ -86,12 +85,9 @@ class FinetuneConfig:
     policy_batch: int = 32
     frame_batch: int = 16
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.validation < 1:
             raise UserError(f"validation must be a fraction in [0, 1), got {self.validation}")
         if not 0 <= self.play_share < 1:
@@ -105,7 +101,6 @@ class FinetuneConfig:
             check_layers(getattr(self, key), self.model.transformer.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
-        check_seed(self.seed)
         if self.model.action_dim != ACTION_DIM:
             raise UserError(
                 f"RT-1's actions have {ACTION_DIM} numbers: model.action_dim={ACTION_DIM}"
@@ -115,9 +110,7 @@ class FinetuneConfig:
                 f"augment.shift_px must be smaller than the image's sides {self.model.image_size}, "
                 f"got {self.augment.shift_px}"
             )
-        for name in ("policy_batch", "frame_batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "policy_batch", "frame_batch")
 
 
 @hydra_app(
@@ -134,37 +127,34 @@ def main(config: FinetuneConfig) -> None:
     job = Job("finetune", config)
     with job.opening():
         index, play = open_data(config)
-        frames, latents = open_frames(config.model, config.latents, index, job.device)
+        instructions = sorted({*index.instructions, *(play.instructions if play else ())})
+        given = open_input(config.model, config.text, config.latents, index, instructions, job)
         play_latents = None
         if play is not None and config.play_latents is not None:
             _, play_latents = open_frames(config.model, config.play_latents, play, job.device)
-        instructions = sorted({*index.instructions, *(play.instructions if play else ())})
-        reading = open_texts(config.text, config.model, instructions, job.run)
-        data = RobotData(index, play, config, job.ranks.share, latents, play_latents)
-        fingerprints = data.fingerprints | reading.fingerprints
-        fingerprints["frames"] = frames.fingerprint or ""
+        data = RobotData(index, play, config, job.ranks.share, given.latents, play_latents)
+        fingerprints = data.fingerprints | given.fingerprints
         job.compare(fingerprints)
-    codecs = {FRAMES: frames, ACTIONS: Actions(data.stats)}
-    shape = config.model.network(frames, reading.config)
+    codecs = {FRAMES: given.frames, ACTIONS: Actions(data.stats)}
+    shape = config.model.network(given.frames, given.text)
     start = find_start(config.init, shape, job.run, config.runs_dir)
-    device, attention = job.device, config.conditioning.attention
-
     state = job.first_state(
-        lambda: start.build(codecs, reading.texts), f"model.{config.model.backbone}"
+        lambda: start.build(codecs, given.texts), f"model.{config.model.backbone}"
     )
     print(
-        f"{millions(state.model)} from {start.text}; {data}; {device} {job.precision}, "
+        f"{millions(state.model)} from {start.text}; {data}; {job.device} {job.precision}, "
         f"run {job.run}"
     )
+
+    def tokens(windows: WindowBatch, role: str, *changes: Any) -> Batch:
+        return window_batch(windows, codecs, ROLES[role], job.device, given.texts, *changes)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
         terms = loss(
             state.model,
             state.teacher,
-            window_batch(
-                windows, codecs, ROLES[role], device, reading.texts, config.augment, generator
-            ),
+            tokens(windows, role, config.augment, generator),
             ROLES[role],
             config.frame_objective if denoises_frames(ROLES[role]) else config.policy_objective,
             config.conditioning,
@@ -172,21 +162,20 @@ def main(config: FinetuneConfig) -> None:
             weights=config.loss_weights,
             step=step,
         )
-        return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
+        return step_loss(terms, role=role)
 
     def held_out() -> dict[str, float]:
         """The policy loss of the moving average on held-out episodes."""
-        role = ROLES["policy"]
         with torch.no_grad(), job.autocast():
             losses = [
                 loss(
                     state.teacher,
                     state.teacher,
-                    window_batch(windows, codecs, role, device, reading.texts),
-                    role,
+                    tokens(windows, "policy"),
+                    ROLES["policy"],
                     config.policy_objective,
                     replace(config.conditioning, text_dropout=0.0),
-                    torch_generator("held out", config.seed, number, device=device),
+                    torch_generator("held out", config.seed, number, device=job.device),
                 ).flow_loss.item()
                 for number, windows in enumerate(data.held_out_batches())
             ]
@@ -194,53 +183,37 @@ def main(config: FinetuneConfig) -> None:
 
     def show(path: Path) -> None:
         """Imagined frames of held-out episodes, next to the real ones."""
-        bundle = Bundle(
-            state.teacher,
-            codecs,
-            ("world_model",),
-            {},
-            job.run,
-            device,
-            attention,
-            None,
-            reading.texts,
-        )
-        try:
-            bundle = bundle.with_autoencoder()
-        except UserError as error:
-            print(f"no sample images: {error}")
-            return
         write_imagined(path, bundle, data.held_out_pictures(), seed=config.seed)
 
+    roles = tuple(role for role, weight in config.roles.items() if weight > 0)
+    bundle = Bundle(
+        state.teacher,
+        codecs,
+        roles,
+        data.provenance,
+        job.run,
+        job.device,
+        config.conditioning.attention,
+        texts=given.texts,
+    )
     job.train(
         state,
         data.batch_at,
         loss_fn,
-        run_record(
-            start.config,
-            codecs,
-            data.provenance,
-            [role for role, weight in config.roles.items() if weight > 0],
-            attention=attention,
-            data=fingerprints,
-            start=start.record,
-            texts=reading.texts,
-        ),
-        on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
-        on_sample=show if config.roles.get("world_model", 0) > 0 else None,
+        bundle.record(fingerprints, start.record),
+        on_checkpoint=held_out if config.validation and "policy" in roles else None,
+        on_sample=show if "world_model" in roles else None,
     )
     print(f"done: {job.run}; next: {command('eval/simpler.py')} --task pick_coke_can")
 
 
 def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
     """Open the demonstrations and, for roles that train on it, play; record them if missing."""
-    given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-    index, play = RldsIndex.open(given, config.split), None
+    index, play = open_index(config.data, config.split, config.collect), None
     asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
     if config.play_share > 0 and asked > 0 and (config.play_data or not config.data):
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
-        given = config.play_data or ensure_demonstrations(replace(config.play, **same))
-        play = RldsIndex.open(Path(given), config.play_split)
+        play = open_index(config.play_data, config.play_split, replace(config.play, **same))
         if (config.latents is None) != (config.play_latents is None):
             raise UserError(
                 "this run trains on two data sets, so latents and play_latents go together; encode "

@@ -25,25 +25,23 @@ from selfflow_robotics.autoencoders.small import (
     small_loss,
 )
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job
+from selfflow_robotics.cli.job import Job, JobConfig
+from selfflow_robotics.cli.robot_input import open_index
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.rng import check_seed
-from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
+from selfflow_robotics.training.loop import StepLoss
 
 MEASURED = 512  # most frames, evenly spaced, to measure scale and PSNR on
 AT_ONCE = 64  # frames per batch of these
 
 
 @dataclass(frozen=True)
-class AutoencoderTrainConfig:
+class AutoencoderTrainConfig(JobConfig):
     name: str = "autoencoder"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     split: str = "train"
     collect: CollectConfig = field(default_factory=CollectConfig)
@@ -52,13 +50,9 @@ class AutoencoderTrainConfig:
     kl: float = 5e-4
     batch_size: int = 32
     held_out: float = 0.1
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 1
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        super().__post_init__()
         SmallNetwork(self.channels)  # raises if `channels` is out of range
         if any(side < DOWNSAMPLE or side % DOWNSAMPLE for side in self.image_size):
             raise UserError(
@@ -81,8 +75,7 @@ class AutoencoderTrainConfig:
 def main(config: AutoencoderTrainConfig) -> None:
     job = Job("autoencoder", config)
     with job.opening():
-        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-        index = RldsIndex.open(given, config.split)
+        index = open_index(config.data, config.split, config.collect)
         fingerprints = {"data": index.fingerprint}
         job.compare(fingerprints)
     kept = max(1, round(config.held_out * index.num_episodes))

@@ -38,7 +38,7 @@ from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
 from selfflow_robotics.data.rlds.latents import RldsFrames
 from selfflow_robotics.data.shapes import ensure_shapes
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.training.device import choose_device, set_threads
 
 MOST_PX = 4096  # of a side
@@ -66,9 +66,7 @@ class EncodeConfig:
     num_shapes: int = 4000
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "image_size", "batch_size", "shard_size")
         if self.image_size > MOST_PX:
             raise UserError(f"image_size must be at most {MOST_PX} px, got {self.image_size}")
         if self.frame_size is not None and not all(1 <= px <= MOST_PX for px in self.frame_size):

@@ -26,7 +26,7 @@ import torch
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job, millions
+from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
@@ -38,30 +38,23 @@ from selfflow_robotics.encoders.load import (
     head_channels,
     load_encoder,
 )
-from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.inference.bundle import Bundle, run_record
-from selfflow_robotics.inference.generate import NumberedPictures, Sampling
+from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.sample_images import SAMPLES, write_generated
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.base import FRAMES, slot_of
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import ImageConfig, image_config
-from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
-from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
-
-SAMPLES = 16  # images sampled while training
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.training.loop import StepLoss
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(JobConfig):
     name: str = "images"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     root: str = "datasets"
     num_shapes: int = 2000
@@ -72,22 +65,16 @@ class ImagesConfig:
     encoder_download: bool = False
     label_dropout: float = 0.1
     batch_size: int = 64
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         if self.objective.mask_shape == "tube":
             raise UserError("objective.mask_shape=tube is for clips; use token for images")
-        check_seed(self.seed)
         if not 0 <= self.label_dropout <= 1:
             raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
-        for name in ("batch_size", "num_shapes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "batch_size", "num_shapes")
 
 
 @hydra_app(
@@ -100,10 +87,13 @@ class ImagesConfig:
 )
 def main(config: ImagesConfig) -> None:
     job = Job("images", config)
-    device = job.device
+    frozen = None
     with job.ranks.first_alone():
         shapes = Path(config.root), config.num_shapes, config.shape_px
         reader = LatentReader(config.data or shape_latents(*shapes))
+        if config.encoder is not None:
+            frozen = load_encoder(config.encoder, config.encoder_download, job.device)
+    feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
     with job.opening():
         job.compare(reader.fingerprints)
         codec = ImageLatents(
@@ -114,12 +104,9 @@ def main(config: ImagesConfig) -> None:
             reader.fingerprints["autoencoder"],
             reader.image_size // reader.latent_size,
         )
-        encoder, feature_channels = None, None
-        if config.encoder is not None:
-            frozen = load_encoder(config.encoder, config.encoder_download, device)
-            encoder = encoder_of_tokens(frozen, codec.load(device))
-            width = config.model.transformer.width
-            feature_channels = head_channels(frozen, config.objective, width)
+        encoder = None
+        if frozen is not None:
+            encoder = encoder_of_tokens(frozen, codec.load(job.device))
     shape = image_config(
         config.model.transformer,
         reader.latent_size,
@@ -129,19 +116,18 @@ def main(config: ImagesConfig) -> None:
         feature_channels=feature_channels,
     )
     sampler = reader.sampler(config.batch_size, config.seed)
-    conditioning = ConditioningConfig(text_dropout=config.label_dropout)
     state = job.first_state(lambda: Network(shape), f"model.{config.model.backbone}")
     print(
         f"{millions(state.model)}, {len(reader)} latents of {len(reader.labels)} classes, "
-        f"{device} {job.precision}, run {job.run}"
+        f"{job.device} {job.precision}, run {job.run}"
     )
     if note := missing_classes(reader.labels, reader.num_classes, reader.class_names):
         print(note)
 
-    def as_batch(latents: LatentBatch, generator: torch.Generator) -> Batch:
-        mean, std, labels = (to_device(part, device) for part in latents)
-        tokens = codec.to_tokens(sample_posterior(mean, std, generator)[:, None])
-        return Batch({"first_frame": slot_of("first_frame", codec, tokens)}, labels=labels)
+    def tokens(latents: LatentBatch, generator: torch.Generator) -> Batch:
+        mean, std, labels = (to_device(part, job.device) for part in latents)
+        frames = codec.to_tokens(sample_posterior(mean, std, generator)[:, None])
+        return Batch({"first_frame": slot_of("first_frame", codec, frames)}, labels=labels)
 
     def batch_at(step: int) -> tuple[int, LatentBatch]:
         return step, reader.read(job.ranks.share(sampler.batch(step)))
@@ -151,49 +137,38 @@ def main(config: ImagesConfig) -> None:
         terms = loss(
             state.model,
             state.teacher,
-            as_batch(latents, generator),
+            tokens(latents, generator),
             ROLES["image"],
             config.objective,
-            conditioning,
+            ConditioningConfig(text_dropout=config.label_dropout),
             generator,
             step=step,
             encoder=encoder,
         )
-        return StepLoss(terms.loss, terms.num_tokens, partial(loss_metrics, terms))
+        return step_loss(terms)
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few images each time."""
-        generator = torch_generator("agreement of latents", config.seed, device=device)
-        batch = as_batch(reader.read(np.arange(min(SAMPLES, len(reader)))), generator)
-        with job.autocast():
-            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
+        generator = torch_generator("agreement of latents", config.seed, device=job.device)
+        batch = tokens(reader.read(np.arange(min(SAMPLES, len(reader)))), generator)
+        return job.agreement(state, batch, generator)
 
-    def show(path: Path) -> None:
-        """Images of the first classes that the moving average generates from noise."""
-        try:
-            codecs = {FRAMES: codec.load(device)}
-        except UserError as error:
-            print(f"no sample images: {error}")
-            return
-        bundle = Bundle(state.teacher, codecs, ("image",), {}, job.run, device)
-        how = Sampling(method="euler", num_steps=50)
-        maker = NumberedPictures(bundle, how, config.seed, labels=reader.labels)
-        write_grid(path, maker(range(SAMPLES)), columns=4)
-
+    bundle = Bundle(
+        state.teacher,
+        {FRAMES: codec},
+        ("image",),
+        reader.fingerprints,
+        job.run,
+        job.device,
+        labels=reader.labels,
+    )
     job.train(
         state,
         batch_at,
         loss_fn,
-        run_record(
-            shape,
-            {FRAMES: codec},
-            reader.fingerprints,
-            ["image"],
-            labels=reader.labels,
-            data=reader.fingerprints,
-        ),
+        bundle.record(reader.fingerprints),
         on_checkpoint=agreement,
-        on_sample=show,
+        on_sample=partial(write_generated, bundle=bundle, seed=config.seed, labels=reader.labels),
     )
     next_one = command("eval/generation.py")
     print(f"done: {job.run} (samples in {job.run / 'samples'}); next: {next_one}")

@@ -15,19 +15,18 @@ interrupted run; a finished run is left unchanged.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import torch
 
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.cli.job import Job, millions
-from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_texts
+from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
+from selfflow_robotics.cli.robot_input import check_latents, open_index, open_input
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
-from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.rlds.windows import WindowBatch, WindowReader
-from selfflow_robotics.data.sampler import EpochSampler
+from selfflow_robotics.data.rlds.windows import WindowBatch
+from selfflow_robotics.data.robot_windows import ClipData
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.encoders.load import (
     check_encoder,
@@ -35,30 +34,23 @@ from selfflow_robotics.encoders.load import (
     head_channels,
     load_encoder,
 )
-from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.inference.bundle import Bundle, run_record
-from selfflow_robotics.inference.generate import NumberedPictures, Sampling
+from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.sample_images import SAMPLES, write_generated
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
-from selfflow_robotics.objective.metrics import loss_metrics
-from selfflow_robotics.objective.roles import ROLES, RoleSchedule, check_weights
+from selfflow_robotics.objective.roles import ROLES, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
-from selfflow_robotics.rng import check_seed, torch_generator
-from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
+from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.text.encoder import TextEncoderConfig
-from selfflow_robotics.training.loop import StepLoss, TrainConfig
-
-SAMPLES = 16  # images sampled while training
+from selfflow_robotics.training.loop import StepLoss
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(JobConfig):
     name: str = "pretrain"
-    runs_dir: str = "runs"
-    seed: int = 0
     data: str | None = None
     split: str = "train"
     latents: str | None = None
@@ -74,23 +66,17 @@ class PretrainConfig:
     image_batch: int = 64
     clip_batch: int = 16
     clip_frames: int = 4
-    train: TrainConfig = field(default_factory=TrainConfig)
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weights(self.roles)
         check_latents(self.model, self.latents)
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
-        check_seed(self.seed)
         for role in self.roles:
             if role not in ("image", "clip"):
                 raise UserError(f"pretraining has the roles image and clip, not '{role}'")
-        for name in ("image_batch", "clip_batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "image_batch", "clip_batch")
         longest = 1 + self.model.later_frames
         if not 2 <= self.clip_frames <= longest:
             raise UserError(f"clip_frames must be 2 to {longest}, got {self.clip_frames}")
@@ -109,57 +95,51 @@ class PretrainConfig:
 )
 def main(config: PretrainConfig) -> None:
     job = Job("pretrain", config)
-    device, attention, later = job.device, config.conditioning.attention, config.clip_frames - 1
-    frozen, feature_channels = None, None
+    frozen = None
     if config.encoder is not None:
         with job.ranks.first_alone():
-            frozen = load_encoder(config.encoder, config.encoder_download, device)
-        width = config.model.transformer.width
-        feature_channels = head_channels(frozen, config.objective, width)
+            frozen = load_encoder(config.encoder, config.encoder_download, job.device)
+    feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
     with job.opening():
-        given = Path(config.data) if config.data else ensure_demonstrations(config.collect)
-        index = RldsIndex.open(given, config.split)
-        frames, latents = open_frames(config.model, config.latents, index, device)
-        reading = open_texts(config.text, config.model, index.instructions, job.run)
-        data = {"data": index.fingerprint, "frames": frames.fingerprint or ""}
-        data |= reading.fingerprints
-        job.compare(data)
-    encoder = None if frozen is None else encoder_of_tokens(frozen, frames.load(device))
-    codecs = {FRAMES: frames}
-    reader = WindowReader(
+        index = open_index(config.data, config.split, config.collect)
+        given = open_input(
+            config.model, config.text, config.latents, index, index.instructions, job
+        )
+        fingerprints = {"data": index.fingerprint, **given.fingerprints}
+        job.compare(fingerprints)
+    encoder = None
+    if frozen is not None:
+        encoder = encoder_of_tokens(frozen, given.frames.load(job.device))
+    data = ClipData(
         index,
-        horizon=1,
-        future_frames=later,
-        image_size=config.model.image_size,
-        frames=latents,
+        config.roles,
+        {"image": config.image_batch, "clip": config.clip_batch},
+        config.clip_frames,
+        config.model.image_size,
+        config.seed,
+        job.ranks.share,
+        given.latents,
     )
-    schedule = RoleSchedule(config.roles, config.seed)
-    samplers = {
-        role: EpochSampler(len(reader), batch, config.seed, role)
-        for role, batch in (("image", config.image_batch), ("clip", config.clip_batch))
-    }
-    shape = config.model.network(frames, reading.config, feature_channels)
+    codecs = {FRAMES: given.frames}
+    shape = config.model.network(given.frames, given.text, feature_channels)
     start = find_start(config.init, shape, job.run, config.runs_dir)
-
     state = job.first_state(
-        lambda: start.build(codecs, reading.texts), f"model.{config.model.backbone}"
+        lambda: start.build(codecs, given.texts), f"model.{config.model.backbone}"
     )
     print(
-        f"{millions(state.model)} from {start.text}, {len(reader)} frames, "
-        f"{device} {job.precision}, run {job.run}"
+        f"{millions(state.model)} from {start.text}, {len(data)} frames, "
+        f"{job.device} {job.precision}, run {job.run}"
     )
 
-    def batch_at(step: int) -> tuple[int, str, WindowBatch]:
-        role, turn = schedule.at(step)
-        windows = job.ranks.share(samplers[role].batch(turn))
-        return step, role, reader.read(windows, future_frames=0 if role == "image" else later)
+    def tokens(windows: WindowBatch, role: str) -> Batch:
+        return window_batch(windows, codecs, ROLES[role], job.device, given.texts)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
         step, role, windows = batch
         terms = loss(
             state.model,
             state.teacher,
-            window_batch(windows, codecs, ROLES[role], device, reading.texts),
+            tokens(windows, role),
             ROLES[role],
             config.objective,
             config.conditioning,
@@ -167,46 +147,36 @@ def main(config: PretrainConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        return StepLoss(terms.loss, terms.num_tokens, lambda: {"role": role, **loss_metrics(terms)})
+        return step_loss(terms, role=role)
 
     def agreement() -> dict[str, list[float]]:
-        """Student against teacher, layer by layer, on the same few images each time."""
-        windows = reader.read(np.arange(min(SAMPLES, len(reader))), future_frames=0)
-        batch = window_batch(windows, codecs, ROLES["image"], device, reading.texts)
-        generator = torch_generator("agreement", config.seed, device=device)
-        with job.autocast():
-            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
+        """Of the same few images each time."""
+        batch = tokens(data.first_frames(SAMPLES), "image")
+        generator = torch_generator("agreement", config.seed, device=job.device)
+        return job.agreement(state, batch, generator)
 
-    def show(path: Path) -> None:
-        """Images that the moving average generates from noise."""
-        bundle = Bundle(
-            state.teacher, codecs, ("image",), {}, job.run, device, attention, None, reading.texts
-        )
-        try:
-            bundle = bundle.with_autoencoder()
-        except UserError as error:
-            print(f"no sample images: {error}")
-            return
-        how = Sampling(method="euler", num_steps=50)
-        maker = NumberedPictures(bundle, how, config.seed, instruction=index.instruction_of(0))
-        write_grid(path, maker(range(SAMPLES)), columns=4)
-
+    bundle = Bundle(
+        state.teacher,
+        codecs,
+        tuple(role for role, weight in config.roles.items() if weight > 0),
+        index.provenance,
+        job.run,
+        job.device,
+        config.conditioning.attention,
+        texts=given.texts,
+    )
     job.train(
         state,
-        batch_at,
+        data.batch_at,
         loss_fn,
-        run_record(
-            start.config,
-            codecs,
-            index.provenance,
-            [role for role, weight in config.roles.items() if weight > 0],
-            attention=attention,
-            data=data,
-            start=start.record,
-            texts=reading.texts,
-        ),
+        bundle.record(fingerprints, start.record),
         on_checkpoint=agreement,
-        on_sample=show,
+        on_sample=partial(
+            write_generated,
+            bundle=bundle,
+            seed=config.seed,
+            instruction=index.instruction_of(0),
+        ),
     )
     next_one = command("finetune/rt1.py")
     print(f"done: {job.run} (samples in {job.run / 'samples'}); next: {next_one}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class UserError(Exception):
@@ -22,3 +23,11 @@ def unknown(kind: str, word: str, options: Iterable[str]) -> UserError:
     if near:
         return UserError(f"unknown {kind} '{word}'; did you mean {' or '.join(near)}?")
     return UserError(f"unknown {kind} '{word}'; there are: {', '.join(options) or 'none'}")
+
+
+def check_least(settings: Any, least: int, *names: str, prefix: str = "") -> None:
+    """Raise UserError for the first of these settings that is below `least`; None passes."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise UserError(f"{prefix}{name} must be at least {least}, got {value}")

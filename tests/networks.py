@@ -6,7 +6,7 @@ import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.batch import Slot, frame_places, step_places
-from selfflow_robotics.inference.bundle import Bundle, run_record
+from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES
 from selfflow_robotics.modalities.latents import ImageLatents
@@ -58,10 +58,18 @@ def robot_network(config: RobotConfig, feature_channels=None) -> NetworkConfig:
     return config.network(config.codec(), feature_channels=feature_channels)
 
 
+def record(config: NetworkConfig, codecs, roles, provenance=None):
+    """What a checkpoint says of a network of this shape."""
+    meta = torch.device("meta")  # without weights, so nothing is drawn
+    with meta:
+        network = Network(config)
+    return Bundle(network, codecs, tuple(roles), provenance or {}, Path("run"), meta).record()
+
+
 def robot_record(config: RobotConfig, roles, stats=None, provenance=None, feature_channels=None):
     """What a checkpoint of pretrain/run.py or finetune/rt1.py says of its network."""
     codecs, network = robot_codecs(config, stats), robot_network(config, feature_channels)
-    return run_record(network, codecs, provenance or {}, roles)
+    return record(network, codecs, roles, provenance)
 
 
 def robot_bundle(config: RobotConfig, network: Network, roles, stats=None) -> Bundle:
@@ -82,7 +90,7 @@ def pixel_latents(config: NetworkConfig, patch: int, fingerprint: str | None = "
 def image_record(config: NetworkConfig, patch: int, provenance=None, fingerprint="pixel"):
     """What a checkpoint of pretrain/images.py says of its network."""
     codecs = {FRAMES: pixel_latents(config, patch, fingerprint)}
-    return run_record(config, codecs, provenance or {}, ["image"])
+    return record(config, codecs, ["image"], provenance)
 
 
 def image_bundle(network: Network, patch: int, fingerprint: str | None = "pixel") -> Bundle:

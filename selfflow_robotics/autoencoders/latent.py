@@ -1,5 +1,6 @@
 """The interfaces of image and video autoencoders, and the trivial one that needs no weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,14 +8,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from selfflow_robotics.errors import UserError
 
-class LatentAutoencoder(Protocol):
-    """Images <-> latents of about unit variance, which the network reads.
 
-    The factor between an autoencoder's own latents and unit variance (0.18215 for SD-VAE) is
-    applied only here: `encode` returns and `decode` takes scaled latents, and so do caches and
-    networks.
-    """
+class Autoencoder(Protocol):
+    """What autoencoders of images and of clips have in common."""
 
     @property
     def channels(self) -> int:
@@ -23,13 +21,22 @@ class LatentAutoencoder(Protocol):
 
     @property
     def downsample(self) -> int:
-        """Downsampling factor; image sides are multiples of it."""
+        """Downsampling factor; sides of images and frames are multiples of it."""
         ...
 
     @property
     def fingerprint(self) -> str:
         """The same for equal configuration and weights, and for nothing else."""
         ...
+
+
+class LatentAutoencoder(Autoencoder, Protocol):
+    """Images <-> latents of about unit variance, which the network reads.
+
+    The factor between an autoencoder's own latents and unit variance (0.18215 for SD-VAE) is
+    applied only here: `encode` returns and `decode` takes scaled latents, and so do caches and
+    networks.
+    """
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the posterior, float32 [B, C, H / d, W / d], of images
@@ -41,7 +48,7 @@ class LatentAutoencoder(Protocol):
         ...
 
 
-class VideoAutoencoder(Protocol):
+class VideoAutoencoder(Autoencoder, Protocol):
     """Clips <-> latents of about unit variance.
 
     The first latent frame covers one frame, each later one `stride` frames: T frames become 1 + (T
@@ -49,23 +56,8 @@ class VideoAutoencoder(Protocol):
     """
 
     @property
-    def channels(self) -> int:
-        """C of the latents."""
-        ...
-
-    @property
-    def downsample(self) -> int:
-        """Downsampling factor; frame sides are multiples of it."""
-        ...
-
-    @property
     def stride(self) -> int:
         """Frames per latent frame after the first."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """The same for equal configuration and weights, and for nothing else."""
         ...
 
     def encode(self, clips: Tensor) -> Tensor:
@@ -76,6 +68,16 @@ class VideoAutoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Clips uint8 [B, T, H, W, 3] of latents [B, T', C, H / d, W / d]."""
         ...
+
+
+def check_divides(what: str, size: Sequence[int], downsample: int) -> None:
+    """Raise UserError for images (`what`) whose (height, width) does not divide into latents."""
+    height, width = size
+    if height % downsample or width % downsample:
+        raise UserError(
+            f"{what} of {height} x {width} px are not divisible by {downsample} px; change "
+            "image_size"
+        )
 
 
 def to_planes(frames: Tensor) -> Tensor:

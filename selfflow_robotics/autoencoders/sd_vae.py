@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.autoencoders.diffusers_files import DiffusersNetwork
-from selfflow_robotics.autoencoders.latent import to_frames, to_planes
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.autoencoders.latent import check_divides, to_frames, to_planes
 
 NETWORK = DiffusersNetwork(
     kind="sd_vae",
@@ -51,12 +50,7 @@ class SdVae:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """As `LatentAutoencoder.encode`. Raises UserError for sizes that do not divide."""
-        height, width = frames.shape[1:3]
-        if height % self.downsample or width % self.downsample:
-            raise UserError(
-                f"images of {height} x {width} px are not divisible by {self.downsample} px; "
-                "change image_size"
-            )
+        check_divides("images", frames.shape[1:3], self.downsample)
         with torch.autocast(self._device.type, enabled=False):
             posterior = self._network.encode(to_planes(frames.to(self._device))).latent_dist
         return (posterior.mean - self._shift) * self._scale, posterior.std * self._scale

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from selfflow_robotics.autoencoders.latent import to_frames, to_planes
+from selfflow_robotics.autoencoders.latent import check_divides, to_frames, to_planes
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.finite import check_finite
 from selfflow_robotics.json_file import parse
+from selfflow_robotics.whole_file import whole_file
 
 FILE = "autoencoder.safetensors"
 # Comes with the package, trained on frames of the tabletop simulator by
@@ -125,19 +126,13 @@ class SmallAutoencoder:
         """Write the file atomically. Raises OSError."""
         told = {**self.told, "channels": self.channels, "scale": self._scale}
         state = {name: x.cpu().half() for name, x in self._network.state_dict().items()}
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_bytes(save(state, {"autoencoder": json.dumps(told)}))
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            file.write(save(state, {"autoencoder": json.dumps(told)}))
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """As `LatentAutoencoder.encode`. Raises UserError for sizes that do not divide."""
-        height, width = frames.shape[1:3]
-        if height % DOWNSAMPLE or width % DOWNSAMPLE:
-            raise UserError(
-                f"images of {height} x {width} px are not divisible by {DOWNSAMPLE} px; change "
-                "image_size"
-            )
+        check_divides("images", frames.shape[1:3], DOWNSAMPLE)
         with torch.autocast(self._device.type, enabled=False):
             mean, log_variance = self._network.posterior(to_planes(frames.to(self._device)))
         return mean / self._scale, (log_variance / 2).exp() / self._scale

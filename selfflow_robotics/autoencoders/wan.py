@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from selfflow_robotics.autoencoders.diffusers_files import DiffusersNetwork
-from selfflow_robotics.autoencoders.latent import to_frames, to_planes
+from selfflow_robotics.autoencoders.latent import check_divides, to_frames, to_planes
 from selfflow_robotics.errors import UserError
 
 NETWORK = DiffusersNetwork(
@@ -61,12 +61,8 @@ class Wan:
     def encode(self, clips: Tensor) -> Tensor:
         """As `VideoAutoencoder.encode`. Raises UserError for sizes and numbers of frames that do
         not divide: the diffusers class would silently drop the rest."""
-        count, height, width = clips.shape[1:4]
-        if height % self.downsample or width % self.downsample:
-            raise UserError(
-                f"frames of {height} x {width} px are not divisible by {self.downsample} px; "
-                "change image_size"
-            )
+        count = clips.shape[1]
+        check_divides("frames", clips.shape[2:4], self.downsample)
         if (count - 1) % self.stride:
             raise UserError(
                 f"clips of {count} frames do not divide into latent frames (one for the first "

@@ -2,39 +2,43 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.runs import Kind, continue_run, open_run, run_folder
-from selfflow_robotics.rng import torch_seed
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.objective.agreement import cosine_by_layer
+from selfflow_robotics.objective.metrics import loss_metrics
+from selfflow_robotics.objective.roles import ROLES
+from selfflow_robotics.objective.self_flow import LossTerms
+from selfflow_robotics.rng import check_seed, torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
-from selfflow_robotics.training.loop import LossFunction, TrainConfig, train
+from selfflow_robotics.training.loop import LossFunction, StepLoss, TrainConfig, train
 from selfflow_robotics.training.state import TrainState
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Settings(Protocol):
+@dataclass(frozen=True)
+class JobConfig:
     """Settings that all training commands have."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def runs_dir(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def train(self) -> TrainConfig: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def threads(self) -> int: ...
+    name: str
+    runs_dir: str = "runs"
+    seed: int = 0
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 class Job:
@@ -42,7 +46,7 @@ class Job:
 
     run: Path  # the run folder
 
-    def __init__(self, kind: Kind, config: Settings) -> None:
+    def __init__(self, kind: Kind, config: JobConfig) -> None:
         """Join the other processes, if torchrun started any. Raises UserError if the run's name is
         not a valid folder name."""
         self._kind: Kind = kind
@@ -78,6 +82,13 @@ class Job:
         """A context with the precision of training, for evaluations during training."""
         return autocast(self.device, self.precision)
 
+    def agreement(
+        self, state: TrainState[Network], batch: Batch, generator: torch.Generator
+    ) -> dict[str, list[float]]:
+        """Student against teacher, layer by layer, on images."""
+        with self.autocast():
+            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
+
     def train(
         self,
         state: TrainState,
@@ -102,6 +113,11 @@ class Job:
             on_sample=on_sample,
             ranks=self.ranks,
         )
+
+
+def step_loss(terms: LossTerms, **told: str) -> StepLoss:
+    """Convert a loss for the training loop; `told` is logged with its metrics."""
+    return StepLoss(terms.loss, terms.num_tokens, lambda: {**told, **loss_metrics(terms)})
 
 
 def millions(network: nn.Module) -> str:

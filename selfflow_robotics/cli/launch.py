@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 from selfflow_robotics.cli.process import exit_code, own_process
@@ -30,49 +31,15 @@ def _run(name: str) -> None:
         sys.exit(exit_code(interrupt))
 
 
-def pretrain() -> None:
-    _run("pretrain/run.py")
-
-
-def pretrain_images() -> None:
-    _run("pretrain/images.py")
-
-
-def autoencoder() -> None:
-    _run("pretrain/autoencoder.py")
-
-
-def encode() -> None:
-    _run("pretrain/encode.py")
-
-
-def finetune_rt1() -> None:
-    _run("finetune/rt1.py")
-
-
-def collect() -> None:
-    _run("finetune/collect.py")
-
-
-def simpler() -> None:
-    _run("eval/simpler.py")
-
-
-def world_model() -> None:
-    _run("eval/world_model.py")
-
-
-def generation() -> None:
-    _run("eval/generation.py")
-
-
-def probe() -> None:
-    _run("eval/probe.py")
-
-
-def class_probe() -> None:
-    _run("eval/class_probe.py")
-
-
-def run_page() -> None:
-    _run("eval/run_page.py")
+pretrain = partial(_run, "pretrain/run.py")
+pretrain_images = partial(_run, "pretrain/images.py")
+autoencoder = partial(_run, "pretrain/autoencoder.py")
+encode = partial(_run, "pretrain/encode.py")
+finetune_rt1 = partial(_run, "finetune/rt1.py")
+collect = partial(_run, "finetune/collect.py")
+simpler = partial(_run, "eval/simpler.py")
+world_model = partial(_run, "eval/world_model.py")
+generation = partial(_run, "eval/generation.py")
+probe = partial(_run, "eval/probe.py")
+class_probe = partial(_run, "eval/class_probe.py")
+run_page = partial(_run, "eval/run_page.py")

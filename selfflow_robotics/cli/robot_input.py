@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
+from selfflow_robotics.cli.job import Job
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.latents import FrameLatents
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.base import FrameCodec
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.text import TextConfig, check_texts
+from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 from selfflow_robotics.text.encoder import TextEncoderConfig
 from selfflow_robotics.text.store import TextStore
 
@@ -23,6 +25,11 @@ def check_latents(model: RobotConfig, latents: str | None) -> None:
             f"latents={latents} needs model.frames=latents; with model.frames={model.frames} the "
             "network reads images"
         )
+
+
+def open_index(data: str | None, split: str, collect: CollectConfig) -> RldsIndex:
+    """Of the data set `data`, or of what `collect` describes, which is recorded if need be."""
+    return RldsIndex.open(Path(data) if data else ensure_demonstrations(collect), split)
 
 
 def open_frames(
@@ -52,26 +59,36 @@ def open_frames(
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How instructions are read: by the network from bytes, or by a frozen encoder."""
+class RobotInput:
+    """What a network reads of a robot's data, and how."""
 
-    config: TextConfig
-    texts: TextStore | None
+    frames: FrameCodec
+    latents: FrameLatents | None  # frames that were encoded ahead; None: they are encoded here
+    text: TextConfig
+    texts: TextStore | None  # instructions that a frozen encoder reads; None: the network does
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return {} if self.texts is None else {"text": self.texts.fingerprint}
+        """Of what a run depends on beside its data sets, see `cli.runs.continue_run`."""
+        texts = {} if self.texts is None else {"text": self.texts.fingerprint}
+        return {"frames": self.frames.fingerprint or ""} | texts
 
 
-def open_texts(
-    encoder: TextEncoderConfig, model: RobotConfig, instructions: Sequence[str], run: Path
-) -> Reading:
-    """Prepare the text input; a frozen encoder's embeddings are stored in the folder `run`.
-
-    Raises UserError if an instruction is too long or the encoder is missing.
-    """
-    if encoder.encoder == "bytes":
+def open_input(
+    model: RobotConfig,
+    text: TextEncoderConfig,
+    latents: str | None,
+    index: RldsIndex,
+    instructions: Sequence[str],
+    job: Job,
+) -> RobotInput:
+    """Raises UserError as `open_frames`, for instructions that are too long, and where the text
+    encoder is missing."""
+    frames, encoded = open_frames(model, latents, index, job.device)
+    if text.encoder == "bytes":
         check_texts(instructions, model.text_bytes)
-        return Reading(TextConfig("bytes", model.text_tokens, model.text_bytes), None)
-    store = TextStore.make(encoder, instructions, run)
-    return Reading(TextConfig("embeddings", channels=store.channels), store)
+        reads = TextConfig("bytes", model.text_tokens, model.text_bytes)
+        return RobotInput(frames, encoded, reads, None)
+    store = TextStore.make(text, instructions, job.run)
+    reads = TextConfig("embeddings", channels=store.channels)
+    return RobotInput(frames, encoded, reads, store)

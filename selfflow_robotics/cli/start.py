@@ -9,19 +9,18 @@ from selfflow_robotics.cli.runs import runs_of_kind
 from selfflow_robotics.commands import command
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import (
-    is_released_file,
     load_bundle,
     read_config,
     read_record,
+    resolve_weights,
     weights_hash,
 )
 from selfflow_robotics.modalities.base import Codec
 from selfflow_robotics.models.network import Network, NetworkConfig
-from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.models.warm_start import Source, adopt, warm_start
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.text.store import TextStore
-from selfflow_robotics.training.checkpoint import latest_checkpoint, resolve_checkpoint, resuming
+from selfflow_robotics.training.checkpoint import latest_checkpoint, resuming
 
 
 class Start(NamedTuple):
@@ -69,7 +68,7 @@ def find_start(init: str, config: NetworkConfig, run: Path, runs_dir: str) -> St
             text = f"scratch (no pretraining run of this size; create one with {makes})"
             return Start(config, None, record, text)
     else:
-        path = _resolve(init)
+        path = resolve_weights(init)
     try:
         source = _read(path, config)
         adopted = adopt(config, source.config)
@@ -90,13 +89,6 @@ def _newest_fitting(config: NetworkConfig, root: Path) -> Path | None:
             except UserError:  # another backbone
                 continue
     return None
-
-
-def _resolve(init: str) -> Path:
-    path = Path(init)
-    if init in NAMES and not path.exists():
-        return fetch_released(download=False)
-    return path if is_released_file(path) else resolve_checkpoint(path)
 
 
 def _read(path: Path, config: NetworkConfig) -> Source:

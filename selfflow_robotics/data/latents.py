@@ -128,15 +128,6 @@ class LatentRows:
         """Fingerprints of the autoencoder and of the images."""
         return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
 
-    def check_autoencoder(self, fingerprint: str | None) -> None:
-        """Raises UserError if a different autoencoder made these latents."""
-        if fingerprint != self.record["autoencoder"]["fingerprint"]:
-            maker = self.autoencoder.weights or self.autoencoder.kind
-            raise UserError(
-                f"{self.folder} has latents of a different autoencoder ({maker}); use that one, "
-                "or encode the images again"
-            )
-
     def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The rows with these numbers (0 to len - 1), of `row_dtype`.
 

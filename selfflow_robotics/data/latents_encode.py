@@ -19,7 +19,8 @@ from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoenco
 from selfflow_robotics.data.images_decode import BadPicture
 from selfflow_robotics.data.latents import Size, row_dtype, sha256_of, sides
 from selfflow_robotics.data.skips import Skips
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.whole_file import whole_file
 
 POLL_S = 0.5  # polling interval for the progress of other processes
 
@@ -37,8 +38,7 @@ class Encoding:
     def __post_init__(self) -> None:
         if min(sides(self.image_size)) < 1:
             raise UserError(f"image_size must be at least 1, got {self.image_size}")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_least(self, 1, "batch_size")
 
     @property
     def copies(self) -> int:
@@ -135,10 +135,11 @@ def encode_shard(
             "the autoencoder's latents are not finite in float16, for images from "
             f"{pictures.name(0)} on; check its weights"
         )
-    num_bytes = _save(rows[:filled], job.path)
+    with whole_file(job.path) as file:
+        np.save(file, rows[:filled], allow_pickle=False)
     entry = {
         "rows": filled,
-        "bytes": num_bytes,
+        "bytes": job.path.stat().st_size,
         "sha256": sha256_of(job.path),
         "skipped": skips.record(),
     }
@@ -181,20 +182,6 @@ def _encode(
     means, stds = zip(*encoded, strict=True)
     mean, std = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (means, stds))
     return mean.half().cpu().numpy(), std.half().cpu().numpy()
-
-
-def _save(rows: np.ndarray, path: Path) -> int:
-    """Write `path` atomically and durably; returns its size in bytes."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            np.save(file, rows, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path.stat().st_size
 
 
 def encode_jobs(

@@ -27,6 +27,7 @@ from selfflow_robotics.data.latents_encode import Shard
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import parse, read_text
+from selfflow_robotics.whole_file import whole_file
 
 JOURNAL = "encoding.jsonl"
 OURS = ("shard-*.npy", "*.tmp", ".lock", JOURNAL, RECORD)
@@ -107,12 +108,8 @@ class Journal:
 
     def _write(self, path: Path, text: str) -> None:
         """Replace a file atomically and durably."""
-        unfinished = path.with_suffix(".tmp")
-        with unfinished.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            file.write(text.encode())
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

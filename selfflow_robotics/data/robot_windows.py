@@ -1,6 +1,7 @@
-"""Choose the training windows for each role, step by step."""
+"""Choose the training windows for each role, step by step: `ClipData` for pretraining, `RobotData`
+for fine-tuning."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,10 +9,49 @@ import numpy as np
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import FrameReader, WindowBatch, WindowReader
+from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
 
 HELD_OUT_BATCHES = 8  # evaluated with each checkpoint
+
+
+class ClipData:
+    """Single frames (role image) and short clips (role clip), as a function of the step."""
+
+    def __init__(
+        self,
+        index: RldsIndex,
+        roles: dict[str, float],
+        batches: Mapping[str, int],
+        clip_frames: int,
+        image_size: tuple[int, int],
+        seed: int,
+        share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
+        frames: FrameReader | None = None,
+    ) -> None:
+        """`roles` and `batches` give the weight and the batch size of each role; `share` and
+        `frames` as in `RobotData`."""
+        self._share = share
+        self._reader = WindowReader(index, 1, clip_frames - 1, image_size, frames=frames)
+        self._schedule = RoleSchedule(roles, seed)
+        self._samplers = {
+            role: EpochSampler(len(self._reader), size, seed, role)
+            for role, size in batches.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def batch_at(self, step: int) -> tuple[int, str, WindowBatch]:
+        """A step, the role that it plays, and its windows."""
+        role, turn = self._schedule.at(step)
+        windows = self._share(self._samplers[role].batch(turn))
+        return step, role, self._reader.read(windows, 0 if role == "image" else None)
+
+    def first_frames(self, count: int) -> WindowBatch:
+        """The first so many frames of the data, fewer if there are not as many."""
+        return self._reader.read(np.arange(min(count, len(self))), 0)
 
 
 class Shape(Protocol):

@@ -75,9 +75,13 @@ def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
         )
 
 
-def head_channels(encoder: FrozenEncoder, objective: ObjectiveConfig, width: int) -> int:
-    """Output channels of the training-only head. Raises UserError if there is no head although the
-    encoder's channels differ from the network's `width`."""
+def head_channels(
+    encoder: FrozenEncoder | None, objective: ObjectiveConfig, width: int
+) -> int | None:
+    """Output channels of the training-only head, None for the network's `width`. Raises UserError
+    if there is no head although the encoder's channels differ from the width."""
+    if encoder is None:
+        return None
     if not objective.head and encoder.channels != width:
         raise UserError(
             f"the encoder's features have {encoder.channels} channels, the network {width}; add a "

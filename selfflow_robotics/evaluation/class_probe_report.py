@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from selfflow_robotics.evaluation.probe_report import Rows, markdown_table, text_table
+from selfflow_robotics.evaluation.probe_report import Rows
+from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 NOTES = (
     "Cells: top-1 accuracy on test images with 95 % Wilson interval.",

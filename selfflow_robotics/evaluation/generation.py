@@ -24,14 +24,14 @@ import numpy as np
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.processes import Process
-from selfflow_robotics.evaluation.results import write_whole, writing
+from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
 from selfflow_robotics.evaluation.video import write_grid
-from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
+from selfflow_robotics.whole_file import whole_file
 
 KEY = "arr_0"
 SHOWN, COLUMNS = 64, 8  # images in the grid
-OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.partial")
+OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.tmp")
 POLL_S = 0.5  # polling interval of the first process for the batches of others
 
 # B numbers -> images uint8 [B, H, W, 3].
@@ -81,7 +81,7 @@ class Generation:
             if process.is_first:
                 hold(self.folder)
             if path.exists():
-                _refuse_other(path, wanted)
+                check_settings(path, wanted, "images")
             else:
                 _refuse_strangers(self.folder)
                 if process.is_first:
@@ -122,8 +122,8 @@ class Generation:
                 continue
             first = batch * self.batch_size
             pictures = make(range(first, first + self.batch_size))[: self.shape(batch)[0]]
-            with writing(self.folder):
-                _save(self.batch_path(batch), pictures, process)
+            with writing(self.folder), whole_file(self.batch_path(batch)) as file:
+                np.savez(file, arr_0=pictures)
             num_new += len(pictures)
             on_batch()
         return num_new
@@ -184,19 +184,6 @@ class Generation:
         return pictures if is_right else None
 
 
-def _refuse_other(path: Path, wanted: dict[str, Any]) -> None:
-    try:
-        found = read_json(path)
-        changed = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is damaged; remove its folder or choose another output") from None
-    if changed:
-        raise UserError(
-            f"{path.parent} has images with a different {' and '.join(changed)}; choose another "
-            "output or remove that folder"
-        )
-
-
 def _refuse_strangers(folder: Path) -> None:
     ours = {path.name for pattern in OURS for path in folder.glob(pattern)}
     if strangers := {path.name for path in folder.iterdir()} - ours:
@@ -208,17 +195,6 @@ def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:
     columns = min(COLUMNS, len(pictures))
     missing = -len(pictures) % columns
     return np.pad(pictures, ((0, missing), (0, 0), (0, 0), (0, 0))), columns
-
-
-def _save(path: Path, pictures: np.ndarray, process: Process) -> None:
-    unfinished = path.with_suffix(f".{process.number}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, arr_0=pictures)
-        _sync(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.results import write_whole, writing
+from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
 from selfflow_robotics.locks import hold
 
 
@@ -65,7 +65,7 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True)
             hold(folder)
             if path.exists():
-                _check_same(path, fingerprint)
+                check_settings(path, fingerprint, "an evaluation")
             else:
                 write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
             records = _read(folder / "episodes.jsonl")
@@ -109,23 +109,6 @@ class Ledger:
         """The existing records of `policy` for `episodes`, in their order."""
         found = (self._records.get(_key(policy, episode)) for episode in episodes)
         return [record for record in found if record is not None]
-
-
-def _check_same(path: Path, fingerprint: dict[str, Any]) -> None:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(known, dict):
-            raise ValueError("no table")
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is damaged; remove its folder or choose another output=") from None
-    if known == fingerprint:
-        return
-    names = sorted({*known, *fingerprint})
-    changed = [name for name in names if known.get(name) != fingerprint.get(name)]
-    raise UserError(
-        f"{path.parent} has an evaluation with a different {' and '.join(changed)}; choose "
-        "another output= or remove that folder"
-    )
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfflow_robotics.evaluation.probe_frames import TARGETS
+from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 Rows = Sequence[dict[str, Any]]
 
@@ -45,20 +46,6 @@ def to_markdown(rows: Rows, title: str) -> str:
     return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in NOTES)]) + "\n"
 
 
-def text_table(lines: Sequence[Sequence[str]]) -> str:
-    """Align cells in columns with spaces."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose header is the first line."""
-    header, *rest = lines
-    return "\n".join([_markdown(header), "|---" * len(header) + "|", *map(_markdown, rest)])
-
-
 def _label(row: dict[str, Any]) -> str:
     return f"layer {row['layer']}" if row["source"] == "features" else row["source"]
 
@@ -66,7 +53,3 @@ def _label(row: dict[str, Any]) -> str:
 def _cell(row: dict[str, Any]) -> str:
     low, high = row["r2_interval"]
     return f"{row['median_error']:.2f}  {row['r2']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _markdown(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

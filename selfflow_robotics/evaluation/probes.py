@@ -47,6 +47,21 @@ SHARES = {"train": 0.6, "validation": 0.2}  # shares of the episodes; the rest i
 MIN_EPISODES = 5
 
 
+def check_timesteps(timesteps: Sequence[float]) -> None:
+    """Raise UserError unless there are some, each in [0, 1]."""
+    if not timesteps or not all(0 <= t <= 1 for t in timesteps):
+        raise UserError(f"timesteps must be numbers in [0, 1], got {timesteps}")
+
+
+def chosen_layers(wanted: Sequence[int] | None, bundle: Bundle) -> list[int]:
+    """The layers to probe, ascending; None: all. Raises UserError if one does not exist."""
+    depth = bundle.network.config.backbone.depth
+    layers = sorted(set(range(depth + 1) if wanted is None else wanted))
+    if not layers or layers[0] < 0 or layers[-1] > depth:
+        raise UserError(f"layers must be numbers from 0 to {depth} for this network, got {layers}")
+    return layers
+
+
 def split_by_episode(episode: np.ndarray) -> dict[str, np.ndarray]:
     """Rows (int [n_part]) of train, validation and test; no episode is in two of them.
 

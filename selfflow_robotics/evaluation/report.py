@@ -14,6 +14,7 @@ from typing import Any
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
+from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 
 @dataclass(frozen=True)
@@ -181,19 +182,14 @@ class Report:
 
     def to_text(self) -> str:
         """For the terminal."""
-        rows = self.table()
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
-        ]
+        lines = text_table(self.table()).splitlines()
         lines.insert(1, "-" * max(map(len, lines)))
         return "\n".join([self.title(), "", *lines, "", *self.notes()])
 
     def to_markdown(self) -> str:
         """For a page."""
-        header, *rows = self.table()
-        lines = [_markdown_row(header), "|---" * len(header) + "|", *map(_markdown_row, rows)]
-        return "\n".join([f"# {self.title()}", "", *lines, "", *(f"- {n}" for n in self.notes())])
+        notes = "\n".join(f"- {note}" for note in self.notes())
+        return f"# {self.title()}\n\n{markdown_table(self.table())}\n\n{notes}"
 
     def write(self, folder: Path) -> None:
         """Write report.md and report.json. Raises UserError if that fails."""
@@ -204,7 +200,3 @@ class Report:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -6,7 +6,6 @@ settings have another folder; results are never overwritten.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import read_json
+from selfflow_robotics.whole_file import whole_file
 
 
 def folder_name(kind: str, settings: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def folder_name(kind: str, settings: dict[str, Any]) -> str:
 
 
 def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report at `path`, or None if there is none yet.
+    """The report at `path`, after a line that says so, or None if there is none yet.
 
     Raises UserError if it is damaged or its "settings" differ.
     """
@@ -36,7 +36,25 @@ def known_report(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged or not a report; remove it to measure again") from None
     if found != json.loads(json.dumps(settings)):
         raise UserError(f"{path} has results of different settings; choose another output=...")
+    print(f"already measured: {path}")
     return report
+
+
+def check_settings(path: Path, wanted: dict[str, Any], what: str) -> None:
+    """Raise UserError if the settings file of a folder with `what` is damaged or differs from
+    `wanted` (as JSON reads it)."""
+    try:
+        found = read_json(path)
+        changed = sorted(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path} is damaged; remove its folder or choose another output=..."
+        ) from None
+    if changed:
+        raise UserError(
+            f"{path.parent} has {what} with a different {' and '.join(changed)}; choose another "
+            "output=... or remove that folder"
+        )
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
@@ -45,16 +63,9 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write `path` durably; on failure (OSError) nothing is left of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write `path` as a `whole_file`. Raises OSError."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

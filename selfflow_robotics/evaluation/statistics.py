@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from scipy.stats import binomtest
 
 
-def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927); (0, 1) without trials.
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion (Wilson 1927); (0, 1) without trials.
 
     Its coverage is close to nominal down to 25 trials and for rates near 0 and 1, where the normal
     interval fails.
     """
     if count == 0:
         return 0.0, 1.0
-    interval = binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    interval = binomtest(successes, count).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -21,6 +21,7 @@ from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.modalities.load import codec_from_json, codec_to_json
 from selfflow_robotics.models.convert import read_released
 from selfflow_robotics.models.network import Attention, Network, NetworkConfig
+from selfflow_robotics.models.released import NAMES, fetch_released
 from selfflow_robotics.models.weights_file import SUFFIXES
 from selfflow_robotics.text.store import TextStore
 from selfflow_robotics.training.checkpoint import (
@@ -33,45 +34,8 @@ from selfflow_robotics.training.checkpoint import (
 )
 
 RELEASED_PATCH = 2
-# Exceptions from records that `run_record` did not write.
+# Exceptions from records that `Bundle.record` did not write.
 _UNFIT = (KeyError, TypeError, ValueError, AttributeError)
-
-
-def run_record(
-    network: NetworkConfig,
-    codecs: Mapping[str, Codec],
-    provenance: dict[str, Any],
-    roles: Sequence[str],
-    *,
-    attention: Attention = "prefix",
-    labels: list[int] | None = None,
-    data: dict[str, str] | None = None,
-    start: dict[str, Any] | None = None,
-    texts: TextStore | None = None,
-) -> dict[str, Any]:
-    """The `extra` of a checkpoint's manifest, which `load_bundle` reads.
-
-    Args:
-        codecs: codecs by adapter name.
-        provenance: origin of the training data.
-        roles: roles that the run trains.
-        attention: between clean and noised tokens, as in training.
-        labels: the classes that occur in the data; None: all, or no classes.
-        data: fingerprints of the data sets, by purpose.
-        start: source of the initial weights; None: random.
-        texts: the frozen encoder's embeddings of the instructions; None: the network reads bytes.
-    """
-    return {
-        "network": network.to_json(),
-        "codecs": {name: codec_to_json(codec) for name, codec in codecs.items()},
-        "provenance": provenance,
-        "roles": sorted(roles),
-        "attention": attention,
-        "labels": labels,
-        "data": data,
-        "start": start,
-        "texts": None if texts is None else texts.fingerprint,
-    }
 
 
 @dataclass
@@ -84,7 +48,7 @@ class Bundle:
     provenance: dict[str, Any]  # origin of its training data
     origin: Path  # checkpoint folder or weights file
     device: torch.device
-    attention: Attention = "prefix"
+    attention: Attention = "prefix"  # between clean and noised tokens, as in training
     # Classes that occurred in training; None: all. The embeddings of others are untrained.
     labels: list[int] | None = None
     texts: TextStore | None = None  # for networks with a frozen text encoder
@@ -114,6 +78,27 @@ class Bundle:
     def later_frames(self) -> int:
         """Most frames after the first one."""
         return self.later_steps * self.frames.stride
+
+    def record(
+        self, data: dict[str, str] | None = None, start: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The `extra` of a checkpoint's manifest, which `load_bundle` reads.
+
+        Args:
+            data: fingerprints of the data sets, by purpose.
+            start: source of the initial weights; None: random.
+        """
+        return {
+            "network": self.network.config.to_json(),
+            "codecs": {name: codec_to_json(codec) for name, codec in self.codecs.items()},
+            "provenance": self.provenance,
+            "roles": sorted(self.roles),
+            "attention": self.attention,
+            "labels": self.labels,
+            "data": data,
+            "start": start,
+            "texts": None if self.texts is None else self.texts.fingerprint,
+        }
 
     def require(self, role: str) -> Actions:
         """The codec of actions. Raises UserError if the network was not trained on this role."""
@@ -231,7 +216,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """The `run_record` in a checkpoint. Raises UserError if the checkpoint has none."""
+    """The `Bundle.record` in a checkpoint. Raises UserError if the checkpoint has none."""
     record = read_manifest(checkpoint)["extra"]
     if "model" in record or "image_model" in record:
         raise UserError(
@@ -260,6 +245,15 @@ def read_config(checkpoint: Path) -> NetworkConfig:
 def is_released_file(path: Path) -> bool:
     """Whether the path is a file of released weights, not a run or checkpoint folder."""
     return path.is_file() or (path.suffix in SUFFIXES and not path.is_dir())
+
+
+def resolve_weights(given: str, download: bool = False) -> Path:
+    """The weights file or checkpoint folder that `given` means: a run, a checkpoint, a file, or one
+    of `models.released.NAMES`. Raises UserError if there is none."""
+    path = Path(given)
+    if given in NAMES and not path.exists():
+        return fetch_released(download)
+    return path if is_released_file(path) else resolve_checkpoint(path)
 
 
 def weights_hash(path: Path) -> str:

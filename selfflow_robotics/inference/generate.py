@@ -7,7 +7,6 @@ use the same batch size, precision and device type.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,19 +40,6 @@ class Sampling:
             raise UserError(
                 f"guidance must be 0 <= guidance_low <= guidance_high <= 1, got {low} and {high}"
             )
-
-
-class PictureMaker(Protocol):
-    """A network with everything needed to generate its images by number."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) px."""
-        ...
-
-    def __call__(self, numbers: Sequence[int]) -> np.ndarray:
-        """The images with these numbers, uint8 [B, H, W, 3]."""
-        ...
 
 
 class NumberedPictures:
@@ -96,6 +82,7 @@ class NumberedPictures:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width) px."""
         return self._bundle.frames.image_size
 
     def label(self, number: int) -> int:
@@ -106,6 +93,7 @@ class NumberedPictures:
         return self._trained[generator.integers(len(self._trained))]
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
+        """The images with these numbers, uint8 [B, H, W, 3]."""
         bundle, how, codec = self._bundle, self._sampling, self._bundle.frames
         words = labels = None
         if bundle.labelled:

@@ -86,11 +86,6 @@ def to_released(state: StateDict, config: NetworkConfig, patch: int = 2) -> Stat
     return released
 
 
-def load_released(path: Path | str, heads: int | None = None, patch: int = 2) -> Network:
-    """The model of `read_released`, without the description."""
-    return read_released(path, heads, patch)[0]
-
-
 def read_released(
     path: Path | str, heads: int | None = None, patch: int = 2
 ) -> tuple[Network, str]:

@@ -25,7 +25,7 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import WORDS, Tokens
 from selfflow_robotics.models.embeddings import TimestepEmbedder, check_convention
 from selfflow_robotics.models.flux_blocks import DoubleBlock, Layout, Rows, SingleBlock
-from selfflow_robotics.models.layers import KeyValue, at_own_timestep, check_size
+from selfflow_robotics.models.layers import KeyValue, at_own_timestep, check_size, xavier, zero
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.models.rotary import AXES, rotary_turns
 from selfflow_robotics.timesteps import Timesteps
@@ -157,14 +157,9 @@ class Flux(nn.Module):
 
     def _initialize(self) -> None:
         """As in SiT: xavier for linear layers, small timestep MLP, adaLN-Zero."""
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        xavier(self.blocks)
         self.t_embedder.initialize()
-        for weight in self.adaLN_modulation.parameters():
-            nn.init.zeros_(weight)
+        zero(self.adaLN_modulation)
 
     def modulation(self, timesteps: Timesteps, condition: Tensor | None = None) -> Modulation:
         return self.t_embedder.modulation(timesteps, condition)

@@ -68,6 +68,15 @@ def _attend_short(
     return rearrange(folded, "b h (k n) d -> (b k) h n d", n=q.shape[2]) + own @ v
 
 
+def xavier(blocks: nn.Module) -> None:
+    """DiT's initialization of linear layers: xavier, and no biases."""
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def zero(*modules: nn.Module) -> None:
     """Set every parameter of `modules` to zero."""
     for module in modules:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.batch import Slot, Words
-from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.errors import UserError, check_least, unknown
 from selfflow_robotics.models.adapters import Adapter, AdapterConfig
 from selfflow_robotics.models.backbone import WORDS, Backbone, Kept, Tokens
 from selfflow_robotics.models.flux import Flux, FluxConfig
@@ -67,10 +67,8 @@ class NetworkConfig:
             for stream in self.backbone.conditioning:
                 if stream not in (streams := (WORDS, *self.slots)):
                     raise unknown("stream in model.flux.conditioning", stream, streams)
-        if self.num_classes is not None and self.num_classes < 0:
-            raise UserError(f"num_classes must be at least 0, got {self.num_classes}")
-        if self.feature_channels is not None and self.feature_channels < 1:
-            raise UserError(f"feature_channels must be at least 1, got {self.feature_channels}")
+        check_least(self, 0, "num_classes")
+        check_least(self, 1, "feature_channels")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-compatible dict, for `from_json`."""

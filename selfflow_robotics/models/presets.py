@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES, FrameCodec
 from selfflow_robotics.modalities.latents import ImageLatents, LatentsBehindPixels, VideoLatents
@@ -75,8 +75,7 @@ class ImageConfig:
     patch: int = 2  # patch size, in latents
 
     def __post_init__(self) -> None:
-        if self.patch < 1:
-            raise UserError(f"model.patch must be at least 1, got {self.patch}")
+        check_least(self, 1, "patch", prefix="model.")
 
     @property
     def transformer(self) -> BackboneConfig:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.backbone import Tokens
 from selfflow_robotics.models.embeddings import TimestepEmbedder, check_convention
-from selfflow_robotics.models.layers import Block, KeyValue, at_own_timestep, check_size, zero
+from selfflow_robotics.models.layers import (
+    Block,
+    KeyValue,
+    at_own_timestep,
+    check_size,
+    xavier,
+    zero,
+)
 from selfflow_robotics.models.modulation import Modulation
 from selfflow_robotics.timesteps import Timesteps
 
@@ -72,10 +79,7 @@ class SiT(nn.Module):
 
     def _initialize(self) -> None:
         """DiT's initialization: xavier for linear layers, small timestep MLP, adaLN-Zero."""
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        xavier(self.blocks)
         self.t_embedder.initialize()
         for block in self.blocks:
             assert isinstance(block, Block)

@@ -22,7 +22,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks import Task, get_task
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
 from selfflow_robotics.robot.actions import GRIPPER, policy_from_environment, rt1_from_policy
@@ -71,8 +71,7 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        if self.num_episodes < 1:
-            raise UserError(f"num_episodes must be at least 1, got {self.num_episodes}")
+        check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
         if not FIRST_SEED <= self.seed < MAX_SEED - TRIES * self.num_episodes:

@@ -65,7 +65,6 @@ def roll_out(
     max_steps: int | None = None,
     stop_on_success: int = 0,
     record: Literal["none", "frames", "steps"] = "none",
-    retries: int = RETRIES,
 ) -> Iterator[EpisodeResult]:
     """Play `episodes` (possibly infinite: stop iterating at any time) and yield the results.
 
@@ -75,7 +74,7 @@ def roll_out(
     images ("frames") or everything ("steps"), which renders every step.
 
     If a simulator fails or exceeds `timeout_s` for an answer, it is restarted and the episode
-    repeated, up to `retries` times; then the result is an error. Raises UserError if the policy
+    repeated, up to `RETRIES` times; then the result is an error. Raises UserError if the policy
     returns an invalid chunk, or if no simulator starts.
     """
     looks = getattr(policy, "looks", True)
@@ -89,7 +88,7 @@ def roll_out(
         cause = " ".join(str(error).split())  # it may include the last lines of a log
         episode = slot.drop()
         slot.client.restart()
-        if episode.failures < retries:
+        if episode.failures < RETRIES:
             logger.warning(
                 "the %s simulator failed (%s) in an episode of %s with seed %d; repeating it",
                 *(slot.client.spec.simulator, cause, episode.spec.task, episode.spec.seed),

@@ -8,7 +8,6 @@ are encoded on first use and stored.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from selfflow_robotics.json_file import parse
 from selfflow_robotics.text.encoder import TextEncoder, TextEncoderConfig
 from selfflow_robotics.text.pretrained import PretrainedEncoder
 from selfflow_robotics.text.word_pieces import WordLlamaEncoder
+from selfflow_robotics.whole_file import whole_file
 
 FILE = "text.safetensors"
 NO_WORDS = ""  # the null condition of guidance
@@ -142,15 +142,8 @@ class TextStore:
             "texts": texts,
             "sha256": _checksum(embeddings, texts),
         }
-        unfinished = self._file.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(save({"embeddings": embeddings}, {"text": json.dumps(record)}))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with whole_file(self._file) as file:
+            file.write(save({"embeddings": embeddings}, {"text": json.dumps(record)}))
 
     def _ready(self) -> TextEncoder:
         if self._encoder is None:

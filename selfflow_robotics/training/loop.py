@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.signals import endings_call
 from selfflow_robotics.training.checkpoint import (
@@ -56,10 +56,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps > MOST_STEPS:
             raise UserError(f"train.steps must be at most {MOST_STEPS}, got {self.steps}")
-        least = dict(steps=1, log_every=1, save_every=1, keep_checkpoints=1, sample_every=0)
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise UserError(f"train.{name} must be at least {value}, got {getattr(self, name)}")
+        names = ("steps", "log_every", "save_every", "keep_checkpoints")
+        check_least(self, 1, *names, prefix="train.")
+        check_least(self, 0, "sample_every", prefix="train.")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
         check_compiler(self.compile)

@@ -26,7 +26,7 @@ FLOORS = [
     {"modalities"},
     {"autoencoders", "flow", "locks", "robot", "text"},
     {"batch", "timesteps"},
-    {"commands", "errors", "finite", "json_file", "rng", "signals"},
+    {"commands", "errors", "finite", "json_file", "rng", "signals", "whole_file"},
 ]
 LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}
 

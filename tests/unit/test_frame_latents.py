@@ -136,8 +136,6 @@ def test_a_cache_of_something_else_is_refused(folder):
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="latents of different data"):
         FrameLatents("out", index_of(split="train[:2]"))
-    with pytest.raises(UserError, match="latents of a different autoencoder"):
-        FrameLatents("out", index_of()).check_autoencoder("another")
     with pytest.raises(UserError, match="a robot's frames, not of images"):
         LatentReader("out")
     write_folder(folder / "set", {"cat": 2, "dog": 2})

@@ -238,7 +238,7 @@ def test_the_released_file_is_looked_for_at_the_hub_where_no_such_file_lies(fold
         asked.append(download)
         raise UserError("no network")
 
-    monkeypatch.setitem(main.__wrapped__.__globals__, "fetch_released", fetch)
+    monkeypatch.setattr("selfflow_robotics.inference.bundle.fetch_released", fetch)
     with pytest.raises(SystemExit):
         main([*QUICK, "--checkpoint", "selfflow_imagenet256.pt", "download=true"])
     assert asked == [True]

@@ -173,10 +173,6 @@ def test_another_cache_is_never_continued(source, tmp_path):
     (source / "a" / "more.png").write_bytes(picture_bytes(3))
     with pytest.raises(UserError, match="of a different list of images"):
         make(source, out)
-    reader = LatentReader(out)
-    reader.check_autoencoder(PixelLatents().fingerprint)
-    with pytest.raises(UserError, match=r"autoencoder \(pixel\)"):
-        reader.check_autoencoder(Other().fingerprint)
 
 
 def test_a_folder_of_other_things_is_refused(source, tmp_path):

@@ -21,7 +21,6 @@ from selfflow_robotics.inference.sample import sample
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.convert import (
     from_released,
-    load_released,
     read_released,
     to_released,
 )
@@ -255,7 +254,7 @@ def test_crafted_tensors_are_one_line_and_fill_no_memory(released, tmp_path, cra
     path = tmp_path / "weights.pt"
     torch.save(craft(released), path)
     with pytest.raises(UserError) as error:
-        load_released(path, HEADS)
+        read_released(path, HEADS)
     assert "\n" not in str(error.value)
 
 
@@ -267,7 +266,7 @@ def test_weights_that_are_not_finite_are_named(released, tmp_path, name, value):
     broken[0, 0] = value
     torch.save(released | {name: broken}, path)
     with pytest.raises(UserError, match=name):
-        load_released(path, HEADS)
+        read_released(path, HEADS)
 
 
 def test_a_compressed_file_is_not_unpacked(released, tmp_path):
@@ -279,13 +278,13 @@ def test_a_compressed_file_is_not_unpacked(released, tmp_path):
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
     with pytest.raises(UserError, match="compressed"):
-        load_released(tmp_path / "bomb.pt")
+        read_released(tmp_path / "bomb.pt")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "weights.pt")
     with pytest.raises(UserError):
-        load_released(tmp_path / "weights.pt")
+        read_released(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -295,7 +294,7 @@ def test_weights_are_read_from_a_file(released, model, recorded, tmp_path, suffi
         torch.save({"model": released}, path)
     else:
         save_file(released, path)
-    loaded = load_released(path, HEADS)
+    loaded, _ = read_released(path, HEADS)
     assert_same(loaded.state_dict(), model.state_dict())
     assert torch.equal(
         loaded.adapters[FRAMES].grid_positions, model.adapters[FRAMES].grid_positions
@@ -303,7 +302,7 @@ def test_weights_are_read_from_a_file(released, model, recorded, tmp_path, suffi
     assert all(p.requires_grad for p in loaded.parameters())
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(UserError, match=r"truncated .*download it again") as error:
-        load_released(path, HEADS)
+        read_released(path, HEADS)
     assert "\n" not in str(error.value)
 
 
@@ -333,13 +332,13 @@ def test_foreign_files_are_one_clear_line(tmp_path, content, message):
         foreign = isinstance(content, dict) and isinstance(content.get("model"), Foreign)
         torch.save(content, path, pickle_protocol=4 if foreign else 2)  # torch warns of 4
     with warnings.catch_warnings(action="error"), pytest.raises(UserError, match=message) as error:
-        load_released(path)
+        read_released(path)
     assert "\n" not in str(error.value)
 
 
 def test_other_endings_are_refused():
     with pytest.raises(UserError, match=r"neither \.pt nor \.safetensors"):
-        load_released("weights.bin")
+        read_released("weights.bin")
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named(released):

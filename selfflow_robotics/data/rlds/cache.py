@@ -5,7 +5,6 @@ every record. The format is safetensors, which cannot run code and refuses incon
 allocating.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
 from selfflow_robotics.data.rlds.info import Piece
+from selfflow_robotics.whole_file import whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -67,15 +67,12 @@ def save(path: Path, tables: dict[str, Any]) -> None:
         for key, value in tables.items()
     }
     arrays[_CHECKSUM] = _checksum(arrays)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(to_safetensors(arrays))
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            file.write(to_safetensors(arrays))
     except OSError as error:
         _log.warning("the index was not cached: %s", error)
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
 
 
 def load(path: Path, pieces: list[Piece]) -> dict[str, Any] | None:

@@ -81,9 +81,7 @@ class RldsIndex:
         self.image_size: tuple[int, int] = (height, width)
 
     @classmethod
-    def open(
-        cls, directory: str | Path, split: str = "train", cache: bool = True, verify: str = "full"
-    ) -> "RldsIndex":
+    def open(cls, directory: str | Path, split: str = "train", verify: str = "full") -> "RldsIndex":
         """Open `<root>/<name>/<version>`, indexing it if it is not in the cache.
 
         split: in TensorFlow Datasets syntax, such as train, train[:90%] or train+val. verify:
@@ -108,7 +106,7 @@ class RldsIndex:
                 )
         total = sum(path.stat().st_size for path in files)
         cached, tables = None, None
-        if cache and total >= CACHE_FROM_BYTES:
+        if total >= CACHE_FROM_BYTES:
             cached = index_cache.path_of(info.directory, pieces, framing, verify)
             tables = index_cache.load(cached, pieces)
         if tables is None:

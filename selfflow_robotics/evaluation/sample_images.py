@@ -1,0 +1,64 @@
+"""Sample images that a run writes while it trains. Where its autoencoder is missing, there are
+none, and training goes on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from selfflow_robotics.data.rlds.windows import WindowReader
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.inference.bundle import Bundle
+from selfflow_robotics.inference.generate import NumberedPictures, Sampling
+from selfflow_robotics.inference.imagine import imagine
+from selfflow_robotics.rng import numpy_generator
+
+SAMPLES = 16  # generated images
+WINDOWS = 3  # imagined ones
+
+
+def write_generated(
+    path: Path,
+    bundle: Bundle,
+    *,
+    seed: int,
+    labels: Sequence[int] | None = None,
+    instruction: str = "",
+) -> None:
+    """Images from noise, in a grid; `labels` and `instruction` as in `NumberedPictures`."""
+    if ready := _with_autoencoder(bundle):
+        ready = replace(ready, roles=("image",))  # also of a run that trains on clips alone
+        how = Sampling(method="euler", num_steps=50)
+        maker = NumberedPictures(ready, how, seed, labels, instruction)
+        write_grid(path, maker(range(SAMPLES)), columns=4)
+
+
+def write_imagined(path: Path, bundle: Bundle, reader: WindowReader, *, seed: int) -> None:
+    """Sample windows of `reader` and imagine their later frames from the first one and the actions.
+
+    Two rows of images per window: the recorded frames, and the same first frame with imagined ones.
+    """
+    ready = _with_autoencoder(bundle)
+    if ready is None:
+        return
+    chosen = numpy_generator("imagined windows", seed).choice(
+        len(reader), min(WINDOWS, len(reader)), replace=False
+    )
+    batch = reader.read(chosen)
+    first = batch.frames[:, :1]
+    num_later = batch.frames.shape[1] - 1
+    imagined = imagine(
+        ready, first[:, 0], batch.actions[:, :num_later], batch.instruction, seed=seed
+    )
+    rows = np.stack([batch.frames, np.concatenate([first, imagined], axis=1)], axis=1)
+    write_grid(path, rows.reshape(-1, *first.shape[2:]), columns=1 + num_later)
+
+
+def _with_autoencoder(bundle: Bundle) -> Bundle | None:
+    try:
+        return bundle.with_autoencoder()
+    except UserError as error:
+        print(f"no sample images: {error}")
+        return None
