@@ -34,7 +34,8 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
-from selfflow_robotics.envs.tasks import Task, get_task
+from selfflow_robotics.envs.tasks.base import Task
+from selfflow_robotics.envs.tasks.catalog import TASKS, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import (
     TITLES,
@@ -100,7 +101,7 @@ class EvalConfig:
     "simpler",
     EvalConfig,
     flags=(
-        Flag("--task", help="the task: pick_coke_can"),
+        Flag("--task", help=f"the task: {', '.join(TASKS)}"),
         Flag("--checkpoint", literal=True, help="a run folder or one of its checkpoints"),
     ),
 )

@@ -35,6 +35,7 @@ from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.robot_windows import RobotData
 from selfflow_robotics.data.samples import window_batch
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.imagination import write_imagined
 from selfflow_robotics.inference.bundle import Bundle, run_record
@@ -227,7 +228,8 @@ def main(config: FinetuneConfig) -> None:
         on_checkpoint=held_out if config.validation and config.roles.get("policy", 0) > 0 else None,
         on_sample=show if config.roles.get("world_model", 0) > 0 else None,
     )
-    print(f"done: {job.run}; next: {command('eval/simpler.py')} --task pick_coke_can")
+    task = data.provenance.get("task", DEFAULT_TASK)
+    print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
 
 
 def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:

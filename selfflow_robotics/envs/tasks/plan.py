@@ -1,0 +1,18 @@
+"""The skills of which a task composes its expert's plan; `policies.expert` carries them out.
+
+Objects are numbered as in the task's scene.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Grasp an object from above, across its long axis, lift it and keep it."""
+
+    item: int = 0
+    # Aim this far below the origin of an object that lies (m).
+    lying_aim_below_m: float = 0.0
+
+
+Skill = Pick
