@@ -3,7 +3,8 @@ images.
 
 It uses the same actions as every policy and runs in each simulator, since all share SIMPLER's
 kinematics and response. To pick: lower the open gripper onto the object through a funnel, close,
-lift; start over if the object is not in the gripper. All directions are in the world frame until
+lift; start over if the object is not in the gripper. To place: carry it, lower it through the same
+funnel, open, go up. All directions are in the world frame until
 the last line: z is up, -x points away from the robot.
 """
 
@@ -16,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from selfflow_robotics.envs.episodes import EpisodeSpec, drawn
 from selfflow_robotics.envs.tasks.catalog import get_task
-from selfflow_robotics.envs.tasks.plan import Pick, Skill
+from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
 from selfflow_robotics.robot.rotations import from_wxyz
 
 # The wrist cannot point straight down over most of the table, and from 40 degrees on, a finger hits
@@ -34,6 +35,10 @@ ROTATION_GAIN, ROTATION_MAX_RAD = 1.2, 0.6
 GRASP_WITHIN_M = 0.013
 LOST_BEYOND_M = 0.04
 CLOSING_STEPS = 5
+LIFTED_WITHIN_M = 0.03  # when the next skill begins
+DROP_M = 0.01  # above where it would rest, an object is let go
+PLACE_WITHIN_M, PLACE_WITHIN_HEIGHT_M = 0.02, 0.012
+OPENING_STEPS = 4
 OPEN_BELOW = 0.2  # closedness at which the fingers pass on either side of the object
 
 OPEN, CLOSE = -1.0, 1.0
@@ -46,7 +51,9 @@ class Progress:
     plan: tuple[Skill, ...]
     done: int = 0  # skills of the plan
     closing_steps: int = 0  # 0 while approaching
-    lift_to_m: float = 0.0
+    opening_steps: int = 0
+    lift_to_m: float = 0.0  # of the tool
+    rest_m: float = 0.0  # height of the object when it was grasped
 
 
 class ScriptedExpert:
@@ -86,7 +93,9 @@ def plan_of(episode: EpisodeSpec) -> tuple[Skill, ...]:
 
 def decide(progress: Progress, state: dict[str, Any]) -> np.ndarray:
     """The action float32 [7] for a state; updates `progress`."""
-    move, turn, gripper = _pick(progress, progress.plan[progress.done], state)
+    skill = progress.plan[progress.done]
+    carry_out = _place if isinstance(skill, Place) else _pick
+    move, turn, gripper = carry_out(progress, skill, state)
     in_base = from_wxyz(state["base_pose"][3:]).inv().apply([move, turn])
     return np.append(in_base, gripper).astype(np.float32)
 
@@ -102,18 +111,49 @@ def _pick(
         progress.closing_steps = 0
     if progress.closing_steps or (distance < GRASP_WITHIN_M and state["gripper"] < OPEN_BELOW):
         if not progress.closing_steps:
-            progress.lift_to_m = tool[2] + LIFT_M
+            progress.lift_to_m, progress.rest_m = tool[2] + LIFT_M, float(pose[2])
         progress.closing_steps += 1
         rise = progress.lift_to_m - tool[2] if progress.closing_steps > CLOSING_STEPS else 0.0
-        move = np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
-        return move, np.zeros(3), CLOSE
-    lateral = math.hypot(*offset[:2])
-    hover = np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0)
-    if state["gripper"] > OPEN_BELOW:
-        hover = 1.0
+        is_lifted = progress.closing_steps > CLOSING_STEPS and rise < LIFTED_WITHIN_M
+        if is_lifted and progress.done + 1 < len(progress.plan):
+            progress.done += 1
+        return _upwards(rise), np.zeros(3), CLOSE
+    hover = 1.0 if state["gripper"] > OPEN_BELOW else _hover(offset)
     move = _towards(offset + np.array([0.0, 0.0, HOVER_M * hover]))
     turn = _turn_to_grasp(tool[3:], pose[3:])
     return move, _limit(ROTATION_GAIN * turn, ROTATION_MAX_RAD), OPEN
+
+
+def _place(
+    progress: Progress, skill: Place, state: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """As `_pick`."""
+    tool, pose, other = state["tool_pose"], item_pose(state, skill.item), item_pose(state, skill.to)
+    if not progress.opening_steps and math.hypot(*(pose[:3] - tool[:3])) > LOST_BEYOND_M:
+        progress.done, progress.closing_steps = progress.done - 1, 0
+        return np.zeros(3), np.zeros(3), OPEN
+    away = pose[:2] - other[:2]
+    goal = other[:2] + away * (skill.distance_m / max(math.hypot(*away), 1e-9))
+    height = progress.rest_m + skill.higher_m + DROP_M
+    offset = np.append(goal, height) - pose[:3]
+    is_there = math.hypot(*offset[:2]) < PLACE_WITHIN_M and -offset[2] < PLACE_WITHIN_HEIGHT_M
+    if progress.opening_steps or is_there:
+        progress.opening_steps += 1
+        rise = progress.lift_to_m - tool[2] if progress.opening_steps > OPENING_STEPS else 0.0
+        return _upwards(rise), np.zeros(3), OPEN
+    move = _towards(offset + np.array([0.0, 0.0, HOVER_M * _hover(offset)]))
+    return move, np.zeros(3), CLOSE
+
+
+def _upwards(rise: float) -> np.ndarray:
+    """The commanded translation to go `rise` up (m), never down."""
+    return np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
+
+
+def _hover(offset: np.ndarray) -> float:
+    """How much of HOVER_M to stay above a point at `offset` [3] (m): the funnel."""
+    lateral = math.hypot(*offset[:2])
+    return float(np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
 
 
 def _towards(error: np.ndarray) -> np.ndarray:

@@ -43,6 +43,7 @@ class Body:
     """A rigid object. `rests` has its resting poses by name."""
 
     name: str
+    size: Vector  # bounding box in its frame
     shapes: tuple[Shape, ...]
     rests: dict[str, Rest]
     friction: float = 0.5
@@ -51,40 +52,51 @@ class Body:
         return hash(self.name)
 
 
-_CAN_RADIUS, _CAN_LENGTH = 0.033, 0.1228
-# +y is the lid, and the middle of the can lies 7.6 mm below the origin.
-_CAN_MIDDLE = -0.0076
-_CAN_END = 0.006  # length of the metal rings
+# How a body with an upright y axis, and one that lies, is turned.
+UPRIGHT: Quaternion = (_HALF, _HALF, 0.0, 0.0)
+LYING_ACROSS: Quaternion = (0.0, 0.0, 0.0, 1.0)
+LYING_ALONG: Quaternion = (_HALF, 0.0, 0.0, _HALF)
+
+_RING = 0.006  # length of a can's metal ends
 _METAL, _WHITE = (0.74, 0.74, 0.72), (0.93, 0.91, 0.90)
 
 
-def _can_ring(y: float, rgb: Vector, thicker: float, half: float) -> Shape:
-    size = (_CAN_RADIUS + thicker, half)
-    return Shape("cylinder", size, rgb, (0.0, y, 0.0), Z_ALONG_Y)
+def can(
+    name: str,
+    mass: float,
+    rgb: Vector,
+    *,
+    radius: float = 0.033,
+    length: float = 0.1228,
+    middle: float = 0.0,
+) -> Body:
+    """A can, +y its lid: one solid to touch, thin ends and a band to look at.
 
+    middle: y of the middle of the can in its frame.
+    """
+    half = length / 2
 
-def _can(name: str, mass: float, rgb: Vector) -> Body:
-    """A can: one solid to touch, thin ends and a band to look at."""
-    half = _CAN_LENGTH / 2
+    def ring(y: float, rgb: Vector, thicker: float, half: float) -> Shape:
+        return Shape("cylinder", (radius + thicker, half), rgb, (0.0, y, 0.0), Z_ALONG_Y)
+
     ends = (
-        _can_ring(_CAN_MIDDLE + side * (half - _CAN_END / 2), _METAL, 0.0002, _CAN_END / 2 + 0.0002)
+        ring(middle + side * (half - _RING / 2), _METAL, 0.0002, _RING / 2 + 0.0002)
         for side in (-1, 1)
     )
     return Body(
         name,
+        size=(2 * radius, length, 2 * radius),
         shapes=(
-            Shape(
-                "cylinder", (_CAN_RADIUS, half), rgb, (0.0, _CAN_MIDDLE, 0.0), Z_ALONG_Y, mass=mass
-            ),
+            Shape("cylinder", (radius, half), rgb, (0.0, middle, 0.0), Z_ALONG_Y, mass=mass),
             *ends,
-            _can_ring(_CAN_MIDDLE + 0.022, _WHITE, 0.0003, 0.006),
+            ring(middle + 0.022, _WHITE, 0.0003, 0.006),
         ),
         rests={
-            "standing": Rest((_HALF, _HALF, 0.0, 0.0), half - _CAN_MIDDLE),
-            "horizontal": Rest((0.0, 0.0, 0.0, 1.0), _CAN_RADIUS),
-            "vertical": Rest((_HALF, 0.0, 0.0, _HALF), _CAN_RADIUS),
+            "standing": Rest(UPRIGHT, half - middle),
+            "horizontal": Rest(LYING_ACROSS, radius),
+            "vertical": Rest(LYING_ALONG, radius),
         },
     )
 
 
-COKE_CAN = _can("coke_can", 0.01996, (0.80, 0.07, 0.08))
+COKE_CAN = can("coke_can", 0.01996, (0.80, 0.07, 0.08), middle=-0.0076)

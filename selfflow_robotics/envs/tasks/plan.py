@@ -15,4 +15,15 @@ class Pick:
     lying_aim_below_m: float = 0.0
 
 
-Skill = Pick
+@dataclass(frozen=True)
+class Place:
+    """Carry the object that the hand holds to another one, let go, and retreat upwards."""
+
+    item: int = 0
+    to: int = 1
+    # How far from the middle of the other to let go, on the side that the object comes from (m).
+    distance_m: float = 0.0
+    higher_m: float = 0.0  # than the object stood before
+
+
+Skill = Pick | Place
