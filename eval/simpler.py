@@ -2,7 +2,7 @@
 
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
-    python eval/simpler.py sim=simpler protocol=visual_matching     # SIMPLER's 300 episodes
+    python eval/simpler.py sim=simpler protocol=visual_matching     # SIMPLER's published protocol
     python eval/simpler.py policy=expert                            # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert           # a minute
 
