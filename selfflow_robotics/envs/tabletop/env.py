@@ -64,8 +64,8 @@ class TabletopEnv(RobotEnv):
             self._renderer.close()
         self.model, self._data = model, mujoco.MjData(model)
         self._renderer = make_renderer(self._renderer_name, model, self.image_size)
-        base = scene.base_of(start)
-        self.base_pose = np.array((*base.position, *base.quaternion))
+        stands = scene.base_of(start)
+        self.base_pose = np.array((*stands.position, *stands.quaternion))
         self._tool = model.site("tool").id
         bodies = [model.body(item.body.name).id for item in start.objects]
         self._objects = {body: index for index, body in enumerate(bodies)}

@@ -101,8 +101,11 @@ class Scene:
 
 
 class Task(ABC):
-    """One task. `starts` are the options of an episode, in the order in which they are drawn; one
-    of them is the Choice `variant`, the group in which reports count the episode."""
+    """One task.
+
+    `starts` are the options of an episode, in the order in which they are drawn; one of them is the
+    Choice `variant`, the group in which reports count the episode.
+    """
 
     name: str
     robot: Robot = GOOGLE_ROBOT
@@ -126,7 +129,7 @@ class Task(ABC):
 
     @abstractmethod
     def scene(self, episode: Episode) -> Scene:
-        """What stands where. Called once for an episode."""
+        """What stands where at the start of the episode."""
 
     @abstractmethod
     def rule(self, episode: Episode, settled: Seen) -> Rule:
