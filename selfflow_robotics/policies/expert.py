@@ -94,8 +94,10 @@ def plan_of(episode: EpisodeSpec) -> tuple[Skill, ...]:
 def decide(progress: Progress, state: dict[str, Any]) -> np.ndarray:
     """The action float32 [7] for a state; updates `progress`."""
     skill = progress.plan[progress.done]
-    carry_out = _place if isinstance(skill, Place) else _pick
-    move, turn, gripper = carry_out(progress, skill, state)
+    if isinstance(skill, Place):
+        move, turn, gripper = _place(progress, skill, state)
+    else:
+        move, turn, gripper = _pick(progress, skill, state)
     in_base = from_wxyz(state["base_pose"][3:]).inv().apply([move, turn])
     return np.append(in_base, gripper).astype(np.float32)
 
