@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 from benchmarks.arguments import Parser, positive
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
@@ -98,7 +98,7 @@ def one_policy(start: str, count: int, seed: int, options: argparse.Namespace) -
     )  # fmt: skip
     output = STUDY / name / "evaluation"
     run(
-        f"{name}-evaluation", "eval/simpler.py", "--task", "pick_coke_can",
+        f"{name}-evaluation", "eval/simpler.py", "--task", DEFAULT_TASK,
         "--checkpoint", str(STUDY / name), "sim=tabletop", "baselines=[]", "videos=0",
         "processes=1", f"num_episodes={options.episodes}", f"output={output}",
     )  # fmt: skip
@@ -113,7 +113,7 @@ def probe_networks(cells: list[tuple[str, int]]) -> None:
     for run in tqdm(left, desc="probing", unit="network", disable=not left):
         bundle = load_bundle(run, torch.device("cpu"))
         if frames is None:
-            task = get_task("pick_coke_can")
+            task = get_task(DEFAULT_TASK)
             size = bundle.frames.image_size
             spec = own_spec(task.name, SimplerInstall(), bundle.provenance, size, None)
             with SimulatorClient(spec) as client:

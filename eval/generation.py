@@ -27,7 +27,8 @@ from tqdm import tqdm
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import run_of, runs_of_kind
 from selfflow_robotics.commands import command
-from selfflow_robotics.envs.tasks import TASKS
+from selfflow_robotics.envs.episodes import draw_start
+from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.generation import Generation
 from selfflow_robotics.evaluation.processes import Process
@@ -215,7 +216,7 @@ def picture_maker(
             raise UserError(f"{bundle.origin} has no classes; labels= does not apply to it")
         task = TASKS.get(str(bundle.provenance.get("task")))
         if words is None:
-            words = task.instruction if task else ""
+            words = task.instructions(draw_start(task, 0, {}))[0] if task else ""
         told["instruction"] = words
     if bundle.taken:
         told["taken"] = bundle.taken

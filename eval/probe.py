@@ -23,7 +23,7 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
@@ -47,7 +47,7 @@ from selfflow_robotics.training.device import choose_device
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    task: str = "pick_coke_can"
+    task: str = DEFAULT_TASK
     checkpoint: str | None = None
     layers: list[int] | None = None
     timesteps: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75])

@@ -2,7 +2,7 @@
 
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
-    python eval/simpler.py sim=simpler protocol=visual_matching     # SIMPLER's 300 episodes
+    python eval/simpler.py sim=simpler protocol=visual_matching     # SIMPLER's published protocol
     python eval/simpler.py policy=expert                            # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert           # a minute
 
@@ -32,7 +32,8 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
-from selfflow_robotics.envs.tasks import Task, get_task
+from selfflow_robotics.envs.tasks.base import Task
+from selfflow_robotics.envs.tasks.catalog import TASKS, get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import (
     TITLES,
@@ -96,7 +97,7 @@ class EvalConfig:
     "simpler",
     EvalConfig,
     flags=(
-        Flag("--task", help="the task: pick_coke_can"),
+        Flag("--task", help=f"the task: {', '.join(TASKS)}"),
         Flag("--checkpoint", literal=True, help="a run folder or one of its checkpoints"),
     ),
 )

@@ -22,7 +22,8 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
-from selfflow_robotics.envs.tasks import Task, get_task
+from selfflow_robotics.envs.tasks.base import Task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.protocol import random_episodes
@@ -52,7 +53,7 @@ SETTINGS = ("task", "num_episodes", "num_frames", "num_steps", "seed")
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    task: str = "pick_coke_can"
+    task: str = DEFAULT_TASK
     checkpoint: str | None = None
     num_episodes: int = 30
     num_frames: int = 6

@@ -14,11 +14,14 @@ processes.
 """
 
 from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 
 
 @hydra_app(
-    "collect", CollectConfig, flags=(Flag("--task", help="the task to demonstrate: pick_coke_can"),)
+    "collect",
+    CollectConfig,
+    flags=(Flag("--task", help=f"the task to demonstrate: {', '.join(TASKS)}"),),
 )
 def main(config: CollectConfig) -> None:
     print(f"data set: {ensure_demonstrations(config)}")

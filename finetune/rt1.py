@@ -37,6 +37,7 @@ from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.robot_windows import RobotData
 from selfflow_robotics.data.samples import window_batch
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.sample_images import write_imagined
 from selfflow_robotics.inference.bundle import Bundle
@@ -204,7 +205,8 @@ def main(config: FinetuneConfig) -> None:
         on_checkpoint=held_out if config.validation and "policy" in roles else None,
         on_sample=show if "world_model" in roles else None,
     )
-    print(f"done: {job.run}; next: {command('eval/simpler.py')} --task pick_coke_can")
+    task = data.provenance.get("task", DEFAULT_TASK)
+    print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
 
 
 def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv
+from selfflow_robotics.envs.base import RobotEnv, robot_state
+from selfflow_robotics.envs.tasks.base import Range
 
 FOLLOW = 0.35
 FINGER_STEP = 0.25
@@ -28,10 +29,9 @@ class FakeEnv(RobotEnv):
         self.options = options
         rng = np.random.Generator(np.random.PCG64(seed))
         variant = options.get("variant") or str(rng.choice(self.task.variants))
-        xy = options.get("object_xy") or [
-            rng.uniform(*self.task.object_x_m),
-            rng.uniform(*self.task.object_y_m),
-        ]
+        place = self.task.starts["object_xy"]
+        assert isinstance(place, Range)
+        xy = options.get("object_xy") or place.draw(rng)
         self.tool = np.array([-0.08, 0.42, 1.04]) + rng.normal(0, 0.01, 3)
         self.object = np.array([*xy, 0.95])
         self.gripper, self.target = 0.0, 0.0
@@ -62,7 +62,7 @@ class FakeEnv(RobotEnv):
         image[..., 0] = self.elapsed
         image[..., 1:] = np.uint8(255 * np.clip(np.abs(self.tool[:2]), 0, 1))
         proprio = np.array([*self.tool, 0, 0, 0, 1, self.gripper], np.float32)
-        return {"image": image, "instruction": self.task.instruction, "proprio": proprio}
+        return {"image": image, "instruction": self.task.instructions({})[0], "proprio": proprio}
 
     def provenance(self) -> dict[str, Any]:
         return {"simulator": "fake"}
@@ -72,13 +72,13 @@ class FakeEnv(RobotEnv):
         return {
             "success": bool(self.held and self.object[2] > self.height + 0.01),
             "elapsed_steps": self.elapsed,
-            "state": {
-                "tool_pose": np.array([*self.tool, *down]),
-                "object_pose": np.array([*self.object, 0.5**0.5, 0.5**0.5, 0, 0]),
-                "base_pose": np.array([0.35, 0.2, 0.079, 0, 0, 0, 1.0]),
-                "qpos": np.zeros(11),
-                "gripper": self.gripper,
-            },
+            "state": robot_state(
+                tool_pose=np.array([*self.tool, *down]),
+                objects=np.array([[*self.object, 0.5**0.5, 0.5**0.5, 0, 0]]),
+                base_pose=np.array([0.35, 0.2, 0.079, 0, 0, 0, 1.0]),
+                qpos=np.zeros(11),
+                closedness=self.gripper,
+            ),
         }
 
     def _fail_if_asked(self) -> None:

@@ -24,13 +24,15 @@ rotation turns about the tool point); gripper relative and sticky: +1 close, -1 
 | key         | type        | meaning                                                    |
 |-------------|-------------|------------------------------------------------------------|
 | tool_pose   | float64 [7] | tool centre point in the world: xyz (m), quaternion wxyz   |
-| object_pose | float64 [7] | the task's object, same layout                             |
+| object_pose | float64 [7] | the object that the task is about, same layout             |
+| other_poses | float64     | further objects of the scene, same layout; absent if there |
+|             | [n, 7]      | are none                                                   |
 | base_pose   | float64 [7] | robot base in the world, same layout                       |
 | qpos        | float64 [11]| joint angles, SIMPLER's order (arm 7, fingers 2, head 2)   |
 | gripper     | float       | closedness in [0, 1]                                       |
 
-`reset` additionally puts `episode` into info: a JSON-able dict of what was drawn (variant,
-object_xy, ...), enough to repeat the episode.
+`reset` additionally puts `episode` into info: a JSON-able dict of what was drawn (the
+task's `starts`), enough to repeat the episode.
 """
 
 from abc import abstractmethod
@@ -40,7 +42,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.robot.actions import ACTION_DIM
 
 
@@ -66,14 +68,13 @@ class RobotEnv(gym.Env):
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         """Start an episode; returns `info`. Same seed and options, same episode.
 
-        Options (all optional, JSON-able): `variant` (one of `task.variants`), `object_xy` (m,
-        world), and options of the simulator (SIMPLER: `robot_variant`). The rest is drawn from the
-        seed.
+        Options (all optional, JSON-able): those of the task (`Task.starts`) and of the simulator
+        (SIMPLER: `robot_variant`). The rest is drawn from the seed.
         """
 
     @abstractmethod
     def advance(self, action: np.ndarray) -> dict[str, Any]:
-        """One control step (1/3 s) without rendering; returns `info`. Raises ValueError for NaN."""
+        """One control step without rendering; returns `info`. Raises ValueError for NaN."""
 
     @abstractmethod
     def observe(self) -> dict[str, Any]:
@@ -95,6 +96,25 @@ class RobotEnv(gym.Env):
         truncated = info["elapsed_steps"] >= self.task.max_episode_steps
         # SIMPLER's protocol runs all steps of an episode, so success does not end it.
         return self.observe(), float(info["success"]), False, truncated, info
+
+
+def robot_state(
+    *,
+    tool_pose: np.ndarray,
+    objects: np.ndarray,
+    base_pose: np.ndarray,
+    qpos: np.ndarray,
+    closedness: float,
+) -> dict[str, Any]:
+    """The `state` of info; `objects` [n, 7] in the order of the task's scene."""
+    return {
+        "tool_pose": tool_pose,
+        "object_pose": objects[0],
+        "base_pose": base_pose,
+        "qpos": qpos,
+        "gripper": min(max(closedness, 0.0), 1.0),
+        **({"other_poses": objects[1:]} if len(objects) > 1 else {}),
+    }
 
 
 def check_action(action: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.envs.tasks.base import Choice, Task
 from selfflow_robotics.errors import UserError
 
 
@@ -25,27 +25,22 @@ class EpisodeSpec:
 def draw_start(
     task: Task, seed: int, options: dict[str, Any], **choices: tuple[str, ...]
 ) -> dict[str, Any]:
-    """How an episode starts: `seed`, `variant`, `object_xy` (m, world), and one value from each of
-    `choices`.
+    """How an episode starts: `seed`, the task's `starts`, and one value from each of `choices`.
 
     `options` take precedence; the rest is drawn from the seed, identically in every simulator.
     Raises UserError for unknown options or values.
     """
-    known = {"variant": task.variants, **choices}
-    if unknown := sorted(set(options) - {*known, "object_xy"}):
-        names = ", ".join((*known, "object_xy"))
-        raise UserError(f"unknown episode option {unknown[0]!r}; known: {names}")
+    known = {**task.starts, **{name: Choice(values) for name, values in choices.items()}}
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(f"unknown episode option {unknown[0]!r}; known: {', '.join(known)}")
     draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
     # Everything is drawn, used or not, so that an option does not change the other draws.
-    variant = task.variants[int(draw.integers(len(task.variants)))]
-    drawn_xy = [draw.uniform(*task.object_x_m), draw.uniform(*task.object_y_m)]
-    start = {"seed": int(seed), "variant": variant, "object_xy": drawn_xy}
-    start |= {name: values[int(draw.integers(len(values)))] for name, values in choices.items()}
-    start |= options
-    for name, values in known.items():
-        if start[name] not in values:
-            raise UserError(f"unknown {name} {start[name]!r}; known: {', '.join(values)}")
-    xy = np.asarray(start["object_xy"], np.float64)
-    if xy.shape != (2,) or not np.isfinite(xy).all():
-        raise UserError(f"object_xy must be two numbers (m, world), got {start['object_xy']!r}")
-    return {**start, "object_xy": xy.tolist()}
+    start = {name: option.draw(draw) for name, option in known.items()} | options
+    checked = {name: option.check(name, start[name]) for name, option in known.items()}
+    return {"seed": int(seed), **checked}
+
+
+def drawn(task: Task, episode: EpisodeSpec) -> dict[str, Any]:
+    """How an episode of `task` starts in every simulator, without the simulators' own options."""
+    options = {"variant": episode.variant, **episode.options}
+    return draw_start(task, episode.seed, {k: v for k, v in options.items() if k in task.starts})

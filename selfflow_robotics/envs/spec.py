@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from selfflow_robotics.envs.base import RobotEnv
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError
 
 # Default (height, width) of rendered images.
@@ -28,7 +28,7 @@ class SimulatorSpec:
     """
 
     simulator: str = "tabletop"
-    task: str = "pick_coke_can"
+    task: str = DEFAULT_TASK
     image_size: tuple[int, int] = TABLETOP_IMAGE_SIZE  # (height, width)
     renderer: str = "ray"  # of the tabletop
     python: str | None = None

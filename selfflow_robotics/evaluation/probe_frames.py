@@ -13,7 +13,8 @@ import numpy as np
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.envs.tasks.base import Task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Player
 from selfflow_robotics.rng import numpy_generator
@@ -25,7 +26,7 @@ FIRST_SEED, NUM_SEEDS = 500_000, 100_000
 EPISODE_STEPS = 40
 FRAME_STRIDE = 4  # control steps between kept frames
 FALLEN_M = 0.05  # an object this far below its start is on the floor and out of view
-LONG_AXIS = np.array([0.0, 1.0, 0.0])  # of the can, in its frame
+LONG_AXIS = np.array([0.0, 1.0, 0.0])  # of an object in its frame (`envs.tasks.objects`)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Target:
 
     unit: str
     meaning: str
+    value: Callable[[dict], np.ndarray]  # [k] from `info["state"]` (`envs.base`)
     error: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (predicted, true) [n, k] -> [n] in unit
 
 
@@ -56,17 +58,39 @@ def axis_angle(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 def axis_tensor(direction: np.ndarray) -> np.ndarray:
     """a a^T of unit vectors [..., 3], flattened to [..., 9].
 
-    The can looks the same from both ends; a and -a give the same tensor, so regressing it is well
+    A can looks the same from both ends; a and -a give the same tensor, so regressing it is well
     defined. The axis is the eigenvector of the largest eigenvalue.
     """
     return (direction[..., :, None] * direction[..., None, :]).reshape(*direction.shape[:-1], 9)
 
 
+def _axis_of_object(state: dict) -> np.ndarray:
+    return axis_tensor(from_wxyz(np.asarray(state["object_pose"])[3:]).apply(LONG_AXIS))
+
+
+# Tasks name theirs (`Task.targets`).
 TARGETS = {
-    "object_position": Target("cm", "object, x and y in the world's table plane", distance),
-    "object_axis": Target("deg", "direction of the object's long axis in the world", axis_angle),
-    "gripper": Target("closedness", "gripper, 0 open to 1 closed", distance),
-    "tool_position": Target("cm", "tool point, x, y and z in the world", distance),
+    "object_position": Target(
+        "cm",
+        "object, x and y in the world's table plane",
+        lambda state: 100 * np.asarray(state["object_pose"])[:2],
+        distance,
+    ),
+    "object_axis": Target(
+        "deg", "direction of the object's long axis in the world", _axis_of_object, axis_angle
+    ),
+    "gripper": Target(
+        "closedness",
+        "gripper, 0 open to 1 closed",
+        lambda state: np.array([float(state["gripper"])]),
+        distance,
+    ),
+    "tool_position": Target(
+        "cm",
+        "tool point, x, y and z in the world",
+        lambda state: 100 * np.asarray(state["tool_pose"])[:3],
+        distance,
+    ),
 }
 
 
@@ -77,7 +101,7 @@ class Frames:
     images: np.ndarray  # uint8 [n, h, w, 3]
     instructions: list[str]  # n
     episode: np.ndarray  # int64 [n] in [0, E)
-    truth: dict[str, np.ndarray]  # float64 [n, k] for each target
+    truth: dict[str, np.ndarray]  # float64 [n, k] for each of the task's targets
 
 
 def probe_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec]:
@@ -101,11 +125,12 @@ def play_frames(
     size: tuple[int, int],
     on_episode: Callable[[], object] = lambda: None,
 ) -> Frames:
-    """Play `episodes` aimlessly and keep every fourth frame at `size` (height, width), except those
-    whose object has fallen off the table.
+    """Play `episodes` of one task aimlessly and keep every fourth frame at `size` (height, width).
 
-    `on_episode` is called after each episode. Raises UserError if an episode cannot be played.
+    Frames whose object has fallen off the table are left out. `on_episode` is called after each
+    episode. Raises UserError if an episode cannot be played.
     """
+    targets = get_task(episodes[0].task).targets
     played = {}
     for result in roll_out(clients, episodes, Player(), max_steps=EPISODE_STEPS, record="steps"):
         if result.error or result.trajectory is None:
@@ -116,7 +141,7 @@ def play_frames(
             (
                 resize_image(seen[step]["image"], size),
                 seen[step]["instruction"],
-                contents(infos[step]["state"]),
+                contents(infos[step]["state"], targets),
             )
             for step in range(0, len(seen), FRAME_STRIDE)
             if infos[step]["state"]["object_pose"][2] > floor
@@ -128,16 +153,10 @@ def play_frames(
         np.stack(images),
         list(instructions),
         np.array(episode),
-        {name: np.stack([content[name] for content in truth]) for name in TARGETS},
+        {name: np.stack([content[name] for content in truth]) for name in targets},
     )
 
 
-def contents(state: dict) -> dict[str, np.ndarray]:
-    """The values [k] of all targets from `info["state"]` (`envs.base`)."""
-    object_pose, tool_pose = np.asarray(state["object_pose"]), np.asarray(state["tool_pose"])
-    return {
-        "object_position": 100 * object_pose[:2],
-        "object_axis": axis_tensor(from_wxyz(object_pose[3:]).apply(LONG_AXIS)),
-        "gripper": np.array([float(state["gripper"])]),
-        "tool_position": 100 * tool_pose[:3],
-    }
+def contents(state: dict, targets: Sequence[str]) -> dict[str, np.ndarray]:
+    """The values [k] of `targets` from `info["state"]` (`envs.base`)."""
+    return {name: TARGETS[name].value(state) for name in targets}

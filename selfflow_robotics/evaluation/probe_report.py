@@ -17,10 +17,12 @@ NOTES = (
 
 
 def target_tables(rows: Rows) -> list[tuple[str, list[list[str]]]]:
-    """(title, header and lines) for each target: one line per source, one column per t."""
+    """(title, header and lines) for each target of `rows`: a line per source, a column per t."""
     tables = []
     for name, target in TARGETS.items():
         own = [row for row in rows if row["target"] == name]
+        if not own:
+            continue
         times = sorted({row["t"] for row in own if row["t"] is not None})
         lines = [["", *(f"t = {t:g}" for t in times)]]
         lines += [[_label(r), *[_cell(r)] * len(times)] for r in own if r["source"] == "mean"]

@@ -3,25 +3,20 @@
 Three protocols:
 
 - `random`: seeded draws with alternating variants.
-- `grid`: SIMPLER's grid for the task, each cell once, cycling through the robot's recolourings.
+- `grid`: the task's official grid, each cell once, cycling through the robot's recolourings.
 - `visual_matching`: SIMPLER's published protocol, each cell once for each recolouring.
 
-The grid of pick_coke_can is 3 orientations x 5 x 5 positions, and the published protocol repeats it
-for 4 robots, 300 episodes (SimplerEnv, scripts/rt1_pick_coke_can_visual_matching.sh). Only
-SIMPLER's robot has recolourings; other simulators play the grid without them.
+Only SIMPLER's robot has recolourings; other simulators play the grid without them.
 
 Evaluations draw their episodes' seeds from [0, 100000); demonstrations start at 1000000, so no
 policy is evaluated on a training episode.
 """
 
-from itertools import product
 from typing import Literal
 
-import numpy as np
-
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.tasks import ROBOT_VARIANTS
-from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.envs.simpler.robots import ROBOTS
+from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
 
@@ -29,7 +24,6 @@ Protocol = Literal["auto", "random", "grid", "visual_matching"]
 
 NUM_SEEDS = 100_000
 NUM_RANDOM_EPISODES = 100
-GRID_POINTS = 5  # cells along each axis
 
 
 def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:
@@ -56,7 +50,7 @@ def evaluation_episodes(
     if protocol == "random":
         return random_episodes(task, num_episodes or NUM_RANDOM_EPISODES, seed)
     all_robots = protocol == "visual_matching"
-    episodes = simpler_grid(task, seed, all_robots, recoloured=simulator == "simpler")
+    episodes = official_grid(task, seed, all_robots, recoloured=simulator == "simpler")
     if num_episodes is None:
         return episodes
     if num_episodes > len(episodes):
@@ -84,29 +78,27 @@ def random_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpe
     ]
 
 
-def simpler_grid(
+def official_grid(
     task: Task, seed: int, all_robots: bool = False, recoloured: bool = True
 ) -> list[EpisodeSpec]:
-    """SIMPLER's grid: variants x 5 x 5 positions, x 4 robots if `all_robots`.
+    """The task's grid, for each of SIMPLER's recoloured robots if `all_robots`.
 
     Otherwise the robots alternate, starting with one chosen by `seed`; without `recoloured` the
-    options do not mention robots.
+    options do not mention robots. Raises UserError if the task has no grid.
     """
-    xs = np.linspace(*task.object_x_m, GRID_POINTS).round(6).tolist()
-    ys = np.linspace(*task.object_y_m, GRID_POINTS).round(6).tolist()
-    cells = list(product(task.variants, xs, ys))
+    cells = task.grid()
+    if not cells:
+        raise UserError(f"the task {task.name} has no official grid; use protocol=random")
+    robots = ROBOTS[task.robot.name].variants
     if all_robots:
-        drawn = [(*cell, robot) for robot in ROBOT_VARIANTS for cell in cells]
+        starts = [(cell, robot) for robot in robots for cell in cells]
     else:
-        count = len(ROBOT_VARIANTS)
-        drawn = [(*cell, ROBOT_VARIANTS[(i + seed) % count]) for i, cell in enumerate(cells)]
-    seeds = episode_seeds(seed, len(drawn))
-    return [
-        EpisodeSpec(
-            task.name,
-            variant,
-            episode_seed,
-            {"object_xy": [x, y], **({"robot_variant": robot} if recoloured else {})},
-        )
-        for (variant, x, y, robot), episode_seed in zip(drawn, seeds, strict=True)
-    ]
+        starts = [(cell, robots[(i + seed) % len(robots)]) for i, cell in enumerate(cells)]
+    episodes = []
+    seeds = episode_seeds(seed, len(starts))
+    for (cell, robot), episode_seed in zip(starts, seeds, strict=True):
+        options = {name: value for name, value in cell.items() if name != "variant"}
+        if recoloured:
+            options["robot_variant"] = robot
+        episodes.append(EpisodeSpec(task.name, cell["variant"], episode_seed, options))
+    return episodes

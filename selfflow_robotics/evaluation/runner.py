@@ -9,7 +9,7 @@ import numpy as np
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.video import write_video
 from selfflow_robotics.policies.base import Policy
@@ -83,7 +83,7 @@ def _film(
     episode."""
     outcome = "success" if result.success else "failure"
     name = f"videos/{policy}-{result.spec.variant}-{result.spec.seed}-{outcome}.mp4"
-    hz = get_task(result.spec.task).control_hz
+    hz = get_task(result.spec.task).robot.control_hz
     try:
         write_video(ledger.folder / name, np.stack(frames), fps=hz)
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.policies.expert import CLOSING_STEPS, Grasp, ScriptedExpert
+from selfflow_robotics.policies.expert import CLOSING_STEPS, Progress, decide, plan_of
 from selfflow_robotics.policies.random import RandomWalk
 from selfflow_robotics.rng import numpy_generator
 
@@ -33,13 +33,17 @@ class Track:
     """The labels of an episode: the undisturbed action of each step, None for unrecorded steps."""
 
     generator: np.random.Generator
-    grasp: Grasp = field(default_factory=Grasp)
+    progress: Progress
     labels: list[np.ndarray | None] = field(default_factory=list)
 
     @property
     def disturbed(self) -> bool:
         """Whether something other than the recorded actions was executed."""
         return False
+
+    def start_over(self) -> None:
+        """Begin the plan again."""
+        self.progress = Progress(self.progress.plan)
 
 
 @dataclass
@@ -69,13 +73,14 @@ class Demonstrator:
     def __init__(self, recovery: float) -> None:
         self.recovery = recovery
         self.tracks: dict[int, Track] = {}
-        self._expert = ScriptedExpert()
         self._slots: dict[int, _Disturbed] = {}
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Draw the disturbance of this episode from its seed."""
         rng = numpy_generator("disturbance", episode.seed)
-        track = self._slots[slot] = self.tracks[episode.seed] = _Disturbed(rng)
+        track = self._slots[slot] = self.tracks[episode.seed] = _Disturbed(
+            rng, Progress(plan_of(episode))
+        )
         if rng.random() >= self.recovery:
             return
         track.noise_m = NOISE_M
@@ -106,9 +111,9 @@ class Demonstrator:
             track.unrecorded_steps -= 1
             track.labels.append(None)
             return track.walk.step() if track.walk else self._missing(track, state)
-        action = self._expert.decide(track.grasp, state)
+        action = decide(track.progress, state)
         track.labels.append(action)
-        if not track.noise_m or track.grasp.closing_steps:
+        if not track.noise_m or track.progress.closing_steps:
             return action
         noise = np.append(track.generator.normal(0, track.noise_m, 3), np.zeros(4))
         return (action + noise).astype(np.float32)
@@ -117,12 +122,12 @@ class Demonstrator:
         """The expert's action for an offset object position."""
         false_pose = np.array(state["object_pose"])
         false_pose[:3] += track.miss
-        started = track.grasp.closing_steps
-        action = self._expert.decide(track.grasp, {**state, "object_pose": false_pose})
-        if track.grasp.closing_steps == CLOSING_STEPS > started:
+        started = track.progress.closing_steps
+        action = decide(track.progress, {**state, "object_pose": false_pose})
+        if track.progress.closing_steps == CLOSING_STEPS > started:
             track.unrecorded_steps = int(track.generator.integers(*MISS_LIFT_STEPS))
         if not track.unrecorded_steps:
-            track.grasp = Grasp()
+            track.start_over()
         return action
 
 
@@ -137,14 +142,13 @@ class Player:
 
     def __init__(self) -> None:
         self.tracks: dict[int, Track] = {}
-        self._expert = ScriptedExpert()
         self._slots: dict[int, tuple[Track, RandomWalk]] = {}
         self._stretches: dict[int, tuple[bool, int]] = {}  # slot -> (wandering, steps left)
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Start an episode, drawn from its seed."""
         rng = numpy_generator("play", episode.seed)
-        track = self.tracks[episode.seed] = Track(rng)
+        track = self.tracks[episode.seed] = Track(rng, Progress(plan_of(episode)))
         self._slots[slot] = (track, RandomWalk(rng, WALK_MEMORY))
         self._stretches[slot] = (rng.random() < 0.5, int(rng.integers(*STRETCH_STEPS)))
 
@@ -165,8 +169,8 @@ class Player:
         wanders, left = self._stretches[slot]
         if not left:
             wanders, left = not wanders, int(track.generator.integers(*STRETCH_STEPS))
-            track.grasp = Grasp()
+            track.start_over()
         self._stretches[slot] = (wanders, left - 1)
-        action = walk.step() if wanders else self._expert.decide(track.grasp, state)
+        action = walk.step() if wanders else decide(track.progress, state)
         track.labels.append(action)
         return action

@@ -21,7 +21,8 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
-from selfflow_robotics.envs.tasks import Task, get_task
+from selfflow_robotics.envs.tasks.base import Range, Task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
@@ -34,7 +35,7 @@ TRIES = 20  # failed attempts at an episode before giving up
 # Policies fail near the border of the demonstrated positions, so these extend beyond the task's.
 MARGIN_M = 0.04
 # Steps of success at the end of a demonstration: the lift is over by then, and the last steps show
-# how to hold the can. With 3 steps, policies let go again.
+# how to hold the object. With 3 steps, policies let go again.
 HOLD_STEPS = 8
 PLAY_STEPS = 40
 # Finished episodes per simulator that may wait in memory for an earlier one; a crash loses them.
@@ -56,7 +57,7 @@ class CollectConfig:
     """
 
     sim: str = "tabletop"  # as `SimulatorSpec.simulator`
-    task: str = "pick_coke_can"
+    task: str = DEFAULT_TASK
     mode: Literal["demonstrations", "play"] = "demonstrations"
     num_episodes: int = 300
     seed: int = FIRST_SEED
@@ -273,16 +274,17 @@ class _Plan(Iterator[EpisodeSpec]):
         seed = self.config.seed + number * TRIES + attempt
         task = get_task(self.config.task)
         variant = task.variants[number % len(task.variants)]
-        return EpisodeSpec(task.name, variant, seed, {"object_xy": _object_xy(task, seed)})
+        return EpisodeSpec(task.name, variant, seed, _places(task, seed))
 
 
-def _object_xy(task: Task, seed: int) -> list[float]:
-    (x_far, x_near), (y_low, y_high) = task.object_x_m, task.object_y_m
+def _places(task: Task, seed: int) -> dict[str, Any]:
+    """The episode's positions, which may lie up to MARGIN_M outside the task's."""
     rng = numpy_generator("object place", seed)
-    return [
-        float(rng.uniform(x_far - MARGIN_M, x_near + MARGIN_M)),
-        float(rng.uniform(y_low - MARGIN_M, y_high + MARGIN_M)),
-    ]
+    return {
+        name: option.draw(rng, MARGIN_M)
+        for name, option in task.starts.items()
+        if isinstance(option, Range)
+    }
 
 
 def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.robot.actions import ACTION_DIM

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from selfflow_robotics.envs.simpler.env import SimplerEnv
-from selfflow_robotics.envs.simpler.tasks import CAMERA
+from selfflow_robotics.envs.simpler.robots import ROBOTS
 
 
 class CheckedEnv(SimplerEnv):
@@ -16,9 +16,9 @@ class CheckedEnv(SimplerEnv):
 
     def observe(self):
         observation = super().observe()
-        simulation = self._simulation
+        simulation, camera = self._simulation, ROBOTS[self.task.robot.name].camera
         simulation._obs_mode = "image"
-        color = simulation.get_obs()["image"][CAMERA]["Color"][..., :3]
+        color = simulation.get_obs()["image"][camera]["Color"][..., :3]
         simulation._obs_mode = "none"
         np.testing.assert_array_equal(
             self._camera.render(), np.clip(color * 255, 0, 255).astype(np.uint8)

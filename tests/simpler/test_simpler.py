@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.simpler.preflight import check_simpler
-from selfflow_robotics.envs.simpler.tasks import ROBOT_VARIANTS
+from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.errors import UserError
 
@@ -80,7 +80,7 @@ def test_an_episode_is_decided_by_its_seed_alone(simpler):
     assert_array_equal(image, same)
 
 
-@pytest.mark.parametrize("robot_variant", ROBOT_VARIANTS)
+@pytest.mark.parametrize("robot_variant", ROBOTS["google_robot"].variants)
 def test_observation(simpler, robot_variant):
     begun = start(simpler, {"robot_variant": robot_variant}, observe=True)
     observation = begun["observation"]

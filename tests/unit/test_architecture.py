@@ -148,7 +148,7 @@ LIGHT = [
     "envs.client",
     "envs.episodes",
     "envs.spec",
-    "envs.tasks",
+    "envs.tasks.catalog",
     "envs.wire",
     "envs.worker",
     "envs.simpler.preflight",

@@ -20,7 +20,7 @@ from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing
 from selfflow_robotics.envs.spec import SimplerInstall
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator
 from selfflow_robotics.policies.expert import ScriptedExpert

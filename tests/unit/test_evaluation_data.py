@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimplerInstall
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import choose_simulator, out_of_domain
 from selfflow_robotics.evaluation.home import home_spec
-from selfflow_robotics.evaluation.protocol import (
-    ROBOT_VARIANTS,
-    evaluation_episodes,
-    resolve_protocol,
-)
+from selfflow_robotics.evaluation.protocol import evaluation_episodes, resolve_protocol
 from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
 from selfflow_robotics.evaluation.video import write_grid, write_video
 
@@ -44,7 +41,8 @@ def test_the_grid_of_simpler():
     positions = {tuple(episode.options["object_xy"]) for episode in episodes}
     assert len(positions) == 25
     assert {(-0.35, -0.02), (-0.12, 0.42), (-0.235, 0.2)} <= positions
-    assert {episode.options["robot_variant"] for episode in episodes} == set(ROBOT_VARIANTS)
+    robots = ROBOTS[TASK.robot.name].variants
+    assert {episode.options["robot_variant"] for episode in episodes} == set(robots)
     on_tabletop = evaluation_episodes(TASK, "tabletop", "grid", None, seed=0)
     assert "robot_variant" not in on_tabletop[0].options
 

@@ -100,6 +100,7 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
     ("arguments", "line"),
     [
         (["--task", "pick_cola_can"], "unknown task 'pick_cola_can'; did you mean pick_coke_can?"),
+        (["--task", "move_neer"], "unknown task 'move_neer'; did you mean move_near?"),
         (["policy=expert", "num_episodes=-1"], "num_episodes must be at least 1, got -1"),
         (["policy=expert", "replan_steps=0"], "replan_steps must be at least 1, got 0"),
         (["num_episode=3"], "unknown config key 'num_episode'; did you mean num_episodes or"),

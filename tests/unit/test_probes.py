@@ -10,7 +10,7 @@ import torch
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimulatorSpec
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation import protocol
 from selfflow_robotics.evaluation.probe_frames import (
@@ -162,9 +162,9 @@ def test_an_axis_has_no_front():
 
 
 def test_contents_are_in_centimetres_and_know_how_the_can_stands():
-    upright = np.array([0.1, -0.2, 0.9, 0.5**0.5, 0.5**0.5, 0, 0])  # scene.VARIANTS["standing"]
+    upright = np.array([0.1, -0.2, 0.9, 0.5**0.5, 0.5**0.5, 0, 0])  # COKE_CAN.rests["standing"]
     state = {"object_pose": upright, "tool_pose": np.arange(7.0), "gripper": 0.25}
-    seen = contents(state)
+    seen = contents(state, tuple(TARGETS))
     np.testing.assert_allclose(seen["object_position"], [10, -20])
     np.testing.assert_allclose(seen["object_axis"].reshape(3, 3), np.diag([0, 0, 1]), atol=1e-12)
     np.testing.assert_allclose(seen["tool_position"], [0, 100, 200])

@@ -13,7 +13,7 @@ import simplejpeg
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.policies.demonstrator import Demonstrator
 from selfflow_robotics.robot.actions import policy_from_environment, rt1_from_policy
 

@@ -8,9 +8,8 @@ import pytest
 
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.simpler.shim import relax_sapien
-from selfflow_robotics.envs.simpler.tasks import SIMPLER_TASKS
 from selfflow_robotics.envs.simpler.vulkan import VulkanDevice, missing_device
-from selfflow_robotics.envs.tasks import TASKS
+from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError
 
 MESA = VulkanDevice("llvmpipe (LLVM 15)", "CPU", "1.4.305", "llvmpipe Mesa 25.0.7", False, True)
@@ -24,8 +23,9 @@ def checkout(tmp_path):
     (tmp_path / "ManiSkill2_real2sim/mani_skill2_real2sim").mkdir(parents=True)
     stages = tmp_path / "ManiSkill2_real2sim/data/hab2_bench_assets/stages"
     stages.mkdir(parents=True)
-    for task in SIMPLER_TASKS.values():
-        (stages / f"{task.scene}.glb").touch()
+    for task in TASKS.values():
+        if task.simpler:
+            (stages / f"{task.simpler.stage}.glb").touch()
     return tmp_path
 
 
@@ -105,8 +105,3 @@ def test_an_interpreter_that_fails_is_named(checkout):
 
 def test_nothing_is_changed_where_the_driver_is_complete():
     assert relax_sapien([GPU, MESA]) == 0
-
-
-def test_every_variant_has_its_orientation():
-    for name, setting in SIMPLER_TASKS.items():
-        assert set(setting.orientations) == set(TASKS[name].variants)

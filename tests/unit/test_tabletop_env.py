@@ -1,6 +1,8 @@
 """The embedded simulator: geometry against SIMPLER's numbers, episodes, determinism, grasps."""
 
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from selfflow_robotics.envs.tabletop import robot, scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tabletop.kinematics import ArmKinematics, rotation_vector
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 
 TASK = get_task("pick_coke_can")
@@ -37,7 +39,7 @@ def test_tool_stands_where_simpler_has_it(env):
 
 
 def test_camera_stands_where_simpler_has_it():
-    model = scene.load_model()
+    model = TabletopEnv(TASK).model
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     camera = model.camera(robot.CAMERA).id
@@ -83,8 +85,8 @@ def test_episodes_are_drawn_from_the_seed_within_the_range(env):
     episodes = [env.begin(seed, {})["episode"] for seed in range(40)]
     assert {episode["variant"] for episode in episodes} == set(TASK.variants)
     xy = np.array([episode["object_xy"] for episode in episodes])
-    assert (xy >= (TASK.object_x_m[0], TASK.object_y_m[0])).all()
-    assert (xy <= (TASK.object_x_m[1], TASK.object_y_m[1])).all()
+    assert (xy >= (-0.35, -0.02)).all()
+    assert (xy <= (-0.12, 0.42)).all()
     assert np.ptp(xy, axis=0).min() > 0.15
     # A given variant leaves the drawn position alone, and what was drawn repeats the episode.
     assert env.begin(7, {"variant": "vertical"})["episode"]["object_xy"] == xy[7].tolist()
@@ -147,13 +149,24 @@ def test_provenance_is_complete(env):
     assert len(provenance["physics_sha256"]) == 64
 
 
-@pytest.mark.parametrize("name", ["control.py", "kinematics.py", "success.py", "render.py"])
+@pytest.mark.parametrize("name", ["tabletop/control.py", "tabletop/render.py", "tasks/rules.py"])
 def test_fingerprint_changes_with_the_code(name, tmp_path, monkeypatch):
-    before = scene.physics_fingerprint()
-    for path in Path(scene.__file__).parent.glob("*.py"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(scene, "__file__", str(tmp_path / "scene.py"))
-    assert scene.physics_fingerprint() == before
-    with (tmp_path / name).open("a") as file:
+    before = scene.physics_fingerprint(TASK)
+    copy = tmp_path / "envs"
+    shutil.copytree(Path(scene.__file__).parents[1], copy)
+    monkeypatch.setattr(scene, "__file__", str(copy / "tabletop" / "scene.py"))
+    assert scene.physics_fingerprint(TASK) == before
+    with (copy / name).open("a") as file:
         file.write("LIMIT = 1\n")
-    assert scene.physics_fingerprint() != before
+    assert scene.physics_fingerprint(TASK) != before
+
+
+def test_fingerprint_changes_with_the_task_and_its_objects(monkeypatch):
+    class Other(type(TASK)):
+        pass
+
+    before = scene.physics_fingerprint(TASK)
+    assert scene.physics_fingerprint(Other()) != before
+    heavier = replace(TASK.bodies[0], friction=0.6)
+    monkeypatch.setattr(type(TASK), "bodies", (heavier,))
+    assert scene.physics_fingerprint(TASK) != before

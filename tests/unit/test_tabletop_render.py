@@ -7,7 +7,7 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tabletop import backend
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 
 TASK = get_task("pick_coke_can")

@@ -7,7 +7,7 @@ import pytest
 
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tabletop.replay import load_recordings, main, replay
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task
 
 TASK = get_task("pick_coke_can")
 PATH = Path(__file__).parents[1] / "golden" / "simpler_rollouts.npz"

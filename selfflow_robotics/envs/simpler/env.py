@@ -15,26 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv, check_action
+from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
 from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
+from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
-from selfflow_robotics.envs.simpler.tasks import (
-    CAMERA,
-    CONTROL_HZ,
-    CONTROL_MODE,
-    ROBOT,
-    ROBOT_VARIANTS,
-    SIM_HZ,
-    SIMPLER_TASKS,
-)
 from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
-from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
 
-# Other step information from SIMPLER.
-_FLAGS = ("is_grasped", "consecutive_grasp", "lifted_object", "lifted_object_significantly")
 # The original stages have megabytes; a stand-in box of the table's height has a few kilobytes.
 STAND_IN_BYTES = 1 << 20
 
@@ -42,8 +32,8 @@ STAND_IN_BYTES = 1 << 20
 class SimplerEnv(RobotEnv):
     """One task of SIMPLER. See `envs.base.RobotEnv` for observations, actions and info.
 
-    Further option: `robot_variant`, one of `tasks.ROBOT_VARIANTS`. `info` also has is_grasped,
-    consecutive_grasp, lifted_object and lifted_object_significantly (bool, SIMPLER's meaning).
+    Further option: `robot_variant`, one of the robot's colours (`robots.ROBOTS`). `info` also has
+    the flags of the task's `SimplerBinding` (bool, SIMPLER's meaning).
     """
 
     simulator = "simpler"
@@ -58,30 +48,32 @@ class SimplerEnv(RobotEnv):
         Raises UserError, with the fix, if something that SIMPLER needs is missing.
         """
         super().__init__(task, image_size)
-        if task.name not in SIMPLER_TASKS:
+        if task.simpler is None:
             raise UserError(f"the task {task.name} is not available in SIMPLER")
-        self._setting = SIMPLER_TASKS[task.name]
+        self._binding, self._robot = task.simpler, ROBOTS[task.robot.name]
         self._sapien, self._assets, self._devices = _load(path)
+        self._episode = draw_start(task, 0, {}, robot_variant=self._robot.variants)
         self._simulation = self._make_simulation()
-        self._camera = OverheadCamera(self._simulation, CAMERA)
+        self._camera = OverheadCamera(self._simulation, self._robot.camera)
 
     def _make_simulation(self) -> Any:
-        setting = self._setting
+        binding, robot = self._binding, self._robot
         stage = self._stage()
         if not stage.is_file():
             raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
         made = import_module("gymnasium").make(
-            setting.env_id,
+            binding.env_id,
             obs_mode="none",  # a step renders nothing; `observe` does
-            robot=ROBOT,
-            sim_freq=SIM_HZ,
-            control_freq=CONTROL_HZ,
-            control_mode=CONTROL_MODE,
-            scene_name=setting.scene,
+            robot=robot.uid,
+            sim_freq=robot.sim_hz,
+            control_freq=round(self.task.robot.control_hz),
+            control_mode=robot.control_mode,
+            scene_name=binding.stage,
             camera_cfgs={"add_segmentation": True},
-            rgb_overlay_path=str(self._assets / setting.overlay),
-            rgb_overlay_cameras=[CAMERA],
+            rgb_overlay_path=str(self._assets / binding.overlay.format(**self._episode)),
+            rgb_overlay_cameras=[robot.camera],
             disable_env_checker=True,
+            **binding.settings,
         )
         # Without gymnasium's wrappers, whose reset and step differ between its versions.
         return made.unwrapped
@@ -89,9 +81,10 @@ class SimplerEnv(RobotEnv):
     # -- episodes -------------------------------------------------------------------------------
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-        episode = draw_start(self.task, seed, options, robot_variant=ROBOT_VARIANTS)
-        simulation, setting = self._simulation, self._setting
-        robot = episode["robot_variant"]
+        task, simulation = self.task, self._simulation
+        episode = draw_start(task, seed, options, robot_variant=self._robot.variants)
+        scene, robot = task.scene(episode), episode["robot_variant"]
+        self._episode = episode
         simulation.urdf_version = "" if robot == "base" else robot
         simulation._configure_agent()  # as SIMPLER does after a change of urdf_version
         simulation.reset(
@@ -99,18 +92,15 @@ class SimplerEnv(RobotEnv):
             options={
                 "reconfigure": True,
                 "robot_init_options": {
-                    "init_xy": list(setting.robot_xy_m),
-                    "init_rot_quat": list(setting.robot_quaternion),
+                    "init_xy": list(scene.base_xy),
+                    "init_rot_quat": list(scene.base_quaternion),
                 },
-                "obj_init_options": {
-                    "init_xy": episode["object_xy"],
-                    "orientation": setting.orientations[episode["variant"]],
-                },
+                "obj_init_options": self._binding.object_options(episode),
             },
         )
         return {
             "success": False,
-            **dict.fromkeys(_FLAGS, False),
+            **dict.fromkeys(self._binding.flags, False),
             "elapsed_steps": 0,
             "state": self._state(),
             "episode": episode,
@@ -120,7 +110,7 @@ class SimplerEnv(RobotEnv):
         *_, info = self._simulation.step(check_action(action))
         return {
             "success": bool(info["success"]),
-            **{flag: bool(info[flag]) for flag in _FLAGS},
+            **{flag: bool(info[flag]) for flag in self._binding.flags},
             "elapsed_steps": int(info["elapsed_steps"]),
             "state": self._state(),
         }
@@ -129,9 +119,11 @@ class SimplerEnv(RobotEnv):
 
     def observe(self) -> dict[str, Any]:
         state = self._state()
+        # SIMPLER itself counts the stages of its tasks that have several.
+        stage = getattr(self._simulation, "cur_subtask_id", 0)
         return {
             "image": resize_image(self._camera.render(), self.image_size),
-            "instruction": self.task.instruction,
+            "instruction": self.task.instructions(self._episode)[stage],
             "proprio": proprio_vector(state["tool_pose"], state["base_pose"], state["gripper"]),
         }
 
@@ -139,13 +131,14 @@ class SimplerEnv(RobotEnv):
         simulation = self._simulation
         agent = simulation.agent
         closedness = float(agent.get_gripper_closedness())
-        return {
-            "tool_pose": _pose(simulation.tcp.pose),
-            "object_pose": _pose(simulation.obj.pose),
-            "base_pose": _pose(agent.robot.pose),
-            "qpos": np.asarray(agent.robot.get_qpos(), np.float64),
-            "gripper": min(max(closedness, 0.0), 1.0),
-        }
+        objects = [_pose(getattr(simulation, name).pose) for name in self._binding.objects]
+        return robot_state(
+            tool_pose=_pose(simulation.tcp.pose),
+            objects=np.stack(objects),
+            base_pose=_pose(agent.robot.pose),
+            qpos=np.asarray(agent.robot.get_qpos(), np.float64),
+            closedness=closedness,
+        )
 
     def provenance(self) -> dict[str, Any]:
         stage = self._stage()
@@ -169,7 +162,7 @@ class SimplerEnv(RobotEnv):
         self._simulation.close()
 
     def _stage(self) -> Path:
-        return self._assets / "hab2_bench_assets" / "stages" / f"{self._setting.scene}.glb"
+        return self._assets / "hab2_bench_assets" / "stages" / f"{self._binding.stage}.glb"
 
 
 def _load(path: str | None) -> tuple[Any, Path, list[Any]]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from selfflow_robotics.envs.simpler import vulkan
-from selfflow_robotics.envs.simpler.tasks import SIMPLER_TASKS
+from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError
 
 INSTALL = """\
@@ -115,8 +115,8 @@ def _check_python(folders: list[str], python: str) -> Path:
 
 def _check_scenes(assets: Path) -> None:
     stages = assets / "hab2_bench_assets" / "stages"
-    for task in SIMPLER_TASKS.values():
-        stage = stages / f"{task.scene}.glb"
+    for name in sorted({task.simpler.stage for task in TASKS.values() if task.simpler}):
+        stage = stages / f"{name}.glb"
         if not stage.is_file():
             raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
         # SAPIEN writes a derived collision shape next to the scene.

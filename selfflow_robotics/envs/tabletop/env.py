@@ -1,4 +1,4 @@
-"""pick_coke_can in MuJoCo: a primitive-shape twin of SIMPLER's scene, without assets or a GPU.
+"""Tasks in MuJoCo: a primitive-shape twin of SIMPLER's scenes, without assets or a GPU.
 
 What is SIMPLER's: kinematics, gains, controllers, camera, object sizes and masses, success rule.
 What is not: contacts (MuJoCo's, with a weaker grip) and looks (flat colours, no photograph).
@@ -12,25 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv, check_action
+from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
 from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.tabletop import robot, scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.control import ArmController, GripperController
-from selfflow_robotics.envs.tabletop.render import make_renderer
-from selfflow_robotics.envs.tabletop.success import MIN_IMPULSE, PickRule, Touch
-from selfflow_robotics.envs.tasks import Task
+from selfflow_robotics.envs.tabletop.render import Renderer, make_renderer
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, Scene, Task
+from selfflow_robotics.envs.tasks.rules import MIN_IMPULSE, Seen, Touch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import proprio_vector
 
 _ARM, _FINGERS = slice(0, 7), slice(7, 9)  # in qpos, qvel and ctrl
-_OBJECT_Q, _OBJECT_V = slice(9, 16), slice(9, 15)  # free joint: xyz, quaternion wxyz
+_OBJECTS = 9  # where the objects' free joints begin, in qpos and in qvel
 _SETTLE_STEPS, _SETTLE_MORE = 50, 150  # physics steps (0.5 s, then up to 1.5 s while it moves)
 _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
 
 class TabletopEnv(RobotEnv):
-    """One robot, one table, one can; observations, actions and info as in `envs.base.RobotEnv`."""
+    """One robot, one table and the task's objects.
+
+    Observations, actions and info are those of `envs.base.RobotEnv`.
+    """
 
     simulator = "tabletop"
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
@@ -40,26 +43,32 @@ class TabletopEnv(RobotEnv):
     ) -> None:
         """image_size: (height, width). renderer: "ray" (no OpenGL) or "gl".
 
-        Raises UserError for a task this scene does not have and for a renderer that cannot run.
+        Raises UserError for another robot's task and for a renderer that cannot run.
         """
-        if task.object_name != "coke_can":
-            raise UserError(
-                f"the tabletop simulator has no '{task.object_name}' (task {task.name})"
-            )
+        if task.robot != GOOGLE_ROBOT:
+            raise UserError(f"the tabletop simulator has no {task.robot.name} (task {task.name})")
         super().__init__(task, image_size)
-        self._model = scene.load_model()
-        self._data = mujoco.MjData(self._model)
         self._renderer_name = renderer
-        self._renderer = make_renderer(renderer, self._model, image_size)
+        self._renderer: Renderer | None = None
         self._arm, self._gripper = ArmController(), GripperController()
-        self._rule = PickRule(0.0)
         self._elapsed = 0
-        self._find_parts()
+        self._episode = draw_start(task, 0, {})
+        self._load(task.scene(self._episode))
 
-    def _find_parts(self) -> None:
-        model = self._model
+    def _load(self, start: Scene) -> None:
+        """Take the model of a scene; nothing changes if the last one had the same objects."""
+        model = scene.load_model(start)
+        if self._renderer is not None:
+            if model is self.model:
+                return
+            self._renderer.close()
+        self.model, self._data = model, mujoco.MjData(model)
+        self._renderer = make_renderer(self._renderer_name, model, self.image_size)
+        stands = scene.base_of(start)
+        self.base_pose = np.array((*stands.position, *stands.quaternion))
         self._tool = model.site("tool").id
-        self._object = model.body("object").id
+        bodies = [model.body(item.body.name).id for item in start.objects]
+        self._objects = {body: index for index, body in enumerate(bodies)}
         base = model.body("base").id
         root = model.body_rootid
         self._robot_body = [root[body] == base for body in range(model.nbody)]
@@ -69,15 +78,16 @@ class TabletopEnv(RobotEnv):
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         episode = draw_start(self.task, seed, options)
-        data = self._data
-        mujoco.mj_resetData(self._model, data)
-        quaternion, height = scene.VARIANTS[episode["variant"]]
-        position = (*episode["object_xy"], scene.TABLE_TOP + height)
+        start = self.task.scene(episode)
+        self._load(start)
+        self._episode = episode
+        mujoco.mj_resetData(self.model, self._data)
         self._set_robot(robot.RESET_ARM, (0.0, 0.0))
-        data.qpos[_OBJECT_Q] = (*position, *quaternion)
+        for pose, item in zip(self._poses, start.objects, strict=True):
+            height = scene.TABLE_TOP + item.rest.height
+            pose[:] = (*item.xy, height, *item.rest.quaternion)
         self._settle()
-        settled = data.qpos[_OBJECT_Q].copy()
-        self.place(np.array((*robot.RESET_ARM, 0.0, 0.0)), settled)
+        self.place(np.array((*robot.RESET_ARM, 0.0, 0.0)), self._poses.copy())
         return {**self._info(), "success": False, "episode": episode}
 
     def _set_robot(self, arm, fingers) -> None:
@@ -87,32 +97,33 @@ class TabletopEnv(RobotEnv):
     def _settle(self) -> None:
         data = self._data
         for _ in range(_SETTLE_STEPS):
-            mujoco.mj_step(self._model, data)
+            mujoco.mj_step(self.model, data)
         for _ in range(_SETTLE_MORE):
-            speed = data.qvel[_OBJECT_V]
-            if math.hypot(*speed[:3]) < _AT_REST[0] and math.hypot(*speed[3:]) < _AT_REST[1]:
+            speeds = data.qvel[_OBJECTS:].reshape(-1, 6)
+            if all(_is_at_rest(speed) for speed in speeds):
                 return
-            mujoco.mj_step(self._model, data)
+            mujoco.mj_step(self.model, data)
 
-    def place(self, qpos: np.ndarray, object_pose: np.ndarray) -> None:
-        """Start at rest from given joint angles [9 or 11] and object pose [7] (world, wxyz).
+    def place(self, qpos: np.ndarray, poses: np.ndarray) -> None:
+        """Start at rest from given joint angles [9 or 11] and object poses [n, 7] or [7] (world,
+        wxyz), with the objects of the last episode.
 
-        Height counts from this object pose in the success rule.
+        For the success rule the objects have settled there.
         """
         data = self._data
         # Nothing of what was before is left in the state: the solver starts from its last forces.
-        mujoco.mj_resetData(self._model, data)
+        mujoco.mj_resetData(self.model, data)
         self._set_robot(qpos[_ARM], qpos[_FINGERS])
-        data.qpos[_OBJECT_Q] = object_pose
-        mujoco.mj_forward(self._model, data)
+        self._poses[:] = poses
+        mujoco.mj_forward(self.model, data)
         self._arm.reset()
         self._gripper.reset(data.qpos[_FINGERS])
-        self._rule = PickRule(float(object_pose[2]))
+        self._rule = self.task.rule(self._episode, self._see())
         self._elapsed = 0
 
     def advance(self, action: np.ndarray) -> dict[str, Any]:
         action = check_action(action).astype(np.float64)
-        model, data = self._model, self._data
+        model, data = self.model, self._data
         arm = self._arm.drive_targets(action[:6], data.qpos[_ARM], data.qvel[_ARM])
         fingers = self._gripper.drive_targets(
             float(action[6]), data.qpos[_FINGERS], data.qvel[_FINGERS]
@@ -123,14 +134,14 @@ class TabletopEnv(RobotEnv):
         # Poses of the state just reached; contacts stay those of the last physics step.
         mujoco.mj_kinematics(model, data)
         self._elapsed += 1
-        height = float(data.qpos[_OBJECT_Q][2])
-        return {**self._info(), **self._rule.update(height, self._touch())}
+        return {**self._info(), **self._rule.update(self._see())}
 
     def observe(self) -> dict[str, Any]:
+        assert self._renderer is not None
         state = self._state()
         return {
             "image": self._renderer.render(self._data),
-            "instruction": self.task.instruction,
+            "instruction": self.task.instructions(self._episode)[self._rule.stage],
             "proprio": proprio_vector(state["tool_pose"], state["base_pose"], state["gripper"]),
         }
 
@@ -140,39 +151,55 @@ class TabletopEnv(RobotEnv):
     def _state(self) -> dict[str, Any]:
         data, qpos = self._data, self._data.qpos
         rotation = data.site_xmat[self._tool].reshape(3, 3)
-        closedness = float(np.mean(qpos[_FINGERS]) / robot.FINGER_CLOSED)
-        return {
-            "tool_pose": np.concatenate([data.site_xpos[self._tool], _quaternion(rotation)]),
-            "object_pose": qpos[_OBJECT_Q].copy(),
-            "base_pose": np.array((*robot.BASE_POSITION, *robot.BASE_QUATERNION)),
-            "qpos": np.concatenate([qpos[_ARM], qpos[_FINGERS], robot.HEAD]),
-            "gripper": min(max(closedness, 0.0), 1.0),
-        }
+        return robot_state(
+            tool_pose=np.concatenate([data.site_xpos[self._tool], _quaternion(rotation)]),
+            objects=self._poses.copy(),
+            base_pose=self.base_pose.copy(),
+            qpos=np.concatenate([qpos[_ARM], qpos[_FINGERS], robot.HEAD]),
+            closedness=float(np.mean(qpos[_FINGERS]) / robot.FINGER_CLOSED),
+        )
 
-    def _touch(self) -> Touch:
-        """The object's contacts in the last physics step, as impulses."""
-        data, bodies, step = self._data, self._model.geom_bodyid, self._model.opt.timestep
-        on_part = {body: np.zeros(3) for side in self._sides for body in side}
-        only_robot = True
+    @property
+    def _poses(self) -> np.ndarray:
+        """The objects' poses [n, 7], a view of the state."""
+        return self._data.qpos[_OBJECTS:].reshape(-1, 7)
+
+    def _see(self) -> Seen:
+        """The objects, and their contacts in the last physics step as impulses."""
+        data, model = self._data, self.model
+        bodies, step = model.geom_bodyid, model.opt.timestep
+        parts = [body for side in self._sides for body in side]
+        on_part = [{body: np.zeros(3) for body in parts} for _ in self._objects]
+        others: list[set[str]] = [set() for _ in self._objects]
         force, impulse = np.empty(6), np.empty(3)
         for index in range(data.ncon):
             contact = data.contact[index]
             first, second = int(bodies[contact.geom1]), int(bodies[contact.geom2])
-            if self._object not in (first, second):
+            pairs = [
+                (self._objects[body], other)
+                for body, other in ((first, second), (second, first))
+                if body in self._objects
+            ]
+            if not pairs:
                 continue
-            other = second if first == self._object else first
-            mujoco.mj_contactForce(self._model, data, index, force)
+            mujoco.mj_contactForce(model, data, index, force)
             mujoco.mju_mulMatTVec(impulse, contact.frame.reshape(3, 3), force[:3])
             impulse *= step  # on the second body
-            if not self._robot_body[other]:
-                only_robot = only_robot and math.hypot(*impulse) <= MIN_IMPULSE
-            elif other in on_part:
-                on_part[other] += impulse if other == second else -impulse
-        opening = {body: data.xmat[body].reshape(3, 3)[:, 1].copy() for body in on_part}
-        return Touch(
-            only_robot,
-            tuple(tuple((on_part[b], opening[b]) for b in side) for side in self._sides),
+            for item, other in pairs:
+                if not self._robot_body[other]:
+                    if math.hypot(*impulse) > MIN_IMPULSE:
+                        others[item].add(model.body(other).name)
+                elif other in on_part[item]:
+                    on_part[item][other] += impulse if other == second else -impulse
+        opening = {body: data.xmat[body].reshape(3, 3)[:, 1].copy() for body in parts}
+        touches = (
+            Touch(
+                frozenset(names),
+                tuple(tuple((on[body], opening[body]) for body in side) for side in self._sides),
+            )
+            for on, names in zip(on_part, others, strict=True)
         )
+        return Seen(self._poses.copy(), tuple(touches))
 
     def provenance(self) -> dict[str, Any]:
         return {
@@ -183,11 +210,17 @@ class TabletopEnv(RobotEnv):
             "machine": platform.machine(),
             "renderer": self._renderer_name,
             "image_size": list(self.image_size),
-            "physics_sha256": scene.physics_fingerprint(),
+            "physics_sha256": scene.physics_fingerprint(self.task),
         }
 
     def close(self) -> None:
-        self._renderer.close()
+        if self._renderer is not None:
+            self._renderer.close()
+
+
+def _is_at_rest(speed: np.ndarray) -> bool:
+    """Whether an object moves at less than `_AT_REST`; speed [6] (m/s, rad/s)."""
+    return math.hypot(*speed[:3]) < _AT_REST[0] and math.hypot(*speed[3:]) < _AT_REST[1]
 
 
 def _quaternion(rotation: np.ndarray) -> np.ndarray:

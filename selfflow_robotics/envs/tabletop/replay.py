@@ -16,15 +16,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from selfflow_robotics.envs.tabletop import robot, scene
+from selfflow_robotics.envs.tabletop import scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
-from selfflow_robotics.envs.tasks import get_task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
+from selfflow_robotics.envs.tasks.objects import COKE_CAN
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.robot.rotations import from_wxyz
 
 _NO_CONTACT = mujoco.mjtDisableBit.mjDSBL_CONTACT
-_AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + scene.CAN_RADIUS, 0.0, 0.0, 0.0, 1.0])
+_LYING = COKE_CAN.rests["horizontal"]
+_AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + _LYING.height, *_LYING.quaternion])
 
 
 def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:
@@ -49,8 +51,8 @@ def replay(env: TabletopEnv, recording: dict[str, np.ndarray]) -> tuple[np.ndarr
     the robot's base frame. If the robot's base is elsewhere (another scene), there are no contacts.
     The arm never touches the robot's own body, unlike SIMPLER's.
     """
-    flags = scene.load_model().opt
-    here = np.allclose(recording["base_pose"][:3], robot.BASE_POSITION, atol=1e-3)
+    flags = env.model.opt
+    here = np.allclose(recording["base_pose"][:3], env.base_pose[:3], atol=1e-3)
     before, flags.disableflags = flags.disableflags, 0 if here else int(_NO_CONTACT)
     try:
         return _play(env, recording)
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    env = TabletopEnv(get_task("pick_coke_can"))
+    env = TabletopEnv(get_task(DEFAULT_TASK))
     if options.steps:
         _print_steps(env, episodes[options.steps])
     else:

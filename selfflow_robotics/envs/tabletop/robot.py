@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BASE_POSITION = (0.35, 0.20, 0.06205 + 0.017)  # world; the robot looks along world -x
-BASE_QUATERNION = (0.0, 0.0, 0.0, 1.0)  # wxyz: turned by pi about z
+BASE_HEIGHT = 0.06205 + 0.017
 ARM_JOINTS = ("torso", "shoulder", "bicep", "elbow", "forearm", "wrist", "gripper")
 FINGERS = ("finger_right", "finger_left")
 RESET_ARM = (
@@ -61,6 +60,14 @@ _TOUCH_ARM = 'contype="0" conaffinity="3"'
 _TOUCH_RIGHT = 'contype="0" conaffinity="11"'
 _TOUCH_LEFT = 'contype="8" conaffinity="3"'
 _NO_TOUCH = 'contype="0" conaffinity="0"'
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the robot stands in the world, and its turn (wxyz)."""
+
+    position: tuple[float, float, float]
+    quaternion: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -179,10 +186,10 @@ def _arm(innermost: str, solid: bool) -> str:
     return text
 
 
-def robot_body() -> str:
+def robot_body(base: Base) -> str:
     """MJCF of the robot in the world, with the camera in its head."""
     return f"""
-<body name="base" pos="{numbers(BASE_POSITION)}" quat="{numbers(BASE_QUATERNION)}">
+<body name="base" pos="{numbers(base.position)}" quat="{numbers(base.quaternion)}">
   <geom type="cylinder" pos="-0.1 0 0.15" size="0.28 0.15" material="shell" group="2" {_NO_TOUCH}/>
   <geom type="box" pos="-0.08 0 0.65" size="0.09 0.11 0.5" material="shell" group="2" {_NO_TOUCH}/>
   <body name="head_pan" pos="{numbers(HEAD_PAN_POSITION)}"

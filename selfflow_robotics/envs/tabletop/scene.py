@@ -1,26 +1,30 @@
-"""The table scene of pick_coke_can as MJCF text, and its compiled model.
+"""A task's scene on the table as MJCF text, and its compiled model.
 
-World frame = SIMPLER's: table top and footprint, can size, mass and friction as measured there
-(ManiSkill2_real2sim envs/custom_scenes/base_env.py, grasp_single_in_scene.py and
-data/custom/info_pick_custom_v0.json). Drawers, walls and floor are for the eye only.
+World frame = SIMPLER's: table top and footprint as measured there (ManiSkill2_real2sim
+envs/custom_scenes/base_env.py). Drawers, walls and floor are for the eye only.
 """
 
 import hashlib
+import inspect
 from functools import lru_cache
 from pathlib import Path
 
 from selfflow_robotics.envs.tabletop import robot
 from selfflow_robotics.envs.tabletop.backend import mujoco
+from selfflow_robotics.envs.tasks.base import Scene, Task
+from selfflow_robotics.envs.tasks.objects import Body, Shape
 
-# What `physics_fingerprint` covers.
+# What `physics_fingerprint` covers of the folder of simulators, besides the task.
 _DECISIVE = (
-    "scene.py",
-    "robot.py",
-    "control.py",
-    "kinematics.py",
-    "env.py",
-    "success.py",
-    "render.py",
+    "tabletop/scene.py",
+    "tabletop/robot.py",
+    "tabletop/control.py",
+    "tabletop/kinematics.py",
+    "tabletop/env.py",
+    "tabletop/render.py",
+    "tasks/base.py",
+    "tasks/rules.py",
+    "episodes.py",
 )
 
 CONTROL_HZ = 3
@@ -31,21 +35,9 @@ TABLE_TOP = 0.88753  # m
 TABLE_X, TABLE_Y = (-0.61, 0.02), (-0.0975, 0.5175)  # footprint
 _TABLE_THICKNESS = 0.022
 
-CAN_RADIUS, CAN_LENGTH, CAN_MASS = 0.033, 0.1228, 0.01996
-# The can's frame is that of SIMPLER's mesh: y is the long axis, +y the lid, and the middle of the
-# can lies 7.6 mm below the origin.
-CAN_MIDDLE_Y = -0.0076
-CAN_FRICTION = 0.5
-# How the can lies, as quaternion wxyz (simpler_env's lr_switch, laid_vertically, upright), and the
-# height of its frame above the table.
-VARIANTS = {
-    "standing": ((0.7071067811865476, 0.7071067811865476, 0.0, 0.0), CAN_LENGTH / 2 - CAN_MIDDLE_Y),
-    "horizontal": ((0.0, 0.0, 0.0, 1.0), CAN_RADIUS),
-    "vertical": ((0.7071067811865476, 0.0, 0.0, 0.7071067811865476), CAN_RADIUS),
-}
-
 # Contact bits: 1 world, 2 object, 4 unused, 8 left finger. The robot touches the world and the
-# object, and its right finger the left one; no other part of it touches another.
+# objects, objects touch each other, and the robot's right finger touches the left one; no other
+# part of it touches another.
 _WORLD = 'contype="1" conaffinity="0" group="0"'
 _SEEN = 'contype="0" conaffinity="0" group="0"'  # for the eye only
 
@@ -61,9 +53,6 @@ _MATERIALS = {
     "shell": "0.78 0.75 0.71",
     "tendon": "0.45 0.42 0.38",
     "finger": "0.86 0.62 0.34",
-    "red": "0.80 0.07 0.08",
-    "white": "0.93 0.91 0.90",
-    "metal": "0.74 0.74 0.72",
 }
 
 
@@ -109,38 +98,38 @@ def _room() -> str:
     return "".join(f"<body>{solid}</body>" for solid in solids)
 
 
-def _can() -> str:
-    """The can: one solid to touch, thin ends and a band to look at."""
-    along = 'quat="0.7071067811865476 -0.7071067811865476 0 0"'  # a cylinder's z becomes y
-    half, end = CAN_LENGTH / 2, 0.006
-    seen = 'contype="0" conaffinity="0" mass="0"'
-    ends = "".join(
-        f'<geom type="cylinder" pos="0 {CAN_MIDDLE_Y + side * (half - end / 2)} 0" '
-        f'size="{CAN_RADIUS + 0.0002} {end / 2 + 0.0002}" {along} material="metal" {seen}/>'
-        for side in (-1, 1)
+def _shape(body: Body, shape: Shape) -> str:
+    touch = 'contype="0" conaffinity="0"'
+    if shape.mass:
+        touch = f'contype="2" conaffinity="3" condim="6" friction="{body.friction} 0.005 0.002"'
+    return (
+        f'<geom type="{shape.kind}" size="{robot.numbers(shape.size)}" '
+        f'pos="{robot.numbers(shape.position)}" quat="{robot.numbers(shape.quaternion)}" '
+        f'material="{_material(shape)}" mass="{shape.mass!r}" {touch}/>'
     )
-    return f"""
-<body name="object">
-  <freejoint name="object"/>
-  <geom name="object" type="cylinder" pos="0 {CAN_MIDDLE_Y} 0" {along} material="red"
-        size="{CAN_RADIUS} {half}" mass="{CAN_MASS}" friction="{CAN_FRICTION} 0.005 0.002"
-        condim="6" contype="2" conaffinity="1"/>
-  {ends}
-  <geom type="cylinder" pos="0 {CAN_MIDDLE_Y + 0.022} 0" size="{CAN_RADIUS + 0.0003} 0.006"
-        {along} material="white" {seen}/>
-</body>"""
 
 
-def scene_mjcf() -> str:
-    """MJCF text of the whole scene.
+def _object(body: Body) -> str:
+    shapes = "".join(_shape(body, shape) for shape in body.shapes)
+    return f'<body name="{body.name}"><freejoint name="{body.name}"/>{shapes}</body>'
+
+
+def _material(shape: Shape) -> str:
+    return "rgb " + robot.numbers(shape.rgb)
+
+
+def scene_mjcf(bodies: tuple[Body, ...], base: robot.Base) -> str:
+    """MJCF text of the whole scene, with the objects `bodies` and the robot at `base`.
 
     The "discrete" integrator is what makes grasps hold: others solve contacts as if the drives'
     strong damping were not there.
     """
+    shapes = [shape for body in bodies for shape in body.shapes]
+    colours = _MATERIALS | {_material(shape): robot.numbers(shape.rgb) for shape in shapes}
     materials = "".join(
-        f'<material name="{name}" rgba="{rgb} 1" specular="0.1"/>'
-        for name, rgb in _MATERIALS.items()
+        f'<material name="{name}" rgba="{rgb} 1" specular="0.1"/>' for name, rgb in colours.items()
     )
+    objects = "".join(map(_object, bodies))
     return f"""<mujoco model="tabletop">
 <compiler angle="radian" autolimits="true"/>
 <option timestep="{TIMESTEP!r}" integrator="discrete" cone="elliptic"
@@ -152,7 +141,7 @@ def scene_mjcf() -> str:
 <worldbody>
 <light name="lamp" pos="0.0 0.38 2.6" dir="-0.1 -0.1 -1" diffuse="0.75 0.75 0.75"
        specular="0 0 0" cutoff="80" castshadow="true"/>
-{_room()}<body name="table">{_furniture()}</body>{robot.robot_body()}{_can()}
+{_room()}<body name="table">{_furniture()}</body>{robot.robot_body(base)}{objects}
 </worldbody>
 <contact><exclude body1="gripper" body2="finger_right"/><exclude body1="gripper"
 body2="finger_left"/></contact>
@@ -160,17 +149,30 @@ body2="finger_left"/></contact>
 </mujoco>"""
 
 
-@lru_cache(maxsize=1)
-def load_model():
+def load_model(scene: Scene):
     """The compiled scene (MjModel), shared by all environments: nobody may change its physics."""
-    return mujoco.MjModel.from_xml_string(scene_mjcf())
+    return _compile(tuple(item.body for item in scene.objects), base_of(scene))
 
 
-def physics_fingerprint() -> str:
-    """SHA-256 over the source text of everything that decides motion, success and pictures.
+@lru_cache(maxsize=64)
+def _compile(bodies: tuple[Body, ...], base: robot.Base):
+    return mujoco.MjModel.from_xml_string(scene_mjcf(bodies, base))
+
+
+def base_of(scene: Scene) -> robot.Base:
+    """Where the robot stands."""
+    return robot.Base((*scene.base_xy, robot.BASE_HEIGHT), scene.base_quaternion)
+
+
+def physics_fingerprint(task: Task) -> str:
+    """SHA-256 over everything that decides motion, success and pictures of a task: the source
+    text of the simulator and of the task's own file, and the task's objects.
 
     The scene alone would not do: limits of the controllers, settings of the inverse kinematics, the
     success rule and the ray renderer's lights are in none of its lines. A mere comment changes it.
+    Other tasks do not.
     """
-    folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _DECISIVE)).hexdigest()
+    folder = Path(__file__).parents[1]
+    sources = [(folder / name).read_bytes() for name in _DECISIVE]
+    sources += [Path(inspect.getfile(type(task))).read_bytes(), repr(task.bodies).encode()]
+    return hashlib.sha256(b"".join(sources)).hexdigest()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfflow_robotics.envs.tabletop.success import PickRule, Touch, is_grasped
+from selfflow_robotics.envs.tasks.rules import PickRule, Seen, Touch, is_grasped
 
 UP, NONE = np.array([0.0, 1.0, 0.0]), np.zeros(3)
 
@@ -14,11 +14,16 @@ def pressed(angle_deg: float, size: float = 1e-3):
     return (NONE, UP), (size * np.array([np.sin(angle), np.cos(angle), 0.0]), UP)
 
 
-def touch(right=0.0, left=0.0, only_robot=True, size=1e-3) -> Touch:
-    return Touch(only_robot, (pressed(right, size), pressed(left, size)))
+def touch(right=0.0, left=0.0, others=(), size=1e-3) -> Touch:
+    return Touch(frozenset(others), (pressed(right, size), pressed(left, size)))
 
 
-FREE = Touch(True, (((NONE, UP), (NONE, UP)), ((NONE, UP), (NONE, UP))))
+FREE = Touch(frozenset(), (((NONE, UP), (NONE, UP)), ((NONE, UP), (NONE, UP))))
+ON_TABLE = Touch(frozenset({"table"}), FREE.fingers)
+
+
+def seen(height: float, touched: Touch) -> Seen:
+    return Seen(np.array([[0.0, 0.0, height, 1.0, 0.0, 0.0, 0.0]]), (touched,))
 
 
 @pytest.mark.parametrize(
@@ -39,9 +44,9 @@ def test_grasp_needs_both_sides_within_the_angle(case, expected):
 
 def test_lift_needs_height_and_no_other_contact():
     rule = PickRule(0.9)
-    assert not rule.update(0.9099, touch())["success"]
-    assert not rule.update(0.92, touch(only_robot=False))["success"]
-    info = rule.update(0.911, touch())
+    assert not rule.update(seen(0.9099, touch()))["success"]
+    assert not rule.update(seen(0.92, touch(others={"table"})))["success"]
+    info = rule.update(seen(0.911, touch()))
     assert info["success"]
     assert info["lifted_object"]
     assert not info["lifted_object_significantly"]
@@ -49,21 +54,21 @@ def test_lift_needs_height_and_no_other_contact():
 
 def test_lift_is_remembered_while_grasped_and_forgotten_after():
     rule = PickRule(0.9)
-    rule.update(0.92, touch())
+    rule.update(seen(0.92, touch()))
     # Touching the table while still grasped does not undo the lift; letting go does.
-    assert rule.update(0.905, touch(only_robot=False))["success"]
-    assert not rule.update(0.905, Touch(False, FREE.fingers))["success"]
+    assert rule.update(seen(0.905, touch(others={"table"})))["success"]
+    assert not rule.update(seen(0.905, ON_TABLE))["success"]
     # Thrown into the air counts, without any grasp.
-    assert rule.update(0.92, FREE)["success"]
+    assert rule.update(seen(0.92, FREE))["success"]
 
 
 def test_five_significant_steps_make_success_last():
     rule = PickRule(0.9)
     for step in range(5):
-        info = rule.update(0.9201 + 1e-4, touch())
+        info = rule.update(seen(0.9201 + 1e-4, touch()))
         assert info["lifted_object_significantly"]
         assert info["consecutive_grasp"] == (step == 4)
-    info = rule.update(0.9, Touch(False, FREE.fingers))
+    info = rule.update(seen(0.9, ON_TABLE))
     assert info["success"]
     assert not info["lifted_object"]
     assert info["episode_stats"] == {
@@ -74,5 +79,5 @@ def test_five_significant_steps_make_success_last():
 def test_fewer_significant_steps_do_not():
     rule = PickRule(0.9)
     for _ in range(4):
-        rule.update(0.93, touch())
-    assert not rule.update(0.9, Touch(False, FREE.fingers))["success"]
+        rule.update(seen(0.93, touch()))
+    assert not rule.update(seen(0.9, ON_TABLE))["success"]

@@ -1,4 +1,4 @@
-"""When pick_coke_can counts as done: SIMPLER's rule, apart from any simulator.
+"""What a success rule sees, and the rules that several tasks share, apart from any simulator.
 
 Source: ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py (evaluate) and
 agents/robots/googlerobot.py (check_grasp).
@@ -6,6 +6,7 @@ agents/robots/googlerobot.py (check_grasp).
 
 import math
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,11 +20,33 @@ MAX_GRASP_ANGLE_DEG = 80.0  # between the impulse on a finger and the way that f
 
 @dataclass(frozen=True)
 class Touch:
-    """What touches the object in one physics step."""
+    """What touches an object in one physics step."""
 
-    only_robot: bool  # no contact with anything else above MIN_IMPULSE
+    others: frozenset[str]  # what touches it above MIN_IMPULSE, other than the robot
     # per finger side: (impulse on the finger part [3] in N s, opening direction of that part [3])
     fingers: tuple[tuple[tuple[np.ndarray, np.ndarray], ...], ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a rule sees after a control step, object by object as in the task's scene."""
+
+    poses: np.ndarray  # float64 [n, 7]: xyz (m, world), quaternion wxyz
+    touches: tuple[Touch, ...]
+
+    def height(self, item: int) -> float:
+        """The object's z (m)."""
+        return float(self.poses[item][2])
+
+
+class Rule(Protocol):
+    """Follows one episode."""
+
+    stage: int  # which of the task's instructions holds
+
+    def update(self, seen: Seen) -> dict[str, Any]:
+        """After a control step: `success` (bool) and further entries of the step's info."""
+        ...
 
 
 def is_grasped(touch: Touch) -> bool:
@@ -42,24 +65,29 @@ def is_grasped(touch: Touch) -> bool:
     return True
 
 
+PICK_FLAGS = ("is_grasped", "consecutive_grasp", "lifted_object", "lifted_object_significantly")
+
+
 @dataclass
 class PickRule:
-    """Follows one episode."""
+    """SIMPLER's rule for lifting the first object."""
 
     settled_height: float  # z of the object at rest, m
+    stage: int = 0
     lifted: bool = False
     grasp_steps: int = 0
     stats: dict = field(
         default_factory=lambda: {"n_lift_significant": 0, "consec_grasp": False, "grasped": False}
     )
 
-    def update(self, height: float, touch: Touch) -> dict:
-        """After a control step, from the object's z (m) and touches: SIMPLER's info fields."""
+    def update(self, seen: Seen) -> dict[str, Any]:
+        """After a control step: SIMPLER's info fields."""
+        touch = seen.touches[0]
         grasped = is_grasped(touch)
         self.grasp_steps = self.grasp_steps + 1 if grasped else 0
-        rise = height - self.settled_height
+        rise = seen.height(0) - self.settled_height
         # Without a grasp the flag falls, and the test that follows may set it again.
-        self.lifted = (self.lifted and grasped) or (touch.only_robot and rise > LIFTED_M)
+        self.lifted = (self.lifted and grasped) or (not touch.others and rise > LIFTED_M)
         significantly = self.lifted and rise > LIFTED_SIGNIFICANTLY_M
         consecutive = self.grasp_steps >= CONSECUTIVE_GRASP_STEPS
         self.stats["n_lift_significant"] += int(significantly)

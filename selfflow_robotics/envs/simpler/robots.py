@@ -1,0 +1,34 @@
+"""SIMPLER's settings for each robot of our tasks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SimplerRobot:
+    """A robot in SIMPLER's terms."""
+
+    uid: str
+    control_mode: str
+    sim_hz: int
+    camera: str  # what the policy sees
+    variants: tuple[str, ...]  # colours (URDF versions); "base" is the uncoloured one, SIMPLER's ""
+
+
+ROBOTS = {
+    "google_robot": SimplerRobot(
+        uid="google_robot_static",
+        # The arm target is (measured tool pose + delta), the fingers' (target + delta).
+        control_mode=(
+            "arm_pd_ee_delta_pose_align_interpolate_by_planner_"
+            "gripper_pd_joint_target_delta_pos_interpolate_by_planner"
+        ),
+        sim_hz=513,
+        camera="overhead_camera",
+        variants=(
+            "base",
+            "recolor_tabletop_visual_matching_1",
+            "recolor_tabletop_visual_matching_2",
+            "recolor_cabinet_visual_matching_1",
+        ),
+    ),
+}

@@ -1,0 +1,159 @@
+"""Move one of three objects on the table near another, named by the instruction.
+
+Objects, layouts and the success rule are those of SIMPLER's google_robot_move_near
+(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.objects import (
+    COKE_CAN,
+    LYING_ALONG,
+    UPRIGHT,
+    Body,
+    Rest,
+    Shape,
+    Vector,
+    can,
+)
+from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
+from selfflow_robotics.envs.tasks.rules import Seen
+from selfflow_robotics.robot.rotations import from_wxyz
+
+
+def _ball(name: str, radius: float, mass: float, rgb: Vector) -> Body:
+    return Body(
+        name,
+        size=(2 * radius, 2 * radius, 2 * radius),
+        shapes=(Shape("sphere", (radius,), rgb, mass=mass),),
+        rests={"standing": Rest(UPRIGHT, radius)},
+    )
+
+
+_SPONGE = Body(
+    "sponge",
+    size=(0.07, 0.10, 0.036),
+    shapes=(Shape("box", (0.035, 0.05, 0.018), (0.85, 0.75, 0.20), mass=0.0349),),
+    rests={"standing": Rest(LYING_ALONG, 0.018)},
+)
+# By their name in the instruction.
+_OBJECTS = {
+    "blue plastic bottle": can(
+        "blue_plastic_bottle", 0.0285, (0.15, 0.35, 0.80), radius=0.030, length=0.174
+    ),
+    "pepsi can": can("pepsi_can", 0.0204, (0.05, 0.15, 0.55)),
+    "orange": _ball("orange", 0.035, 0.0363, (0.95, 0.50, 0.05)),
+    "7up can": can("7up_can", 0.0196, (0.10, 0.60, 0.20)),
+    "apple": _ball("apple", 0.036, 0.0536, (0.65, 0.10, 0.15)),
+    "sponge": _SPONGE,
+    "coke can": COKE_CAN,
+    "redbull can": can("redbull_can", 0.0169, (0.60, 0.62, 0.70), radius=0.02925, length=0.13),
+}
+_TRIPLETS = {
+    "bottle-pepsi-orange": ("blue plastic bottle", "pepsi can", "orange"),
+    "7up-apple-sponge": ("7up can", "apple", "sponge"),
+    "coke-redbull-apple": ("coke can", "redbull can", "apple"),
+    "sponge-bottle-7up": ("sponge", "blue plastic bottle", "7up can"),
+    "orange-pepsi-redbull": ("orange", "pepsi can", "redbull can"),
+}
+_LAYOUTS = {
+    "far-base": ((-0.33, 0.04), (-0.33, 0.34), (-0.13, 0.19)),
+    "near-base": ((-0.13, 0.04), (-0.33, 0.19), (-0.13, 0.34)),
+}
+# Which of the triplet moves, and near which.
+_ROLES = {"0-1": (0, 1), "0-2": (0, 2), "1-0": (1, 0), "1-2": (1, 2), "2-0": (2, 0), "2-1": (2, 1)}
+_SHIFT_M = 0.02  # of the whole layout, along each axis
+_BASE_YAW = -0.09
+# A sponge is so flat that fingers that aim at its middle hit the table.
+_LYING_AIM_ABOVE_M = 0.008
+_NEAR_M = 0.14
+# The rule.
+_GAP_M, _MOVED_M, _CLOSER_M = 0.10, 0.03, 0.01
+_FALL_M, _FALL_OF_OTHERS_M = 0.15, 0.02
+
+
+class MoveNear(Task):
+    """`variant` is the three objects, `roles` which of them moves near which."""
+
+    name = "move_near"
+    max_episode_steps = 80
+    starts = {  # noqa: RUF012
+        "variant": Choice(tuple(_TRIPLETS)),
+        "roles": Choice(tuple(_ROLES)),
+        "layout": Choice(tuple(_LAYOUTS)),
+        "shift_xy": Range((-_SHIFT_M, -_SHIFT_M), (_SHIFT_M, _SHIFT_M)),
+    }
+    bodies = tuple(_OBJECTS.values())
+    targets = ("object_position", "gripper", "tool_position")
+
+    def instructions(self, episode: Episode) -> tuple[str, ...]:
+        names = _TRIPLETS[episode["variant"]]
+        source, target = _ROLES[episode["roles"]]
+        return (f"move {names[source]} near {names[target]}",)
+
+    def scene(self, episode: Episode) -> Scene:
+        names, places = _TRIPLETS[episode["variant"]], _LAYOUTS[episode["layout"]]
+        source, target = _ROLES[episode["roles"]]
+        dx, dy = episode["shift_xy"]
+        objects = []
+        for index in (source, target, 3 - source - target):
+            body, (x, y) = _OBJECTS[names[index]], places[index]
+            objects.append(Placed(body, (x + dx, y + dy), body.rests["standing"]))
+        half = _BASE_YAW / 2
+        turned = (-math.sin(half), 0.0, 0.0, math.cos(half))  # yaw, then half a turn
+        return Scene(tuple(objects), base_xy=(0.35, 0.21), base_quaternion=turned)
+
+    def rule(self, episode: Episode, settled: Seen) -> "MoveNearRule":
+        bodies = [item.body for item in self.scene(episode).objects]
+        return MoveNearRule(
+            settled.poses, [_extent(b, p) for b, p in zip(bodies, settled.poses, strict=True)]
+        )
+
+    def plan(self, episode: Episode) -> tuple[Skill, ...]:
+        return (Pick(lying_aim_below_m=-_LYING_AIM_ABOVE_M), Place(distance_m=_NEAR_M))
+
+    def grid(self) -> list[Episode]:
+        """60 episodes: 5 triplets x 2 layouts x 6 roles."""
+        return [
+            {"variant": variant, "roles": roles, "layout": layout, "shift_xy": [0.0, 0.0]}
+            for variant in _TRIPLETS
+            for layout in _LAYOUTS
+            for roles in _ROLES
+        ]
+
+
+def _extent(body: Body, pose: np.ndarray) -> float:
+    """Half the diagonal (m) of the object's bounding box, seen from above."""
+    turned = np.abs(from_wxyz(pose[3:]).as_matrix()) * np.array(body.size)
+    return math.hypot(*turned.sum(axis=1)[:2]) / 2
+
+
+@dataclass
+class MoveNearRule:
+    """SIMPLER's rule: the source has moved, nothing fell, and the target is what it is near."""
+
+    settled: np.ndarray  # float64 [3, 7]: source, target, other
+    extents: list[float]
+    stage: int = 0
+
+    def update(self, seen: Seen) -> dict:
+        """After a control step: SIMPLER's info fields."""
+        shifts = seen.poses - self.settled
+        moved = [math.hypot(*shift[:2]) for shift in shifts]
+        drops = [-float(shift[2]) for shift in shifts]
+        to_target, to_other = (
+            math.hypot(*(seen.poses[0] - seen.poses[item])[:2]) for item in (1, 2)
+        )
+        stats = {
+            "all_obj_keep_height": max(drops[:2]) < _FALL_M and drops[2] < _FALL_OF_OTHERS_M,
+            "moved_correct_obj": moved[0] > _MOVED_M and moved[0] > max(moved[1:]),
+            "moved_wrong_obj": max(moved[1:]) > _MOVED_M and moved[0] < max(moved[1:]),
+            "near_tgt_obj": to_target < self.extents[0] + self.extents[1] + _GAP_M,
+            "is_closest_to_tgt": to_target < to_other + _CLOSER_M,
+        }
+        success = all(value for name, value in stats.items() if name != "moved_wrong_obj")
+        return {"success": success, "episode_stats": stats}

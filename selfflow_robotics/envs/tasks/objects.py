@@ -1,0 +1,102 @@
+"""Objects to handle, built of primitive shapes, with SIMPLER's sizes, masses and frames.
+
+The frame is that of SIMPLER's mesh: its y is the long axis of an elongated object, and a lying
+object is one whose y is level. Lengths in metres, masses in kilograms.
+
+Source of the numbers: ManiSkill2_real2sim data/custom/info_pick_custom_v0.json and
+envs/custom_scenes/grasp_single_in_scene.py.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Quaternion = tuple[float, float, float, float]  # wxyz
+Vector = tuple[float, float, float]
+
+_HALF = 0.7071067811865476
+UNTURNED: Quaternion = (1.0, 0.0, 0.0, 0.0)
+Z_ALONG_Y: Quaternion = (_HALF, -_HALF, 0.0, 0.0)  # a shape's z is the object's y
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One primitive, sized as in MJCF (half lengths, radius first)."""
+
+    kind: Literal["box", "cylinder", "sphere", "capsule", "ellipsoid"]
+    size: tuple[float, ...]
+    rgb: Vector
+    position: Vector = (0.0, 0.0, 0.0)
+    quaternion: Quaternion = UNTURNED
+    mass: float = 0.0  # 0: for the eye only, nothing touches it
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A way to lie on a table: the turn of the object's frame and the height of its origin."""
+
+    quaternion: Quaternion
+    height: float
+
+
+@dataclass(frozen=True)
+class Body:
+    """A rigid object. `rests` has its resting poses by name."""
+
+    name: str
+    size: Vector  # bounding box in its frame
+    shapes: tuple[Shape, ...]
+    rests: dict[str, Rest]
+    friction: float = 0.5
+
+    def __hash__(self) -> int:  # compiled scenes are cached by their objects
+        return hash(self.name)
+
+
+# How a body with an upright y axis, and one that lies, is turned.
+UPRIGHT: Quaternion = (_HALF, _HALF, 0.0, 0.0)
+LYING_ACROSS: Quaternion = (0.0, 0.0, 0.0, 1.0)
+LYING_ALONG: Quaternion = (_HALF, 0.0, 0.0, _HALF)
+
+_RING = 0.006  # length of a can's metal ends
+_METAL, _WHITE = (0.74, 0.74, 0.72), (0.93, 0.91, 0.90)
+
+
+def can(
+    name: str,
+    mass: float,
+    rgb: Vector,
+    *,
+    radius: float = 0.033,
+    length: float = 0.1228,
+    middle: float = 0.0,
+) -> Body:
+    """A can, +y its lid: one solid to touch, thin ends and a band to look at.
+
+    middle: y of the middle of the can in its frame.
+    """
+    half = length / 2
+
+    def ring(y: float, rgb: Vector, thicker: float, half: float) -> Shape:
+        return Shape("cylinder", (radius + thicker, half), rgb, (0.0, y, 0.0), Z_ALONG_Y)
+
+    ends = (
+        ring(middle + side * (half - _RING / 2), _METAL, 0.0002, _RING / 2 + 0.0002)
+        for side in (-1, 1)
+    )
+    return Body(
+        name,
+        size=(2 * radius, length, 2 * radius),
+        shapes=(
+            Shape("cylinder", (radius, half), rgb, (0.0, middle, 0.0), Z_ALONG_Y, mass=mass),
+            *ends,
+            ring(middle + 0.022, _WHITE, 0.0003, 0.006),
+        ),
+        rests={
+            "standing": Rest(UPRIGHT, half - middle),
+            "horizontal": Rest(LYING_ACROSS, radius),
+            "vertical": Rest(LYING_ALONG, radius),
+        },
+    )
+
+
+COKE_CAN = can("coke_can", 0.01996, (0.80, 0.07, 0.08), middle=-0.0076)

@@ -1,0 +1,67 @@
+"""SIMPLER's pick_coke_can: lift a can that stands or lies on the table."""
+
+from itertools import product
+
+import numpy as np
+
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.objects import COKE_CAN
+from selfflow_robotics.envs.tasks.plan import Pick
+from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
+
+# Our name for how the can lies -> SIMPLER's.
+_ORIENTATIONS = {"standing": "upright", "horizontal": "lr_switch", "vertical": "laid_vertically"}
+_X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
+_GRID_POINTS = 5  # along each axis
+# Fingers that close above the middle of a lying can slide off its round top (12 mm above, 3 of 10
+# grasps hold in SIMPLER; 8 mm below, 16 of 16). Aiming lower leaves a margin for a policy's errors.
+_LYING_AIM_BELOW_M = 0.007
+
+
+def _object_options(episode: Episode) -> dict:
+    return {
+        "init_xy": episode["object_xy"],
+        "orientation": _ORIENTATIONS[episode["variant"]],
+    }
+
+
+class PickCokeCan(Task):
+    """`variant` is how the can lies, `object_xy` where (m, world)."""
+
+    name = "pick_coke_can"
+    max_episode_steps = 80
+    starts = {  # noqa: RUF012
+        "variant": Choice(tuple(_ORIENTATIONS)),
+        "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
+    }
+    bodies = (COKE_CAN,)
+    simpler = SimplerBinding(
+        env_id="GraspSingleOpenedCokeCanInScene-v0",
+        stage="google_pick_coke_can_1_v4",
+        overlay="real_inpainting/google_coke_can_real_eval_1.png",
+        object_options=_object_options,
+        flags=PICK_FLAGS,
+    )
+
+    def instructions(self, episode: Episode) -> tuple[str, ...]:
+        return ("pick coke can",)
+
+    def scene(self, episode: Episode) -> Scene:
+        x, y = episode["object_xy"]
+        can = Placed(COKE_CAN, (x, y), COKE_CAN.rests[episode["variant"]])
+        return Scene((can,), base_xy=(0.35, 0.20))
+
+    def rule(self, episode: Episode, settled: Seen) -> PickRule:
+        return PickRule(settled.height(0))
+
+    def plan(self, episode: Episode) -> tuple[Pick, ...]:
+        return (Pick(lying_aim_below_m=_LYING_AIM_BELOW_M),)
+
+    def grid(self) -> list[Episode]:
+        """3 orientations x 5 x 5 positions (scripts/rt1_pick_coke_can_visual_matching.sh)."""
+        xs, ys = (np.linspace(*ends, _GRID_POINTS).round(6).tolist() for ends in (_X_M, _Y_M))
+        return [
+            {"variant": variant, "object_xy": [x, y]}
+            for variant, x, y in product(self.variants, xs, ys)
+        ]

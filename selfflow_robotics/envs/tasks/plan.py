@@ -1,0 +1,29 @@
+"""The skills of which a task composes its expert's plan; `policies.expert` carries them out.
+
+Objects are numbered as in the task's scene.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Grasp an object from above, across its long axis, lift it and keep it."""
+
+    item: int = 0
+    # Aim this far below the origin of an object that lies (m).
+    lying_aim_below_m: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Carry the object that the hand holds to another one, let go, and retreat upwards."""
+
+    item: int = 0
+    to: int = 1
+    # How far from the middle of the other to let go, on the side that the object comes from (m).
+    distance_m: float = 0.0
+    higher_m: float = 0.0  # than the object stood before
+
+
+Skill = Pick | Place

@@ -1,0 +1,155 @@
+"""What every task promises, whatever it is about."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfflow_robotics.envs.episodes import EpisodeSpec, draw_start
+from selfflow_robotics.envs.simpler.robots import ROBOTS
+from selfflow_robotics.envs.tabletop.env import TabletopEnv
+from selfflow_robotics.envs.tasks import catalog
+from selfflow_robotics.envs.tasks.base import Choice, Range
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.probe_frames import TARGETS, contents
+from selfflow_robotics.evaluation.protocol import evaluation_episodes
+from selfflow_robotics.policies.expert import ScriptedExpert
+
+FILES = Path(catalog.__file__).parent
+# The expert's successes of its first episodes, one a variant and seed: (least, episodes).
+EXPERT = {"move_near": (9, 10), "pick_coke_can": (6, 6)}
+HOLD_STEPS = 3
+
+every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+
+
+@pytest.fixture(scope="module")
+def envs():
+    made = {}
+    return lambda task: made.setdefault(task.name, TabletopEnv(task, (16, 20)))
+
+
+def starts(task, count=20):
+    return [draw_start(task, seed, {}) for seed in range(count)]
+
+
+@every_task
+def test_a_task_is_found_by_its_name_and_in_its_own_file(task):
+    assert get_task(task.name) is task
+    assert Path(f"{FILES}/{type(task).__module__.rpartition('.')[2]}.py").is_file()
+    assert task.robot.name in ROBOTS
+    assert set(task.targets) <= set(TARGETS)
+
+
+def test_there_is_a_default_task():
+    assert DEFAULT_TASK in TASKS
+
+
+@pytest.mark.parametrize("name", ["pick_coke", "pick_coke_cans", "Pick_coke_can"])
+def test_an_unknown_task_names_the_nearest(name):
+    with pytest.raises(UserError, match="did you mean pick_coke_can") as raised:
+        get_task(name)
+    assert "\n" not in str(raised.value)
+
+
+@every_task
+def test_episodes_are_drawn_from_the_seed(task):
+    episodes = starts(task)
+    assert episodes == starts(task)
+    assert json.loads(json.dumps(episodes)) == episodes
+    assert len({json.dumps(episode) for episode in episodes}) == len(episodes)
+    for episode in episodes:
+        assert set(episode) == {"seed", *task.starts}
+        for name, option in task.starts.items():
+            assert option.check(name, episode[name]) == episode[name]
+            if isinstance(option, Range):
+                assert (np.array(option.low) <= episode[name]).all()
+                assert (np.array(option.high) >= episode[name]).all()
+    # What was drawn repeats the episode, and an option leaves the other draws alone.
+    options = {name: episodes[0][name] for name in task.starts}
+    assert draw_start(task, 0, options) == episodes[0]
+    for name, value in options.items():
+        assert draw_start(task, 1, {name: value}) == episodes[1] | {name: value}
+
+
+@every_task
+def test_wrong_options_are_refused(task):
+    with pytest.raises(UserError, match="unknown episode option 'colour'"):
+        draw_start(task, 0, {"colour": "red"})
+    for name, option in task.starts.items():
+        wrong = ["", 3, None] if isinstance(option, Choice) else ["here", [0.1], None, [np.nan] * 2]
+        for value in wrong:
+            with pytest.raises(UserError, match=name):
+                draw_start(task, 0, {name: value})
+
+
+@every_task
+def test_an_episode_has_words_a_scene_and_a_plan(task, envs):
+    words = envs(task).observation_space["instruction"]
+    for episode in starts(task):
+        instructions = task.instructions(episode)
+        assert instructions
+        assert all(text and text in words for text in instructions)
+        scene = task.scene(episode)
+        assert {item.body for item in scene.objects} <= set(task.bodies)
+        assert all(item.rest in item.body.rests.values() for item in scene.objects)
+        assert all(skill.item < len(scene.objects) for skill in task.plan(episode))
+        assert task.plan(episode)
+
+
+@every_task
+def test_the_grid_has_different_legal_starts(task):
+    cells = task.grid()
+    assert len({json.dumps(cell, sort_keys=True) for cell in cells}) == len(cells)
+    for cell in cells:
+        assert draw_start(task, 0, cell).items() >= cell.items()
+    if cells:
+        grid = evaluation_episodes(task, "tabletop", "grid", None, 0)
+        assert [{"variant": e.variant, **e.options} for e in grid] == list(cells)
+    else:
+        with pytest.raises(UserError, match="no official grid"):
+            evaluation_episodes(task, "tabletop", "grid", None, 0)
+
+
+@every_task
+def test_simpler_can_start_every_episode(task):
+    if task.simpler is None:
+        pytest.skip("SIMPLER does not have this task")
+    for episode in starts(task):
+        json.dumps(task.simpler.object_options(episode))
+        assert "{" not in task.simpler.overlay.format(**episode)
+
+
+@every_task
+def test_the_tabletop_plays_it(task, envs):
+    env = envs(task)
+    observation, info = env.reset(seed=3)
+    again, _ = env.reset(seed=3)
+    assert observation in env.observation_space
+    assert observation["instruction"] == task.instructions(info["episode"])[0]
+    np.testing.assert_array_equal(observation["image"], again["image"])
+    state, objects = info["state"], task.scene(info["episode"]).objects
+    assert state["object_pose"].shape == (7,)
+    assert state.get("other_poses", np.empty((0, 7))).shape == (len(objects) - 1, 7)
+    assert not info["success"]
+    assert not any(env.advance(np.zeros(7, np.float32))["success"] for _ in range(3))
+    assert set(contents(state, task.targets)) == set(task.targets)
+
+
+@every_task
+def test_the_expert_solves_it(task, envs):
+    env, expert = envs(task), ScriptedExpert()
+    least, count = EXPERT[task.name]
+    successes = 0
+    for seed in range(count):
+        spec = EpisodeSpec(task.name, task.variants[seed % len(task.variants)], seed)
+        info = env.begin(seed, {"variant": spec.variant})
+        expert.begin(0, spec)
+        held = 0
+        while info["elapsed_steps"] < task.max_episode_steps and held < HOLD_STEPS:
+            info = env.advance(expert.act([0], [{}], [info])[0][0])
+            held = held + 1 if info["success"] else 0
+        successes += held == HOLD_STEPS
+    assert successes >= least
