@@ -131,7 +131,9 @@ def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) ->
     write_grid(output / "strip.png", shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1])
     height, width = shown.shape[2:4]
     film = np.stack(rows).reshape(-1, 4, *shown.shape[1:]).transpose(0, 2, 3, 1, 4, 5)
-    write_video(output / "imagined.mp4", film.reshape(-1, height, 4 * width, 3), task.control_hz)
+    write_video(
+        output / "imagined.mp4", film.reshape(-1, height, 4 * width, 3), task.robot.control_hz
+    )
 
 
 def print_table(result: dict[str, Any]) -> None:
