@@ -255,7 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(head, flush=True)
     found = [v for v in variants(setup, options) if options.only in (None, v.group)]
     for variant in found:
-        warm_up(variant, setup)
+        if variant.failed is None:
+            warm_up(variant, setup)
     for done in range(1, options.rounds + 1):
         for variant in found:
             if variant.failed is None:
