@@ -25,8 +25,8 @@ FLOORS = [
     {"objective", "models", "training", "envs"},
     {"modalities"},
     {"autoencoders", "flow", "locks", "robot", "text"},
-    {"batch", "timesteps"},
-    {"commands", "errors", "finite", "json_file", "rng", "signals", "whole_file"},
+    {"batch", "finite", "timesteps"},
+    {"commands", "errors", "json_file", "rng", "signals", "whole_file"},
 ]
 LEVEL = {name: -index for index, floor in enumerate(FLOORS) for name in floor}
 
