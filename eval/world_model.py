@@ -147,9 +147,9 @@ def print_table(result: dict[str, Any]) -> None:
     ):
         print(f"{label:<17}" + "".join(f"{value:7.2f}" for value in result[key]) + "  dB")
     print(
-        "mirrored actions move the imagined arm to the mirrored side in "
-        f"{result['follows_actions']:.0%} of {result['episodes']} episodes "
-        f"({result['margin_db']:+.1f} dB closer to that future)"
+        f"the imagined frames follow their actions in {result['follows_actions']:.0%} of "
+        f"{result['episodes']} episodes (chance: 50%; {result['margin_db']:+.1f} dB closer to the "
+        "future of their own actions than to the other)"
     )
 
 

@@ -105,7 +105,7 @@ def test_evaluation_ends_in_a_table_with_intervals(folder):
 def test_world_model_writes_its_pictures(folder):
     run_folder = folder / "runs" / "debug-rt1"
     done = run(folder, "eval/world_model.py", "experiment=debug", "--checkpoint", str(run_folder))
-    assert "mirrored" in done.stdout
+    assert "follow" in done.stdout
     (results,) = run_folder.glob("eval/world_model-*")
     report = json.loads((results / "report.json").read_text())
     assert len(report["psnr_db"]) == 6
