@@ -139,7 +139,7 @@ def test_a_cache_of_something_else_is_refused(folder):
     with pytest.raises(UserError, match="a robot's frames, not of images"):
         LatentReader("out")
     write_folder(folder / "set", {"cat": 2, "dog": 2})
-    main([*SMALL, "image_size=8", "--data", "set", "--output", "pictures"])
+    main([*SMALL, "frame_size=null", "image_size=8", "--data", "set", "--output", "pictures"])
     with pytest.raises(UserError, match="images with labels, not of a robot's frames"):
         FrameLatents("pictures", index_of())
 

@@ -347,7 +347,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named(released):
 
     with pytest.raises(UserError, match=r"lacks 1 tensors: blocks\.2\.attn\.qkv\.bias"):
         converted(**{"blocks.2.attn.qkv.bias": None})
-    with pytest.raises(UserError, match=r"has 5 unknown: a; b; c and 2 more"):
+    with pytest.raises(UserError, match=r"has 5 unknown tensors: a; b; c and 2 more"):
         converted(**dict.fromkeys("abcde", torch.zeros(1)))
     with pytest.raises(UserError, match=r"blocks\.1\.mlp\.fc1\.bias is \(5,\), should be \(192,\)"):
         converted(**{"blocks.1.mlp.fc1.bias": torch.zeros(5)})

@@ -240,7 +240,7 @@ def test_the_command_finds_the_newest_run(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder.parents[1])
     main = runpy.run_path(str(ROOT / "eval/run_page.py"), run_name="imported")["main"]
     main([])
-    assert "60 records, 12 pictures: runs/<odd> & name/page.html" in capsys.readouterr().out
+    assert "60 records, 12 images: runs/<odd> & name/page.html" in capsys.readouterr().out
     main(["--run", str(folder), "output=other.html"])
     assert Path("other.html").read_text() == (folder / "page.html").read_text()
     with pytest.raises(SystemExit):
