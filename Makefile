@@ -7,6 +7,8 @@ RUN := $(VENV)/bin/python
 
 .PHONY: demo test lint clean
 
+# Waiting threads sleep: one that spins would slow training many times over beside other programs.
+demo: export OMP_WAIT_POLICY = PASSIVE
 demo: $(VENV)/demo.installed
 	$(RUN) pretrain/run.py
 	$(RUN) finetune/rt1.py
