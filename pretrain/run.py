@@ -150,7 +150,7 @@ def main(config: PretrainConfig) -> None:
         return step_loss(terms, role=role)
 
     def agreement() -> dict[str, list[float]]:
-        """Of the same few images each time."""
+        """Student against teacher, layer by layer, on the same few images each time."""
         batch = tokens(data.first_frames(SAMPLES), "image")
         generator = torch_generator("agreement", config.seed, device=job.device)
         return job.agreement(state, batch, generator)

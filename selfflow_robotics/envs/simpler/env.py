@@ -49,7 +49,7 @@ class SimplerEnv(RobotEnv):
         """
         super().__init__(task, image_size)
         if task.simpler is None:
-            raise UserError(f"the task {task.name} is not available in SIMPLER")
+            raise UserError(f"{task.name} runs on the tabletop only so far; use sim=tabletop")
         self._binding, self._robot = task.simpler, ROBOTS[task.robot.name]
         self._sapien, self._assets, self._devices = _load(path)
         self._episode = draw_start(task, 0, {}, robot_variant=self._robot.variants)

@@ -112,7 +112,7 @@ class Task(ABC):
     max_episode_steps: int  # control steps
     starts: dict[str, Choice | Range]
     bodies: tuple[Body, ...]  # all that its scenes may contain
-    simpler: SimplerBinding | None = None  # None: SIMPLER does not have the task
+    simpler: SimplerBinding | None = None  # None: the task runs on the tabletop only
     # What linear probes predict, of `evaluation.probe_frames.TARGETS`.
     targets: tuple[str, ...] = ("object_position", "object_axis", "gripper", "tool_position")
 
