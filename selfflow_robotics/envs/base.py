@@ -24,9 +24,12 @@ rotation turns about the tool point); gripper relative and sticky: +1 close, -1 
 | key         | type        | meaning                                                    |
 |-------------|-------------|------------------------------------------------------------|
 | tool_pose   | float64 [7] | tool centre point in the world: xyz (m), quaternion wxyz   |
-| object_pose | float64 [7] | the object that the task is about, same layout             |
+| object_pose | float64 [7] | the object that the task is about, same layout; absent if  |
+|             |             | the scene has no objects                                   |
 | other_poses | float64     | further objects of the scene, same layout; absent if there |
 |             | [n, 7]      | are none                                                   |
+| drawers     | float64 [3] | how far the drawers stand open (m), top, middle, bottom;   |
+|             |             | absent if the scene has none                               |
 | base_pose   | float64 [7] | robot base in the world, same layout                       |
 | qpos        | float64 [11]| joint angles, SIMPLER's order (arm 7, fingers 2, head 2)   |
 | gripper     | float       | closedness in [0, 1]                                       |
@@ -105,15 +108,17 @@ def robot_state(
     base_pose: np.ndarray,
     qpos: np.ndarray,
     closedness: float,
+    drawers: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The `state` of info; `objects` [n, 7] in the order of the task's scene."""
     return {
         "tool_pose": tool_pose,
-        "object_pose": objects[0],
+        **({"object_pose": objects[0]} if len(objects) else {}),
         "base_pose": base_pose,
         "qpos": qpos,
         "gripper": min(max(closedness, 0.0), 1.0),
         **({"other_poses": objects[1:]} if len(objects) > 1 else {}),
+        **({} if drawers is None else {"drawers": drawers}),
     }
 
 

@@ -70,6 +70,12 @@ def _axis_of_object(state: dict) -> np.ndarray:
 
 # Tasks name theirs (`Task.targets`).
 TARGETS = {
+    "drawers": Target(
+        "cm",
+        "how far the three drawers stand open",
+        lambda state: 100 * np.asarray(state["drawers"]),
+        distance,
+    ),
     "object_position": Target(
         "cm",
         "object, x and y in the world's table plane",
@@ -136,7 +142,7 @@ def play_frames(
         if result.error or result.trajectory is None:
             raise UserError(f"the simulator failed: {' '.join((result.error or '').split())}")
         seen, infos = result.trajectory.observations, result.trajectory.infos
-        floor = infos[0]["state"]["object_pose"][2] - FALLEN_M
+        height = _height(infos[0]["state"])
         played[result.index] = [
             (
                 resize_image(seen[step]["image"], size),
@@ -144,7 +150,7 @@ def play_frames(
                 contents(infos[step]["state"], targets),
             )
             for step in range(0, len(seen), FRAME_STRIDE)
-            if infos[step]["state"]["object_pose"][2] > floor
+            if _height(infos[step]["state"]) > height - FALLEN_M
         ]
         on_episode()
     rows = [(index, *frame) for index in sorted(played) for frame in played[index]]
@@ -155,6 +161,11 @@ def play_frames(
         np.array(episode),
         {name: np.stack([content[name] for content in truth]) for name in targets},
     )
+
+
+def _height(state: dict) -> float:
+    """Of the object (m); 0 in a scene without objects."""
+    return float(state["object_pose"][2]) if "object_pose" in state else 0.0
 
 
 def contents(state: dict, targets: Sequence[str]) -> dict[str, np.ndarray]:

@@ -3,8 +3,9 @@
 also redraws the robot's colours at each reset and overrides the caller's choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -13,12 +14,21 @@ class SimplerBinding:
     """SIMPLER's settings for one task."""
 
     env_id: str
-    stage: str  # scene, whose file must be in the checkout
+    stage: str  # scene; "dummy_..." are built in, the file of any other must be in the checkout
     # Photograph behind robot and objects, in the asset folder; {...} is an option of the episode.
     overlay: str
     # The episode -> SIMPLER's `obj_init_options`.
-    object_options: Callable[[dict[str, Any]], dict[str, Any]]
-    # Attributes of SIMPLER's environment that are the objects, in the order of `Scene.objects`.
-    objects: tuple[str, ...] = ("obj",)
+    object_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda episode: {}
+    # The episode -> attributes of SIMPLER's environment to set before a reset, for what its reset
+    # would choose itself.
+    attributes: Callable[[dict[str, Any]], dict[str, Any]] = lambda episode: {}
+    # SIMPLER's environment -> its actors, in the order of `Scene.objects`.
+    objects: Callable[[Any], Sequence[Any]] = lambda simulation: [simulation.obj]
     flags: tuple[str, ...] = ()  # further step information (bool)
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments of SIMPLER's `make`
+
+    def stage_file(self, assets: Path) -> Path | None:
+        """The scene's file in the asset folder; None if it has none."""
+        if self.stage.startswith("dummy_"):
+            return None
+        return assets / "hab2_bench_assets" / "stages" / f"{self.stage}.glb"

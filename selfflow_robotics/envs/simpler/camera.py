@@ -6,9 +6,12 @@ nothing.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from selfflow_robotics.errors import UserError
 
 # Actors hidden by the photograph: the ground, the goal marker, the table ("" and "arena").
 _BEHIND_PHOTOGRAPH = {"ground", "goal_site", "", "arena"}
@@ -20,11 +23,22 @@ class OverheadCamera:
     def __init__(self, simulation: Any, camera: str) -> None:
         self._simulation = simulation
         self._camera = camera
-        config = simulation._camera_cfgs[camera]
-        # OpenCV is SIMPLER's dependency, not ours; other resizing would change the pixels.
-        resize = import_module("cv2").resize
-        photograph = resize(simulation.rgb_overlay_img, (config.width, config.height))
-        self._photograph = _to_uint8(photograph.astype(np.float32))
+        self._path: Path | None = None
+        self._photograph = np.empty(0, np.uint8)
+
+    def show_behind(self, path: Path) -> None:
+        """Take the photograph at `path` for the background. Raises UserError if it is missing."""
+        if path == self._path:
+            return
+        # OpenCV is SIMPLER's dependency, not ours; other reading and resizing would change pixels.
+        cv2 = import_module("cv2")
+        photograph = cv2.imread(str(path))
+        if photograph is None:
+            raise UserError(f"SIMPLER's checkout lacks {path}: complete the checkout")
+        simulation, config = self._simulation, self._simulation._camera_cfgs[self._camera]
+        simulation.rgb_overlay_img = cv2.cvtColor(photograph, cv2.COLOR_BGR2RGB) / 255
+        resized = cv2.resize(simulation.rgb_overlay_img, (config.width, config.height))
+        self._photograph, self._path = _to_uint8(resized.astype(np.float32)), path
 
     def render(self) -> np.ndarray:
         """The current scene as uint8 [512, 640, 3], bit-identical to SIMPLER's own frame."""

@@ -21,7 +21,7 @@ from selfflow_robotics.envs.simpler.camera import OverheadCamera
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
-from selfflow_robotics.envs.tasks.base import Task
+from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
 
@@ -58,8 +58,8 @@ class SimplerEnv(RobotEnv):
 
     def _make_simulation(self) -> Any:
         binding, robot = self._binding, self._robot
-        stage = self._stage()
-        if not stage.is_file():
+        stage = binding.stage_file(self._assets)
+        if stage and not stage.is_file():
             raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
         made = import_module("gymnasium").make(
             binding.env_id,
@@ -70,13 +70,16 @@ class SimplerEnv(RobotEnv):
             control_mode=robot.control_mode,
             scene_name=binding.stage,
             camera_cfgs={"add_segmentation": True},
-            rgb_overlay_path=str(self._assets / binding.overlay.format(**self._episode)),
+            rgb_overlay_path=str(self._overlay()),
             rgb_overlay_cameras=[robot.camera],
             disable_env_checker=True,
             **binding.settings,
         )
         # Without gymnasium's wrappers, whose reset and step differ between its versions.
         return made.unwrapped
+
+    def _overlay(self) -> Path:
+        return self._assets / self._binding.overlay.format(**self._episode)
 
     # -- episodes -------------------------------------------------------------------------------
 
@@ -85,6 +88,9 @@ class SimplerEnv(RobotEnv):
         episode = draw_start(task, seed, options, robot_variant=self._robot.variants)
         scene, robot = task.scene(episode), episode["robot_variant"]
         self._episode = episode
+        self._camera.show_behind(self._overlay())
+        for name, value in self._binding.attributes(episode).items():
+            setattr(simulation, name, value)
         simulation.urdf_version = "" if robot == "base" else robot
         simulation._configure_agent()  # as SIMPLER does after a change of urdf_version
         simulation.reset(
@@ -131,17 +137,20 @@ class SimplerEnv(RobotEnv):
         simulation = self._simulation
         agent = simulation.agent
         closedness = float(agent.get_gripper_closedness())
-        objects = [_pose(getattr(simulation, name).pose) for name in self._binding.objects]
+        objects = [_pose(actor.pose) for actor in self._binding.objects(simulation)]
+        cabinet = getattr(simulation, "art_obj", None)
+        drawers = None if cabinet is None else _openings(cabinet)
         return robot_state(
             tool_pose=_pose(simulation.tcp.pose),
-            objects=np.stack(objects),
+            objects=np.array(objects).reshape(-1, 7),
             base_pose=_pose(agent.robot.pose),
             qpos=np.asarray(agent.robot.get_qpos(), np.float64),
             closedness=closedness,
+            drawers=drawers,
         )
 
     def provenance(self) -> dict[str, Any]:
-        stage = self._stage()
+        stage = self._binding.stage_file(self._assets)
         repository = self._assets.parent
         return {
             "simulator": self.simulator,
@@ -153,16 +162,13 @@ class SimplerEnv(RobotEnv):
             "maniskill2_real2sim_commit": _commit(repository),
             "vulkan_devices": [f"{device.name}, {device.driver}" for device in self._devices],
             "image_size": list(self.image_size),
-            "stage": stage.name,
-            "stage_sha256": sha256(stage.read_bytes()).hexdigest(),
-            "stage_is_stand_in": stage.stat().st_size < STAND_IN_BYTES,
+            "stage": stage.name if stage else self._binding.stage,
+            "stage_sha256": sha256(stage.read_bytes()).hexdigest() if stage else None,
+            "stage_is_stand_in": bool(stage) and stage.stat().st_size < STAND_IN_BYTES,
         }
 
     def close(self) -> None:
         self._simulation.close()
-
-    def _stage(self) -> Path:
-        return self._assets / "hab2_bench_assets" / "stages" / f"{self._binding.stage}.glb"
 
 
 def _load(path: str | None) -> tuple[Any, Path, list[Any]]:
@@ -193,6 +199,13 @@ def _load(path: str | None) -> tuple[Any, Path, list[Any]]:
 
 def _pose(pose: Any) -> np.ndarray:
     return np.concatenate([pose.p, pose.q]).astype(np.float64)
+
+
+def _openings(cabinet: Any) -> np.ndarray:
+    """How far the cabinet's drawers stand open (m) [3], in the order of `DRAWERS`."""
+    names = [joint.name for joint in cabinet.get_active_joints()]
+    qpos = np.asarray(cabinet.get_qpos(), np.float64)
+    return qpos[[names.index(f"{drawer}_drawer_joint") for drawer in DRAWERS]]
 
 
 def _commit(folder: Path) -> str | None:

@@ -114,9 +114,9 @@ def _check_python(folders: list[str], python: str) -> Path:
 
 
 def _check_scenes(assets: Path) -> None:
-    stages = assets / "hab2_bench_assets" / "stages"
-    for name in sorted({task.simpler.stage for task in TASKS.values() if task.simpler}):
-        stage = stages / f"{name}.glb"
+    files = {task.simpler.stage_file(assets) for task in TASKS.values() if task.simpler}
+    for stage in sorted(file for file in files if file):
+        stages = stage.parent
         if not stage.is_file():
             raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
         # SAPIEN writes a derived collision shape next to the scene.

@@ -88,6 +88,9 @@ class Placed:
     rest: Rest
 
 
+DRAWERS = ("top", "middle", "bottom")  # of the cabinet, in the order of all arrays
+
+
 @dataclass(frozen=True)
 class Scene:
     """What stands where at the start of an episode.
@@ -95,9 +98,11 @@ class Scene:
     The first object is the one that the task is about; `info["state"]` and rules keep this order.
     """
 
-    objects: tuple[Placed, ...]
+    objects: tuple[Placed, ...]  # empty: the task is about a drawer alone
     base_xy: tuple[float, float]  # of the robot, m, world
     base_quaternion: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)  # wxyz
+    # How far each of DRAWERS stands open (m). None: a table, without drawers that move.
+    drawers: tuple[float, float, float] | None = None
 
 
 class Task(ABC):

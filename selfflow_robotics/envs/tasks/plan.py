@@ -26,4 +26,18 @@ class Place:
     higher_m: float = 0.0  # than the object stood before
 
 
-Skill = Pick | Place
+@dataclass(frozen=True)
+class Pull:
+    """Hook a drawer's front from above and pull it open."""
+
+    drawer: int  # in `tasks.base.DRAWERS`
+
+
+@dataclass(frozen=True)
+class Push:
+    """Push a drawer shut with the closed gripper."""
+
+    drawer: int
+
+
+Skill = Pick | Place | Pull | Push

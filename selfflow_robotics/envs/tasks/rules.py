@@ -33,6 +33,7 @@ class Seen:
 
     poses: np.ndarray  # float64 [n, 7]: xyz (m, world), quaternion wxyz
     touches: tuple[Touch, ...]
+    drawers: np.ndarray | None = None  # float64 [3]: how far each stands open (m), top first
 
     def height(self, item: int) -> float:
         """The object's z (m)."""

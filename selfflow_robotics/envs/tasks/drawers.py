@@ -1,0 +1,97 @@
+"""SIMPLER's google_robot_open_drawer and google_robot_close_drawer, and their versions for one
+drawer (ManiSkill2_real2sim envs/custom_scenes/open_drawer_in_scene.py)."""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Scene, Task
+from selfflow_robotics.envs.tasks.plan import Pull, Push
+from selfflow_robotics.envs.tasks.rules import Seen
+
+# Where the robot stands, one of nine marks on the floor: x, y (m) and yaw (rad).
+STANDS = {
+    "a0": (0.644, -0.179, -0.03),
+    "a1": (0.765, -0.182, -0.02),
+    "a2": (0.889, -0.203, -0.06),
+    "b0": (0.652, 0.009, 0.0),
+    "b1": (0.752, 0.009, 0.0),
+    "b2": (0.851, 0.035, 0.0),
+    "c0": (0.665, 0.224, 0.0),
+    "c1": (0.765, 0.222, -0.025),
+    "c2": (0.865, 0.222, -0.025),
+}
+_OPEN_FROM_M, _SHUT_UP_TO_M = 0.15, 0.05  # success
+_AJAR_M = 0.2  # at the start of closing
+
+
+class Drawer(Task):
+    """Open or close a drawer. `variant` is the drawer, `stand` where the robot stands."""
+
+    max_episode_steps = 113
+    bodies = ()
+    targets = ("drawers", "gripper", "tool_position")
+
+    def __init__(self, verb: Literal["open", "close"], drawers: tuple[str, ...] = DRAWERS) -> None:
+        """drawers: those that an episode may be about."""
+        self.verb = verb
+        self.name = f"{verb}_drawer" if len(drawers) > 1 else f"{verb}_{drawers[0]}_drawer"
+        self.starts = {"variant": Choice(drawers), "stand": Choice(tuple(STANDS))}
+        self.simpler = SimplerBinding(
+            env_id=f"{verb.capitalize()}DrawerCustomInScene-v0",
+            stage="dummy_drawer",
+            overlay="real_inpainting/open_drawer_{stand}.png",
+            attributes=lambda episode: {"drawer_ids": [episode["variant"]]},
+            objects=lambda simulation: [],
+            settings={
+                "station_name": "mk_station_recolor",
+                "light_mode": "simple",
+                "disable_bad_material": True,
+            },
+        )
+
+    def instructions(self, episode: Episode) -> tuple[str, ...]:
+        return (f"{self.verb} {episode['variant']} drawer",)
+
+    def scene(self, episode: Episode) -> Scene:
+        ajar = _AJAR_M if self.verb == "close" else 0.0
+        top, middle, bottom = (ajar * (name == episode["variant"]) for name in DRAWERS)
+        return scene_at(episode["stand"], drawers=(top, middle, bottom))
+
+    def rule(self, episode: Episode, settled: Seen) -> "DrawerRule":
+        return DrawerRule(DRAWERS.index(episode["variant"]), self.verb == "open")
+
+    def plan(self, episode: Episode) -> tuple[Pull | Push, ...]:
+        drawer = DRAWERS.index(episode["variant"])
+        return (Pull(drawer) if self.verb == "open" else Push(drawer),)
+
+    def grid(self) -> list[Episode]:
+        """Each drawer from nine marks (scripts/rt1_drawer_visual_matching.sh)."""
+        return [
+            {"variant": drawer, "stand": stand} for drawer, stand in product(self.variants, STANDS)
+        ]
+
+
+def scene_at(stand: str, drawers: tuple[float, float, float], objects=()) -> Scene:
+    """The cabinet with the robot on one of STANDS."""
+    x, y, yaw = STANDS[stand]
+    turned = (-math.sin(yaw / 2), 0.0, 0.0, math.cos(yaw / 2))  # yaw, then half a turn
+    return Scene(tuple(objects), base_xy=(x, y), base_quaternion=turned, drawers=drawers)
+
+
+@dataclass
+class DrawerRule:
+    """SIMPLER's rule: the drawer is open by 15 cm, or shut but for 5 cm."""
+
+    drawer: int
+    opens: bool
+    stage: int = 0
+
+    def update(self, seen: Seen) -> dict:
+        """After a control step: SIMPLER's info fields."""
+        assert seen.drawers is not None
+        opening = float(seen.drawers[self.drawer])
+        success = opening >= _OPEN_FROM_M if self.opens else opening <= _SHUT_UP_TO_M
+        return {"success": success, "qpos": opening, "episode_stats": {"qpos": f"{opening:.3f}"}}
