@@ -2,17 +2,24 @@
 
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
-    python eval/simpler.py sim=simpler protocol=visual_matching     # SIMPLER's published protocol
-    python eval/simpler.py policy=expert                            # no checkpoint needed
-    python eval/simpler.py experiment=debug policy=expert           # a minute
+    python eval/simpler.py --task all                            # or: --task pick_coke_can,move_near
+    python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
+    python eval/simpler.py shard=1/4                             # a quarter of the episodes
+    python eval/simpler.py policy=expert                         # no checkpoint needed
+    python eval/simpler.py experiment=debug policy=expert        # a minute
 
 The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
 training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
 (sim=simpler; if it is missing, the command says what to install). Random actions and a scripted
 expert play the same episodes for comparison.
 
-Results are written to RUN/eval/: episodes.jsonl (one line per episode), videos/, report.md and
-report.json. Repeat an interrupted command to resume it.
+Results are written to RUN/eval/: a folder per task with episodes.jsonl (one line per episode),
+videos/, report.md and report.json, and for several tasks a folder with summary.md. Repeat an
+interrupted command to resume it.
+
+Several processes or machines share an evaluation with shard=1/4, shard=2/4 and so on. The command
+without shard= then reports all episodes; first copy the folders shard_K_of_N of other machines
+beside each other.
 """
 
 import os
@@ -33,7 +40,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.base import Task
-from selfflow_robotics.envs.tasks.catalog import TASKS, get_task
+from selfflow_robotics.envs.tasks.catalog import get_tasks
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import (
     TITLES,
@@ -44,11 +51,17 @@ from selfflow_robotics.evaluation.domain import (
 )
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
-from selfflow_robotics.evaluation.protocol import Protocol, evaluation_episodes, resolve_protocol
+from selfflow_robotics.evaluation.protocol import (
+    Protocol,
+    Shard,
+    evaluation_episodes,
+    resolve_protocol,
+)
 from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.runner import play_missing
+from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.inference.bundle import weights_hash
@@ -69,6 +82,7 @@ class EvalConfig:
     protocol: Protocol = "auto"
     num_episodes: int | None = None
     seed: int = 0
+    shard: str | None = None
     replan_steps: int = 6
     num_steps: int | None = None
     guidance_scale: float | None = None
@@ -82,7 +96,10 @@ class EvalConfig:
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        if len(get_tasks(self.task)) > 1 and self.output:
+            raise UserError("output= is for one task; several tasks have a folder each")
+        if self.shard is not None:
+            Shard.parse(self.shard)
         check_least(self, 1, "num_episodes", "replan_steps", "processes")
         if self.num_steps is not None:
             check_num_steps(self.num_steps)
@@ -97,21 +114,31 @@ class EvalConfig:
     "simpler",
     EvalConfig,
     flags=(
-        Flag("--task", help=f"the task: {', '.join(TASKS)}"),
+        Flag("--task", literal=True, help="tasks, separated by commas, or all"),
         Flag("--checkpoint", literal=True, help="a run folder or one of its checkpoints"),
     ),
 )
 def main(config: EvalConfig) -> int:
     torch.set_num_threads(1)  # the simulators use the other cores
-    task = get_task(config.task)
+    tasks = get_tasks(config.task)
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
     policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
+    print(f"policy: {checkpoint or config.policy}")
+    reports = [evaluate(config, task, policy, checkpoint) for task in tasks]
+    if len(reports) > 1:
+        summarize(config, reports, checkpoint)
+    return 1 if any(has_trouble(report) for report in reports) else 0
+
+
+def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | None) -> Report:
+    """Play the missing episodes of one task, and write and print its report."""
     data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
     simulator, why = pick_simulator(config, data)
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
-    print(f"policy: {checkpoint or config.policy}")
+    shard = Shard.parse(config.shard) if config.shard else None
+    episodes = shard.of(episodes) if shard else episodes
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
@@ -134,7 +161,8 @@ def main(config: EvalConfig) -> int:
             "guidance_scale": config.guidance_scale,
             **({"joint": True} if config.joint else {}),
         }
-        ledger = Ledger.open(output_folder(config, checkpoint, simulator, fingerprint), fingerprint)
+        folder = output_folder(config, task, checkpoint, simulator, fingerprint)
+        ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
         print(f"results in {ledger.folder}")
         baselines = [name for name in config.baselines if name != config.policy]
         players = [policy, *(scripted(name, config) for name in baselines)]
@@ -156,14 +184,36 @@ def main(config: EvalConfig) -> int:
     print(f"\n{report.to_text()}\n")  # first: the disk may be full
     report.write(ledger.folder)
     print(f"report: {ledger.folder / 'report.md'}")
+    return report
+
+
+def has_trouble(report: Report) -> bool:
+    """Whether the report counts less than its episodes promise; says so on stderr."""
     errors = [record for records in report.episodes.values() for record in records if record.error]
     if errors:
         print(
-            f"{len(errors)} episodes failed to run, the last with: {errors[-1].error}; repeat the "
-            "command to retry them",
+            f"{report.task}: {len(errors)} episodes failed to run, the last with: "
+            f"{errors[-1].error}; repeat the command to retry them",
             file=sys.stderr,
         )
-    return 1 if errors else 0
+    repeated = report.repeated_starts()
+    if repeated:
+        print(
+            f"{report.task}: {repeated} episodes repeat the initial state of another; report this "
+            "as a bug of the simulator or task",
+            file=sys.stderr,
+        )
+    return bool(errors or repeated)
+
+
+def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None) -> None:
+    """Print and write the table over all tasks."""
+    summary = Summary(tuple(reports))
+    print(f"\n{summary.to_text()}\n")
+    settings = {"settings": [report.to_json() for report in reports]}
+    folder = results_root(config, checkpoint) / folder_name("summary", settings)
+    summary.write(folder)
+    print(f"summary: {folder / 'summary.md'}")
 
 
 def remarks(
@@ -245,14 +295,24 @@ def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str
 
 
 def output_folder(
-    config: EvalConfig, checkpoint: Path | None, simulator: str, fingerprint: dict[str, Any]
+    config: EvalConfig,
+    task: Task,
+    checkpoint: Path | None,
+    simulator: str,
+    fingerprint: dict[str, Any],
 ) -> Path:
     """The results folder: `output`, or one named after the settings."""
     if config.output:
         return Path(config.output)
-    root = run_of(checkpoint) / "eval" if checkpoint else Path("runs") / "eval" / config.policy
-    kind = f"{simulator}-{config.task}-{fingerprint['protocol']}"
-    return root / folder_name(kind, fingerprint)
+    kind = f"{simulator}-{task.name}-{fingerprint['protocol']}"
+    return results_root(config, checkpoint) / folder_name(kind, fingerprint)
+
+
+def results_root(config: EvalConfig, checkpoint: Path | None) -> Path:
+    """The folder of all results of this policy."""
+    if checkpoint:
+        return run_of(checkpoint) / "eval"
+    return Path("runs") / "eval" / config.policy
 
 
 if __name__ == "__main__":

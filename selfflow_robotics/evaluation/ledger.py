@@ -2,13 +2,15 @@
 
 `<folder>/evaluation.json` has the fingerprint of what is evaluated, `<folder>/episodes.jsonl` the
 episodes. Opening an existing ledger resumes it, but only with the same fingerprint, so that
-episodes of different checkpoints or simulators never mix.
+episodes of different checkpoints or simulators never mix. A shard of an evaluation is a ledger of
+its own in a subfolder; opening the whole includes the episodes of its shards.
 """
 
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
 
@@ -33,6 +35,7 @@ class EpisodeRecord:
     error: str | None = None  # why the episode failed to run; not a failure of the policy
     wall_s: float = 0.0
     video: str | None = None  # relative to the folder
+    start: str | None = None  # digest of the initial state; equal for equal states
 
     @property
     def key(self) -> str:
@@ -68,7 +71,8 @@ class Ledger:
                 check_settings(path, fingerprint, "an evaluation")
             else:
                 write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
-            records = _read(folder / "episodes.jsonl")
+            shards = [_shard(path, fingerprint) for path in sorted(folder.glob("shard_*"))]
+            records = [*chain(*shards), *_read(folder / "episodes.jsonl")]
         except OSError as error:
             raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from None
         return cls(folder, records)
@@ -115,6 +119,15 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _shard(folder: Path, fingerprint: dict[str, Any]) -> list[EpisodeRecord]:
+    """The records of a shard, as records of the folder that it is in."""
+    check_settings(folder / "evaluation.json", fingerprint, "an evaluation")
+    return [
+        replace(record, video=record.video and f"{folder.name}/{record.video}")
+        for record in _read(folder / "episodes.jsonl")
+    ]
 
 
 def _read(path: Path) -> list[EpisodeRecord]:

@@ -12,6 +12,7 @@ Evaluations draw their episodes' seeds from [0, 100000); demonstrations start at
 policy is evaluated on a training episode.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
@@ -60,6 +61,33 @@ def evaluation_episodes(
         )
     order = numpy_generator("grid order", seed).permutation(len(episodes))
     return [episodes[index] for index in order[:num_episodes]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count` equal parts of an evaluation, from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """From "2/8". Raises UserError for anything else."""
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UserError(
+                f"shard must be NUMBER/COUNT with NUMBER from 1 to COUNT, such as 2/8, got {text!r}"
+            )
+        return cls(int(number), int(count))
+
+    @property
+    def folder(self) -> str:
+        """Its folder in that of the whole evaluation."""
+        return f"shard_{self.number}_of_{self.count}"
+
+    def of(self, episodes: list[EpisodeSpec]) -> list[EpisodeSpec]:
+        """Every `count`-th episode, beginning with the `number`-th."""
+        return episodes[self.number - 1 :: self.count]
 
 
 def episode_seeds(seed: int, count: int) -> list[int]:

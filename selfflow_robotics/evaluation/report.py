@@ -58,7 +58,7 @@ class Rate:
         if self.bounds is None:
             return "-"
         low, high = self.bounds
-        return _percent(low) if self.errors == 0 else f"{100 * low:.0f}-{_percent(high)}"
+        return percent(low) if self.errors == 0 else f"{100 * low:.0f}-{percent(high)}"
 
     def to_json(self) -> dict[str, Any]:
         """The counts, the rate (null while there are errors), bounds and interval."""
@@ -121,6 +121,7 @@ class Report:
             "simulator": self.simulator,
             "protocol": self.protocol,
             "seed": self.seed,
+            "repeated_starts": self.repeated_starts(),
             "out_of_domain": self.out_of_domain,
             "remarks": self.remarks,
             "policies": {
@@ -135,6 +136,11 @@ class Report:
             "policy_provenance": self.policy_provenance,
         }
 
+    def repeated_starts(self) -> int:
+        """How many episodes of the evaluated policy began in the state of an earlier one."""
+        starts = [r.start for r in self.episodes[self.policy] if r.start is not None]
+        return len(starts) - len(set(starts))
+
     def table(self) -> list[list[str]]:
         """Header, and for each policy one row per variant and one for all, as text."""
         rows = [["policy", "variant", "success", "95 % interval", "n", "at any step", "errors"]]
@@ -143,13 +149,13 @@ class Report:
             for variant in (*self.variants, None):
                 rate = self.rate(policy, variant)
                 low, high = rate.interval
-                any_step = _percent(rate.successes_at_any_step / rate.count) if rate.count else "-"
+                any_step = percent(rate.successes_at_any_step / rate.count) if rate.count else "-"
                 rows.append(
                     [
                         policy + mark if variant == self.variants[0] else "",
                         variant or "all",
                         rate.text(),
-                        f"{100 * low:.0f}-{_percent(high)}",
+                        f"{100 * low:.0f}-{percent(high)}",
                         str(rate.count),
                         any_step,
                         str(rate.errors),
@@ -167,6 +173,11 @@ class Report:
         for other, p in self.comparisons().items():
             notes.append(
                 f"{self.policy} and {other} on the same episodes: exact McNemar p = {p:.2g}."
+            )
+        if repeated := self.repeated_starts():
+            notes.append(
+                f"{repeated} episodes repeat the initial state of another: the success rate counts "
+                "some states several times, and its interval is too narrow."
             )
         errors = sum(self.rate(policy).errors for policy in self.episodes)
         if errors:
@@ -198,5 +209,6 @@ class Report:
             write_whole(folder / "report.json", json.dumps(self.to_json(), indent=2) + "\n")
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """As text, rounded to whole percents."""
     return f"{100 * value:.0f} %"

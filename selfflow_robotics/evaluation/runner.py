@@ -1,5 +1,7 @@
 """Play the missing episodes of an evaluation and record them as they finish."""
 
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -73,7 +75,22 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord
         error=result.error,
         wall_s=round(result.wall_s, 3),
         video=video,
+        start=_start(result),
     )
+
+
+def _start(result: EpisodeResult) -> str | None:
+    """Digest of what the simulator started from: poses, joints and drawers (to 10 um or urad),
+    the robot's colours and the instruction. None if it did not start."""
+    if not result.start:
+        return None
+    state = {
+        key: np.round(np.asarray(value, np.float64), 5).tolist()
+        for key, value in sorted(result.start["state"].items())
+    }
+    task, drawn = get_task(result.spec.task), result.drawn
+    shown = [state, drawn.get("robot_variant"), task.instructions(drawn)[0]]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
 
 
 def _film(

@@ -51,9 +51,14 @@ class EpisodeResult:
     steps: int
     wall_s: float
     error: str | None = None
-    drawn: dict[str, Any] = field(default_factory=dict)  # `info["episode"]` of the reset
+    start: dict[str, Any] = field(default_factory=dict)  # `info` of the reset
     frames: list[np.ndarray] | None = None  # uint8 [H, W, 3], steps + 1 of them
     trajectory: Trajectory | None = None
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What the simulator drew for the episode; empty if it did not start."""
+        return self.start.get("episode", {})
 
 
 def roll_out(
@@ -176,7 +181,7 @@ class _Episode:
             steps=self.steps,
             wall_s=time.monotonic() - self.started,
             error=error,
-            drawn=self.infos[0].get("episode", {}) if self.infos else {},
+            start=self.infos[0] if self.infos else {},
             frames=frames,
             trajectory=trajectory,
         )

@@ -16,6 +16,11 @@ TASKS: dict[str, Task] = {
     },
 }
 DEFAULT_TASK = "pick_coke_can"
+# Names for several tasks, which commands that take several accept.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "all": ("pick_coke_can", "move_near", "open_drawer", "close_drawer"),
+    "drawer": ("open_drawer", "close_drawer"),
+}
 
 
 def get_task(name: str) -> Task:
@@ -23,3 +28,16 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
+
+
+def get_tasks(names: str) -> list[Task]:
+    """The tasks of `names`: a task, one of GROUPS, or several of either, separated by commas.
+
+    Raises UserError with suggestions for an unknown name.
+    """
+    chosen: dict[str, Task] = {}
+    for name in names.split(","):
+        for member in GROUPS.get(name, (name,)):
+            task = get_task(member)
+            chosen[task.name] = task
+    return list(chosen.values())

@@ -1,0 +1,168 @@
+"""Several tasks' success rates in one table, with the averages that papers report.
+
+Papers average SIMPLER's google-robot results in different ways, and the same results differ by
+more than 20 points between them. Each average here names what it averages; compare only equal ones.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfflow_robotics.evaluation.report import Rate, Report, percent
+from selfflow_robotics.evaluation.results import write_whole, writing
+from selfflow_robotics.evaluation.tables import markdown_table, text_table
+
+# A cell is a task, or one variant of it.
+Cell = tuple[str, str | None]
+_PICK, _NEAR, _APPLE = "pick_coke_can", "move_near", "place_apple_in_closed_top_drawer"
+_COLUMNS: tuple[tuple[Cell, ...], ...] = (
+    ((_PICK, None),),
+    ((_NEAR, None),),
+    (("open_drawer", None), ("close_drawer", None)),
+)
+# What is averaged -> groups of cells: the mean over groups of the mean over a group's cells.
+AVERAGES: dict[str, tuple[tuple[Cell, ...], ...]] = {
+    "4 columns: pick, move near, drawers (open and close), apple in drawer": (
+        *_COLUMNS,
+        ((_APPLE, None),),
+    ),
+    "3 columns: pick, move near, drawers (open and close)": _COLUMNS,
+    "6 cells: pick horizontal, vertical, standing; move near; open; close": tuple(
+        (cell,)
+        for cell in (
+            *((_PICK, variant) for variant in ("horizontal", "vertical", "standing")),
+            (_NEAR, None),
+            ("open_drawer", None),
+            ("close_drawer", None),
+        )
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean of success rates with its 95 % interval."""
+
+    name: str
+    rate: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The reports of one policy on several tasks."""
+
+    reports: tuple[Report, ...]
+
+    def averages(self, policy: str, *, at_any_step: bool = False) -> list[Average]:
+        """Those of `AVERAGES` whose cells were all evaluated without errors.
+
+        The interval combines the cells' Wilson intervals (Zou & Donner, "Construction of confidence
+        limits about effect measures", 2008). at_any_step: count success at any step, as evaluations
+        do that end an episode at its first success.
+        """
+        found = []
+        for name, groups in AVERAGES.items():
+            weighted = [
+                (self._rate(policy, cell), 1 / len(groups) / len(group))
+                for group in groups
+                for cell in group
+            ]
+            rates = [(rate, weight) for rate, weight in weighted if rate and not rate.errors]
+            if len(rates) < len(weighted):
+                continue
+            found.append(_average(name, rates, at_any_step))
+        return found
+
+    def _rate(self, policy: str, cell: Cell) -> Rate | None:
+        task, variant = cell
+        for report in self.reports:
+            if report.task == task and policy in report.episodes:
+                rate = report.rate(policy, variant)
+                return rate if rate.count + rate.errors else None
+        return None
+
+    @property
+    def policy(self) -> str:
+        """The evaluated policy's name."""
+        return self.reports[0].policy
+
+    def table(self) -> list[list[str]]:
+        """Header, a row per task, a row per average, as text."""
+        others = [name for name in self.reports[0].episodes if name != self.policy]
+        rows = [["task", "success", "95 % interval", "n", "at any step", *others]]
+        for report in self.reports:
+            rate = report.rate(self.policy)
+            low, high = rate.interval
+            any_step = percent(rate.successes_at_any_step / rate.count) if rate.count else "-"
+            baselines = [report.rate(name).text() for name in others]
+            rows.append(
+                [
+                    *(report.task, rate.text(), f"{100 * low:.0f}-{percent(high)}"),
+                    *(str(rate.count), any_step, *baselines),
+                ]
+            )
+        any_steps = {a.name: a for a in self.averages(self.policy, at_any_step=True)}
+        baselines = [{a.name: a for a in self.averages(name)} for name in others]
+        for average in self.averages(self.policy):
+            low, high = average.interval
+            rows.append(
+                [
+                    *(f"mean of {average.name}", percent(average.rate)),
+                    *(f"{100 * low:.0f}-{percent(high)}", ""),
+                    percent(any_steps[average.name].rate),
+                    *(percent(own[average.name].rate) if own else "-" for own in baselines),
+                ]
+            )
+        return rows
+
+    def title(self) -> str:
+        """The title line."""
+        first = self.reports[0]
+        return (
+            f"{len(self.reports)} tasks on {first.simulator}, protocol {first.protocol}, "
+            f"seed {first.seed}"
+        )
+
+    def to_text(self) -> str:
+        """For the terminal."""
+        lines = text_table(self.table()).splitlines()
+        lines.insert(1, "-" * max(map(len, lines)))
+        return "\n".join([self.title(), "", *lines])
+
+    def to_json(self) -> dict[str, Any]:
+        """The averages of every policy and the tasks' reports."""
+        return {
+            "averages": {
+                policy: [
+                    {"of": a.name, "rate": a.rate, "interval_95": a.interval}
+                    for a in self.averages(policy)
+                ]
+                for policy in self.reports[0].episodes
+            },
+            "tasks": {report.task: report.to_json() for report in self.reports},
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write summary.md and summary.json. Raises UserError if that fails."""
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            page = f"# {self.title()}\n\n{markdown_table(self.table())}\n"
+            write_whole(folder / "summary.md", page)
+            write_whole(folder / "summary.json", json.dumps(self.to_json(), indent=2) + "\n")
+
+
+def _average(name: str, rates: Sequence[tuple[Rate, float]], at_any_step: bool) -> Average:
+    """The weighted mean of rates without errors; the weights sum to 1."""
+    mean = below = above = 0.0
+    for counted, weight in rates:
+        successes = counted.successes_at_any_step if at_any_step else counted.successes
+        rate = Rate(successes, counted.count)
+        value, (low, high) = successes / counted.count, rate.interval
+        mean += weight * value
+        below += (weight * (value - low)) ** 2
+        above += (weight * (high - value)) ** 2
+    return Average(name, mean, (mean - math.sqrt(below), mean + math.sqrt(above)))
