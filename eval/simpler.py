@@ -2,7 +2,7 @@
 
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
-    python eval/simpler.py --task all                            # or: --task pick_coke_can,move_near
+    python eval/simpler.py --task all                            # or pick_coke_can,move_near
     python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py policy=expert                         # no checkpoint needed
@@ -97,7 +97,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if len(get_tasks(self.task)) > 1 and self.output:
-            raise UserError("output= is for one task; several tasks have a folder each")
+            raise UserError(
+                f"output= is for one task, got {self.task}; several tasks have a folder each"
+            )
         if self.shard is not None:
             Shard.parse(self.shard)
         check_least(self, 1, "num_episodes", "replan_steps", "processes")
