@@ -1,15 +1,20 @@
 """The episodes of an evaluation.
 
-Three protocols:
+The protocols:
 
 - `random`: seeded draws with alternating variants.
+- `held_out`: the same with seeds of its own, for results that no recipe was chosen by. Look at it
+  last.
 - `grid`: the task's official grid, each cell once, cycling through the robot's recolourings.
 - `visual_matching`: SIMPLER's published protocol, each cell once for each recolouring.
+- `paper`: as many cells of the grid as the Self-Flow paper plays (arXiv 2603.06507, appendix E: 15
+  episodes of pick, 18 of drawers, 10 of move near and 7 of the apple, all twice).
+- `quick`: ten cells of the grid.
 
 Only SIMPLER's robot has recolourings; other simulators play the grid without them.
 
-Evaluations draw their episodes' seeds from [0, 100000); demonstrations start at 1000000, so no
-policy is evaluated on a training episode.
+Evaluations draw their episodes' seeds from [0, 100000), held-out ones from [200000, 300000);
+demonstrations start at 1000000, so no policy is evaluated on a training episode.
 """
 
 from dataclasses import dataclass
@@ -21,10 +26,18 @@ from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
 
-Protocol = Literal["auto", "random", "grid", "visual_matching"]
+Protocol = Literal["auto", "random", "held_out", "grid", "visual_matching", "paper", "quick"]
 
-NUM_SEEDS = 100_000
+NUM_SEEDS, FIRST_HELD_OUT_SEED = 100_000, 200_000
 NUM_RANDOM_EPISODES = 100
+NUM_QUICK_EPISODES = 10
+NUM_PAPER_EPISODES = {
+    "pick_coke_can": 2 * 15,
+    "open_drawer": 2 * 9,
+    "close_drawer": 2 * 9,
+    "move_near": 2 * 10,
+    "place_apple_in_closed_top_drawer": 2 * 7,
+}
 
 
 def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:
@@ -48,8 +61,11 @@ def evaluation_episodes(
     list starts with the shorter one, so an evaluation can be extended.
     """
     protocol = resolve_protocol(protocol, simulator)
-    if protocol == "random":
-        return random_episodes(task, num_episodes or NUM_RANDOM_EPISODES, seed)
+    if protocol in ("random", "held_out"):
+        first = FIRST_HELD_OUT_SEED if protocol == "held_out" else 0
+        return random_episodes(task, num_episodes or NUM_RANDOM_EPISODES, seed, first)
+    if num_episodes is None:
+        num_episodes = _number_of(task, protocol)
     all_robots = protocol == "visual_matching"
     episodes = official_grid(task, seed, all_robots, recoloured=simulator == "simpler")
     if num_episodes is None:
@@ -61,6 +77,18 @@ def evaluation_episodes(
         )
     order = numpy_generator("grid order", seed).permutation(len(episodes))
     return [episodes[index] for index in order[:num_episodes]]
+
+
+def _number_of(task: Task, protocol: Protocol) -> int | None:
+    """How many episodes a protocol takes from the grid; None: all."""
+    if protocol == "quick":
+        return min(NUM_QUICK_EPISODES, len(task.grid())) or None
+    if protocol != "paper":
+        return None
+    if task.name not in NUM_PAPER_EPISODES:
+        tasks = ", ".join(NUM_PAPER_EPISODES)
+        raise UserError(f"protocol=paper has no episodes of {task.name}, only of {tasks}")
+    return NUM_PAPER_EPISODES[task.name]
 
 
 @dataclass(frozen=True)
@@ -97,11 +125,13 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     return numpy_generator("episode seeds", seed).permutation(NUM_SEEDS)[:count].tolist()
 
 
-def random_episodes(task: Task, num_episodes: int, seed: int) -> list[EpisodeSpec]:
+def random_episodes(
+    task: Task, num_episodes: int, seed: int, first_seed: int = 0
+) -> list[EpisodeSpec]:
     """Seeded episodes with starts drawn by the simulator and alternating variants."""
     variants = task.variants
     return [
-        EpisodeSpec(task.name, variants[index % len(variants)], episode_seed)
+        EpisodeSpec(task.name, variants[index % len(variants)], first_seed + episode_seed)
         for index, episode_seed in enumerate(episode_seeds(seed, num_episodes))
     ]
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimplerInstall
-from selfflow_robotics.envs.tasks.catalog import get_task
+from selfflow_robotics.envs.tasks.catalog import get_task, get_tasks
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import choose_simulator, out_of_domain
 from selfflow_robotics.evaluation.home import home_spec
@@ -55,6 +55,28 @@ def test_visual_matching_is_the_grid_for_every_robot():
         resolve_protocol("visual_matching", "tabletop")
     with pytest.raises(UserError, match="too large"):
         evaluation_episodes(TASK, "simpler", "grid", 76, seed=0)
+
+
+def test_short_protocols_are_different_cells_of_the_grid():
+    cells = {str(episode) for episode in evaluation_episodes(TASK, "tabletop", "grid", 75, 0)}
+    for protocol, count in (("paper", 30), ("quick", 10)):
+        episodes = evaluation_episodes(TASK, "tabletop", protocol, None, seed=0)
+        assert len(episodes) == len({str(episode) for episode in episodes} & cells) == count
+    counts = {
+        task.name: len(evaluation_episodes(task, "simpler", "paper", None, seed=0))
+        for task in get_tasks("all")
+    }
+    assert counts["open_drawer"] + counts["close_drawer"] == 2 * 18
+    assert counts["move_near"] == 2 * 10
+    with pytest.raises(UserError, match="open_top_drawer"):
+        evaluation_episodes(get_task("open_top_drawer"), "simpler", "paper", None, seed=0)
+
+
+def test_held_out_seeds_are_their_own():
+    seeds = {e.seed for e in evaluation_episodes(TASK, "simpler", "held_out", 1000, seed=0)}
+    assert len(seeds) == 1000
+    assert min(seeds) >= 200_000
+    assert max(seeds) < 300_000
 
 
 @pytest.mark.parametrize(
