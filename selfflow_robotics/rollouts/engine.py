@@ -79,8 +79,9 @@ def roll_out(
     images ("frames") or everything ("steps"), which renders every step.
 
     If a simulator fails or exceeds `timeout_s` for an answer, it is restarted and the episode
-    repeated, up to `RETRIES` times; then the result is an error. Raises UserError if the policy
-    returns an invalid chunk, or if no simulator starts.
+    repeated, up to `RETRIES` times; then the result is an error. So is that of an episode in which
+    the policy returns an action that is not finite. Raises UserError if the policy returns a chunk
+    of another shape, or if no simulator starts.
     """
     looks = getattr(policy, "looks", True)
     render: Observe = "all" if record != "none" else "last" if looks else "none"
@@ -136,6 +137,10 @@ def roll_out(
             else:
                 ready.append(slot)
         for slot, chunk in zip(ready, _decide(policy, ready), strict=True):
+            if not np.isfinite(chunk).all():
+                cause = f"policy '{policy.name}' returned an action that is not finite"
+                yield slot.drop().result(error=cause)
+                continue
             try:
                 slot.execute(chunk[:replan_steps], stop_on_success)
             except SimulatorError as error:
@@ -272,6 +277,4 @@ def _check_chunk(policy: Policy, chunk: np.ndarray) -> np.ndarray:
             f"policy '{policy.name}' returned actions of shape {chunk.shape}, expected [n, "
             f"{ACTION_DIM}] with n >= 1"
         )
-    if not np.isfinite(chunk).all():
-        raise UserError(f"policy '{policy.name}' returned an action that is not finite")
     return chunk

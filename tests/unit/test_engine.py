@@ -12,6 +12,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.random import RandomPolicy
+from selfflow_robotics.rollouts import engine
 from selfflow_robotics.rollouts.engine import roll_out
 
 ROOT = Path(__file__).parents[2]
@@ -175,12 +176,52 @@ def test_a_simulator_that_never_starts_stops_everything():
         (np.zeros((0, 7)), "shape"),
         (np.zeros((2, 8)), "shape"),
         (np.zeros(7), "shape"),
-        (np.full((1, 7), np.nan), "not finite"),
     ],
 )
 def test_a_bad_policy_is_named(clients, chunk, words):
     with pytest.raises(UserError, match=f"policy 'scripted' returned .*{words}"):
         play(clients, episodes(2), Scripted(chunk))
+
+
+class Diverging(RandomPolicy):
+    """Returns NaN in the episode of one seed."""
+
+    def begin(self, slot, episode):
+        super().begin(slot, episode)
+        self.diverges = getattr(self, "diverges", {}) | {slot: episode.seed == BAD_SEED}
+
+    def act(self, slots, observations, infos):
+        chunks = super().act(slots, observations, infos)
+        return [
+            np.full_like(chunk, np.nan) if self.diverges[slot] else chunk
+            for slot, chunk in zip(slots, chunks, strict=True)
+        ]
+
+
+BAD_SEED = 33
+
+
+def test_faults_in_a_tenth_of_the_episodes_leave_the_others_alone(clients, monkeypatch):
+    healthy = play(clients, episodes(40), max_steps=4)
+    monkeypatch.setattr(engine, "RETRIES", 0)
+    for client in clients:
+        monkeypatch.setattr(client, "spec", replace(FAKE, timeout_s=8))
+    faults = {3: "crash", 14: "hang", 25: "raise"}
+    specs = [
+        replace(spec, options={"fault": faults[spec.seed], "at": 2})
+        if spec.seed in faults
+        else spec
+        for spec in episodes(40)
+    ]
+    results = play(clients, specs, Diverging(horizon=3), max_steps=4)
+    causes = {3: "signal 11", 14: "no answer", 25: "is broken", BAD_SEED: "not finite"}
+    for result, expected in zip(results, healthy, strict=True):
+        if cause := causes.get(result.index):
+            assert cause in result.error
+            assert not result.success
+        else:
+            assert (result.error, result.steps) == (None, expected.steps)
+            assert result.drawn == expected.drawn
 
 
 def test_an_endless_sequence_can_be_left(clients):
