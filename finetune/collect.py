@@ -2,6 +2,7 @@
 
     python finetune/collect.py --task pick_coke_can                    # built-in MuJoCo tabletop
     python finetune/collect.py --task pick_coke_can sim=simpler num_episodes=600
+    python finetune/collect.py --task all                              # all tasks in turn
     python finetune/collect.py mode=play num_episodes=400              # images to pretrain on
     python finetune/collect.py experiment=debug                        # seconds
 
@@ -14,14 +15,13 @@ processes.
 """
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 
 
 @hydra_app(
     "collect",
     CollectConfig,
-    flags=(Flag("--task", help=f"the task to demonstrate: {', '.join(TASKS)}"),),
+    flags=(Flag("--task", literal=True, help="tasks, separated by commas, or all"),),
 )
 def main(config: CollectConfig) -> None:
     print(f"data set: {ensure_demonstrations(config)}")

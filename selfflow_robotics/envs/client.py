@@ -129,13 +129,14 @@ class SimulatorClient:
         self.submit(method, **arguments)
         return self.result()
 
-    def provenance(self) -> dict[str, Any]:
-        """The simulator's provenance; an answer also shows that it runs.
+    def provenance(self, task: str | None = None) -> dict[str, Any]:
+        """The simulator's provenance for `task` (None: the spec's); an answer also shows that it
+        runs.
 
         Raises UserError if it does not.
         """
         try:
-            return self.call("provenance")
+            return self.call("provenance", task=task)
         except SimulatorError as error:
             cause = " ".join(str(error).split())
             raise UserError(

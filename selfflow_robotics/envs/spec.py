@@ -18,7 +18,7 @@ SIMPLER_IMAGE_SIZE = (256, 320)  # the size in RT-1's data set
 
 @dataclass(frozen=True)
 class SimulatorSpec:
-    """One simulated task, JSON-able.
+    """One simulated task, JSON-able. A client of it can play other tasks too.
 
     `simulator`: "tabletop" (embedded), "simpler" (the user's SimplerEnv checkout at `path`), or
     "module:Class", a custom `RobotEnv` created as `Class(task, image_size)`. `python`: interpreter

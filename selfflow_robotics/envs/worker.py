@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,34 @@ PARENT_CHECK_S = 1.0
 
 
 class Session:
-    """The methods available to requests, for one environment."""
+    """The methods available to requests, for one environment of each task that is played."""
 
     METHODS = ("reset", "run", "provenance")
 
-    def __init__(self, env: RobotEnv) -> None:
-        self.env = env
+    def __init__(self, spec: SimulatorSpec) -> None:
+        self.spec = spec
+        self.envs: dict[str, RobotEnv] = {}
+        self.env = self.env_of(spec.task)
         self.streak = 0  # consecutive successful steps
 
-    def reset(self, seed: int, options: dict[str, Any], observe: bool = True) -> dict[str, Any]:
-        """Start an episode: its `info`, and the first observation if requested."""
+    def env_of(self, task: str) -> RobotEnv:
+        """The environment of a task, created at its first use."""
+        if task not in self.envs:
+            self.envs[task] = make_env(replace(self.spec, task=task))
+        return self.envs[task]
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env in self.envs.values():
+            env.close()
+
+    def reset(
+        self, seed: int, options: dict[str, Any], observe: bool = True, task: str | None = None
+    ) -> dict[str, Any]:
+        """Start an episode of `task` (None: the spec's): its `info`, and the first observation if
+        requested."""
         self.streak = 0
+        self.env = self.env_of(task or self.spec.task)
         info = self.env.begin(seed, options)
         return {"observation": self.env.observe() if observe else None, "info": info}
 
@@ -68,9 +86,9 @@ class Session:
                 break
         return {"observations": observations, "infos": infos}
 
-    def provenance(self) -> dict[str, Any]:
-        """The environment's provenance."""
-        return self.env.provenance()
+    def provenance(self, task: str | None = None) -> dict[str, Any]:
+        """The provenance of the environment of `task` (None: the spec's)."""
+        return self.env_of(task or self.spec.task).provenance()
 
 
 def serve(request_fd: int, reply_fd: int, spec: SimulatorSpec) -> None:
@@ -80,7 +98,7 @@ def serve(request_fd: int, reply_fd: int, spec: SimulatorSpec) -> None:
         reply = {"id": request.pop("id")}
         try:
             if session is None:
-                session = Session(make_env(spec))
+                session = Session(spec)
             method = request.pop("method")
             if method not in Session.METHODS:
                 raise ValueError(f"a simulator has no method '{method}'")
@@ -91,7 +109,7 @@ def serve(request_fd: int, reply_fd: int, spec: SimulatorSpec) -> None:
             reply["error"] = dict(kind=kind, message=message, traceback=traceback.format_exc())
         wire.write_message(reply_fd, reply)
     if session is not None:
-        session.env.close()
+        session.close()
 
 
 def _end_with_parent(parent: int) -> None:

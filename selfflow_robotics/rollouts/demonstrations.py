@@ -22,7 +22,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks.base import Range, Task
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
@@ -57,7 +57,7 @@ class CollectConfig:
     """
 
     sim: str = "tabletop"  # as `SimulatorSpec.simulator`
-    task: str = DEFAULT_TASK
+    task: str = DEFAULT_TASK  # as `envs.tasks.catalog.get_tasks`; several alternate
     mode: Literal["demonstrations", "play"] = "demonstrations"
     num_episodes: int = 300
     seed: int = FIRST_SEED
@@ -71,7 +71,7 @@ class CollectConfig:
     timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        get_tasks(self.task)
         check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
@@ -89,7 +89,7 @@ class CollectConfig:
         """`name`, or the default name from the settings."""
         if self.name:
             return self.name
-        parts = [self.sim.rpartition(":")[2].lower(), self.task]
+        parts = [self.sim.rpartition(":")[2].lower(), self.task.replace(",", "_")]
         if self.mode == "play":
             parts.append("play")
         elif self.recovery:
@@ -117,9 +117,10 @@ class CollectConfig:
 
     @property
     def spec(self) -> SimulatorSpec:
-        """The simulator spec."""
+        """The simulator spec, with the first of the tasks."""
+        first = get_tasks(self.task)[0].name
         return simulator_spec(
-            self.sim, self.task, self.simpler, self.image_size, self.renderer, self.timeout_s
+            self.sim, first, self.simpler, self.image_size, self.renderer, self.timeout_s
         )
 
 
@@ -177,10 +178,7 @@ def collect(config: CollectConfig) -> Path:
             stack.enter_context(SimulatorClient(config.spec))
             for _ in range(min(count, config.num_episodes))
         ]
-        provenance = {
-            **clients[0].provenance(),
-            "recording": config.recording,
-        }
+        provenance = {**_provenance(config, clients[0]), "recording": config.recording}
         writer = stack.enter_context(
             RldsWriter(
                 config.root, config.dataset_name, VERSION, config.spec.image_size, provenance
@@ -191,6 +189,15 @@ def collect(config: CollectConfig) -> Path:
             lost = ", ".join(f"{count} {what}" for what, count in sorted(failures.items()))
             tqdm.write(f"{writer.episodes_done} episodes; attempts without success: {lost or 0}")
         return writer.finish()
+
+
+def _provenance(config: CollectConfig, client: SimulatorClient) -> dict[str, Any]:
+    """The simulator's provenance; with several tasks, the first one's and a list of all."""
+    tasks = get_tasks(config.task)
+    if len(tasks) == 1:
+        return client.provenance()
+    own = [client.provenance(task.name) for task in tasks]
+    return {**own[0], "task": config.task, "tasks": own}
 
 
 def _record(
@@ -224,7 +231,7 @@ def _record(
                     "are kept; repeat the command to resume"
                 )
             if recorded < MIN_STEPS or not (plays or result.success):
-                failures[result.spec.variant] += 1
+                failures[f"{result.spec.task} {result.spec.variant}"] += 1
                 bar.set_postfix(failed=failures.total())
                 plan.again(result)
                 continue
@@ -265,15 +272,16 @@ class _Plan(Iterator[EpisodeSpec]):
         attempt = (result.spec.seed - self.config.seed) % TRIES + 1
         if attempt == TRIES:
             raise UserError(
-                f"episode {self.number_of(result.spec)} ({result.spec.variant}) failed {TRIES} "
-                "times: the expert cannot solve it"
+                f"episode {self.number_of(result.spec)} ({result.spec.task}, "
+                f"{result.spec.variant}) failed {TRIES} times: the expert cannot solve it"
             )
         self._again.append(self._attempt(self.number_of(result.spec), attempt))
 
     def _attempt(self, number: int, attempt: int) -> EpisodeSpec:
         seed = self.config.seed + number * TRIES + attempt
-        task = get_task(self.config.task)
-        variant = task.variants[number % len(task.variants)]
+        tasks = get_tasks(self.config.task)
+        task = tasks[number % len(tasks)]
+        variant = task.variants[number // len(tasks) % len(task.variants)]
         return EpisodeSpec(task.name, variant, seed, _places(task, seed))
 
 
@@ -314,6 +322,7 @@ def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[
 def _metadata(result: EpisodeResult, track: Track) -> dict[str, Any]:
     return {
         "success": result.success,
+        "task": result.spec.task,
         "seed": result.spec.seed,
         "variant": result.spec.variant,
         "disturbed": track.disturbed,

@@ -208,10 +208,6 @@ class _Slot:
 
     def begin(self, episode: _Episode, policy: Policy, max_steps: int | None) -> None:
         spec = episode.spec
-        if spec.task != self.client.spec.task:
-            raise ValueError(
-                f"an episode of {spec.task} for a simulator of {self.client.spec.task}"
-            )
         episode.horizon = get_task(spec.task).max_episode_steps
         if max_steps is not None:
             episode.horizon = min(episode.horizon, max_steps)
@@ -219,7 +215,9 @@ class _Slot:
         policy.begin(self.number, spec)
         options = {"variant": spec.variant, **spec.options}
         observe = self.render != "none"
-        self.client.submit("reset", seed=spec.seed, options=options, observe=observe)
+        self.client.submit(
+            "reset", task=spec.task, seed=spec.seed, options=options, observe=observe
+        )
 
     def execute(self, chunk: np.ndarray, stop_on_success: int) -> None:
         left = self.running.horizon - self.running.steps

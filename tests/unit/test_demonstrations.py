@@ -127,6 +127,27 @@ def test_play_is_recorded_whatever_comes_of_it(tmp_path):
     assert set(index.actions[:, 6]) == {0.0, 1.0}
 
 
+def test_several_tasks_are_recorded_in_turn(tmp_path):
+    config = CollectConfig(
+        task="pick_coke_can,move_near",
+        num_episodes=4,
+        recovery=0.0,
+        image_size=(16, 20),
+        processes=2,
+        root=str(tmp_path),
+    )
+    index = RldsIndex.open(collect(config))
+    assert config.dataset_name == "tabletop_pick_coke_can_move_near_4"
+    assert [e["task"] for e in metadata(config.directory)["episodes"]] == [
+        *("pick_coke_can", "move_near", "pick_coke_can", "move_near")
+    ]
+    assert "pick coke can" in index.instructions
+    assert any(" near " in text for text in index.instructions)
+    assert index.provenance["task"] == "pick_coke_can,move_near"
+    digests = {own["physics_sha256"] for own in index.provenance["tasks"]}
+    assert len(digests) == 2
+
+
 def test_killed_and_repeated_is_the_same(recorded, tmp_path):
     """By four signals in turn, each after one or two episodes more."""
     config, _ = recorded
@@ -316,7 +337,7 @@ def test_where_nothing_can_be_recorded(tmp_path):
 def test_an_unfit_expert_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setattr("selfflow_robotics.rollouts.demonstrations.HOLD_STEPS", 1000)
     monkeypatch.setattr(Demonstrator, "_step", lambda self, track, state: np.zeros(7, np.float32))
-    with pytest.raises(UserError, match=r"episode 0 \(standing\) failed 20 times"):
+    with pytest.raises(UserError, match=r"episode 0 \(pick_coke_can, standing\) failed 20"):
         collect(replace(FAKE, root=str(tmp_path), num_episodes=1))
 
 
