@@ -240,8 +240,9 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
 
 def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str, str]:
     """(simulator, why)."""
-    install = config.simpler.resolved()
-    return choose_simulator(config.sim, data, partial(check_simpler, install.path, install.python))
+    install, task = config.simpler.resolved(), get_task(config.task)
+    check = partial(check_simpler, install.path, install.python, task)
+    return choose_simulator(config.sim, data, check)
 
 
 def output_folder(

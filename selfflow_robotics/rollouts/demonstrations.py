@@ -171,7 +171,7 @@ def collect(config: CollectConfig) -> Path:
     """
     count = config.processes or len(os.sched_getaffinity(0))
     if config.sim == "simpler":
-        check_simpler(config.spec.path, config.spec.python)
+        check_simpler(config.spec.path, config.spec.python, get_task(config.task))
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))

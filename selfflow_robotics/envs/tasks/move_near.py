@@ -6,9 +6,11 @@ Objects, layouts and the success rule are those of SIMPLER's google_robot_move_n
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
@@ -74,6 +76,49 @@ _NEAR_M = 0.14
 # The rule.
 _GAP_M, _MOVED_M, _CLOSER_M = 0.10, 0.03, 0.01
 _FALL_M, _FALL_OF_OTHERS_M = 0.15, 0.02
+_FLAGS = (
+    "all_obj_keep_height",
+    "moved_correct_obj",
+    "moved_wrong_obj",
+    "near_tgt_obj",
+    "is_closest_to_tgt",
+)
+# SIMPLER's models of the objects.
+_MODELS = {
+    "blue plastic bottle": "blue_plastic_bottle",
+    "pepsi can": "baked_opened_pepsi_can_v2",
+    "orange": "orange",
+    "7up can": "baked_opened_7up_can_v2",
+    "apple": "baked_apple_v2",
+    "sponge": "baked_sponge_v2",
+    "coke can": "baked_opened_coke_can_v2",
+    "redbull can": "baked_opened_redbull_can_v2",
+}
+
+
+def _object_options(episode: Episode) -> dict:
+    triplet, layout, roles = (
+        list(known).index(episode[name])
+        for name, known in (("variant", _TRIPLETS), ("layout", _LAYOUTS), ("roles", _ROLES))
+    )
+    return {"episode_id": (triplet * len(_LAYOUTS) + layout) * len(_ROLES) + roles}
+
+
+def _attributes(episode: Episode) -> dict:
+    """SIMPLER's layouts, all of them shifted."""
+    dx, dy = episode["shift_xy"]
+    return {
+        "_xy_config_per_triplet": [
+            tuple([x + dx, y + dy] for x, y in places) for places in _LAYOUTS.values()
+        ]
+    }
+
+
+def _actors(simulation: Any) -> list[Any]:
+    """Source, target and the other."""
+    source, target = simulation.episode_source_obj, simulation.episode_target_obj
+    others = [actor for actor in simulation.episode_objs if actor not in (source, target)]
+    return [source, target, *others]
 
 
 class MoveNear(Task):
@@ -89,6 +134,16 @@ class MoveNear(Task):
     }
     bodies = tuple(_OBJECTS.values())
     targets = ("object_position", "gripper", "tool_position")
+    simpler = SimplerBinding(
+        env_id="MoveNearGoogleBakedTexInScene-v1",
+        stage="google_pick_coke_can_1_v4",
+        overlay="real_inpainting/google_move_near_real_eval_1.png",
+        object_options=_object_options,
+        attributes=_attributes,
+        objects=_actors,
+        flags=_FLAGS,
+        models=tuple(_MODELS.values()),
+    )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         names = _TRIPLETS[episode["variant"]]

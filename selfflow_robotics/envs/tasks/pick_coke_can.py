@@ -42,6 +42,7 @@ class PickCokeCan(Task):
         overlay="real_inpainting/google_coke_can_real_eval_1.png",
         object_options=_object_options,
         flags=PICK_FLAGS,
+        models=("opened_coke_can",),
     )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
