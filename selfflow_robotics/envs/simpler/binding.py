@@ -27,6 +27,7 @@ class SimplerBinding:
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments of SIMPLER's `make`
     models: tuple[str, ...] = ()  # objects, by their folders in custom/models
     files: tuple[str, ...] = ()  # further files that it needs, in the asset folder
+    remark: str = ""  # that belongs next to every result
 
     @property
     def stage_file(self) -> str | None:

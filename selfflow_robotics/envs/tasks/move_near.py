@@ -15,26 +15,16 @@ from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Sc
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
     LYING_ALONG,
-    UPRIGHT,
     Body,
     Rest,
     Shape,
-    Vector,
+    apple,
+    ball,
     can,
 )
 from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
 from selfflow_robotics.robot.rotations import from_wxyz
-
-
-def _ball(name: str, radius: float, mass: float, rgb: Vector) -> Body:
-    return Body(
-        name,
-        size=(2 * radius, 2 * radius, 2 * radius),
-        shapes=(Shape("sphere", (radius,), rgb, mass=mass),),
-        rests={"standing": Rest(UPRIGHT, radius)},
-    )
-
 
 _SPONGE = Body(
     "sponge",
@@ -48,9 +38,9 @@ _OBJECTS = {
         "blue_plastic_bottle", 0.0285, (0.15, 0.35, 0.80), radius=0.030, length=0.174
     ),
     "pepsi can": can("pepsi_can", 0.0204, (0.05, 0.15, 0.55)),
-    "orange": _ball("orange", 0.035, 0.0363, (0.95, 0.50, 0.05)),
+    "orange": ball("orange", 0.035, 0.0363, (0.95, 0.50, 0.05)),
     "7up can": can("7up_can", 0.0196, (0.10, 0.60, 0.20)),
-    "apple": _ball("apple", 0.036, 0.0536, (0.65, 0.10, 0.15)),
+    "apple": apple(),
     "sponge": _SPONGE,
     "coke can": COKE_CAN,
     "redbull can": can("redbull_can", 0.0169, (0.60, 0.62, 0.70), radius=0.02925, length=0.13),
