@@ -82,7 +82,7 @@ class EvalConfig:
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        object.__setattr__(self, "task", get_task(self.task).name)  # not SIMPLER's name
         check_least(self, 1, "num_episodes", "replan_steps", "processes")
         if self.num_steps is not None:
             check_num_steps(self.num_steps)

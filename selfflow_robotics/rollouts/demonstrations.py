@@ -71,7 +71,7 @@ class CollectConfig:
     timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        object.__setattr__(self, "task", get_task(self.task).name)  # not SIMPLER's name
         check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
