@@ -182,6 +182,8 @@ def remarks(
             f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own, with the same "
             "height and position. SIMPLER's photograph hides it in the images."
         )
+    if simulator == "simpler" and task.simpler and task.simpler.remark:
+        lines.append(task.simpler.remark)
     comparable = data is not None and is_real(data) and simulator == "simpler"
     if comparable and protocol == "visual_matching" and (line := published_line(task.name)):
         lines.append(line)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from selfflow_robotics.envs.simpler.preflight import INSTALL
+from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -152,3 +153,11 @@ def test_without_simpler_it_says_what_to_install(main, capsys):
     assert INSTALL in error
     last = error.splitlines()[-1]
     assert last == "error: SIMPLER's checkout was not found: set SIMPLER_ENV_PATH or simpler.path="
+
+
+def test_a_task_with_drawers_remarks_that_simpler_rasterised_them():
+    remarks = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")["remarks"]
+    [remark] = remarks(TASKS["open_drawer"], "simpler", "grid", {}, None)
+    assert "rasterised" in remark
+    assert remarks(TASKS["open_drawer"], "tabletop", "grid", {}, None) == ()
+    assert remarks(TASKS["pick_coke_can"], "simpler", "grid", {}, None) == ()
