@@ -60,7 +60,7 @@ class ProbeConfig:
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        object.__setattr__(self, "task", get_task(self.task).name)  # not SIMPLER's name
         check_least(self, MIN_EPISODES, "num_episodes")
         check_seed(self.seed)
         check_timesteps(self.timesteps)

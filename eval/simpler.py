@@ -37,10 +37,10 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.preflight import check_simpler
+from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.base import Task
-from selfflow_robotics.envs.tasks.catalog import get_tasks
+from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import (
     TITLES,
@@ -96,6 +96,7 @@ class EvalConfig:
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", own_names(self.task))
         if len(get_tasks(self.task)) > 1 and self.output:
             raise UserError(
                 f"output= is for one task, got {self.task}; several tasks have a folder each"
@@ -127,16 +128,27 @@ def main(config: EvalConfig) -> int:
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
     policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
     print(f"policy: {checkpoint or config.policy}")
-    reports = [evaluate(config, task, policy, checkpoint) for task in tasks]
-    if len(reports) > 1:
+    reports, lacking = [], []
+    for task in tasks:
+        try:
+            reports.append(evaluate(config, task, policy, checkpoint))
+        except SimplerMissing as error:  # perhaps a file that only this task needs
+            if len(tasks) == 1:
+                raise
+            lacking.append(f"{task.name} was not evaluated: {error}")
+    if not reports:
+        raise SimplerMissing(lacking[0])
+    if len(tasks) > 1:
         summarize(config, reports, checkpoint)
-    return 1 if any(has_trouble(report) for report in reports) else 0
+    print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
+    troubles = [has_trouble(report) for report in reports]
+    return 1 if lacking or any(troubles) else 0
 
 
 def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | None) -> Report:
     """Play the missing episodes of one task, and write and print its report."""
     data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
-    simulator, why = pick_simulator(config, data)
+    simulator, why = pick_simulator(config, task, data)
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
     shard = Shard.parse(config.shard) if config.shard else None
@@ -234,6 +246,8 @@ def remarks(
             f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own, with the same "
             "height and position. SIMPLER's photograph hides it in the images."
         )
+    if simulator == "simpler" and task.simpler and task.simpler.remark:
+        lines.append(task.simpler.remark)
     comparable = data is not None and is_real(data) and simulator == "simpler"
     if comparable and protocol == "visual_matching" and (line := published_line(task.name)):
         lines.append(line)
@@ -290,10 +304,11 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
     )
 
 
-def pick_simulator(config: EvalConfig, data: dict[str, Any] | None) -> tuple[str, str]:
+def pick_simulator(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> tuple[str, str]:
     """(simulator, why)."""
     install = config.simpler.resolved()
-    return choose_simulator(config.sim, data, partial(check_simpler, install.path, install.python))
+    check = partial(check_simpler, install.path, install.python, task)
+    return choose_simulator(config.sim, data, check)
 
 
 def output_folder(

@@ -66,7 +66,7 @@ class WorldModelConfig:
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
-        get_task(self.task)
+        object.__setattr__(self, "task", get_task(self.task).name)  # not SIMPLER's name
         check_seed(self.seed)
         check_num_steps(self.num_steps)
         check_least(self, 1, "num_episodes", "num_frames")

@@ -4,6 +4,7 @@ from typing import Any
 
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
+from selfflow_robotics.envs.tasks.catalog import get_task
 
 
 def own_spec(
@@ -21,7 +22,7 @@ def own_spec(
     simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
     spec = home_spec(simulator, task, install, data, network_image_size, renderer, timeout_s)
     if simulator == "simpler":
-        check_simpler(spec.path, spec.python)
+        check_simpler(spec.path, spec.python, get_task(task))
     return spec
 
 

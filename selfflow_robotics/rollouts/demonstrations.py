@@ -22,7 +22,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks.base import Range, Task
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
@@ -71,7 +71,7 @@ class CollectConfig:
     timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
-        get_tasks(self.task)
+        object.__setattr__(self, "task", own_names(self.task))
         check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
@@ -172,7 +172,8 @@ def collect(config: CollectConfig) -> Path:
     """
     count = config.processes or len(os.sched_getaffinity(0))
     if config.sim == "simpler":
-        check_simpler(config.spec.path, config.spec.python)
+        for task in get_tasks(config.task):
+            check_simpler(config.spec.path, config.spec.python, task)
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))

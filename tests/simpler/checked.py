@@ -1,18 +1,23 @@
 """The adapter with a check that only the simulator's own process can make."""
 
 import os
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 
 from selfflow_robotics.envs.simpler.env import SimplerEnv
 from selfflow_robotics.envs.simpler.robots import ROBOTS
+from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
 
 
 class CheckedEnv(SimplerEnv):
-    """Compares each frame with the one that SIMPLER makes in its own, slower way."""
+    """Compares each frame, and the instruction, with those that SIMPLER makes in its own way."""
 
     def __init__(self, task, image_size):
         super().__init__(task, image_size, path=os.environ["SIMPLER_ENV_PATH"])
+        shader = import_module("sapien.core").render_config.camera_shader_dir
+        assert Path(shader).name == "ibl"  # rasterised
 
     def observe(self):
         observation = super().observe()
@@ -23,4 +28,12 @@ class CheckedEnv(SimplerEnv):
         np.testing.assert_array_equal(
             self._camera.render(), np.clip(color * 255, 0, 255).astype(np.uint8)
         )
+        assert observation["instruction"] == simulation.get_language_instruction()
         return observation
+
+
+class CheckedApple(CheckedEnv):
+    """A task that the catalog does not have yet."""
+
+    def __init__(self, task, image_size):
+        super().__init__(PlaceAppleInDrawer(), image_size)

@@ -1,6 +1,8 @@
 """Tests against the real SIMPLER, where the environment variables say that there is one."""
 
 import os
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,21 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def simpler():
-    """A client of SIMPLER, one process for all tests; its frames are checked against SIMPLER's."""
-    spec = SimulatorSpec(
-        simulator="tests.simpler.checked:CheckedEnv",
-        image_size=(256, 320),
-        python=os.environ["SIMPLER_PYTHON"],
-        path=str(ROOT),
-    )
-    with SimulatorClient(spec) as client:
+    """SIMPLER's client for a task: one process for all tests, started when first asked for.
+
+    Its frames and instructions are checked against SIMPLER's own.
+    """
+    with ExitStack() as stack:
+
+        @cache
+        def client(task="pick_coke_can", env="CheckedEnv"):
+            spec = SimulatorSpec(
+                simulator=f"tests.simpler.checked:{env}",
+                task=task,
+                image_size=(256, 320),
+                python=os.environ["SIMPLER_PYTHON"],
+                path=str(ROOT),
+            )
+            return stack.enter_context(SimulatorClient(spec))
+
         yield client

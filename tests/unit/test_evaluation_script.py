@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from selfflow_robotics.envs.simpler.preflight import INSTALL
+from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +194,11 @@ def test_several_tasks_have_a_folder_each_and_a_summary(main, tmp_path, capsys):
             main(["--task", *wrong, *arguments])
         assert stop.value.code == 2
         assert "move_near" in capsys.readouterr().err
+
+
+def test_a_task_with_drawers_remarks_that_simpler_rasterised_them():
+    remarks = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")["remarks"]
+    [remark] = remarks(TASKS["open_drawer"], "simpler", "grid", {}, None)
+    assert "rasterised" in remark
+    assert remarks(TASKS["open_drawer"], "tabletop", "grid", {}, None) == ()
+    assert remarks(TASKS["pick_coke_can"], "simpler", "grid", {}, None) == ()

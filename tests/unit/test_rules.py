@@ -1,8 +1,10 @@
-"""SIMPLER's success rule for picking, on made-up touches."""
+"""SIMPLER's success rules, on made-up touches."""
 
 import numpy as np
 import pytest
 
+from selfflow_robotics.envs.tasks.drawers import DrawerRule
+from selfflow_robotics.envs.tasks.place_in_drawer import PlaceInDrawerRule
 from selfflow_robotics.envs.tasks.rules import PickRule, Seen, Touch, is_grasped
 
 UP, NONE = np.array([0.0, 1.0, 0.0]), np.zeros(3)
@@ -81,3 +83,43 @@ def test_fewer_significant_steps_do_not():
     for _ in range(4):
         rule.update(seen(0.93, touch()))
     assert not rule.update(seen(0.9, ON_TABLE))["success"]
+
+
+def drawers(*openings_m: float, touched: tuple[Touch, ...] = ()) -> Seen:
+    return Seen(np.zeros((len(touched), 7)), touched, np.array(openings_m))
+
+
+@pytest.mark.parametrize(
+    ("opens", "opening_m", "success"),
+    [(True, 0.151, True), (True, 0.149, False), (False, 0.049, True), (False, 0.051, False)],
+)
+@pytest.mark.parametrize("drawer", range(3))
+def test_the_drawer_that_was_named_must_be_open_or_shut(drawer, opens, opening_m, success):
+    other = 0.0 if opens else 0.2
+    openings = [opening_m if index == drawer else other for index in range(3)]
+    info = DrawerRule(drawer, opens).update(drawers(*openings))
+    assert info["success"] is success
+    assert info["qpos"] == opening_m
+
+
+IN_DRAWER = Touch(frozenset({"top_drawer_bottom"}), FREE.fingers)
+
+
+def test_the_apple_in_the_drawer_counts_from_the_second_stage():
+    rule = PlaceInDrawerRule()
+    for _ in range(100):
+        info = rule.update(drawers(0.2, 0, 0, touched=(IN_DRAWER,)))
+        assert not info["success"]
+        assert rule.stage == 0
+    # The touch is remembered; the drawer must be ajar now.
+    assert rule.update(drawers(0.051, 0, 0, touched=(ON_TABLE,)))["success"]
+    assert rule.stage == 1
+    info = rule.update(drawers(0.049, 0, 0, touched=(IN_DRAWER,)))
+    assert not info["success"]
+    assert info["episode_stats"] == {"qpos": 0.049, "is_drawer_open": True, "has_contact": 101}
+
+
+def test_an_apple_elsewhere_is_not_in_the_drawer():
+    rule = PlaceInDrawerRule()
+    infos = [rule.update(drawers(0.3, 0, 0, touched=(ON_TABLE,))) for _ in range(120)]
+    assert not any(info["success"] for info in infos)

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from selfflow_robotics.envs.simpler.assets import check_assets, photographs
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import VulkanDevice, missing_device
-from selfflow_robotics.envs.tasks.catalog import TASKS
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS
+from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
 from selfflow_robotics.errors import UserError
 
 MESA = VulkanDevice("llvmpipe (LLVM 15)", "CPU", "1.4.305", "llvmpipe Mesa 25.0.7", False, True)
@@ -17,15 +19,38 @@ GPU = VulkanDevice("A GPU", "discrete GPU", "1.3.0", "NVIDIA 550.1", True, True)
 GOOD = {"python": [3, 11], "numpy": "1.26.4", "missing": [], "library": None}
 
 
+TASK = TASKS[DEFAULT_TASK]
+DATA = "ManiSkill2_real2sim/data"
+# The last one is not in the catalog yet.
+SIMPLER_TASKS = [task for task in (*TASKS.values(), PlaceAppleInDrawer()) if task.simpler]
+
+every_task = pytest.mark.parametrize("task", SIMPLER_TASKS, ids=lambda task: task.name)
+
+
+def complete(checkout, task):
+    """Put the files there that `task` needs; returns them."""
+    binding = task.bound()
+    files = [
+        *([binding.stage_file] if binding.stage_file else []),
+        *binding.files,
+        *photographs(task),
+        *(
+            f"custom/models/{model}/{file}"
+            for model in binding.models
+            for file in ("collision.obj", "textured.glb")
+        ),
+    ]
+    for file in files:
+        (checkout / DATA / file).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / DATA / file).touch()
+    return files
+
+
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder that looks like SimplerEnv's checkout, with its scenes."""
+    """A folder that looks like SimplerEnv's checkout, with the files of one task."""
     (tmp_path / "ManiSkill2_real2sim/mani_skill2_real2sim").mkdir(parents=True)
-    stages = tmp_path / "ManiSkill2_real2sim/data/hab2_bench_assets/stages"
-    stages.mkdir(parents=True)
-    for task in TASKS.values():
-        if task.simpler:
-            (stages / f"{task.simpler.stage}.glb").touch()
+    complete(tmp_path, TASK)
     return tmp_path
 
 
@@ -44,14 +69,14 @@ def interpreter(checkout, found, devices=(MESA,)):
 
 @pytest.mark.parametrize("devices", [[MESA], [GPU], [GPU, MESA]])
 def test_a_complete_installation_passes(checkout, devices):
-    check_simpler(str(checkout), interpreter(checkout, GOOD, devices))
+    check_simpler(str(checkout), interpreter(checkout, GOOD, devices), TASK)
 
 
 def test_without_a_checkout_the_interpreter_may_have_it_installed(checkout):
-    check_simpler(None, interpreter(checkout, GOOD))
+    check_simpler(None, interpreter(checkout, GOOD), TASK)
     lacking = interpreter(checkout, GOOD | {"missing": ["mani_skill2_real2sim"]})
     with pytest.raises(SimplerMissing, match="SIMPLER_ENV_PATH") as caught:
-        check_simpler(None, lacking)
+        check_simpler(None, lacking, TASK)
     assert "git clone" in caught.value.advice
 
 
@@ -63,13 +88,64 @@ def test_without_a_checkout_the_interpreter_may_have_it_installed(checkout):
         ({"missing": ["sapien", "cv2"]}, "lacks sapien, cv2"),
         ({"missing": ["pkg_resources"]}, "setuptools below 82"),
         ({"library": "libX11.so.6: cannot open"}, "libX11.so.6.*apt-get install"),
-        ({"assets": "/nowhere"}, "lacks google_pick_coke_can_1_v4.glb"),
+        (
+            {"assets": "/nowhere"},
+            r"lacks .*_1_v4\.glb, which pick_coke_can needs",
+        ),
     ],
 )
 def test_what_is_missing_is_named(checkout, change, message):
     with pytest.raises(UserError, match=message) as caught:
-        check_simpler(str(checkout), interpreter(checkout, GOOD | change))
+        check_simpler(str(checkout), interpreter(checkout, GOOD | change), TASK)
     assert "\n" not in str(caught.value)
+
+
+@every_task
+def test_each_file_that_a_task_needs_is_missed(tmp_path, task):
+    files = complete(tmp_path, task)
+    assets = tmp_path / DATA
+    check_assets(task, assets)
+    for file in files:
+        if file.endswith("textured.glb"):
+            continue  # there are others
+        (assets / file).unlink()
+        with pytest.raises(UserError, match=f"lacks {file}, which {task.name} needs") as caught:
+            check_assets(task, assets)
+        assert "\n" not in str(caught.value)
+        (assets / file).touch()
+
+
+def test_another_tasks_files_are_not_asked_for(checkout):
+    python = interpreter(checkout, GOOD)
+    check_simpler(str(checkout), python, TASK)
+    with pytest.raises(SimplerMissing, match=r"lacks .*, which open_drawer needs"):
+        check_simpler(str(checkout), python, TASKS["open_drawer"])
+    photograph = checkout / DATA / "real_inpainting/open_drawer_c2.png"
+    complete(checkout, TASKS["open_drawer"])
+    check_simpler(str(checkout), python, TASKS["open_drawer"])
+    photograph.unlink()
+    check_simpler(str(checkout), python, TASK)
+    with pytest.raises(SimplerMissing, match=r"open_drawer_c2\.png, which open_drawer needs"):
+        check_simpler(str(checkout), python, TASKS["open_drawer"])
+
+
+@pytest.mark.parametrize("mesh", ["textured.obj", "textured.dae", "textured.glb"])
+def test_an_object_that_would_be_invisible_is_named(checkout, mesh):
+    folder = checkout / DATA / "custom/models/opened_coke_can"
+    (folder / "textured.glb").unlink()
+    with pytest.raises(UserError, match=r"textured.* in custom/models/opened_coke_can.*invisible"):
+        check_assets(TASK, checkout / DATA)
+    (folder / mesh).touch()
+    check_assets(TASK, checkout / DATA)
+
+
+def test_a_task_without_a_binding_is_the_users_mistake(checkout):
+    class TabletopOnly(type(TASK)):
+        simpler = None
+
+    with pytest.raises(UserError, match="runs on the tabletop only") as caught:
+        check_simpler(str(checkout), interpreter(checkout, GOOD), TabletopOnly())
+    assert caught.value.advice is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +159,7 @@ def test_what_is_missing_is_named(checkout, change, message):
 def test_missing_vulkan_is_named(checkout, devices, message, monkeypatch):
     monkeypatch.delenv("VK_ICD_FILENAMES", raising=False)
     with pytest.raises(UserError, match=message):
-        check_simpler(str(checkout), interpreter(checkout, GOOD, devices))
+        check_simpler(str(checkout), interpreter(checkout, GOOD, devices), TASK)
 
 
 def test_a_wrong_driver_path_is_named(monkeypatch):
@@ -95,12 +171,12 @@ def test_a_wrong_driver_path_is_named(monkeypatch):
 @pytest.mark.parametrize("path", [None, "", "/nowhere"])
 def test_a_missing_checkout_is_named(path):
     with pytest.raises(UserError, match="checkout"):
-        check_simpler(path, None)
+        check_simpler(path, None, TASK)
 
 
 def test_an_interpreter_that_fails_is_named(checkout):
     with pytest.raises(UserError, match=r"failed to run \(/bin/false\): exit status 1"):
-        check_simpler(str(checkout), "/bin/false")
+        check_simpler(str(checkout), "/bin/false", TASK)
 
 
 def test_nothing_is_changed_where_the_driver_is_complete():

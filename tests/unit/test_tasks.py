@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from selfflow_robotics.envs.episodes import EpisodeSpec, draw_start
+from selfflow_robotics.envs.simpler.assets import photographs
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks import catalog
@@ -16,10 +17,17 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.probe_frames import TARGETS, contents
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.rollouts.demonstrations import CollectConfig
 
 FILES = Path(catalog.__file__).parent
 # The expert's successes of its first episodes, one a variant and seed: (least, episodes).
-EXPERT = {"move_near": (9, 10), "pick_coke_can": (6, 6)}
+EXPERT = {
+    "move_near": (9, 10),
+    "pick_coke_can": (6, 6),
+    "pick_horizontal_coke_can": (2, 2),
+    "pick_standing_coke_can": (2, 2),
+    "pick_vertical_coke_can": (2, 2),
+}
 HOLD_STEPS = 3
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
@@ -52,6 +60,27 @@ def test_an_unknown_task_names_the_nearest(name):
     with pytest.raises(UserError, match="did you mean pick_coke_can") as raised:
         get_task(name)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("google_robot_pick_coke_can", "pick_coke_can"),
+        ("google_robot_pick_horizontal_coke_can", "pick_horizontal_coke_can"),
+        ("google_robot_move_near", "move_near"),
+        ("google_robot_move_near_v1", "move_near"),
+        ("google_robot_open_drawer", "open_drawer"),
+        ("google_robot_close_middle_drawer", "close_middle_drawer"),
+    ],
+)
+def test_simplers_names_are_understood(theirs, ours):
+    assert get_task(theirs) is TASKS[ours]
+    config = CollectConfig(task=theirs)
+    assert config.task == config.spec.task == ours
+    assert ours in config.dataset_name
+    assert theirs not in config.dataset_name
+    with pytest.raises(UserError, match=f"did you mean .*{ours}"):
+        get_task(f"{theirs}z")
 
 
 @every_task
@@ -95,7 +124,9 @@ def test_an_episode_has_words_a_scene_and_a_plan(task, envs):
         scene = task.scene(episode)
         assert {item.body for item in scene.objects} <= set(task.bodies)
         assert all(item.rest in item.body.rests.values() for item in scene.objects)
-        assert all(skill.item < len(scene.objects) for skill in task.plan(episode))
+        for skill in task.plan(episode):
+            assert getattr(skill, "item", -1) < len(scene.objects)
+            assert getattr(skill, "drawer", -1) < len(scene.drawers or ())
         assert task.plan(episode)
 
 
@@ -118,8 +149,18 @@ def test_simpler_can_start_every_episode(task):
     if task.simpler is None:
         pytest.skip("the task runs on the tabletop only")
     for episode in starts(task):
-        json.dumps(task.simpler.object_options(episode))
-        assert "{" not in task.simpler.overlay.format(**episode)
+        json.dumps([task.simpler.object_options(episode), task.simpler.attributes(episode)])
+        assert task.simpler.overlay.format(**episode) in set(photographs(task))
+
+
+def test_simpler_numbers_the_episodes_of_move_near_as_the_grid_does():
+    task = TASKS["move_near"]
+    for index, cell in enumerate(task.grid()):
+        assert task.bound().object_options(cell) == {"episode_id": index}
+        layouts = task.bound().attributes(cell | {"shift_xy": [0.01, -0.02]})
+        places = layouts["_xy_config_per_triplet"][index % 12 // 6]
+        scene = task.scene(cell | {"shift_xy": [0.01, -0.02]})
+        assert {tuple(xy) for xy in places} == {placed.xy for placed in scene.objects}
 
 
 @every_task

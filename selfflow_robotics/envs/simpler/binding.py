@@ -5,7 +5,6 @@ also redraws the robot's colours at each reset and overrides the caller's choice
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -26,9 +25,13 @@ class SimplerBinding:
     objects: Callable[[Any], Sequence[Any]] = lambda simulation: [simulation.obj]
     flags: tuple[str, ...] = ()  # further step information (bool)
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments of SIMPLER's `make`
+    models: tuple[str, ...] = ()  # objects, by their folders in custom/models
+    files: tuple[str, ...] = ()  # further files that it needs, in the asset folder
+    remark: str = ""  # that belongs next to every result
 
-    def stage_file(self, assets: Path) -> Path | None:
-        """The scene's file in the asset folder; None if it has none."""
+    @property
+    def stage_file(self) -> str | None:
+        """The scene's file, relative to the asset folder; None if it has none."""
         if self.stage.startswith("dummy_"):
             return None
-        return assets / "hab2_bench_assets" / "stages" / f"{self.stage}.glb"
+        return f"hab2_bench_assets/stages/{self.stage}.glb"

@@ -17,6 +17,7 @@ import numpy as np
 
 from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
 from selfflow_robotics.envs.episodes import draw_start
+from selfflow_robotics.envs.simpler.assets import check_assets
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
@@ -48,9 +49,7 @@ class SimplerEnv(RobotEnv):
         Raises UserError, with the fix, if something that SIMPLER needs is missing.
         """
         super().__init__(task, image_size)
-        if task.simpler is None:
-            raise UserError(f"{task.name} runs on the tabletop only so far; use sim=tabletop")
-        self._binding, self._robot = task.simpler, ROBOTS[task.robot.name]
+        self._binding, self._robot = task.bound(), ROBOTS[task.robot.name]
         self._sapien, self._assets, self._devices = _load(path)
         self._episode = draw_start(task, 0, {}, robot_variant=self._robot.variants)
         self._simulation = self._make_simulation()
@@ -58,9 +57,7 @@ class SimplerEnv(RobotEnv):
 
     def _make_simulation(self) -> Any:
         binding, robot = self._binding, self._robot
-        stage = binding.stage_file(self._assets)
-        if stage and not stage.is_file():
-            raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
+        check_assets(self.task, self._assets)
         made = import_module("gymnasium").make(
             binding.env_id,
             obs_mode="none",  # a step renders nothing; `observe` does
@@ -150,7 +147,8 @@ class SimplerEnv(RobotEnv):
         )
 
     def provenance(self) -> dict[str, Any]:
-        stage = self._binding.stage_file(self._assets)
+        stage_file = self._binding.stage_file
+        stage = self._assets / stage_file if stage_file else None
         repository = self._assets.parent
         return {
             "simulator": self.simulator,

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from selfflow_robotics.envs.simpler import vulkan
-from selfflow_robotics.envs.tasks.catalog import TASKS
+from selfflow_robotics.envs.simpler.assets import check_assets
+from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 
 INSTALL = """\
@@ -58,18 +59,20 @@ class SimplerMissing(UserError):
     advice = INSTALL
 
 
-def check_simpler(path: str | None, python: str | None) -> None:
-    """Raise SimplerMissing, in one line with the fix, if SIMPLER at `path` would not start.
+def check_simpler(path: str | None, python: str | None, task: Task) -> None:
+    """Raise SimplerMissing, in one line with the fix, if SIMPLER at `path` would not start `task`.
 
     Checks, in installation order, the checkout, the interpreter `python` and its packages, the
-    scenes and the Vulkan devices, without starting a simulator. `path` None: SIMPLER is installed
-    in the interpreter; `python` None: this interpreter.
+    task's scene, photographs and meshes, and the Vulkan devices, without starting a simulator.
+    `path` None: SIMPLER is installed in the interpreter; `python` None: this interpreter. Raises
+    UserError if the task does not run in SIMPLER at all.
     """
+    task.bound()
     interpreter = python or sys.executable
     try:
         folders = _check_checkout(path) if path else []
         assets = _check_python(folders, interpreter)
-        _check_scenes(assets)
+        _check_scene(task, assets)
         _check_vulkan(interpreter)
     except UserError as error:
         raise SimplerMissing(str(error)) from error
@@ -113,17 +116,14 @@ def _check_python(folders: list[str], python: str) -> Path:
     return Path(found["assets"])
 
 
-def _check_scenes(assets: Path) -> None:
-    files = {task.simpler.stage_file(assets) for task in TASKS.values() if task.simpler}
-    for stage in sorted(file for file in files if file):
-        stages = stage.parent
-        if not stage.is_file():
-            raise UserError(f"SIMPLER's checkout lacks {stage.name}: complete the checkout")
+def _check_scene(task: Task, assets: Path) -> None:
+    check_assets(task, assets)
+    if stage_file := task.bound().stage_file:
         # SAPIEN writes a derived collision shape next to the scene.
-        if not stage.with_name(stage.name + ".nonconvex.stl").is_file() and not os.access(
-            stages, os.W_OK
-        ):
-            raise UserError(f"SAPIEN must be able to write to {stages} on its first run")
+        stage = assets / stage_file
+        derived = stage.with_name(stage.name + ".nonconvex.stl")
+        if not derived.is_file() and not os.access(stage.parent, os.W_OK):
+            raise UserError(f"SAPIEN must be able to write to {stage.parent} on its first run")
 
 
 def _check_vulkan(python: str) -> None:

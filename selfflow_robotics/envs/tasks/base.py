@@ -121,6 +121,12 @@ class Task(ABC):
     # What linear probes predict, of `evaluation.probe_frames.TARGETS`.
     targets: tuple[str, ...] = ("object_position", "object_axis", "gripper", "tool_position")
 
+    def bound(self) -> SimplerBinding:
+        """`simpler`. Raises UserError if the task does not run in SIMPLER."""
+        if self.simpler is None:
+            raise UserError(f"{self.name} runs on the tabletop only so far; use sim=tabletop")
+        return self.simpler
+
     @property
     def variants(self) -> tuple[str, ...]:
         """The groups of episodes that reports tell apart."""

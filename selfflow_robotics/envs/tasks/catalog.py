@@ -3,12 +3,13 @@
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.envs.tasks.drawers import Drawer
 from selfflow_robotics.envs.tasks.move_near import MoveNear
-from selfflow_robotics.envs.tasks.pick_coke_can import PickCokeCan
+from selfflow_robotics.envs.tasks.pick_coke_can import ORIENTATIONS, PickCokeCan
 from selfflow_robotics.errors import unknown
 
 TASKS: dict[str, Task] = {
     "move_near": MoveNear(),
     "pick_coke_can": PickCokeCan(),
+    **{task.name: task for task in (PickCokeCan((lies,)) for lies in ORIENTATIONS)},
     **{
         task.name: task
         for verb in ("open", "close")
@@ -23,11 +24,21 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
+# SIMPLER's names, some of them with a version, are ours behind this.
+_SIMPLER_PREFIX = "google_robot_"
+_VERSIONS = {"move_near_v1": "move_near"}
+
+
 def get_task(name: str) -> Task:
-    """The task `name`. Raises UserError with suggestions if it is unknown."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]
+    """The task `name`, which may be SIMPLER's name for it (google_robot_pick_coke_can).
+
+    Raises UserError with suggestions if it is unknown.
+    """
+    own = name.removeprefix(_SIMPLER_PREFIX)
+    own = _VERSIONS.get(own, own)
+    if own not in TASKS:
+        raise unknown("task", own, TASKS)
+    return TASKS[own]
 
 
 def get_tasks(names: str) -> list[Task]:
@@ -41,3 +52,8 @@ def get_tasks(names: str) -> list[Task]:
             task = get_task(member)
             chosen[task.name] = task
     return list(chosen.values())
+
+
+def own_names(names: str) -> str:
+    """`names` as for `get_tasks`, with our names in place of SIMPLER's."""
+    return ",".join(n if n in GROUPS else get_task(n).name for n in names.split(","))

@@ -4,10 +4,10 @@ drawer (ManiSkill2_real2sim envs/custom_scenes/open_drawer_in_scene.py)."""
 import math
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
-from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Scene, Task
+from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Scene, Task
 from selfflow_robotics.envs.tasks.plan import Pull, Push
 from selfflow_robotics.envs.tasks.rules import Seen
 
@@ -22,6 +22,21 @@ STANDS = {
     "c0": (0.665, 0.224, 0.0),
     "c1": (0.765, 0.222, -0.025),
     "c2": (0.865, 0.222, -0.025),
+}
+# Of the binding of every task with the cabinet: SIMPLER's for visual matching, but rasterised, as
+# ray tracing takes minutes a frame on a CPU.
+CABINET: dict[str, Any] = {
+    "stage": "dummy_drawer",
+    "files": ("custom/mk_station_recolor.urdf",),
+    "settings": {
+        "station_name": "mk_station_recolor",
+        "light_mode": "simple",
+        "disable_bad_material": True,
+    },
+    "remark": (
+        "SIMPLER's cabinet was rasterised. SIMPLER's own evaluation ray traces it, so shadows in "
+        "its images differ."
+    ),
 }
 _OPEN_FROM_M, _SHUT_UP_TO_M = 0.15, 0.05  # success
 _AJAR_M = 0.2  # at the start of closing
@@ -41,15 +56,10 @@ class Drawer(Task):
         self.starts = {"variant": Choice(drawers), "stand": Choice(tuple(STANDS))}
         self.simpler = SimplerBinding(
             env_id=f"{verb.capitalize()}DrawerCustomInScene-v0",
-            stage="dummy_drawer",
             overlay="real_inpainting/open_drawer_{stand}.png",
             attributes=lambda episode: {"drawer_ids": [episode["variant"]]},
             objects=lambda simulation: [],
-            settings={
-                "station_name": "mk_station_recolor",
-                "light_mode": "simple",
-                "disable_bad_material": True,
-            },
+            **CABINET,
         )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
@@ -74,11 +84,13 @@ class Drawer(Task):
         ]
 
 
-def scene_at(stand: str, drawers: tuple[float, float, float], objects=()) -> Scene:
+def scene_at(
+    stand: str, drawers: tuple[float, float, float], objects: tuple[Placed, ...] = ()
+) -> Scene:
     """The cabinet with the robot on one of STANDS."""
     x, y, yaw = STANDS[stand]
     turned = (-math.sin(yaw / 2), 0.0, 0.0, math.cos(yaw / 2))  # yaw, then half a turn
-    return Scene(tuple(objects), base_xy=(x, y), base_quaternion=turned, drawers=drawers)
+    return Scene(objects, base_xy=(x, y), base_quaternion=turned, drawers=drawers)
 
 
 @dataclass

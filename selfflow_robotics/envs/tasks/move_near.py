@@ -6,33 +6,25 @@ Objects, layouts and the success rule are those of SIMPLER's google_robot_move_n
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
     LYING_ALONG,
-    UPRIGHT,
     Body,
     Rest,
     Shape,
-    Vector,
+    apple,
+    ball,
     can,
 )
 from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
 from selfflow_robotics.robot.rotations import from_wxyz
-
-
-def _ball(name: str, radius: float, mass: float, rgb: Vector) -> Body:
-    return Body(
-        name,
-        size=(2 * radius, 2 * radius, 2 * radius),
-        shapes=(Shape("sphere", (radius,), rgb, mass=mass),),
-        rests={"standing": Rest(UPRIGHT, radius)},
-    )
-
 
 _SPONGE = Body(
     "sponge",
@@ -46,9 +38,9 @@ _OBJECTS = {
         "blue_plastic_bottle", 0.0285, (0.15, 0.35, 0.80), radius=0.030, length=0.174
     ),
     "pepsi can": can("pepsi_can", 0.0204, (0.05, 0.15, 0.55)),
-    "orange": _ball("orange", 0.035, 0.0363, (0.95, 0.50, 0.05)),
+    "orange": ball("orange", 0.035, 0.0363, (0.95, 0.50, 0.05)),
     "7up can": can("7up_can", 0.0196, (0.10, 0.60, 0.20)),
-    "apple": _ball("apple", 0.036, 0.0536, (0.65, 0.10, 0.15)),
+    "apple": apple(),
     "sponge": _SPONGE,
     "coke can": COKE_CAN,
     "redbull can": can("redbull_can", 0.0169, (0.60, 0.62, 0.70), radius=0.02925, length=0.13),
@@ -74,6 +66,49 @@ _NEAR_M = 0.14
 # The rule.
 _GAP_M, _MOVED_M, _CLOSER_M = 0.10, 0.03, 0.01
 _FALL_M, _FALL_OF_OTHERS_M = 0.15, 0.02
+_FLAGS = (
+    "all_obj_keep_height",
+    "moved_correct_obj",
+    "moved_wrong_obj",
+    "near_tgt_obj",
+    "is_closest_to_tgt",
+)
+# SIMPLER's models of the objects.
+_MODELS = {
+    "blue plastic bottle": "blue_plastic_bottle",
+    "pepsi can": "baked_opened_pepsi_can_v2",
+    "orange": "orange",
+    "7up can": "baked_opened_7up_can_v2",
+    "apple": "baked_apple_v2",
+    "sponge": "baked_sponge_v2",
+    "coke can": "baked_opened_coke_can_v2",
+    "redbull can": "baked_opened_redbull_can_v2",
+}
+
+
+def _object_options(episode: Episode) -> dict:
+    triplet, layout, roles = (
+        list(known).index(episode[name])
+        for name, known in (("variant", _TRIPLETS), ("layout", _LAYOUTS), ("roles", _ROLES))
+    )
+    return {"episode_id": (triplet * len(_LAYOUTS) + layout) * len(_ROLES) + roles}
+
+
+def _attributes(episode: Episode) -> dict:
+    """SIMPLER's layouts, all of them shifted."""
+    dx, dy = episode["shift_xy"]
+    return {
+        "_xy_config_per_triplet": [
+            tuple([x + dx, y + dy] for x, y in places) for places in _LAYOUTS.values()
+        ]
+    }
+
+
+def _actors(simulation: Any) -> list[Any]:
+    """Source, target and the other."""
+    source, target = simulation.episode_source_obj, simulation.episode_target_obj
+    others = [actor for actor in simulation.episode_objs if actor not in (source, target)]
+    return [source, target, *others]
 
 
 class MoveNear(Task):
@@ -89,6 +124,16 @@ class MoveNear(Task):
     }
     bodies = tuple(_OBJECTS.values())
     targets = ("object_position", "gripper", "tool_position")
+    simpler = SimplerBinding(
+        env_id="MoveNearGoogleBakedTexInScene-v1",
+        stage="google_pick_coke_can_1_v4",
+        overlay="real_inpainting/google_move_near_real_eval_1.png",
+        object_options=_object_options,
+        attributes=_attributes,
+        objects=_actors,
+        flags=_FLAGS,
+        models=tuple(_MODELS.values()),
+    )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         names = _TRIPLETS[episode["variant"]]

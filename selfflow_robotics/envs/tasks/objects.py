@@ -99,4 +99,19 @@ def can(
     )
 
 
+def ball(name: str, radius: float, mass: float, rgb: Vector) -> Body:
+    """A ball."""
+    return Body(
+        name,
+        size=(2 * radius, 2 * radius, 2 * radius),
+        shapes=(Shape("sphere", (radius,), rgb, mass=mass),),
+        rests={"standing": Rest(UPRIGHT, radius)},
+    )
+
+
+def apple(mass: float = 0.0536) -> Body:
+    """SIMPLER's apple, whose mass differs between tasks."""
+    return ball("apple", 0.036, mass, (0.65, 0.10, 0.15))
+
+
 COKE_CAN = can("coke_can", 0.01996, (0.80, 0.07, 0.08), middle=-0.0076)

@@ -11,7 +11,7 @@ from selfflow_robotics.envs.tasks.plan import Pick
 from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
 
 # Our name for how the can lies -> SIMPLER's.
-_ORIENTATIONS = {"standing": "upright", "horizontal": "lr_switch", "vertical": "laid_vertically"}
+ORIENTATIONS = {"standing": "upright", "horizontal": "lr_switch", "vertical": "laid_vertically"}
 _X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
 _GRID_POINTS = 5  # along each axis
 # Fingers that close above the middle of a lying can slide off its round top (12 mm above, 3 of 10
@@ -22,19 +22,14 @@ _LYING_AIM_BELOW_M = 0.007
 def _object_options(episode: Episode) -> dict:
     return {
         "init_xy": episode["object_xy"],
-        "orientation": _ORIENTATIONS[episode["variant"]],
+        "orientation": ORIENTATIONS[episode["variant"]],
     }
 
 
 class PickCokeCan(Task):
     """`variant` is how the can lies, `object_xy` where (m, world)."""
 
-    name = "pick_coke_can"
     max_episode_steps = 80
-    starts = {  # noqa: RUF012
-        "variant": Choice(tuple(_ORIENTATIONS)),
-        "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
-    }
     bodies = (COKE_CAN,)
     simpler = SimplerBinding(
         env_id="GraspSingleOpenedCokeCanInScene-v0",
@@ -42,7 +37,17 @@ class PickCokeCan(Task):
         overlay="real_inpainting/google_coke_can_real_eval_1.png",
         object_options=_object_options,
         flags=PICK_FLAGS,
+        models=("opened_coke_can",),
     )
+
+    def __init__(self, orientations: tuple[str, ...] = tuple(ORIENTATIONS)) -> None:
+        """orientations: those that an episode may have."""
+        chosen = f"{orientations[0]}_" if len(orientations) == 1 else ""
+        self.name = f"pick_{chosen}coke_can"
+        self.starts = {
+            "variant": Choice(orientations),
+            "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
+        }
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return ("pick coke can",)
@@ -59,7 +64,7 @@ class PickCokeCan(Task):
         return (Pick(lying_aim_below_m=_LYING_AIM_BELOW_M),)
 
     def grid(self) -> list[Episode]:
-        """3 orientations x 5 x 5 positions (scripts/rt1_pick_coke_can_visual_matching.sh)."""
+        """Each orientation at 5 x 5 positions (scripts/rt1_pick_coke_can_visual_matching.sh)."""
         xs, ys = (np.linspace(*ends, _GRID_POINTS).round(6).tolist() for ends in (_X_M, _Y_M))
         return [
             {"variant": variant, "object_xy": [x, y]}

@@ -40,4 +40,12 @@ class Push:
     drawer: int
 
 
-Skill = Pick | Place | Pull | Push
+@dataclass(frozen=True)
+class PutInto:
+    """Let the object that the hand holds fall into a drawer that stands open, and retreat."""
+
+    item: int
+    drawer: int
+
+
+Skill = Pick | Place | Pull | Push | PutInto

@@ -1,0 +1,56 @@
+"""The files of SIMPLER's checkout that a task needs.
+
+SIMPLER itself fails late or not at all: a model without a mesh to look at is an invisible object
+and a line in its log.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from string import Formatter
+
+from selfflow_robotics.envs.tasks.base import Choice, Task
+from selfflow_robotics.errors import UserError
+
+# What SIMPLER shows of an object, the first that exists (envs/custom_scenes/base_env.py).
+_MESHES = ("textured.obj", "textured.dae", "textured.glb")
+
+
+def check_assets(task: Task, assets: Path) -> None:
+    """Raise UserError, naming task and file, if SIMPLER's asset folder lacks what `task` needs.
+
+    Files that only other tasks need may be missing.
+    """
+    for file in _files(task):
+        if not (assets / file).is_file():
+            raise UserError(
+                f"SIMPLER's checkout lacks {file}, which {task.name} needs: complete the checkout"
+            )
+    for model in task.bound().models:
+        folder = assets / "custom" / "models" / model
+        if not any((folder / mesh).is_file() for mesh in _MESHES):
+            raise UserError(
+                f"SIMPLER's checkout lacks {' and '.join(_MESHES)} in custom/models/{model}; one "
+                f"must be there, or an object of {task.name} is invisible: complete the checkout"
+            )
+
+
+def _files(task: Task) -> Iterator[str]:
+    """Those without alternatives, relative to the asset folder."""
+    binding = task.bound()
+    if binding.stage_file:
+        yield binding.stage_file
+    yield from binding.files
+    for model in binding.models:
+        yield f"custom/models/{model}/collision.obj"
+    yield from photographs(task)
+
+
+def photographs(task: Task) -> Iterator[str]:
+    """The photographs of all episodes of `task`, relative to the asset folder."""
+    overlay = task.bound().overlay
+    names = [name for _, name, _, _ in Formatter().parse(overlay) if name]
+    options = [task.starts[name] for name in names]
+    choices = [option.values for option in options if isinstance(option, Choice)]
+    for values in product(*choices):
+        yield overlay.format(**dict(zip(names, values, strict=True)))

@@ -1,0 +1,96 @@
+"""SIMPLER's google_robot_place_apple_in_closed_top_drawer: open the drawer, then put the apple in
+(ManiSkill2_real2sim envs/custom_scenes/place_in_closed_drawer_in_scene.py)."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.drawers import CABINET, scene_at
+from selfflow_robotics.envs.tasks.objects import apple
+from selfflow_robotics.envs.tasks.plan import Pick, Pull, PutInto, Skill
+from selfflow_robotics.envs.tasks.rules import Seen
+
+_MODEL = "baked_apple_v2"
+_APPLE = apple(mass=0.2144)
+_DRAWER = DRAWERS.index("top")
+_BOTTOM = "top_drawer_bottom"  # what the apple touches when it lies in the drawer
+_X_M, _Y_M = (-0.10, -0.05), (0.0, 0.10)
+_GRID_X_M, _GRID_Y_M, _GRID_POINTS = (-0.08, -0.02), (-0.02, 0.08), 3
+_FORCED_AFTER_STEPS = 100  # the second stage begins, whether the drawer is open or not
+_OPEN_FROM_M, _AJAR_FROM_M = 0.15, 0.05
+
+
+class PlaceAppleInDrawer(Task):
+    """`variant` is where the robot stands (`drawers.STANDS`), `object_xy` where the apple lies on
+    the cabinet (m, world)."""
+
+    name = "place_apple_in_closed_top_drawer"
+    max_episode_steps = 200
+    starts = {  # noqa: RUF012
+        "variant": Choice(("a0", "b0", "c0")),
+        "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
+    }
+    bodies = (_APPLE,)
+    targets = ("object_position", "drawers", "gripper", "tool_position")
+    simpler = SimplerBinding(
+        env_id="PlaceIntoClosedTopDrawerCustomInScene-v0",
+        overlay="real_inpainting/open_drawer_{variant}.png",
+        object_options=lambda episode: {"init_xy": episode["object_xy"]},
+        models=(_MODEL,),
+        **{**CABINET, "settings": {**CABINET["settings"], "model_ids": [_MODEL]}},
+    )
+
+    def instructions(self, episode: Episode) -> tuple[str, ...]:
+        return "open top drawer", "place apple into top drawer"
+
+    def scene(self, episode: Episode) -> Scene:
+        x, y = episode["object_xy"]
+        placed = Placed(_APPLE, (x, y), _APPLE.rests["standing"])
+        return scene_at(episode["variant"], drawers=(0.0, 0.0, 0.0), objects=(placed,))
+
+    def rule(self, episode: Episode, settled: Seen) -> "PlaceInDrawerRule":
+        return PlaceInDrawerRule()
+
+    def plan(self, episode: Episode) -> tuple[Skill, ...]:
+        return (Pull(_DRAWER), Pick(), PutInto(item=0, drawer=_DRAWER))
+
+    def grid(self) -> list[Episode]:
+        """3 marks x 3 x 3 positions (scripts/rt1_put_in_drawer_visual_matching.sh)."""
+        xs, ys = (
+            np.linspace(*ends, _GRID_POINTS).round(6).tolist() for ends in (_GRID_X_M, _GRID_Y_M)
+        )
+        return [
+            {"variant": stand, "object_xy": [x, y]}
+            for stand, x, y in product(self.variants, xs, ys)
+        ]
+
+
+@dataclass
+class PlaceInDrawerRule:
+    """SIMPLER's rule: the drawer is ajar and the apple has once touched its bottom, in stage 1."""
+
+    stage: int = 0
+    steps: int = 0
+    contact_steps: int = 0
+    was_open: bool = False
+
+    def update(self, seen: Seen) -> dict:
+        """After a control step: SIMPLER's info fields."""
+        assert seen.drawers is not None
+        # The step after the last of the first stage begins the second one.
+        self.stage = int(self.steps >= _FORCED_AFTER_STEPS)
+        self.steps += 1
+        opening = float(seen.drawers[_DRAWER])
+        self.was_open |= opening >= _OPEN_FROM_M
+        self.contact_steps += _BOTTOM in seen.touches[0].others
+        return {
+            "success": self.stage == 1 and opening >= _AJAR_FROM_M and self.contact_steps > 0,
+            "episode_stats": {
+                "qpos": opening,
+                "is_drawer_open": self.was_open,
+                "has_contact": self.contact_steps,
+            },
+        }
