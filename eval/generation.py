@@ -217,6 +217,11 @@ def picture_maker(
         task = TASKS.get(str(bundle.provenance.get("task")))
         if words is None:
             words = task.instructions(draw_start(task, 0, {}))[0] if task else ""
+        if not words and config.guidance_scale != 1.0:
+            raise UserError(
+                f"guidance_scale has no effect without an instruction: add instruction=... or "
+                f"leave it out ({bundle.origin} has no classes)"
+            )
         told["instruction"] = words
     if bundle.taken:
         told["taken"] = bundle.taken

@@ -49,6 +49,11 @@ def open_frames(
             f"{latents} holds latents of {made_by}, not of {asked.kind}: "
             f"model.autoencoder.kind={made_by}, or encode the frames again"
         )
+    if asked.weights not in (None, frames.autoencoder.weights):
+        raise UserError(
+            f"{latents} holds latents of the autoencoder {frames.autoencoder.source}, not of "
+            f"{asked.weights}: leave model.autoencoder.weights out, or encode the frames again"
+        )
     if frames.image_size != model.image_size:
         size, ours = (" x ".join(map(str, s)) for s in (frames.image_size, model.image_size))
         raise UserError(

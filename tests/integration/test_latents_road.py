@@ -184,6 +184,7 @@ def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
         ["play_data=sets/toy/0.1.0"],
         ["play_latents=latents"],
         ["model.autoencoder.kind=rae"],
+        ["model.autoencoder={kind: sd_vae, weights: elsewhere}"],
         ["text.encoder=hf:nowhere"],
         ["text.tokens=1"],
     ],
