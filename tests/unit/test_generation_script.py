@@ -186,6 +186,11 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),
         (_nothing, ["heads=4"], "heads is only for files of released weights"),
         (_nothing, ["--checkpoint", "runs/scenes", "labels=[1]"], "has no classes"),
+        (
+            _nothing,
+            ["--checkpoint", "runs/scenes", "instruction=''", "guidance_scale=2"],
+            "guidance_scale",
+        ),
         (_nothing, ["labels=[3]"], "labels must be numbers from 0 to 2, got [3]"),
         (_nothing, ["instruction=x"], "does not read instructions"),
         (_nothing, ["autoencoder_weights=vae"], "need no autoencoder_weights"),
