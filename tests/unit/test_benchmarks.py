@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import pretraining, speed
+from benchmarks import pretraining, speed, throughput
 from benchmarks.speed_sides import GROUPS, Setup, variants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,3 +144,17 @@ def test_benchmarks_run_as_files(name):
     without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, env=without, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--task", "pick_coke"], ["--workers", "0"], ["--sim", "other"]]
+)
+def test_throughput_refuses(refused, arguments):
+    refused(throughput.main, *arguments)
+
+
+def test_throughput_has_a_row_per_number_of_workers(capsys):
+    throughput.main(["--workers", "1", "2", "--episodes", "1", "--repeats", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["1", "2"]
+    assert all(float(cell) > 0 for row in rows[2:] for cell in row.split("|")[2:4])
