@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from selfflow_robotics.envs.episodes import EpisodeSpec, draw_start
-from selfflow_robotics.envs.simpler.assets import photographs
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks import catalog
@@ -142,15 +141,6 @@ def test_the_grid_has_different_legal_starts(task):
     else:
         with pytest.raises(UserError, match="no official grid"):
             evaluation_episodes(task, "tabletop", "grid", None, 0)
-
-
-@every_task
-def test_simpler_can_start_every_episode(task):
-    if task.simpler is None:
-        pytest.skip("the task runs on the tabletop only")
-    for episode in starts(task):
-        json.dumps([task.simpler.object_options(episode), task.simpler.attributes(episode)])
-        assert task.simpler.overlay.format(**episode) in set(photographs(task))
 
 
 def test_simpler_numbers_the_episodes_of_move_near_as_the_grid_does():

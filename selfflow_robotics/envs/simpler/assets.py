@@ -30,8 +30,8 @@ def check_assets(task: Task, assets: Path) -> None:
         folder = assets / "custom" / "models" / model
         if not any((folder / mesh).is_file() for mesh in _MESHES):
             raise UserError(
-                f"SIMPLER's checkout lacks {' and '.join(_MESHES)} in custom/models/{model}; one "
-                f"must be there, or an object of {task.name} is invisible: complete the checkout"
+                f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}, so "
+                f"an object of {task.name} would be invisible: complete the checkout"
             )
 
 

@@ -15,12 +15,15 @@ from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Sc
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
     LYING_ALONG,
+    PEPSI_CAN,
     Body,
     Rest,
     Shape,
     apple,
     ball,
     can,
+    plastic_bottle,
+    redbull_can,
 )
 from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
@@ -34,16 +37,14 @@ _SPONGE = Body(
 )
 # By their name in the instruction.
 _OBJECTS = {
-    "blue plastic bottle": can(
-        "blue_plastic_bottle", 0.0285, (0.15, 0.35, 0.80), radius=0.030, length=0.174
-    ),
-    "pepsi can": can("pepsi_can", 0.0204, (0.05, 0.15, 0.55)),
+    "blue plastic bottle": plastic_bottle(),
+    "pepsi can": PEPSI_CAN,
     "orange": ball("orange", 0.035, 0.0363, (0.95, 0.50, 0.05)),
     "7up can": can("7up_can", 0.0196, (0.10, 0.60, 0.20)),
     "apple": apple(),
     "sponge": _SPONGE,
     "coke can": COKE_CAN,
-    "redbull can": can("redbull_can", 0.0169, (0.60, 0.62, 0.70), radius=0.02925, length=0.13),
+    "redbull can": redbull_can(),
 }
 _TRIPLETS = {
     "bottle-pepsi-orange": ("blue plastic bottle", "pepsi can", "orange"),

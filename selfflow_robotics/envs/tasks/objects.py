@@ -16,6 +16,7 @@ Vector = tuple[float, float, float]
 _HALF = 0.7071067811865476
 UNTURNED: Quaternion = (1.0, 0.0, 0.0, 0.0)
 Z_ALONG_Y: Quaternion = (_HALF, -_HALF, 0.0, 0.0)  # a shape's z is the object's y
+Z_ALONG_X: Quaternion = (_HALF, 0.0, _HALF, 0.0)
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,7 @@ def can(
             *ends,
             ring(middle + 0.022, _WHITE, 0.0003, 0.006),
         ),
-        rests={
-            "standing": Rest(UPRIGHT, half - middle),
-            "horizontal": Rest(LYING_ACROSS, radius),
-            "vertical": Rest(LYING_ALONG, radius),
-        },
+        rests=_rests(half - middle, radius),
     )
 
 
@@ -105,7 +102,38 @@ def ball(name: str, radius: float, mass: float, rgb: Vector) -> Body:
         name,
         size=(2 * radius, 2 * radius, 2 * radius),
         shapes=(Shape("sphere", (radius,), rgb, mass=mass),),
-        rests={"standing": Rest(UPRIGHT, radius)},
+        rests=_rests(radius, radius),
+    )
+
+
+def _rests(standing: float, lying: float) -> dict[str, Rest]:
+    """The three poses by name, with the heights of the origin in them."""
+    return {
+        "standing": Rest(UPRIGHT, standing),
+        "horizontal": Rest(LYING_ACROSS, lying),
+        "vertical": Rest(LYING_ALONG, lying),
+    }
+
+
+def cuboid(name: str, size: Vector, mass: float, rgb: Vector) -> Body:
+    """A box."""
+    x, y, z = (side / 2 for side in size)
+    return Body(
+        name,
+        size=size,
+        shapes=(Shape("box", (x, y, z), rgb, mass=mass),),
+        rests=_rests(y, z),
+    )
+
+
+def rod(name: str, length: float, radius: float, mass: float, rgb: Vector) -> Body:
+    """A rod with round ends whose long axis is x, so that it lies in all three poses."""
+    shape = Shape("capsule", (radius, length / 2 - radius), rgb, quaternion=Z_ALONG_X, mass=mass)
+    return Body(
+        name,
+        size=(length, 2 * radius, 2 * radius),
+        shapes=(shape,),
+        rests=_rests(radius, radius),
     )
 
 
@@ -114,4 +142,15 @@ def apple(mass: float = 0.0536) -> Body:
     return ball("apple", 0.036, mass, (0.65, 0.10, 0.15))
 
 
+def plastic_bottle() -> Body:
+    """SIMPLER's blue plastic bottle."""
+    return can("blue_plastic_bottle", 0.0285, (0.15, 0.35, 0.80), radius=0.030, length=0.174)
+
+
+def redbull_can(mass: float = 0.0169) -> Body:
+    """SIMPLER's, slimmer and taller; the models of its tasks differ in mass."""
+    return can("redbull_can", mass, (0.60, 0.62, 0.70), radius=0.02925, length=0.13)
+
+
 COKE_CAN = can("coke_can", 0.01996, (0.80, 0.07, 0.08), middle=-0.0076)
+PEPSI_CAN = can("pepsi_can", 0.0204, (0.05, 0.15, 0.55))

@@ -1,0 +1,87 @@
+"""SIMPLER's google_robot_pick_object: lift one of 14 objects, named by the instruction
+(ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py)."""
+
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.objects import (
+    COKE_CAN,
+    PEPSI_CAN,
+    Body,
+    apple,
+    ball,
+    can,
+    cuboid,
+    plastic_bottle,
+    redbull_can,
+    rod,
+)
+from selfflow_robotics.envs.tasks.pick_coke_can import ORIENTATIONS
+from selfflow_robotics.envs.tasks.plan import Pick
+from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
+
+_CUBE = (0.03, 0.03, 0.03)
+# By their name in the instruction: SIMPLER's model and ours, of primitive shapes with its mass.
+_OBJECTS: dict[str, tuple[str, Body]] = {
+    "pepsi can": ("opened_pepsi_can", PEPSI_CAN),
+    "coke can": ("opened_coke_can", COKE_CAN),
+    "sprite can": ("opened_sprite_can", can("sprite_can", 0.0203, (0.05, 0.50, 0.20))),
+    "fanta can": ("opened_fanta_can", can("fanta_can", 0.0203, (0.95, 0.45, 0.05))),
+    "redbull can": ("opened_redbull_can", redbull_can(mass=0.0179)),
+    "blue plastic bottle": ("blue_plastic_bottle", plastic_bottle()),
+    "apple": ("apple", apple(mass=0.2144)),
+    "orange": ("orange", ball("orange", 0.035, 0.1451, (0.95, 0.50, 0.05))),
+    "sponge": ("sponge", cuboid("sponge", (0.07, 0.10, 0.036), 0.0349, (0.85, 0.75, 0.20))),
+    "spoon": (
+        "bridge_spoon_generated_modified",
+        rod("spoon", 0.14, 0.011, 0.0431, (0.30, 0.55, 0.35)),
+    ),
+    "carrot": (
+        "bridge_carrot_generated_modified",
+        rod("carrot", 0.115, 0.017, 0.0547, (0.95, 0.45, 0.10)),
+    ),
+    "green cube": ("green_cube_3cm", cuboid("green_cube", _CUBE, 0.027, (0.10, 0.60, 0.15))),
+    "yellow cube": ("yellow_cube_3cm", cuboid("yellow_cube", _CUBE, 0.027, (0.90, 0.80, 0.10))),
+    "eggplant": ("eggplant", rod("eggplant", 0.078, 0.0187, 0.0209, (0.30, 0.10, 0.35))),
+}
+_X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
+
+
+class PickObject(Task):
+    """`variant` is the object, `orientation` how it is let go (a can's terms), `object_xy` where
+    (m, world)."""
+
+    name = "pick_object"
+    max_episode_steps = 80
+    starts = {  # noqa: RUF012
+        "variant": Choice(tuple(_OBJECTS)),
+        "orientation": Choice(tuple(ORIENTATIONS)),
+        "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
+    }
+    bodies = tuple(body for _, body in _OBJECTS.values())
+    simpler = SimplerBinding(
+        env_id="GraspSingleRandomObjectInScene-v0",
+        stage="google_pick_coke_can_1_v4",
+        overlay="real_inpainting/google_coke_can_real_eval_1.png",
+        object_options=lambda episode: {
+            "init_xy": episode["object_xy"],
+            "orientation": ORIENTATIONS[episode["orientation"]],
+        },
+        attributes=lambda episode: {"model_ids": [_OBJECTS[episode["variant"]][0]]},
+        flags=PICK_FLAGS,
+        models=tuple(model for model, _ in _OBJECTS.values()),
+    )
+
+    def instructions(self, episode: Episode) -> tuple[str, ...]:
+        return (f"pick {episode['variant']}",)
+
+    def scene(self, episode: Episode) -> Scene:
+        _, body = _OBJECTS[episode["variant"]]
+        x, y = episode["object_xy"]
+        placed = Placed(body, (x, y), body.rests[episode["orientation"]])
+        return Scene((placed,), base_xy=(0.35, 0.20))
+
+    def rule(self, episode: Episode, settled: Seen) -> PickRule:
+        return PickRule(settled.height(0))
+
+    def plan(self, episode: Episode) -> tuple[Pick, ...]:
+        return (Pick(),)
