@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.policies.expert import CLOSING_STEPS, Progress, decide, plan_of
+from selfflow_robotics.policies.expert import decide, plan_of
+from selfflow_robotics.policies.expert_objects import CLOSING_STEPS
+from selfflow_robotics.policies.motion import Progress
 from selfflow_robotics.policies.random import RandomWalk
 from selfflow_robotics.rng import numpy_generator
 
