@@ -25,18 +25,23 @@ from selfflow_robotics.policies.motion import (
 
 # Downward tilt of the gripper. Steeper than 0.6, the cabinet's top is in the way.
 PULL_PITCH_RAD, PUSH_PITCH_RAD = 0.6, 0.35
+PATH_PITCH_RAD = 0.1
 # Ways to a drawer begin at a point before it, which the tool reaches within these.
 BEFORE_WITHIN_M, BEFORE_WITHIN_RAD = 0.03, 0.12
 # From the plate's edge, along the approach and up across it: that point, and the hold.
-BEFORE_EDGE_M, AT_EDGE_M = (-0.12, 0.03), (0.03, 0.01)
+AT_EDGE_M = (0.03, 0.01)
+BACK_OFF_M, FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.15, 0.015, 0.04
+NEAR_M = 0.05
 AT_WITHIN_M, REACHING_STEPS_MAX = 0.012, 12
 CLOSING_STEPS, PULLING_STEPS_MAX = 5, 20
 # Each pulling step aims this far ahead, and below the height of the hold: fingers that pull
 # straight slide up and off the plate.
 PULL_AHEAD_M, PULL_BELOW_M = 0.06, 0.03
+AJAR, AJAR_GAIN, AJAR_WITHIN = 0.4, 1.0, 0.15
 SLIPPED_BEYOND_M = 0.08  # from tool to edge
-OPEN_TO_M = 0.2  # more than success asks for
-HOLDING_STEPS = 3  # until an open drawer stands still
+PULL_TO_M, OPEN_TO_M, STAYS_OPEN_M = 0.2, 0.18, 0.16  # more than success asks for
+FAST_M, SLOW_M = 0.16, 0.08
+HOLDING_STEPS = 5  # until an open drawer stands still
 # From the middle of the front: that point, and where the push aims.
 BEFORE_FRONT_M, BEHIND_FRONT_M = np.array([0.12, 0.0, 0.06]), np.array([-0.08, 0.0, 0.0])
 PUSHING_STEPS_MAX = 30
@@ -49,47 +54,59 @@ def pull(progress: Progress, skill: Pull, state: dict[str, Any]) -> Command:
     """The command for a state; updates `progress`."""
     tool, opening = state["tool_pose"], float(state["drawers"][skill.drawer])
     approach, across = _axes(PULL_PITCH_RAD)
+    path, _ = _axes(PATH_PITCH_RAD)
     edge = np.array(cabinet.upper_edge(skill.drawer, opening))
-    before, at = (
-        edge + along * approach + up * across - tool[:3]
-        for along, up in (BEFORE_EDGE_M, AT_EDGE_M)
-    )
+    at = edge + AT_EDGE_M[0] * approach + AT_EDGE_M[1] * across - tool[:3]
     turn = turn_to(tool[3:], approach, across)
-    if progress.opening_steps or opening >= OPEN_TO_M:
-        return _leave_open(progress, before)
+    if opening >= OPEN_TO_M or (progress.opening_steps and opening >= STAYS_OPEN_M):
+        return _leave_open(progress, tool, at - BACK_OFF_M * path, turn)
+    progress.opening_steps = 0
     if progress.closing_steps:
         has_slipped = math.hypot(*(edge - tool[:3])) > SLIPPED_BEYOND_M
         if not has_slipped and progress.closing_steps < CLOSING_STEPS + PULLING_STEPS_MAX:
-            return _hold_and_pull(progress, tool, turn)
+            return _hold_and_pull(progress, tool, turn, opening)
         progress.closing_steps = progress.reaching_steps = 0
-    is_open = state["gripper"] < OPEN_BELOW
-    if not progress.reaching_steps and not (is_open and _is_before(before, turn)):
-        return Command(towards(_around_the_top(before)), turn_by(turn), OPEN)
-    progress.reaching_steps += 1
+    ajar = AJAR - state["gripper"]
+    ahead = float(np.sum(at * path))
+    sideways = at - ahead * path
+    back_off = np.clip((math.hypot(*sideways) - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0)
+    if abs(ajar) > AJAR_WITHIN or math.hypot(*turn) > BEFORE_WITHIN_RAD:
+        back_off = 1.0
+    progress.reaching_steps = progress.reaching_steps + 1 if ahead < NEAR_M and not back_off else 0
     if math.hypot(*at) < AT_WITHIN_M or progress.reaching_steps > REACHING_STEPS_MAX:
         progress.hold_m = tool[:3].copy()
-        return _hold_and_pull(progress, tool, turn)
-    return Command(towards(at), turn_by(turn), OPEN)
+        return _hold_and_pull(progress, tool, turn, opening)
+    most = FAST_M if back_off == 1.0 else SLOW_M
+    move = towards(_around_the_top(at - back_off * BACK_OFF_M * path), most)
+    return Command(move, turn_by(turn), float(np.clip(AJAR_GAIN * ajar, -1, 1)))
 
 
-def _hold_and_pull(progress: Progress, tool: np.ndarray, turn: np.ndarray) -> Command:
+def _hold_and_pull(
+    progress: Progress, tool: np.ndarray, turn: np.ndarray, opening: float
+) -> Command:
     assert progress.hold_m is not None
     progress.closing_steps += 1
     offset = progress.hold_m - tool[:3]
     if progress.closing_steps > CLOSING_STEPS:
-        offset = np.array([PULL_AHEAD_M, offset[1], offset[2] - PULL_BELOW_M])
+        ahead = min(PULL_AHEAD_M, PULL_TO_M - opening)
+        offset = np.array([ahead, offset[1], offset[2] - PULL_BELOW_M])
     return Command(towards(offset), turn_by(turn), CLOSE)
 
 
-def _leave_open(progress: Progress, before: np.ndarray) -> Command:
-    """Keep hold of the open drawer; before another skill, let it go and back off."""
+def _leave_open(
+    progress: Progress, tool: np.ndarray, back: np.ndarray, turn: np.ndarray
+) -> Command:
+    """Hold until the drawer stands still, then let go and back off."""
     progress.opening_steps += 1
-    if progress.is_last or progress.opening_steps <= HOLDING_STEPS:
-        return Command(_NOWHERE, _NOWHERE, CLOSE)
-    if math.hypot(*before) < BEFORE_WITHIN_M:
+    if progress.opening_steps <= HOLDING_STEPS and progress.hold_m is not None:
+        offset = progress.hold_m - tool[:3]
+        down = np.array([0.0, offset[1], offset[2] - PULL_BELOW_M])
+        return Command(towards(down), turn_by(turn), CLOSE)
+    progress.closing_steps = progress.reaching_steps = 0
+    if math.hypot(*back) < BEFORE_WITHIN_M and not progress.is_last:
         progress.done += 1
-        progress.closing_steps = progress.reaching_steps = progress.opening_steps = 0
-    return Command(towards(before), _NOWHERE, OPEN)
+        progress.opening_steps = 0
+    return Command(towards(back, SLOW_M), turn_by(turn), OPEN)
 
 
 def push(progress: Progress, skill: Push, state: dict[str, Any]) -> Command:

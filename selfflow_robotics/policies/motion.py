@@ -49,9 +49,9 @@ class Command(NamedTuple):
     gripper: float
 
 
-def towards(error: np.ndarray) -> np.ndarray:
-    """The commanded translation for a position error [3] (m)."""
-    most = min(TRANSLATION_MAX_M, math.hypot(*error) + OVERSHOOT_MAX_M)
+def towards(error: np.ndarray, most_m: float = TRANSLATION_MAX_M) -> np.ndarray:
+    """The commanded translation, at most `most_m`, for a position error [3] (m)."""
+    most = min(most_m, math.hypot(*error) + OVERSHOOT_MAX_M)
     return limit(TRANSLATION_GAIN * error, most)
 
 
