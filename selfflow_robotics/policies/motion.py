@@ -32,8 +32,9 @@ class Progress:
     opening_steps: int = 0
     lift_to_m: float = 0.0  # of the tool
     rest_m: float = 0.0  # height of the object when it was grasped
-    reaching_steps: int = 0  # of the last bit of the way to a drawer
-    hold_m: np.ndarray | None = None  # of the tool, where it took hold of a drawer: [3]
+    near_steps: int = 0  # at the edge of a drawer, in a row
+    pushing_steps: int = 0  # 0 while approaching
+    hold_m: np.ndarray | None = None  # where the tool took hold of a drawer: [3]
 
     @property
     def is_last(self) -> bool:
