@@ -10,8 +10,9 @@ from selfflow_robotics.envs.episodes import EpisodeSpec, draw_start
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks import catalog
-from selfflow_robotics.envs.tasks.base import Choice, Range
+from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Range
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task
+from selfflow_robotics.envs.tasks.plan import Pull, Push
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.probe_frames import TARGETS, contents
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
@@ -19,7 +20,14 @@ from selfflow_robotics.policies.expert import ScriptedExpert
 
 FILES = Path(catalog.__file__).parent
 # The expert's successes of its first episodes, one a variant and seed: (least, episodes).
-EXPERT = {"move_near": (9, 10), "pick_coke_can": (6, 6)}
+EXPERT = {
+    "move_near": (9, 10),
+    "pick_coke_can": (6, 6),
+    "open_drawer": (6, 6),
+    "close_drawer": (6, 6),
+    # These are the same episodes for one drawer.
+    **{f"{verb}_{drawer}_drawer": (1, 1) for verb in ("open", "close") for drawer in DRAWERS},
+}
 HOLD_STEPS = 3
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
@@ -95,8 +103,13 @@ def test_an_episode_has_words_a_scene_and_a_plan(task, envs):
         scene = task.scene(episode)
         assert {item.body for item in scene.objects} <= set(task.bodies)
         assert all(item.rest in item.body.rests.values() for item in scene.objects)
-        assert all(skill.item < len(scene.objects) for skill in task.plan(episode))
         assert task.plan(episode)
+        for skill in task.plan(episode):
+            if isinstance(skill, Pull | Push):
+                assert scene.drawers is not None
+                assert skill.drawer in range(len(DRAWERS))
+            else:
+                assert skill.item < len(scene.objects)
 
 
 @every_task
@@ -130,9 +143,11 @@ def test_the_tabletop_plays_it(task, envs):
     assert observation in env.observation_space
     assert observation["instruction"] == task.instructions(info["episode"])[0]
     np.testing.assert_array_equal(observation["image"], again["image"])
-    state, objects = info["state"], task.scene(info["episode"]).objects
-    assert state["object_pose"].shape == (7,)
-    assert state.get("other_poses", np.empty((0, 7))).shape == (len(objects) - 1, 7)
+    state, scene = info["state"], task.scene(info["episode"])
+    poses = [state["object_pose"]] if "object_pose" in state else []
+    poses += list(state.get("other_poses", []))
+    assert [pose.shape for pose in poses] == [(7,)] * len(scene.objects)
+    assert state.get("drawers", np.empty(0)).tolist() == list(scene.drawers or ())
     assert not info["success"]
     assert not any(env.advance(np.zeros(7, np.float32))["success"] for _ in range(3))
     assert set(contents(state, task.targets)) == set(task.targets)
