@@ -59,7 +59,6 @@ class TabletopEnv(RobotEnv):
     def _load(self, start: Scene) -> None:
         """Take the model of a scene; nothing changes if the last one had the same objects."""
         model = scene.load_model(start)
-        self._has_drawers = start.drawers is not None
         if self._renderer is not None:
             if model is self.model:
                 return
@@ -113,7 +112,8 @@ class TabletopEnv(RobotEnv):
         self, qpos: np.ndarray, poses: np.ndarray, drawers: Sequence[float] | None = None
     ) -> None:
         """Start at rest from given joint angles [9 or 11], object poses [n, 7] or [7] (world,
-        wxyz) and openings of the drawers [3] (m), with the objects of the last episode.
+        wxyz) and openings of the drawers [3] (m; None: shut), with the objects of the last
+        episode.
 
         For the success rule the objects have settled there.
         """
@@ -166,7 +166,7 @@ class TabletopEnv(RobotEnv):
             base_pose=self.base_pose.copy(),
             qpos=np.concatenate([qpos[_ARM], qpos[_FINGERS], robot.HEAD]),
             closedness=float(np.mean(qpos[_FINGERS]) / robot.FINGER_CLOSED),
-            drawers=self._drawers.copy() if self._has_drawers else None,
+            drawers=self._openings(),
         )
 
     @property
@@ -178,6 +178,9 @@ class TabletopEnv(RobotEnv):
     def _drawers(self) -> np.ndarray:
         """How far the drawers stand open (m) [3], a view of the state; empty without drawers."""
         return self._data.qpos[_OBJECTS + 7 * len(self._objects) :]
+
+    def _openings(self) -> np.ndarray | None:
+        return self._drawers.copy() if len(self._drawers) else None
 
     def _see(self) -> Seen:
         """The objects, and their contacts in the last physics step as impulses."""
@@ -214,8 +217,7 @@ class TabletopEnv(RobotEnv):
             )
             for on, names in zip(on_part, others, strict=True)
         )
-        drawers = self._drawers.copy() if self._has_drawers else None
-        return Seen(self._poses.copy(), tuple(touches), drawers)
+        return Seen(self._poses.copy(), tuple(touches), self._openings())
 
     def provenance(self) -> dict[str, Any]:
         return {
