@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.policies.expert import CLOSING_STEPS, Progress, decide, plan_of
+from selfflow_robotics.envs.tasks.plan import Pick
+from selfflow_robotics.policies.expert import decide, plan_of
+from selfflow_robotics.policies.expert_objects import CLOSING_STEPS
+from selfflow_robotics.policies.motion import Progress
 from selfflow_robotics.policies.random import RandomWalk
 from selfflow_robotics.rng import numpy_generator
 
@@ -62,9 +65,9 @@ class Demonstrator:
     """The scripted expert; a share `recovery` of its episodes is disturbed.
 
     A disturbed episode has noise on the executed translations while approaching. It may begin with
-    unrecorded steps: random wandering, or a missed grasp, so that the recording starts from an
-    unusual pose or with a closed, empty gripper. After an episode, `tracks[seed]` has its labels;
-    remove it with `pop`.
+    unrecorded steps: random wandering, or (where the task begins with a grasp) a missed grasp, so
+    that the recording starts from an unusual pose or with a closed, empty gripper. After an
+    episode, `tracks[seed]` has its labels; remove it with `pop`.
     """
 
     name = "demonstrator"
@@ -88,7 +91,7 @@ class Demonstrator:
         if kind < WANDER_SHARE:
             track.walk = RandomWalk(rng, WALK_MEMORY)
             track.unrecorded_steps = int(rng.integers(*WANDER_STEPS))
-        elif kind < WANDER_SHARE + MISS_SHARE:
+        elif kind < WANDER_SHARE + MISS_SHARE and isinstance(track.progress.plan[0], Pick):
             angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS_M)
             track.miss = length * np.array([math.cos(angle), math.sin(angle), 0.0])
             track.unrecorded_steps = MISS_MAX_STEPS

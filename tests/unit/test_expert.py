@@ -10,13 +10,9 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player
-from selfflow_robotics.policies.expert import (
-    HOVER_M,
-    TRANSLATION_GAIN,
-    Progress,
-    ScriptedExpert,
-    decide,
-)
+from selfflow_robotics.policies.expert import ScriptedExpert, decide
+from selfflow_robotics.policies.expert_objects import HOVER_M
+from selfflow_robotics.policies.motion import TRANSLATION_GAIN, Progress
 from selfflow_robotics.rollouts.engine import roll_out
 
 TASK = get_task("pick_coke_can")

@@ -163,12 +163,18 @@ def test_an_axis_has_no_front():
 
 def test_contents_are_in_centimetres_and_know_how_the_can_stands():
     upright = np.array([0.1, -0.2, 0.9, 0.5**0.5, 0.5**0.5, 0, 0])  # COKE_CAN.rests["standing"]
-    state = {"object_pose": upright, "tool_pose": np.arange(7.0), "gripper": 0.25}
+    state = {
+        "object_pose": upright,
+        "tool_pose": np.arange(7.0),
+        "gripper": 0.25,
+        "drawers": np.array([0.0, 0.2, 0.01]),
+    }
     seen = contents(state, tuple(TARGETS))
     np.testing.assert_allclose(seen["object_position"], [10, -20])
     np.testing.assert_allclose(seen["object_axis"].reshape(3, 3), np.diag([0, 0, 1]), atol=1e-12)
     np.testing.assert_allclose(seen["tool_position"], [0, 100, 200])
     assert seen["gripper"] == [0.25]
+    np.testing.assert_allclose(seen["drawers"], [0, 20, 1])
     assert seen.keys() == TARGETS.keys()
 
 
@@ -235,7 +241,7 @@ def test_small_pictures_keep_every_token_and_large_ones_average_neighbours():
 def test_a_probe_has_every_row_and_the_same_numbers_twice(network):
     frames, _ = planted(6, 4)
     rows = probe(network, frames, [0, 2], [0.0, 0.5], 0)
-    assert len(rows) == len(TARGETS) * (1 + 2 * (1 + 2))
+    assert len(rows) == len(frames.truth) * (1 + 2 * (1 + 2))
     assert rows == probe(network, frames, [0, 2], [0.0, 0.5], 0)
     assert all(row["r2"] == 0 for row in rows if row["source"] == "mean")
     sources = list(read_sources(network, frames, [1], [0.0, 1.0], 0))
@@ -248,7 +254,7 @@ def test_a_probe_has_every_row_and_the_same_numbers_twice(network):
     pixels = frames.images.astype(np.float32) / 127.5 - 1
     assert np.sort(sources[0].values[3]) == pytest.approx(np.sort(pixels[3].ravel()))
     for text in (to_text(rows), to_markdown(rows, "Probes")):
-        assert all(word in text for word in ("layer 2", "pixels", "mean", "t = 0.5", *TARGETS))
+        assert all(word in text for word in ("layer 2", "pixels", "mean", "t = 0.5", *frames.truth))
 
 
 def test_the_command_measures_once(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec, draw_start
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks import catalog
-from selfflow_robotics.envs.tasks.base import Choice, Range
+from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Range
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.probe_frames import TARGETS, contents
@@ -26,6 +26,10 @@ EXPERT = {
     "pick_horizontal_coke_can": (2, 2),
     "pick_standing_coke_can": (2, 2),
     "pick_vertical_coke_can": (2, 2),
+    "open_drawer": (6, 6),
+    "close_drawer": (6, 6),
+    # These are the same episodes for one drawer.
+    **{f"{verb}_{drawer}_drawer": (1, 1) for verb in ("open", "close") for drawer in DRAWERS},
 }
 HOLD_STEPS = 3
 
@@ -161,9 +165,11 @@ def test_the_tabletop_plays_it(task, envs):
     assert observation in env.observation_space
     assert observation["instruction"] == task.instructions(info["episode"])[0]
     np.testing.assert_array_equal(observation["image"], again["image"])
-    state, objects = info["state"], task.scene(info["episode"]).objects
-    assert state["object_pose"].shape == (7,)
-    assert state.get("other_poses", np.empty((0, 7))).shape == (len(objects) - 1, 7)
+    state, scene = info["state"], task.scene(info["episode"])
+    poses = [state["object_pose"]] if "object_pose" in state else []
+    poses += list(state.get("other_poses", []))
+    assert [pose.shape for pose in poses] == [(7,)] * len(scene.objects)
+    assert state.get("drawers", np.empty(0)).tolist() == list(scene.drawers or ())
     assert not info["success"]
     assert not any(env.advance(np.zeros(7, np.float32))["success"] for _ in range(3))
     assert set(contents(state, task.targets)) == set(task.targets)

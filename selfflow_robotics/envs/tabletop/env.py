@@ -7,6 +7,7 @@ Numbers measured here are never SIMPLER's.
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -30,7 +31,7 @@ _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
 
 class TabletopEnv(RobotEnv):
-    """One robot, one table and the task's objects.
+    """One robot, one table or cabinet, and the task's objects.
 
     Observations, actions and info are those of `envs.base.RobotEnv`.
     """
@@ -84,10 +85,13 @@ class TabletopEnv(RobotEnv):
         mujoco.mj_resetData(self.model, self._data)
         self._set_robot(robot.RESET_ARM, (0.0, 0.0))
         for pose, item in zip(self._poses, start.objects, strict=True):
-            height = scene.TABLE_TOP + item.rest.height
+            height = scene.surface(start) + item.rest.height
             pose[:] = (*item.xy, height, *item.rest.quaternion)
+        if start.drawers is not None:
+            self._drawers[:] = start.drawers
         self._settle()
-        self.place(np.array((*robot.RESET_ARM, 0.0, 0.0)), self._poses.copy())
+        arm = np.array((*robot.RESET_ARM, 0.0, 0.0))
+        self.place(arm, self._poses.copy(), start.drawers)
         return {**self._info(), "success": False, "episode": episode}
 
     def _set_robot(self, arm, fingers) -> None:
@@ -99,14 +103,17 @@ class TabletopEnv(RobotEnv):
         for _ in range(_SETTLE_STEPS):
             mujoco.mj_step(self.model, data)
         for _ in range(_SETTLE_MORE):
-            speeds = data.qvel[_OBJECTS:].reshape(-1, 6)
+            speeds = data.qvel[_OBJECTS : _OBJECTS + 6 * len(self._objects)].reshape(-1, 6)
             if all(_is_at_rest(speed) for speed in speeds):
                 return
             mujoco.mj_step(self.model, data)
 
-    def place(self, qpos: np.ndarray, poses: np.ndarray) -> None:
-        """Start at rest from given joint angles [9 or 11] and object poses [n, 7] or [7] (world,
-        wxyz), with the objects of the last episode.
+    def place(
+        self, qpos: np.ndarray, poses: np.ndarray, drawers: Sequence[float] | None = None
+    ) -> None:
+        """Start at rest from given joint angles [9 or 11], object poses [n, 7] or [7] (world,
+        wxyz) and openings of the drawers [3] (m; None: shut), with the objects of the last
+        episode.
 
         For the success rule the objects have settled there.
         """
@@ -115,6 +122,8 @@ class TabletopEnv(RobotEnv):
         mujoco.mj_resetData(self.model, data)
         self._set_robot(qpos[_ARM], qpos[_FINGERS])
         self._poses[:] = poses
+        if drawers is not None:
+            self._drawers[:] = drawers
         mujoco.mj_forward(self.model, data)
         self._arm.reset()
         self._gripper.reset(data.qpos[_FINGERS])
@@ -157,12 +166,21 @@ class TabletopEnv(RobotEnv):
             base_pose=self.base_pose.copy(),
             qpos=np.concatenate([qpos[_ARM], qpos[_FINGERS], robot.HEAD]),
             closedness=float(np.mean(qpos[_FINGERS]) / robot.FINGER_CLOSED),
+            drawers=self._openings(),
         )
 
     @property
     def _poses(self) -> np.ndarray:
         """The objects' poses [n, 7], a view of the state."""
-        return self._data.qpos[_OBJECTS:].reshape(-1, 7)
+        return self._data.qpos[_OBJECTS : _OBJECTS + 7 * len(self._objects)].reshape(-1, 7)
+
+    @property
+    def _drawers(self) -> np.ndarray:
+        """How far the drawers stand open (m) [3], a view of the state; empty without drawers."""
+        return self._data.qpos[_OBJECTS + 7 * len(self._objects) :]
+
+    def _openings(self) -> np.ndarray | None:
+        return self._drawers.copy() if len(self._drawers) else None
 
     def _see(self) -> Seen:
         """The objects, and their contacts in the last physics step as impulses."""
@@ -199,7 +217,7 @@ class TabletopEnv(RobotEnv):
             )
             for on, names in zip(on_part, others, strict=True)
         )
-        return Seen(self._poses.copy(), tuple(touches))
+        return Seen(self._poses.copy(), tuple(touches), self._openings())
 
     def provenance(self) -> dict[str, Any]:
         return {

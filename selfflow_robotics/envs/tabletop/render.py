@@ -59,6 +59,9 @@ class RayRenderer:
         self._color = _geom_colors(model)
         moving = (model.geom_group == 1) & (model.body_weldid[model.geom_bodyid] != 0)
         self._moving = np.flatnonzero(moving)
+        # Only drawers move below something that stands still, which may then throw shadows on them.
+        slides = (model.jnt_type == int(mujoco.mjtJoint.mjJNT_SLIDE)).any()
+        self._above = _STATIC | _MOVING if slides else _MOVING
         self._cast_background(data)
 
     def _cast(self, data, origin, rays, group):
@@ -123,7 +126,7 @@ class RayRenderer:
         geom, distance, normal, near = geom[seen], distance[seen], normal[seen], near[seen]
         rays = self._rays[near]
         to_lamp, reach, lamp = self._lamp_light(self._eye + rays * distance[:, None], normal)
-        blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, _MOVING)
+        blocker, clear, _ = self._cast(data, self._lamp, -to_lamp, self._above)
         lamp[(blocker >= 0) & (clear < reach - _SHADOW_BIAS)] = 0.0
         base = _AMBIENT + _HEADLIGHT * np.maximum(-_dot(rays, normal), 0.0)
         image[near] = self._color[geom] * (base + lamp)[:, None]

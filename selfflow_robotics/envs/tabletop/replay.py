@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from selfflow_robotics.envs.tabletop import scene
+from selfflow_robotics.envs.tabletop import furniture
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
@@ -26,7 +26,7 @@ from selfflow_robotics.robot.rotations import from_wxyz
 
 _NO_CONTACT = mujoco.mjtDisableBit.mjDSBL_CONTACT
 _LYING = COKE_CAN.rests["horizontal"]
-_AWAY = np.array([-0.5, 0.0, scene.TABLE_TOP + _LYING.height, *_LYING.quaternion])
+_AWAY = np.array([-0.5, 0.0, furniture.TABLE_TOP + _LYING.height, *_LYING.quaternion])
 
 
 def load_recordings(path: str) -> dict[str, dict[str, np.ndarray]]:

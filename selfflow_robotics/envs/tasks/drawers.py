@@ -52,7 +52,7 @@ class Drawer(Task):
     def __init__(self, verb: Literal["open", "close"], drawers: tuple[str, ...] = DRAWERS) -> None:
         """drawers: those that an episode may be about."""
         self.verb = verb
-        self.name = f"{verb}_drawer" if drawers == DRAWERS else f"{verb}_{drawers[0]}_drawer"
+        self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
         self.starts = {"variant": Choice(drawers), "stand": Choice(tuple(STANDS))}
         self.simpler = SimplerBinding(
             env_id=f"{verb.capitalize()}DrawerCustomInScene-v0",

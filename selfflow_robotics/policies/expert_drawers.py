@@ -1,0 +1,153 @@
+"""How the scripted expert opens and closes drawers.
+
+A handle has no solid, so a drawer is opened by its front plate: the gripper comes from the front,
+half open, until one finger is above and behind the plate's upper edge and the other below and
+before it; they close, and the tool pulls. It starts over if the plate slips out. A drawer is closed
+by pushing with the closed gripper.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs.tasks import cabinet
+from selfflow_robotics.envs.tasks.plan import Pull, Push
+from selfflow_robotics.policies.motion import (
+    CLOSE,
+    OPEN,
+    TRANSLATION_MAX_M,
+    Command,
+    Progress,
+    towards,
+    turn_by,
+    turn_to,
+)
+
+# Downward tilt of the gripper. When pulling, a steeper one meets the cabinet's top.
+PULL_PITCH_RAD, PUSH_PITCH_RAD = 0.6, 0.35
+PULL_TURN_WITHIN_RAD = 0.12
+
+# The way to the plate is nearly level: 10 cm are free above it, and the upper finger is 5 cm above
+# the tool. Gripper: closedness; wide open, it does not fit.
+PATH_PITCH_RAD = 0.1
+AJAR, AJAR_WITHIN = 0.4, 0.15
+# The hold, from the plate's upper edge: along the gripper and up across it.
+HOLD_AHEAD_M, HOLD_ABOVE_M = 0.03, 0.01
+# The funnel: stay this far before the hold until the gripper is directly before it; then slowly.
+BACK_OFF_M, FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.15, 0.015, 0.04
+IN_FUNNEL_MAX_M = 0.08
+HOLD_WITHIN_M = 0.012
+NEAR_M, NEAR_STEPS_MAX = 0.05, 12  # so long so near is near enough: something is in the way
+CLOSING_STEPS, PULLING_STEPS_MAX = 5, 20
+# Each pulling step aims this far ahead, and below the height of the hold: fingers that pull
+# straight slide up and off the plate.
+PULL_AHEAD_M, PULL_BELOW_M = 0.06, 0.03
+SLIPPED_BEYOND_M = 0.08  # from tool to edge
+# Pull to here; it is open from here on; it is lost below. Success asks for 0.15.
+PULL_TO_M, OPEN_FROM_M, LOST_BELOW_M = 0.20, 0.18, 0.16
+STOPPING_STEPS = 5  # until an open drawer stands still
+LEFT_WITHIN_M = 0.03  # when the next skill begins
+
+# From the middle of the front: where the push begins, and where it aims.
+BEFORE_FRONT_M, BEHIND_FRONT_M = np.array([0.12, 0.0, 0.06]), np.array([-0.08, 0.0, 0.0])
+# Generous: so near its base, the arm cannot reach every pose, and a front is large.
+BEFORE_WITHIN_M, BEFORE_WITHIN_RAD = 0.06, 0.4
+PUSHING_STEPS_MAX = 30
+SHUT_BELOW_M = 0.02  # success asks for 0.05
+
+PAST_M = 0.03  # the tool is farther from the robot than where it goes, by more than this
+
+_STILL = np.zeros(3)
+
+
+def pull(progress: Progress, skill: Pull, state: dict[str, Any]) -> Command:
+    """The command for a state; updates `progress`."""
+    tool, opening = state["tool_pose"], float(state["drawers"][skill.drawer])
+    gripper, across = _axes(PULL_PITCH_RAD)
+    path, _ = _axes(PATH_PITCH_RAD)
+    to_edge = np.array(cabinet.upper_edge(skill.drawer, opening)) - tool[:3]
+    to_hold = to_edge + HOLD_AHEAD_M * gripper + HOLD_ABOVE_M * across
+    turn = turn_to(tool[3:], gripper, across)
+    if opening >= (LOST_BELOW_M if progress.opening_steps else OPEN_FROM_M):
+        return _leave_open(progress, tool, to_hold - BACK_OFF_M * path, turn)
+    progress.opening_steps = 0
+    if progress.closing_steps:
+        has_slipped = math.hypot(*to_edge) > SLIPPED_BEYOND_M
+        if not has_slipped and progress.closing_steps < CLOSING_STEPS + PULLING_STEPS_MAX:
+            return _hold_and_pull(progress, tool, turn, PULL_TO_M - opening)
+        progress.closing_steps = progress.near_steps = 0
+
+    ahead = float(np.sum(to_hold * path))
+    sideways = math.hypot(*(to_hold - ahead * path))
+    back_off = float(np.clip((sideways - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
+    more_closed = AJAR - state["gripper"]
+    if abs(more_closed) > AJAR_WITHIN or math.hypot(*turn) > PULL_TURN_WITHIN_RAD:
+        back_off = 1.0
+    progress.near_steps = progress.near_steps + 1 if ahead < NEAR_M and not back_off else 0
+    if math.hypot(*to_hold) < HOLD_WITHIN_M or progress.near_steps > NEAR_STEPS_MAX:
+        progress.hold_m = tool[:3].copy()
+        return _hold_and_pull(progress, tool, turn, PULL_TO_M - opening)
+    offset = _around_the_top(to_hold - back_off * BACK_OFF_M * path)
+    move = towards(offset, TRANSLATION_MAX_M if back_off == 1.0 else IN_FUNNEL_MAX_M)
+    # A gripper action of 1 closes the gripper once, if it is given the time.
+    return Command(move, turn_by(turn), float(np.clip(more_closed, OPEN, CLOSE)))
+
+
+def _hold_and_pull(
+    progress: Progress, tool: np.ndarray, turn: np.ndarray, left_m: float
+) -> Command:
+    """Close where the hold began, then pull; left_m: how far to go."""
+    assert progress.hold_m is not None
+    progress.closing_steps += 1
+    offset = progress.hold_m - tool[:3]
+    if progress.closing_steps > CLOSING_STEPS:
+        offset = np.array([min(PULL_AHEAD_M, left_m), offset[1], offset[2] - PULL_BELOW_M])
+    return Command(towards(offset), turn_by(turn), CLOSE)
+
+
+def _leave_open(
+    progress: Progress, tool: np.ndarray, back: np.ndarray, turn: np.ndarray
+) -> Command:
+    """Hold until the drawer stands still, then let go and go `back` [3] (m)."""
+    progress.opening_steps += 1
+    if progress.opening_steps <= STOPPING_STEPS and progress.hold_m is not None:
+        offset = progress.hold_m - tool[:3]
+        offset = np.array([0.0, offset[1], offset[2] - PULL_BELOW_M])
+        return Command(towards(offset), turn_by(turn), CLOSE)
+    progress.closing_steps = progress.near_steps = 0
+    if math.hypot(*back) < LEFT_WITHIN_M and not progress.is_last:
+        progress.done, progress.opening_steps = progress.done + 1, 0
+    return Command(towards(back, IN_FUNNEL_MAX_M), turn_by(turn), OPEN)
+
+
+def push(progress: Progress, skill: Push, state: dict[str, Any]) -> Command:
+    """The command for a state; updates `progress`."""
+    tool, opening = state["tool_pose"], float(state["drawers"][skill.drawer])
+    if opening < SHUT_BELOW_M:
+        progress.done += not progress.is_last
+        progress.pushing_steps = 0
+        return Command(_STILL, _STILL, CLOSE)
+    to_front = np.array(cabinet.front(skill.drawer, opening)) - tool[:3]
+    before = to_front + BEFORE_FRONT_M
+    turn = turn_to(tool[3:], *_axes(PUSH_PITCH_RAD))
+    if progress.pushing_steps > PUSHING_STEPS_MAX:
+        progress.pushing_steps = 0
+    is_before = math.hypot(*before) < BEFORE_WITHIN_M and math.hypot(*turn) < BEFORE_WITHIN_RAD
+    if not progress.pushing_steps and not is_before:
+        return Command(towards(_around_the_top(before)), turn_by(turn), CLOSE)
+    progress.pushing_steps += 1
+    return Command(towards(to_front + BEHIND_FRONT_M), turn_by(turn), CLOSE)
+
+
+def _axes(pitch: float) -> tuple[np.ndarray, np.ndarray]:
+    """Directions [3] along a gripper tilted down by `pitch` (rad), and up across it."""
+    sine, cosine = math.sin(pitch), math.cos(pitch)
+    return np.array([-cosine, 0.0, -sine]), np.array([-sine, 0.0, cosine])
+
+
+def _around_the_top(offset: np.ndarray) -> np.ndarray:
+    """The way to a point at `offset` [3] (m): back before down, past the cabinet's top."""
+    if offset[0] > PAST_M:
+        return np.array([offset[0], offset[1], max(offset[2], 0.0)])
+    return offset

@@ -1,0 +1,110 @@
+"""How the scripted expert picks and places objects.
+
+To pick: lower the open gripper onto the object through a funnel, close, lift; start over if the
+object is not in the gripper. To place: carry it, lower it through the same funnel, open, go up.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.envs.tasks.plan import Pick, Place
+from selfflow_robotics.policies.motion import (
+    CLOSE,
+    OPEN,
+    OPEN_BELOW,
+    TRANSLATION_GAIN,
+    Command,
+    Progress,
+    towards,
+    turn_by,
+    turn_to,
+    y_axis,
+)
+from selfflow_robotics.robot.rotations import from_wxyz
+
+# The wrist cannot point straight down over most of the table, and from 40 degrees on, a finger hits
+# the table before it passes a can lying across.
+APPROACH_TILT_RAD = math.radians(32)
+# The funnel: stay this high until the gripper is directly above the object.
+HOVER_M = 0.09
+FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
+LIES_BELOW_COSINE = 0.5  # between the object's long axis and up
+LIFT_M, LIFT_STEP_MAX_M = 0.12, 0.08
+GRASP_WITHIN_M = 0.013
+LOST_BEYOND_M = 0.04
+CLOSING_STEPS = 5
+LIFTED_WITHIN_M = 0.03  # when the next skill begins
+DROP_M = 0.01  # above where it would rest, an object is let go
+PLACE_WITHIN_M, PLACE_WITHIN_HEIGHT_M = 0.02, 0.012
+OPENING_STEPS = 4
+
+
+def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
+    """The command for a state; updates `progress`."""
+    tool, pose = state["tool_pose"], item_pose(state, skill.item)
+    offset = _aim(pose, skill.lying_aim_below_m) - tool[:3]
+    distance = math.hypot(*offset)
+    if progress.closing_steps and distance > LOST_BEYOND_M:
+        progress.closing_steps = 0
+    if progress.closing_steps or (distance < GRASP_WITHIN_M and state["gripper"] < OPEN_BELOW):
+        if not progress.closing_steps:
+            progress.lift_to_m, progress.rest_m = tool[2] + LIFT_M, float(pose[2])
+        progress.closing_steps += 1
+        rise = progress.lift_to_m - tool[2] if progress.closing_steps > CLOSING_STEPS else 0.0
+        is_lifted = progress.closing_steps > CLOSING_STEPS and rise < LIFTED_WITHIN_M
+        if is_lifted and not progress.is_last:
+            progress.done += 1
+        return Command(_upwards(rise), np.zeros(3), CLOSE)
+    hover = 1.0 if state["gripper"] > OPEN_BELOW else _hover(offset)
+    move = towards(offset + np.array([0.0, 0.0, HOVER_M * hover]))
+    return Command(move, turn_by(_turn_to_grasp(tool[3:], pose[3:])), OPEN)
+
+
+def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
+    """The command for a state; updates `progress`."""
+    tool, pose, other = state["tool_pose"], item_pose(state, skill.item), item_pose(state, skill.to)
+    if not progress.opening_steps and math.hypot(*(pose[:3] - tool[:3])) > LOST_BEYOND_M:
+        progress.done, progress.closing_steps = progress.done - 1, 0
+        return Command(np.zeros(3), np.zeros(3), OPEN)
+    away = pose[:2] - other[:2]
+    goal = other[:2] + away * (skill.distance_m / max(math.hypot(*away), 1e-9))
+    height = progress.rest_m + skill.higher_m + DROP_M
+    offset = np.append(goal, height) - pose[:3]
+    is_there = math.hypot(*offset[:2]) < PLACE_WITHIN_M and -offset[2] < PLACE_WITHIN_HEIGHT_M
+    if progress.opening_steps or is_there:
+        progress.opening_steps += 1
+        rise = progress.lift_to_m - tool[2] if progress.opening_steps > OPENING_STEPS else 0.0
+        return Command(_upwards(rise), np.zeros(3), OPEN)
+    move = towards(offset + np.array([0.0, 0.0, HOVER_M * _hover(offset)]))
+    return Command(move, np.zeros(3), CLOSE)
+
+
+def item_pose(state: dict[str, Any], item: int) -> np.ndarray:
+    """The pose [7] of an object, numbered as in the task's scene."""
+    return state["object_pose"] if item == 0 else state["other_poses"][item - 1]
+
+
+def _upwards(rise: float) -> np.ndarray:
+    """The commanded translation to go `rise` up (m), never down."""
+    return np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
+
+
+def _hover(offset: np.ndarray) -> float:
+    """How much of HOVER_M to stay above a point at `offset` [3] (m): the funnel."""
+    lateral = math.hypot(*offset[:2])
+    return float(np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
+
+
+def _aim(object_pose: np.ndarray, lying_below_m: float) -> np.ndarray:
+    """Target position of the gripper's centre for an object with this pose."""
+    lies = abs(y_axis(from_wxyz(object_pose[3:]))[2]) < LIES_BELOW_COSINE
+    return object_pose[:3] - np.array([0.0, 0.0, lying_below_m if lies else 0.0])
+
+
+def _turn_to_grasp(tool: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Rotation vector (world) from the tool's rotation (wxyz) to the nearer of the two grasps."""
+    approach = np.array([-math.sin(APPROACH_TILT_RAD), 0.0, -math.cos(APPROACH_TILT_RAD)])
+    closing = np.cross(y_axis(from_wxyz(target)), approach)  # across the object
+    return turn_to(tool, approach, closing / math.hypot(*closing))
