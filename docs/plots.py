@@ -66,7 +66,7 @@ def success(text: str) -> None:
 
 
 def world_model(text: str) -> None:
-    rows = table(text, "3.8 dB above copying")[1:]
+    rows = table(text, "6.2 dB above copying")[1:]
     figure, ax = plt.subplots(figsize=(6, 3.6))
     styles = {
         "mean": ("o-", "tab:blue"),
