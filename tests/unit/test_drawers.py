@@ -175,14 +175,15 @@ def test_the_expert_starts_over_when_the_drawer_slips_out(envs):
     assert gripper[-1] == 1
 
 
-@pytest.mark.parametrize("task", ["open_drawer", "close_drawer"])
-def test_disturbed_demonstrations_know_no_missed_grasp(task):
+@pytest.mark.parametrize("verb", ["open", "close"])
+def test_no_disturbance_needs_an_object(envs, verb):
+    info = envs[verb].begin(0, {})
     policy = Demonstrator(recovery=1.0)
     for seed in range(1_000_000, 1_000_040):
-        policy.begin(0, EpisodeSpec(task, "top", seed))
-        track = policy.tracks[seed]
-        assert track.disturbed
-        assert track.miss is None
+        policy.begin(0, EpisodeSpec(f"{verb}_drawer", "top", seed))
+        assert policy.tracks[seed].disturbed
+        (action,) = policy.act([0], [{}], [info])
+        assert np.isfinite(action).all()
 
 
 def test_disturbed_experts_and_players_run_without_objects(envs):
