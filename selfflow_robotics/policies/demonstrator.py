@@ -105,28 +105,29 @@ class Demonstrator:
         """One action for each slot."""
         assert infos is not None
         return [
-            self._step(self._slots[slot], info["state"])[None]
+            self._step(self._slots[slot], info)[None]
             for slot, info in zip(slots, infos, strict=True)
         ]
 
-    def _step(self, track: _Disturbed, state: dict[str, Any]) -> np.ndarray:
+    def _step(self, track: _Disturbed, info: dict[str, Any]) -> np.ndarray:
         if track.unrecorded_steps:
             track.unrecorded_steps -= 1
             track.labels.append(None)
-            return track.walk.step() if track.walk else self._missing(track, state)
-        action = decide(track.progress, state)
+            return track.walk.step() if track.walk else self._missing(track, info)
+        action = decide(track.progress, info)
         track.labels.append(action)
         if not track.noise_m or track.progress.closing_steps:
             return action
         noise = np.append(track.generator.normal(0, track.noise_m, 3), np.zeros(4))
         return (action + noise).astype(np.float32)
 
-    def _missing(self, track: _Disturbed, state: dict[str, Any]) -> np.ndarray:
+    def _missing(self, track: _Disturbed, info: dict[str, Any]) -> np.ndarray:
         """The expert's action for an offset object position."""
+        state = info["state"]
         false_pose = np.array(state["object_pose"])
         false_pose[:3] += track.miss
         started = track.progress.closing_steps
-        action = decide(track.progress, {**state, "object_pose": false_pose})
+        action = decide(track.progress, {**info, "state": {**state, "object_pose": false_pose}})
         if track.progress.closing_steps == CLOSING_STEPS > started:
             track.unrecorded_steps = int(track.generator.integers(*MISS_LIFT_STEPS))
         if not track.unrecorded_steps:
@@ -163,17 +164,15 @@ class Player:
     ) -> list[np.ndarray]:
         """One action for each slot."""
         assert infos is not None
-        return [
-            self._step(slot, info["state"])[None] for slot, info in zip(slots, infos, strict=True)
-        ]
+        return [self._step(slot, info)[None] for slot, info in zip(slots, infos, strict=True)]
 
-    def _step(self, slot: int, state: dict[str, Any]) -> np.ndarray:
+    def _step(self, slot: int, info: dict[str, Any]) -> np.ndarray:
         track, walk = self._slots[slot]
         wanders, left = self._stretches[slot]
         if not left:
             wanders, left = not wanders, int(track.generator.integers(*STRETCH_STEPS))
             track.start_over()
         self._stretches[slot] = (wanders, left - 1)
-        action = walk.step() if wanders else decide(track.progress, state)
+        action = walk.step() if wanders else decide(track.progress, info)
         track.labels.append(action)
         return action

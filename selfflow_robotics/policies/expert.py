@@ -12,13 +12,13 @@ import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec, drawn
 from selfflow_robotics.envs.tasks.catalog import get_task
-from selfflow_robotics.envs.tasks.plan import Pick, Place, Pull, Push, Skill
+from selfflow_robotics.envs.tasks.plan import Hover, Pick, Place, Pull, Push, PutInto, Skill
 from selfflow_robotics.policies.expert_drawers import pull, push
-from selfflow_robotics.policies.expert_objects import pick, place
+from selfflow_robotics.policies.expert_objects import hover, pick, place, put_into
 from selfflow_robotics.policies.motion import Progress
 from selfflow_robotics.robot.rotations import from_wxyz
 
-_SKILLS = {Pick: pick, Place: place, Pull: pull, Push: push}
+_SKILLS = {Pick: pick, Place: place, Pull: pull, Push: push, PutInto: put_into, Hover: hover}
 
 
 class ScriptedExpert:
@@ -45,7 +45,7 @@ class ScriptedExpert:
         if infos is None:
             raise ValueError("the scripted expert needs `infos`")
         return [
-            decide(self._progress[slot], info["state"])[None]
+            decide(self._progress[slot], info)[None]
             for slot, info in zip(slots, infos, strict=True)
         ]
 
@@ -56,8 +56,9 @@ def plan_of(episode: EpisodeSpec) -> tuple[Skill, ...]:
     return task.plan(drawn(task, episode))
 
 
-def decide(progress: Progress, state: dict[str, Any]) -> np.ndarray:
-    """The action float32 [7] for a state; updates `progress`."""
+def decide(progress: Progress, info: dict[str, Any]) -> np.ndarray:
+    """The action float32 [7] after a step with this `info`; updates `progress`."""
+    progress.elapsed_steps, state = info["elapsed_steps"], info["state"]
     skill = progress.plan[progress.done]
     command = _SKILLS[type(skill)](progress, skill, state)
     in_base = from_wxyz(state["base_pose"][3:]).inv().apply([command.move, command.turn])

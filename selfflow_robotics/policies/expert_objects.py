@@ -2,6 +2,7 @@
 
 To pick: lower the open gripper onto the object through a funnel, close, lift; start over if the
 object is not in the gripper. To place: carry it, lower it through the same funnel, open, go up.
+To put it into a drawer is the same, from higher up.
 """
 
 import math
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.tasks.plan import Pick, Place
+from selfflow_robotics.envs.tasks import cabinet
+from selfflow_robotics.envs.tasks.plan import Hover, Pick, Place, PutInto
 from selfflow_robotics.policies.motion import (
     CLOSE,
     OPEN,
@@ -35,16 +37,20 @@ LIFT_M, LIFT_STEP_MAX_M = 0.12, 0.08
 GRASP_WITHIN_M = 0.013
 LOST_BEYOND_M = 0.04
 CLOSING_STEPS = 5
-LIFTED_WITHIN_M = 0.03  # when the next skill begins
+LIFTED_WITHIN_M = HOVER_WITHIN_M = 0.03  # when the next skill begins
 DROP_M = 0.01  # above where it would rest, an object is let go
 PLACE_WITHIN_M, PLACE_WITHIN_HEIGHT_M = 0.02, 0.012
 OPENING_STEPS = 4
+# Where the hand opens above a drawer, from the middle of its front's upper edge: in the gap between
+# front and cabinet, as deep as leaves room for the fingers.
+INTO_DRAWER_M = np.array([-0.10, 0.0, 0.105])
+_UP = np.array([0.0, 0.0, 1.0])
 
 
 def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
     """The command for a state; updates `progress`."""
     tool, pose = state["tool_pose"], item_pose(state, skill.item)
-    offset = _aim(pose, skill.lying_aim_below_m) - tool[:3]
+    offset = _aim(pose, skill) - tool[:3]
     distance = math.hypot(*offset)
     if progress.closing_steps and distance > LOST_BEYOND_M:
         progress.closing_steps = 0
@@ -57,9 +63,9 @@ def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
         if is_lifted and not progress.is_last:
             progress.done += 1
         return Command(_upwards(rise), np.zeros(3), CLOSE)
-    hover = 1.0 if state["gripper"] > OPEN_BELOW else _hover(offset)
-    move = towards(offset + np.array([0.0, 0.0, HOVER_M * hover]))
-    return Command(move, turn_by(_turn_to_grasp(tool[3:], pose[3:])), OPEN)
+    share = 1.0 if state["gripper"] > OPEN_BELOW else _hover(offset)
+    move = towards(offset + np.array([0.0, 0.0, HOVER_M * share]))
+    return Command(move, turn_by(_turn_to_grasp(tool[3:], _long_axis(pose, skill))), OPEN)
 
 
 def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
@@ -81,6 +87,35 @@ def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
     return Command(move, np.zeros(3), CLOSE)
 
 
+def put_into(progress: Progress, skill: PutInto, state: dict[str, Any]) -> Command:
+    """The command for a state; updates `progress`."""
+    tool, pose = state["tool_pose"], item_pose(state, skill.item)
+    is_on_top = pose[2] > cabinet.SURFACE  # in the drawer it is far from the hand too
+    if is_on_top and math.hypot(*(pose[:3] - tool[:3])) > LOST_BEYOND_M:
+        progress.done -= 1
+        progress.closing_steps = progress.opening_steps = 0
+        return Command(np.zeros(3), np.zeros(3), OPEN)
+    opening = float(state["drawers"][skill.drawer])
+    offset = cabinet.upper_edge(skill.drawer, opening) + INTO_DRAWER_M - tool[:3]
+    is_there = math.hypot(*offset[:2]) < PLACE_WITHIN_M and -offset[2] < PLACE_WITHIN_HEIGHT_M
+    if progress.opening_steps or is_there:
+        progress.opening_steps += 1
+        rise = progress.lift_to_m - tool[2] if progress.opening_steps > OPENING_STEPS else 0.0
+        return Command(_upwards(rise), np.zeros(3), OPEN)
+    move = towards(offset + np.array([0.0, 0.0, HOVER_M * _hover(offset)]))
+    return Command(move, np.zeros(3), CLOSE)
+
+
+def hover(progress: Progress, skill: Hover, state: dict[str, Any]) -> Command:
+    """The command for a state; updates `progress`."""
+    tool = state["tool_pose"]
+    offset = skill.place_m - tool[:3]
+    is_over = progress.elapsed_steps + 1 >= skill.until_step  # after the present command
+    if is_over and math.hypot(*offset) < HOVER_WITHIN_M and not progress.is_last:
+        progress.done += 1
+    return Command(towards(offset), turn_by(_turn_to_grasp(tool[3:], _UP)), OPEN)
+
+
 def item_pose(state: dict[str, Any], item: int) -> np.ndarray:
     """The pose [7] of an object, numbered as in the task's scene."""
     return state["object_pose"] if item == 0 else state["other_poses"][item - 1]
@@ -97,14 +132,19 @@ def _hover(offset: np.ndarray) -> float:
     return float(np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
 
 
-def _aim(object_pose: np.ndarray, lying_below_m: float) -> np.ndarray:
+def _aim(object_pose: np.ndarray, skill: Pick) -> np.ndarray:
     """Target position of the gripper's centre for an object with this pose."""
-    lies = abs(y_axis(from_wxyz(object_pose[3:]))[2]) < LIES_BELOW_COSINE
-    return object_pose[:3] - np.array([0.0, 0.0, lying_below_m if lies else 0.0])
+    lies = skill.is_round or abs(_long_axis(object_pose, skill)[2]) < LIES_BELOW_COSINE
+    return object_pose[:3] - np.array([0.0, 0.0, skill.lying_aim_below_m if lies else 0.0])
 
 
-def _turn_to_grasp(tool: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _long_axis(object_pose: np.ndarray, skill: Pick) -> np.ndarray:
+    """Direction [3] across which to grasp: up for a round object, however it has rolled."""
+    return _UP if skill.is_round else y_axis(from_wxyz(object_pose[3:]))
+
+
+def _turn_to_grasp(tool: np.ndarray, long_axis: np.ndarray) -> np.ndarray:
     """Rotation vector (world) from the tool's rotation (wxyz) to the nearer of the two grasps."""
     approach = np.array([-math.sin(APPROACH_TILT_RAD), 0.0, -math.cos(APPROACH_TILT_RAD)])
-    closing = np.cross(y_axis(from_wxyz(target)), approach)  # across the object
+    closing = np.cross(long_axis, approach)  # across the object
     return turn_to(tool, approach, closing / math.hypot(*closing))

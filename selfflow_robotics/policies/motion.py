@@ -35,6 +35,7 @@ class Progress:
     near_steps: int = 0  # at the edge of a drawer, in a row
     pushing_steps: int = 0  # 0 while approaching
     hold_m: np.ndarray | None = None  # where the tool took hold of a drawer: [3]
+    elapsed_steps: int = 0  # of the episode
 
     @property
     def is_last(self) -> bool:

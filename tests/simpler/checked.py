@@ -8,7 +8,6 @@ import numpy as np
 
 from selfflow_robotics.envs.simpler.env import SimplerEnv
 from selfflow_robotics.envs.simpler.robots import ROBOTS
-from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
 
 
 class CheckedEnv(SimplerEnv):
@@ -30,10 +29,3 @@ class CheckedEnv(SimplerEnv):
         )
         assert observation["instruction"] == simulation.get_language_instruction()
         return observation
-
-
-class CheckedApple(CheckedEnv):
-    """A task that the catalog does not have yet."""
-
-    def __init__(self, task, image_size):
-        super().__init__(PlaceAppleInDrawer(), image_size)

@@ -33,9 +33,9 @@ def simpler():
     with ExitStack() as stack:
 
         @cache
-        def client(task="pick_coke_can", env="CheckedEnv"):
+        def client(task="pick_coke_can"):
             spec = SimulatorSpec(
-                simulator=f"tests.simpler.checked:{env}",
+                simulator="tests.simpler.checked:CheckedEnv",
                 task=task,
                 image_size=(256, 320),
                 python=os.environ["SIMPLER_PYTHON"],

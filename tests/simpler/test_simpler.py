@@ -72,12 +72,6 @@ TOLERANCE = 1e-4
 TURNED = {("wander_near_0", "episode_target_obj"): 2e-3}
 
 
-def of_task(simpler, task):
-    if task == "place_apple_in_closed_top_drawer":
-        return simpler("open_drawer", "CheckedApple")
-    return simpler(task)
-
-
 def start(simpler, options, seed=0, observe=False):
     return simpler.call("reset", seed=seed, options=options, observe=observe)
 
@@ -95,7 +89,7 @@ def recordings():
 @pytest.mark.parametrize("name", STARTS)
 def test_recorded_episode_repeats(simpler, recordings, name):
     task, options = STARTS[name]
-    client = of_task(simpler, task)
+    client = simpler(task)
     unshifted = {"shift_xy": [0.0, 0.0]} if task == "move_near" else {}
     begun = start(client, {**options, **unshifted, "robot_variant": "base"})
     infos = [begun["info"], *play(client, recordings[f"{name}/action"])["infos"]]
@@ -155,7 +149,7 @@ def test_move_near_lays_out_its_objects(simpler, index):
 
 
 def test_the_second_stage_begins_after_100_steps(simpler):
-    client = simpler("open_drawer", "CheckedApple")
+    client = simpler("place_apple_in_closed_top_drawer")
     said = [start(client, {"variant": "b0"}, observe=True)["observation"]["instruction"]]
     for steps in (100, 1):
         still = np.zeros((steps, 7), np.float32)

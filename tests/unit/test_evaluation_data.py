@@ -1,10 +1,13 @@
 """Protocols, statistics, domains, videos."""
 
+import json
+
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks.catalog import get_task, get_tasks
@@ -57,6 +60,18 @@ def test_visual_matching_is_the_grid_for_every_robot():
         evaluation_episodes(TASK, "simpler", "grid", 76, seed=0)
 
 
+def test_visual_matching_of_all_tasks_is_864_different_legal_episodes():
+    starts = set()
+    for task in get_tasks("all"):
+        for episode in evaluation_episodes(task, "simpler", "visual_matching", None, seed=0):
+            options = {"variant": episode.variant, **episode.options}
+            robots = ROBOTS[task.robot.name].variants
+            start = draw_start(task, episode.seed, options, robot_variant=robots)
+            assert start.items() >= options.items()
+            starts.add((task.name, json.dumps(options, sort_keys=True)))
+    assert len(starts) == (75 + 60 + 27 + 27 + 27) * 4 == 864
+
+
 def test_short_protocols_are_different_cells_of_the_grid():
     cells = {str(episode) for episode in evaluation_episodes(TASK, "tabletop", "grid", 75, 0)}
     for protocol, count in (("paper", 30), ("quick", 10)):
@@ -68,6 +83,8 @@ def test_short_protocols_are_different_cells_of_the_grid():
     }
     assert counts["open_drawer"] + counts["close_drawer"] == 2 * 18
     assert counts["move_near"] == 2 * 10
+    assert counts["place_apple_in_closed_top_drawer"] == 2 * 7
+    assert len(counts) == 5
     with pytest.raises(UserError, match="open_top_drawer"):
         evaluation_episodes(get_task("open_top_drawer"), "simpler", "paper", None, seed=0)
 

@@ -53,7 +53,8 @@ def test_expert_aims_below_the_middle_of_a_lying_can(clients, variant, below):
     state = reset["info"]["state"]
     tool = state["tool_pose"].copy()
     tool[:3] = state["object_pose"][:3] + np.array([0.0, 0.0, 0.05])
-    action = decide(Progress(TASK.plan({})), state | {"tool_pose": tool, "gripper": 0.3})
+    info = {"elapsed_steps": 0, "state": state | {"tool_pose": tool, "gripper": 0.3}}
+    action = decide(Progress(TASK.plan({})), info)
     # A gripper that is not open yet waits HOVER_M above what it aims at.
     rise = HOVER_M - 0.05 - below
     np.testing.assert_allclose(action[2], TRANSLATION_GAIN * rise, atol=1e-6)

@@ -10,7 +10,7 @@ from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.drawers import CABINET, scene_at
 from selfflow_robotics.envs.tasks.objects import apple
-from selfflow_robotics.envs.tasks.plan import Pick, Pull, PutInto, Skill
+from selfflow_robotics.envs.tasks.plan import Hover, Pick, Pull, PutInto, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
 
 _MODEL = "baked_apple_v2"
@@ -21,11 +21,19 @@ _X_M, _Y_M = (-0.10, -0.05), (0.0, 0.10)
 _GRID_X_M, _GRID_Y_M, _GRID_POINTS = (-0.08, -0.02), (-0.02, 0.08), 3
 _FORCED_AFTER_STEPS = 100  # the second stage begins, whether the drawer is open or not
 _OPEN_FROM_M, _AJAR_FROM_M = 0.15, 0.05
+# Of the expert. Where the hand waits, it has turned its wrist from pulling to grasping: nearer to
+# the robot, which stands far to the side at a0, the wrist would turn the other way and get stuck.
+_HOVER_M = (0.1, 0.1, 1.0)
+_AIM_BELOW_M = 0.01  # below the middle of the apple: held there, it slips out
 
 
 class PlaceAppleInDrawer(Task):
     """`variant` is where the robot stands (`drawers.STANDS`), `object_xy` where the apple lies on
-    the cabinet (m, world)."""
+    the cabinet (m, world).
+
+    The words change after step 100, however soon the drawer is open. Until then the expert holds
+    still: the apple is never put away while the words still speak of the drawer alone.
+    """
 
     name = "place_apple_in_closed_top_drawer"
     max_episode_steps = 200
@@ -55,7 +63,12 @@ class PlaceAppleInDrawer(Task):
         return PlaceInDrawerRule()
 
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
-        return (Pull(_DRAWER), Pick(), PutInto(item=0, drawer=_DRAWER))
+        return (
+            Pull(_DRAWER),
+            Hover(until_step=_FORCED_AFTER_STEPS + 1, place_m=_HOVER_M),
+            Pick(lying_aim_below_m=_AIM_BELOW_M, is_round=True),
+            PutInto(item=0, drawer=_DRAWER),
+        )
 
     def grid(self) -> list[Episode]:
         """3 marks x 3 x 3 positions (scripts/rt1_put_in_drawer_visual_matching.sh)."""

@@ -13,6 +13,7 @@ class Pick:
     item: int = 0
     # Aim this far below the origin of an object that lies (m).
     lying_aim_below_m: float = 0.0
+    is_round: bool = False  # without a long axis: it always lies, and any side is as good
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,12 @@ class PutInto:
     drawer: int
 
 
-Skill = Pick | Place | Pull | Push | PutInto
+@dataclass(frozen=True)
+class Hover:
+    """Go to a place and hold the open hand still there, turned as for a grasp from above."""
+
+    until_step: int  # of the episode, if it is there by then
+    place_m: tuple[float, float, float]  # of the tool, xyz in the world
+
+
+Skill = Pick | Place | Pull | Push | PutInto | Hover
