@@ -16,9 +16,9 @@ from selfflow_robotics.robot.observation import resize_image
 from selfflow_robotics.training.device import choose_device
 
 NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
-# Matrix products round differently for one, two and three rows. Batches are padded to a multiple of
-# this, so that an episode does not depend on the others running at the same time.
-BATCH_MULTIPLE = 4
+# Matrix products of other sizes round differently. On a CPU, every batch has this size, so that an
+# episode does not depend on the others running at the same time; a GPU takes a multiple at once.
+BATCH = 4
 
 
 class FlowPolicy:
@@ -87,15 +87,20 @@ class FlowPolicy:
         infos: list[dict[str, Any]] | None = None,
     ) -> list[np.ndarray]:
         """Chunks of `replan_steps` environment actions, float32 [replan_steps, 7] each."""
-        padded = [*range(len(slots)), *[0] * (-len(slots) % BATCH_MULTIPLE)]
+        padded = [*range(len(slots)), *[0] * (-len(slots) % BATCH)]
         frames = [resize_image(obs["image"], self.image_size) for obs in observations]
         noise = [self._noise(slot) for slot in slots]
-        chunks = self.chunks(
-            np.stack([frames[i] for i in padded]),
-            [observations[i]["instruction"] for i in padded],
-            torch.stack([noise[i] for i in padded]),
-        )[: len(slots)]
-        return list(environment_from_policy(chunks[:, : self.replan_steps]))
+        size = BATCH if self.bundle.device.type == "cpu" else len(padded)
+        chunks = [
+            self.chunks(
+                np.stack([frames[i] for i in part]),
+                [observations[i]["instruction"] for i in part],
+                torch.stack([noise[i] for i in part]),
+            )
+            for part in (padded[start : start + size] for start in range(0, len(padded), size))
+        ]
+        vectors = np.concatenate(chunks)[: len(slots), : self.replan_steps]
+        return list(environment_from_policy(vectors))
 
     def chunks(
         self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor
