@@ -37,7 +37,7 @@ LIFT_M, LIFT_STEP_MAX_M = 0.12, 0.08
 GRASP_WITHIN_M = 0.013
 LOST_BEYOND_M = 0.04
 CLOSING_STEPS = 5
-LIFTED_WITHIN_M = HOVER_WITHIN_M = 0.03  # when the next skill begins
+LIFTED_WITHIN_M = 0.03  # when the next skill begins
 DROP_M = 0.01  # above where it would rest, an object is let go
 PLACE_WITHIN_M, PLACE_WITHIN_HEIGHT_M = 0.02, 0.012
 OPENING_STEPS = 4
@@ -109,11 +109,10 @@ def put_into(progress: Progress, skill: PutInto, state: dict[str, Any]) -> Comma
 def hover(progress: Progress, skill: Hover, state: dict[str, Any]) -> Command:
     """The command for a state; updates `progress`."""
     tool = state["tool_pose"]
-    offset = skill.place_m - tool[:3]
     is_over = progress.elapsed_steps + 1 >= skill.until_step  # after the present command
-    if is_over and math.hypot(*offset) < HOVER_WITHIN_M and not progress.is_last:
+    if is_over and not progress.is_last:
         progress.done += 1
-    return Command(towards(offset), turn_by(_turn_to_grasp(tool[3:], _UP)), OPEN)
+    return Command(towards(skill.place_m - tool[:3]), turn_by(_turn_to_grasp(tool[3:], _UP)), OPEN)
 
 
 def item_pose(state: dict[str, Any], item: int) -> np.ndarray:

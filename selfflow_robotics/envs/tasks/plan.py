@@ -53,7 +53,7 @@ class PutInto:
 class Hover:
     """Go to a place and hold the open hand still there, turned as for a grasp from above."""
 
-    until_step: int  # of the episode, if it is there by then
+    until_step: int  # of the episode, there or not
     place_m: tuple[float, float, float]  # of the tool, xyz in the world
 
 
