@@ -51,12 +51,13 @@ LEFT_WITHIN_M = 0.03  # when the next skill begins
 
 # From the middle of the front: where the push begins, and where it aims.
 BEFORE_FRONT_M, BEHIND_FRONT_M = np.array([0.12, 0.0, 0.06]), np.array([-0.08, 0.0, 0.0])
-# Generous: so near its base, the arm cannot reach every pose, and a front is large.
 # How far aside of the base to push. Right before it the arm folds up and gets stuck; on the side
-# away from the hand (-y), the wrist comes to its end soon.
+# away from the hand (-y), the wrist soon comes to its end.
 AWAY_SIDE_M, HAND_SIDE_M = -0.12, 0.17
+# The push begins with a gap, and within this of there. Generous: so near its base, the arm cannot
+# reach every pose, and a front is large.
 GAP_M, ASIDE_MAX_M, ABOVE_MAX_M, BELOW_MAX_M, BEFORE_WITHIN_RAD = 0.04, 0.12, 0.09, 0.04, 0.65
-CLEAR_M, CLEAR_HEIGHT_M = 0.1, 0.2  # of the cabinet's top; above the middle of the front
+CLEAR_M, CLEAR_HEIGHT_M = 0.1, 0.2  # before the cabinet's top; above the middle of the front
 PUSHING_STEPS_MAX = 30
 SHUT_BELOW_M = 0.02  # success asks for 0.05
 
