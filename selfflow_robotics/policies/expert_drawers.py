@@ -51,8 +51,13 @@ LEFT_WITHIN_M = 0.03  # when the next skill begins
 
 # From the middle of the front: where the push begins, and where it aims.
 BEFORE_FRONT_M, BEHIND_FRONT_M = np.array([0.12, 0.0, 0.06]), np.array([-0.08, 0.0, 0.0])
-# Generous: so near its base, the arm cannot reach every pose, and a front is large.
-BEFORE_WITHIN_M, BEFORE_WITHIN_RAD = 0.06, 0.4
+# How far aside of the base to push. Right before it the arm folds up and gets stuck; on the side
+# away from the hand (-y), the wrist soon comes to its end.
+AWAY_SIDE_M, HAND_SIDE_M = -0.12, 0.17
+# The push begins with a gap, and within this of there. Generous: so near its base, the arm cannot
+# reach every pose, and a front is large.
+GAP_M, ASIDE_MAX_M, ABOVE_MAX_M, BELOW_MAX_M, BEFORE_WITHIN_RAD = 0.04, 0.12, 0.09, 0.04, 0.65
+CLEAR_M, CLEAR_HEIGHT_M = 0.1, 0.2  # before the cabinet's top; above the middle of the front
 PUSHING_STEPS_MAX = 30
 SHUT_BELOW_M = 0.02  # success asks for 0.05
 
@@ -128,16 +133,33 @@ def push(progress: Progress, skill: Push, state: dict[str, Any]) -> Command:
         progress.done += not progress.is_last
         progress.pushing_steps = 0
         return Command(_STILL, _STILL, CLOSE)
-    to_front = np.array(cabinet.front(skill.drawer, opening)) - tool[:3]
+    front = np.array(cabinet.front(skill.drawer, opening))
+    front[1] = _within_reach(front[1], state["base_pose"][1])
+    to_front = front - tool[:3]
     before = to_front + BEFORE_FRONT_M
     turn = turn_to(tool[3:], *_axes(PUSH_PITCH_RAD))
     if progress.pushing_steps > PUSHING_STEPS_MAX:
         progress.pushing_steps = 0
-    is_before = math.hypot(*before) < BEFORE_WITHIN_M and math.hypot(*turn) < BEFORE_WITHIN_RAD
+    is_before = (
+        to_front[0] < -GAP_M
+        and abs(to_front[1]) < ASIDE_MAX_M
+        and -ABOVE_MAX_M < to_front[2] < BELOW_MAX_M
+        and math.hypot(*turn) < BEFORE_WITHIN_RAD
+    )
     if not progress.pushing_steps and not is_before:
-        return Command(towards(_around_the_top(before)), turn_by(turn), CLOSE)
+        # Only then: the arm cannot draw the tool back to its own body as high as it begins.
+        over_top = tool[0] < cabinet.EDGE_X + CLEAR_M
+        over_front = to_front[2] > -CLEAR_HEIGHT_M
+        offset = _around_the_top(before) if over_top or over_front else before
+        return Command(towards(offset), turn_by(turn), CLOSE)
     progress.pushing_steps += 1
     return Command(towards(to_front + BEHIND_FRONT_M), turn_by(turn), CLOSE)
+
+
+def _within_reach(y: float, base_y: float) -> float:
+    """Where to push a front whose middle is at y (m), from a base at base_y (m)."""
+    aside = y - base_y
+    return base_y + max(aside, AWAY_SIDE_M if aside < AWAY_SIDE_M else HAND_SIDE_M)
 
 
 def _axes(pitch: float) -> tuple[np.ndarray, np.ndarray]:

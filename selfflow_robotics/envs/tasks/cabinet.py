@@ -8,6 +8,7 @@ drawers slide along x, towards the robot, and are numbered as in `tasks.base.DRA
 POSITION = (-0.295, 0.0, 0.017)  # of the cabinet's frame
 WIDTH = 0.615  # along y
 SURFACE = POSITION[2] + 0.865  # z of the top, on which objects stand
+EDGE_X = POSITION[0] + 0.315  # of the top, towards the robot
 ORIGINS = (0.668, 0.423, 0.178)  # z of the drawers' frames in the cabinet's
 TRAVEL = 0.5  # range of a drawer
 FRONT_X, FRONT_THICKNESS, FRONT_HEIGHT = 0.305, 0.015, 0.14  # front plate, in the drawer's frame
