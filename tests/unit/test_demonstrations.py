@@ -104,7 +104,7 @@ def test_labels_are_the_experts_answer_to_what_is_seen(recorded):
         state["gripper"] = float(proprio[7])
         if proprio[7] > 0.7:
             state["object_pose"][:3] = proprio[:3]
-        answer = expert.act([0], [{}], [{"state": state}])[0][0]
+        answer = expert.act([0], [{}], [{"state": state, "elapsed_steps": t}])[0][0]
         label = index.actions[start + t]
         assert_allclose(label[:3], answer[:3], atol=5e-3)
         assert label[6] == (answer[6] < 0)

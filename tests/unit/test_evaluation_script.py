@@ -100,8 +100,8 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--task", "pick_cola_can"], "unknown task 'pick_cola_can'; did you mean pick_coke_can?"),
-        (["--task", "move_neer"], "unknown task 'move_neer'; did you mean move_near?"),
+        (["--task", "pick_cola_can"], "unknown task 'pick_cola_can'; did you mean pick_coke_can"),
+        (["--task", "move_neer"], "unknown task 'move_neer'; did you mean move_near"),
         (["policy=expert", "num_episodes=-1"], "num_episodes must be at least 1, got -1"),
         (["policy=expert", "replan_steps=0"], "replan_steps must be at least 1, got 0"),
         (["num_episode=3"], "unknown config key 'num_episode'; did you mean num_episodes or"),
@@ -127,14 +127,14 @@ def test_a_mistake_is_one_line(main, capsys, arguments, line):
     assert error.count("\n") == 1
 
 
-def test_actions_that_are_not_numbers_are_one_line(main, capsys, monkeypatch):
+def test_actions_that_are_not_numbers_are_an_error_of_their_episode(main, capsys, monkeypatch):
     chunk = np.full((6, 7), np.nan, np.float32)
     monkeypatch.setattr(RandomPolicy, "act", lambda self, slots, *_: [chunk for _ in slots])
     with pytest.raises(SystemExit) as stop:
         main(["policy=random", "baselines=[]", "videos=0", "num_episodes=1", "processes=1"])
-    assert stop.value.code == 2
+    assert stop.value.code == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "error: policy 'random' returned an action that is not finite"
+    assert "policy 'random' returned an action that is not finite" in last
 
 
 def test_hydras_options_go_with_flags(main, capsys):
