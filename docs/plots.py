@@ -58,7 +58,7 @@ def success(text: str) -> None:
         ax.errorbar(mean, y, xerr=[[mean - low], [high - mean]], fmt="o", color=color, capsize=4)
         side, align = (-2, "right") if mean > 50 else (2, "left")
         ax.text((low if mean > 50 else high) + side, y, rate, va="center", ha=align, color=color)
-    ax.set_yticks(range(len(rows)), [f"{row[1].strip('`')}  ({row[0]})" for row in rows])
+    ax.set_yticks(range(len(rows)), [f"{row[1].replace('`', '')}  ({row[0]})" for row in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-3, 103))
     ax.set_xlabel("success, %, with 95 % intervals")
     ax.grid(axis="x", alpha=0.3)
@@ -79,7 +79,7 @@ def world_model(text: str) -> None:
         ax.plot(range(1, 7), [float(cell) for cell in psnr], style, color=color, label=label)
     ax.set(xlabel="imagined frame", ylabel="PSNR, dB", title="experiment=tabletop")
     ax.grid(alpha=0.3)
-    ax.legend()
+    ax.legend(loc="lower left")
     save(figure, "world_model")
 
 
