@@ -79,7 +79,7 @@ def world_model(text: str) -> None:
         ax.plot(range(1, 7), [float(cell) for cell in psnr], style, color=color, label=label)
     ax.set(xlabel="imagined frame", ylabel="PSNR, dB", title="experiment=tabletop")
     ax.grid(alpha=0.3)
-    ax.legend(loc="lower left")
+    ax.legend(loc="center right", bbox_to_anchor=(1, 0.33))
     save(figure, "world_model")
 
 
