@@ -63,6 +63,8 @@ _SHIFT_M = 0.02  # of the whole layout, along each axis
 _BASE_YAW = -0.09
 # A sponge is so flat that fingers that aim at its middle hit the table.
 _LYING_AIM_ABOVE_M = 0.008
+# Held at its middle, an apple slips out.
+_ROUND, _ROUND_AIM_BELOW_M = ("apple", "orange"), 0.01
 _NEAR_M = 0.14
 # The rule.
 _GAP_M, _MOVED_M, _CLOSER_M = 0.10, 0.03, 0.01
@@ -160,7 +162,12 @@ class MoveNear(Task):
         )
 
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
-        return (Pick(lying_aim_below_m=-_LYING_AIM_ABOVE_M), Place(distance_m=_NEAR_M))
+        source, _ = _ROLES[episode["roles"]]
+        if _TRIPLETS[episode["variant"]][source] in _ROUND:
+            pick = Pick(lying_aim_below_m=_ROUND_AIM_BELOW_M, is_round=True)
+        else:
+            pick = Pick(lying_aim_below_m=-_LYING_AIM_ABOVE_M)
+        return (pick, Place(distance_m=_NEAR_M))
 
     def grid(self) -> list[Episode]:
         """60 episodes: 5 triplets x 2 layouts x 6 roles."""
