@@ -77,14 +77,7 @@ def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
     away = pose[:2] - other[:2]
     goal = other[:2] + away * (skill.distance_m / max(math.hypot(*away), 1e-9))
     height = progress.rest_m + skill.higher_m + DROP_M
-    offset = np.append(goal, height) - pose[:3]
-    is_there = math.hypot(*offset[:2]) < PLACE_WITHIN_M and -offset[2] < PLACE_WITHIN_HEIGHT_M
-    if progress.opening_steps or is_there:
-        progress.opening_steps += 1
-        rise = progress.lift_to_m - tool[2] if progress.opening_steps > OPENING_STEPS else 0.0
-        return Command(_upwards(rise), np.zeros(3), OPEN)
-    move = towards(offset + np.array([0.0, 0.0, HOVER_M * _hover(offset)]))
-    return Command(move, np.zeros(3), CLOSE)
+    return _lower_and_let_go(progress, tool, np.append(goal, height) - pose[:3])
 
 
 def put_into(progress: Progress, skill: PutInto, state: dict[str, Any]) -> Command:
@@ -96,7 +89,12 @@ def put_into(progress: Progress, skill: PutInto, state: dict[str, Any]) -> Comma
         progress.closing_steps = progress.opening_steps = 0
         return Command(np.zeros(3), np.zeros(3), OPEN)
     opening = float(state["drawers"][skill.drawer])
-    offset = cabinet.upper_edge(skill.drawer, opening) + INTO_DRAWER_M - tool[:3]
+    goal = cabinet.upper_edge(skill.drawer, opening) + INTO_DRAWER_M
+    return _lower_and_let_go(progress, tool, goal - tool[:3])
+
+
+def _lower_and_let_go(progress: Progress, tool: np.ndarray, offset: np.ndarray) -> Command:
+    """Carry what the hand holds by `offset` [3] (m) through the funnel, open, and go up."""
     is_there = math.hypot(*offset[:2]) < PLACE_WITHIN_M and -offset[2] < PLACE_WITHIN_HEIGHT_M
     if progress.opening_steps or is_there:
         progress.opening_steps += 1
