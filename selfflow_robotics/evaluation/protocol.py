@@ -29,6 +29,7 @@ from selfflow_robotics.rng import numpy_generator
 Protocol = Literal["auto", "random", "held_out", "grid", "visual_matching", "paper", "quick"]
 
 NUM_SEEDS, FIRST_HELD_OUT_SEED = 100_000, 200_000
+DRAWN: tuple[Protocol, ...] = ("random", "held_out")  # may draw an initial state repeatedly
 NUM_RANDOM_EPISODES = 100
 NUM_QUICK_EPISODES = 10
 NUM_PAPER_EPISODES = {
@@ -61,7 +62,7 @@ def evaluation_episodes(
     list starts with the shorter one, so an evaluation can be extended.
     """
     protocol = resolve_protocol(protocol, simulator)
-    if protocol in ("random", "held_out"):
+    if protocol in DRAWN:
         first = FIRST_HELD_OUT_SEED if protocol == "held_out" else 0
         return random_episodes(task, num_episodes or NUM_RANDOM_EPISODES, seed, first)
     if num_episodes is None:

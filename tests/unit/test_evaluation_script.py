@@ -13,6 +13,8 @@ import pytest
 
 from selfflow_robotics.envs.simpler.preflight import INSTALL
 from selfflow_robotics.envs.tasks.catalog import TASKS
+from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -202,3 +204,16 @@ def test_a_task_with_drawers_remarks_that_simpler_rasterised_them():
     assert "rasterised" in remark
     assert remarks(TASKS["open_drawer"], "tabletop", "grid", {}, None) == ()
     assert remarks(TASKS["pick_coke_can"], "simpler", "grid", {}, None) == ()
+
+
+def test_only_a_grid_must_not_repeat_initial_states(capsys):
+    has_trouble = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")[
+        "has_trouble"
+    ]
+    records = [EpisodeRecord("random", "open_drawer", "top", n, start="same") for n in range(3)]
+    for protocol, troubled in (("random", False), ("held_out", False), ("grid", True)):
+        report = Report("open_drawer", "SIMPLER", protocol, 0, ("top",), {"random": records})
+        assert report.repeated_starts() == 2
+        assert "repeat the initial state" in report.to_text()
+        assert has_trouble(report) == troubled
+        assert bool(capsys.readouterr().err) == troubled
