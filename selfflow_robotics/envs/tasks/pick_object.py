@@ -1,5 +1,9 @@
 """SIMPLER's google_robot_pick_object: lift one of 14 objects, named by the instruction
-(ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py)."""
+(ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py).
+
+Not in the catalog yet: the expert grasps across an object's y axis, but SIMPLER's spoon, carrot and
+eggplant are long along x.
+"""
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
