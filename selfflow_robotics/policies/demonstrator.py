@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.tasks.plan import Pick
+from selfflow_robotics.envs.tasks.plan import Hover, Pick
 from selfflow_robotics.policies.expert import decide, plan_of
 from selfflow_robotics.policies.expert_objects import CLOSING_STEPS
 from selfflow_robotics.policies.motion import Progress
@@ -29,6 +29,8 @@ NOISE_M = 0.01  # standard deviation per axis, while approaching
 WALK_MEMORY = 0.8
 # Play alternates between wandering and expert motion.
 STRETCH_STEPS = (4, 13)
+# Waiting is recorded no longer than this: enough to get to the place, and to hold still there.
+WAITING_STEPS = 14
 
 
 @dataclass
@@ -55,6 +57,7 @@ class _Disturbed(Track):
     walk: RandomWalk | None = None
     miss: np.ndarray | None = None  # offset of a deliberately missed grasp (m)
     unrecorded_steps: int = 0  # steps left
+    waiting_steps: int = 0  # so far
 
     @property
     def disturbed(self) -> bool:
@@ -114,8 +117,10 @@ class Demonstrator:
             track.unrecorded_steps -= 1
             track.labels.append(None)
             return track.walk.step() if track.walk else self._missing(track, info)
+        waits = isinstance(track.progress.plan[track.progress.done], Hover)
         action = decide(track.progress, info)
-        track.labels.append(action)
+        track.waiting_steps += waits
+        track.labels.append(None if track.waiting_steps > WAITING_STEPS and waits else action)
         if not track.noise_m or track.progress.closing_steps:
             return action
         noise = np.append(track.generator.normal(0, track.noise_m, 3), np.zeros(4))

@@ -1,8 +1,8 @@
 """How the scripted expert opens and closes drawers.
 
 A handle has no solid, so a drawer is opened by its front plate: the gripper comes from the front,
-half open, until one finger is above and behind the plate's upper edge and the other below and
-before it; they close, and the tool pulls. It starts over if the plate slips out. A drawer is closed
+open, until one finger is above and behind the plate's upper edge and the other below and before it;
+They close, and the tool pulls. It starts over if the plate slips out. A drawer is closed
 by pushing with the closed gripper.
 """
 
@@ -16,6 +16,7 @@ from selfflow_robotics.envs.tasks.plan import Pull, Push
 from selfflow_robotics.policies.motion import (
     CLOSE,
     OPEN,
+    OPEN_BELOW,
     TRANSLATION_MAX_M,
     Command,
     Progress,
@@ -28,12 +29,11 @@ from selfflow_robotics.policies.motion import (
 PULL_PITCH_RAD, PUSH_PITCH_RAD = 0.6, 0.35
 PULL_TURN_WITHIN_RAD = 0.12
 
-# The way to the plate is nearly level: 10 cm are free above it, and the upper finger is 5 cm above
-# the tool. Gripper: closedness; wide open, it does not fit.
+# The way to the plate is nearly level: 10 cm are free above it, and the upper finger is far above
+# the tool.
 PATH_PITCH_RAD = 0.1
-AJAR, AJAR_WITHIN = 0.4, 0.15
-# The hold, from the plate's upper edge: along the gripper and up across it.
-HOLD_AHEAD_M, HOLD_ABOVE_M = 0.03, 0.01
+# The hold: the tool is this far past the plate's upper edge, along the gripper.
+HOLD_AHEAD_M = 0.035
 # The funnel: stay this far before the hold until the gripper is directly before it; then slowly.
 BACK_OFF_M, FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.15, 0.015, 0.04
 IN_FUNNEL_MAX_M = 0.08
@@ -72,7 +72,7 @@ def pull(progress: Progress, skill: Pull, state: dict[str, Any]) -> Command:
     gripper, across = _axes(PULL_PITCH_RAD)
     path, _ = _axes(PATH_PITCH_RAD)
     to_edge = np.array(cabinet.upper_edge(skill.drawer, opening)) - tool[:3]
-    to_hold = to_edge + HOLD_AHEAD_M * gripper + HOLD_ABOVE_M * across
+    to_hold = to_edge + HOLD_AHEAD_M * gripper
     turn = turn_to(tool[3:], gripper, across)
     if opening >= (LOST_BELOW_M if progress.opening_steps else OPEN_FROM_M):
         return _leave_open(progress, tool, to_hold - BACK_OFF_M * path, turn)
@@ -86,8 +86,7 @@ def pull(progress: Progress, skill: Pull, state: dict[str, Any]) -> Command:
     ahead = float(np.sum(to_hold * path))
     sideways = math.hypot(*(to_hold - ahead * path))
     back_off = float(np.clip((sideways - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
-    more_closed = AJAR - state["gripper"]
-    if abs(more_closed) > AJAR_WITHIN or math.hypot(*turn) > PULL_TURN_WITHIN_RAD:
+    if state["gripper"] > OPEN_BELOW or math.hypot(*turn) > PULL_TURN_WITHIN_RAD:
         back_off = 1.0
     progress.near_steps = progress.near_steps + 1 if ahead < NEAR_M and not back_off else 0
     if math.hypot(*to_hold) < HOLD_WITHIN_M or progress.near_steps > NEAR_STEPS_MAX:
@@ -95,8 +94,7 @@ def pull(progress: Progress, skill: Pull, state: dict[str, Any]) -> Command:
         return _hold_and_pull(progress, tool, turn, PULL_TO_M - opening)
     offset = _around_the_top(to_hold - back_off * BACK_OFF_M * path)
     move = towards(offset, TRANSLATION_MAX_M if back_off == 1.0 else IN_FUNNEL_MAX_M)
-    # A gripper action of 1 closes the gripper once, if it is given the time.
-    return Command(move, turn_by(turn), float(np.clip(more_closed, OPEN, CLOSE)))
+    return Command(move, turn_by(turn), OPEN)
 
 
 def _hold_and_pull(
