@@ -5,6 +5,7 @@
     python eval/simpler.py --task all                            # or pick_coke_can,move_near
     python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
+    python eval/simpler.py instruction="open top drawer"         # in place of the task's words
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert        # a minute
 
@@ -91,6 +92,7 @@ class EvalConfig:
     num_steps: int | None = None
     guidance_scale: float | None = None
     joint: bool = False
+    instruction: str | None = None
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
     videos: int = 3
     processes: int | None = None
@@ -115,6 +117,8 @@ class EvalConfig:
             raise UserError(f"videos must not be negative, got {self.videos}")
         if self.guidance_scale is not None:
             check_scale(self.guidance_scale)
+        if self.instruction is not None and self.policy != "network":
+            raise UserError(f"policy={self.policy} reads no instruction; remove instruction")
 
 
 @hydra_app(
@@ -178,6 +182,7 @@ def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | 
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
             **({"joint": True} if config.joint else {}),
+            **({} if config.instruction is None else {"instruction": config.instruction}),
         }
         folder = output_folder(config, task, checkpoint, simulator, fingerprint)
         ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
@@ -195,7 +200,7 @@ def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | 
         variants=task.variants,
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
-        remarks=remarks(task, simulator, protocol, provenance, data),
+        remarks=told(config) + remarks(task, simulator, protocol, provenance, data),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
@@ -232,6 +237,13 @@ def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None
     folder = results_root(config, checkpoint) / folder_name("summary", settings)
     summary.write(folder)
     print(f"summary: {folder / 'summary.md'}")
+
+
+def told(config: EvalConfig) -> tuple[str, ...]:
+    """The remark that the policy is not told the task's words."""
+    if config.instruction is None:
+        return ()
+    return (f'The policy is told "{config.instruction}" instead of the task\'s instruction.',)
 
 
 def remarks(
@@ -304,6 +316,7 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
         num_steps=config.num_steps,
         guidance_scale=config.guidance_scale,
         joint=config.joint,
+        instruction=config.instruction,
         device=config.device,
     )
 

@@ -1,9 +1,9 @@
 """How the scripted expert opens and closes drawers.
 
-A handle has no solid, so a drawer is opened by its front plate: the gripper comes from the front,
-open, until one finger is above and behind the plate's upper edge and the other below and before it;
-They close, and the tool pulls. It starts over if the plate slips out. A drawer is closed
-by pushing with the closed gripper.
+A handle has no solid, so a drawer is opened by its front plate: the open gripper comes from the
+front, until one finger is above and behind the plate's upper edge and the other below and before
+it; they close, and the tool pulls. It starts over if the plate slips out. A drawer is closed by
+pushing with the closed gripper.
 """
 
 import math

@@ -38,9 +38,10 @@ class FlowPolicy:
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         joint: bool = False,
+        instruction: str | None = None,
     ) -> None:
         """`joint`: denoise later frames and actions together (role "joint") instead of only actions
-        (role "policy")."""
+        (role "policy"). `instruction`: tell the network this instead of the task's words."""
         self._actions = bundle.require("joint" if joint else "policy")
         if not 1 <= replan_steps <= bundle.horizon:
             raise UserError(
@@ -50,6 +51,7 @@ class FlowPolicy:
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
+        self.instruction = instruction
         self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, observations so far)
 
     @classmethod
@@ -61,11 +63,12 @@ class FlowPolicy:
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         joint: bool = False,
+        instruction: str | None = None,
         device: str = "auto",
     ) -> "FlowPolicy":
         """Load the policy of a run or checkpoint folder. Raises UserError if that fails."""
         bundle = load_bundle(Path(path), choose_device(device)).with_autoencoder()
-        return cls(bundle, replan_steps, num_steps, guidance_scale, joint)
+        return cls(bundle, replan_steps, num_steps, guidance_scale, joint, instruction)
 
     @property
     def data_provenance(self) -> dict[str, Any]:
@@ -90,11 +93,15 @@ class FlowPolicy:
         padded = [*range(len(slots)), *[0] * (-len(slots) % BATCH)]
         frames = [resize_image(obs["image"], self.image_size) for obs in observations]
         noise = [self._noise(slot) for slot in slots]
+        words = [
+            obs["instruction"] if self.instruction is None else self.instruction
+            for obs in observations
+        ]
         size = BATCH if self.bundle.device.type == "cpu" else len(padded)
         chunks = [
             self.chunks(
                 np.stack([frames[i] for i in part]),
-                [observations[i]["instruction"] for i in part],
+                [words[i] for i in part],
                 torch.stack([noise[i] for i in part]),
             )
             for part in (padded[start : start + size] for start in range(0, len(padded), size))

@@ -84,6 +84,20 @@ def spoil(features):
     features["steps/action/world_vector"].float_list.value[0] = np.nan
 
 
+def test_long_waits_are_not_recorded(tmp_path):
+    config = CollectConfig(
+        task="place_apple_in_closed_top_drawer", num_episodes=1, recovery=0.0, root=str(tmp_path)
+    )
+    index = RldsIndex.open(collect(config))
+    words = [index.instruction_of(step) for step in range(index.num_frames)]
+    [episode] = metadata(config.directory)["episodes"]
+    assert index.num_frames + episode["unrecorded_steps"] <= get_task(config.task).max_episode_steps
+    assert episode["unrecorded_steps"] > 30
+    # It waits until the words change, after step 100.
+    assert 100 - words.count("open top drawer") == episode["unrecorded_steps"] - 1
+    assert words[-1] == "place apple into top drawer"
+
+
 def test_labels_are_the_experts_answer_to_what_is_seen(recorded):
     """The picture of step t shows the state that the label of step t answers to."""
     config, index = recorded

@@ -94,6 +94,14 @@ def test_a_joint_rollout_imagines_the_frames_with_the_actions(checkpoint):
     assert not np.array_equal(joint, alone)
 
 
+def test_an_instruction_can_replace_the_tasks(checkpoint):
+    [seen] = observations(1)
+    told = started(checkpoint, [0], instruction="open top drawer").act([0], [seen])
+    asked = started(checkpoint, [0]).act([0], [{**seen, "instruction": "open top drawer"}])
+    assert np.array_equal(told, asked)
+    assert not np.array_equal(told, started(checkpoint, [0]).act([0], [seen]))
+
+
 @pytest.mark.parametrize("replan_steps", [0, 7])
 def test_no_more_actions_are_executed_than_predicted(checkpoint, replan_steps):
     with pytest.raises(UserError, match="replan_steps must be 1 to 6"):
