@@ -29,7 +29,6 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,11 +151,16 @@ def main(config: EvalConfig) -> int:
 def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | None) -> Report:
     """Play the missing episodes of one task, and write and print its report."""
     data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
-    simulator, why = pick_simulator(config, task, data)
+    simulator, why, left_out = pick_simulator(config, task, data)
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
     shard = Shard.parse(config.shard) if config.shard else None
     episodes = shard.of(episodes) if shard else episodes
+    episodes = [episode for episode in episodes if episode.variant not in left_out]
+    if not episodes:
+        for cause in left_out.values():
+            raise SimplerMissing(cause)
+        raise UserError(f"shard={config.shard} has no episodes of {task.name}")
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
@@ -192,9 +196,10 @@ def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | 
         simulator=TITLES[simulator],
         protocol=protocol,
         seed=config.seed,
-        variants=task.variants,
+        variants=tuple(variant for variant in task.variants if variant not in left_out),
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
+        left_out=left_out,
         remarks=remarks(task, simulator, protocol, provenance, data),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
@@ -214,6 +219,8 @@ def has_trouble(report: Report) -> bool:
             f"{errors[-1].error}; repeat the command to retry them",
             file=sys.stderr,
         )
+    for variant, why in report.left_out.items():
+        print(f"{report.task}: {variant} was not evaluated: {why}", file=sys.stderr)
     repeated = 0 if report.protocol in DRAWN else report.repeated_starts()
     if repeated:
         print(
@@ -221,7 +228,7 @@ def has_trouble(report: Report) -> bool:
             "as a bug of the simulator or task",
             file=sys.stderr,
         )
-    return bool(errors or repeated)
+    return bool(errors or report.left_out or repeated)
 
 
 def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None) -> None:
@@ -308,11 +315,17 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
     )
 
 
-def pick_simulator(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> tuple[str, str]:
-    """(simulator, why)."""
-    install = config.simpler.resolved()
-    check = partial(check_simpler, install.path, install.python, task)
-    return choose_simulator(config.sim, data, check)
+def pick_simulator(
+    config: EvalConfig, task: Task, data: dict[str, Any] | None
+) -> tuple[str, str, dict[str, str]]:
+    """(simulator, why, variants that it cannot play and why)."""
+    install, missing = config.simpler.resolved(), {}
+
+    def check() -> None:
+        missing.update(check_simpler(install.path, install.python, task))
+
+    simulator, why = choose_simulator(config.sim, data, check)
+    return simulator, why, missing if simulator == "simpler" else {}
 
 
 def output_folder(

@@ -30,6 +30,7 @@ EXPERT = {
     "close_drawer": (6, 6),
     # These are the same episodes for one drawer.
     **{f"{verb}_{drawer}_drawer": (1, 1) for verb in ("open", "close") for drawer in DRAWERS},
+    "pick_object": (14, 14),
     "place_apple_in_closed_top_drawer": (3, 3),
 }
 HOLD_STEPS = 3
@@ -73,6 +74,7 @@ def test_an_unknown_task_names_the_nearest(name):
         ("google_robot_pick_horizontal_coke_can", "pick_horizontal_coke_can"),
         ("google_robot_move_near", "move_near"),
         ("google_robot_move_near_v1", "move_near"),
+        ("google_robot_pick_object", "pick_object"),
         ("google_robot_open_drawer", "open_drawer"),
         ("google_robot_close_middle_drawer", "close_middle_drawer"),
         ("google_robot_place_apple_in_closed_top_drawer", "place_apple_in_closed_top_drawer"),

@@ -19,20 +19,31 @@ _MESHES = ("textured.obj", "textured.dae", "textured.glb")
 def check_assets(task: Task, assets: Path) -> None:
     """Raise UserError, naming task and file, if SIMPLER's asset folder lacks what `task` needs.
 
-    Files that only other tasks need may be missing.
+    Files that only other tasks need may be missing, and so may objects of some variants
+    (`missing_variants`).
     """
     for file in _files(task):
         if not (assets / file).is_file():
             raise UserError(
                 f"SIMPLER's checkout lacks {file}, which {task.name} needs: complete the checkout"
             )
-    for model in task.bound().models:
-        folder = assets / "custom" / "models" / model
-        if not any((folder / mesh).is_file() for mesh in _MESHES):
-            raise UserError(
-                f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}, so "
-                f"an object of {task.name} would be invisible: complete the checkout"
-            )
+    missing = missing_variants(task, assets)
+    if len(missing) == len(task.variants):
+        raise UserError(next(iter(missing.values())))
+
+
+def missing_variants(task: Task, assets: Path) -> dict[str, str]:
+    """The variants of `task` in which an object would be invisible, and why."""
+    binding, models = task.bound(), assets / "custom" / "models"
+    found = {}
+    for variant in task.variants:
+        for model in binding.models_of.get(variant, binding.models):
+            if not any((models / model / mesh).is_file() for mesh in _MESHES):
+                found[variant] = (
+                    f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}"
+                    f", so an object of {task.name} would be invisible: complete the checkout"
+                )
+    return found
 
 
 def _files(task: Task) -> Iterator[str]:

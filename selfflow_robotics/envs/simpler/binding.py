@@ -26,6 +26,8 @@ class SimplerBinding:
     flags: tuple[str, ...] = ()  # further step information (bool)
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments of SIMPLER's `make`
     models: tuple[str, ...] = ()  # objects, by their folders in custom/models
+    # Variant -> those of `models` in its episodes; empty: all are in all episodes.
+    models_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     files: tuple[str, ...] = ()  # further files that it needs, in the asset folder
     remark: str = ""  # that belongs next to every result
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets
+from selfflow_robotics.envs.simpler.assets import check_assets, missing_variants
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
@@ -58,6 +58,7 @@ class SimplerEnv(RobotEnv):
     def _make_simulation(self) -> Any:
         binding, robot = self._binding, self._robot
         check_assets(self.task, self._assets)
+        self._missing = missing_variants(self.task, self._assets)
         made = import_module("gymnasium").make(
             binding.env_id,
             obs_mode="none",  # a step renders nothing; `observe` does
@@ -84,6 +85,8 @@ class SimplerEnv(RobotEnv):
         task, simulation = self.task, self._simulation
         episode = draw_start(task, seed, options, robot_variant=self._robot.variants)
         scene, robot = task.scene(episode), episode["robot_variant"]
+        if episode["variant"] in self._missing:
+            raise UserError(self._missing[episode["variant"]])
         self._episode = episode
         self._camera.show_behind(self._overlay())
         for name, value in self._binding.attributes(episode).items():

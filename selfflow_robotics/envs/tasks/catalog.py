@@ -4,6 +4,7 @@ from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.envs.tasks.drawers import Drawer
 from selfflow_robotics.envs.tasks.move_near import MoveNear
 from selfflow_robotics.envs.tasks.pick_coke_can import ORIENTATIONS, PickCokeCan
+from selfflow_robotics.envs.tasks.pick_object import PickObject
 from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
 from selfflow_robotics.errors import unknown
 
@@ -16,6 +17,7 @@ TASKS: dict[str, Task] = {
         for verb in ("open", "close")
         for task in (Drawer(verb), *(Drawer(verb, (drawer,)) for drawer in DRAWERS))
     },
+    "pick_object": PickObject(),
     "place_apple_in_closed_top_drawer": PlaceAppleInDrawer(),
 }
 DEFAULT_TASK = "pick_coke_can"

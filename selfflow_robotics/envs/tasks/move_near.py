@@ -136,6 +136,9 @@ class MoveNear(Task):
         objects=_actors,
         flags=_FLAGS,
         models=tuple(_MODELS.values()),
+        models_of={
+            triplet: tuple(_MODELS[name] for name in names) for triplet, names in _TRIPLETS.items()
+        },
     )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
