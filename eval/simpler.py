@@ -200,7 +200,7 @@ def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | 
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
         left_out=left_out,
-        remarks=remarks(task, simulator, protocol, provenance, data),
+        remarks=remarks(task, simulator, protocol, len(episodes), provenance, data),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
@@ -245,6 +245,7 @@ def remarks(
     task: Task,
     simulator: str,
     protocol: str,
+    num_episodes: int,
     provenance: dict[str, Any],
     data: dict[str, Any] | None,
 ) -> tuple[str, ...]:
@@ -260,7 +261,7 @@ def remarks(
     if simulator == "simpler" and task.simpler and task.simpler.remark:
         lines.append(task.simpler.remark)
     comparable = data is not None and is_real(data) and simulator == "simpler"
-    if comparable and protocol == "visual_matching" and (line := published_line(task.name)):
+    if comparable and (line := published_line(task.name, protocol, num_episodes)):
         lines.append(line)
     return tuple(lines)
 

@@ -10,6 +10,7 @@ from selfflow_robotics.errors import unknown
 
 TASKS: dict[str, Task] = {
     "move_near": MoveNear(),
+    "move_near_v0": MoveNear("v0"),
     "pick_coke_can": PickCokeCan(),
     **{task.name: task for task in (PickCokeCan((lies,)) for lies in ORIENTATIONS)},
     **{

@@ -1,12 +1,14 @@
 """Move one of three objects on the table near another, named by the instruction.
 
 Objects, layouts and the success rule are those of SIMPLER's google_robot_move_near
-(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py).
+(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py). SIMPLER has two versions, whose
+objects look different: its names mean v1, its scripts for visual matching play v0. On the tabletop
+they are the same.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,17 +78,18 @@ _FLAGS = (
     "near_tgt_obj",
     "is_closest_to_tgt",
 )
-# SIMPLER's models of the objects.
+# SIMPLER's models of the objects. Those called "baked" have another one for each version.
 _MODELS = {
     "blue plastic bottle": "blue_plastic_bottle",
-    "pepsi can": "baked_opened_pepsi_can_v2",
+    "pepsi can": "baked_opened_pepsi_can",
     "orange": "orange",
-    "7up can": "baked_opened_7up_can_v2",
-    "apple": "baked_apple_v2",
-    "sponge": "baked_sponge_v2",
-    "coke can": "baked_opened_coke_can_v2",
-    "redbull can": "baked_opened_redbull_can_v2",
+    "7up can": "baked_opened_7up_can",
+    "apple": "baked_apple",
+    "sponge": "baked_sponge",
+    "coke can": "baked_opened_coke_can",
+    "redbull can": "baked_opened_redbull_can",
 }
+_MODEL_SUFFIX = {"v0": "", "v1": "_v2"}
 
 
 def _object_options(episode: Episode) -> dict:
@@ -117,7 +120,6 @@ def _actors(simulation: Any) -> list[Any]:
 class MoveNear(Task):
     """`variant` is the three objects, `roles` which of them moves near which."""
 
-    name = "move_near"
     max_episode_steps = 80
     starts = {  # noqa: RUF012
         "variant": Choice(tuple(_TRIPLETS)),
@@ -127,19 +129,28 @@ class MoveNear(Task):
     }
     bodies = tuple(_OBJECTS.values())
     targets = ("object_position", "gripper", "tool_position")
-    simpler = SimplerBinding(
-        env_id="MoveNearGoogleBakedTexInScene-v1",
-        stage="google_pick_coke_can_1_v4",
-        overlay="real_inpainting/google_move_near_real_eval_1.png",
-        object_options=_object_options,
-        attributes=_attributes,
-        objects=_actors,
-        flags=_FLAGS,
-        models=tuple(_MODELS.values()),
-        models_of={
-            triplet: tuple(_MODELS[name] for name in names) for triplet, names in _TRIPLETS.items()
-        },
-    )
+
+    def __init__(self, version: Literal["v0", "v1"] = "v1") -> None:
+        """version: SIMPLER's."""
+        self.name = "move_near" if version == "v1" else f"move_near_{version}"
+        models = {
+            name: model + _MODEL_SUFFIX[version] * model.startswith("baked")
+            for name, model in _MODELS.items()
+        }
+        self.simpler = SimplerBinding(
+            env_id=f"MoveNearGoogleBakedTexInScene-{version}",
+            stage="google_pick_coke_can_1_v4",
+            overlay="real_inpainting/google_move_near_real_eval_1.png",
+            object_options=_object_options,
+            attributes=_attributes,
+            objects=_actors,
+            flags=_FLAGS,
+            models=tuple(models.values()),
+            models_of={
+                triplet: tuple(models[name] for name in names)
+                for triplet, names in _TRIPLETS.items()
+            },
+        )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         names = _TRIPLETS[episode["variant"]]
