@@ -4,12 +4,14 @@
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
     python eval/simpler.py --task all                            # or pick_coke_can,move_near
     python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
+    python eval/simpler.py sim=simpler protocol=variant_aggregation   # its other one
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert        # a minute
 
 The tasks are pick_coke_can, move_near, open_drawer, close_drawer and
-place_apple_in_closed_top_drawer, and for example open_top_drawer or pick_standing_coke_can.
+place_apple_in_closed_top_drawer, which are "all", pick_object, and for example open_top_drawer or
+pick_standing_coke_can.
 
 The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
 training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
@@ -59,6 +61,7 @@ from selfflow_robotics.evaluation.protocol import (
     Shard,
     evaluation_episodes,
     resolve_protocol,
+    tasks_of,
 )
 from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
@@ -100,7 +103,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", own_names(self.task))
-        if len(get_tasks(self.task)) > 1 and self.output:
+        if len(tasks_to_evaluate(self)) > 1 and self.output:
             raise UserError(
                 f"output= is for one task, got {self.task}; several tasks have a folder each"
             )
@@ -126,7 +129,7 @@ class EvalConfig:
 )
 def main(config: EvalConfig) -> int:
     torch.set_num_threads(1)  # the simulators use the other cores
-    tasks = get_tasks(config.task)
+    tasks = tasks_to_evaluate(config)
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
     policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
@@ -146,6 +149,11 @@ def main(config: EvalConfig) -> int:
     print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
     troubles = [has_trouble(report) for report in reports]
     return 1 if lacking or any(troubles) else 0
+
+
+def tasks_to_evaluate(config: EvalConfig) -> list[Task]:
+    """The tasks, or the surroundings in which each of them is evaluated."""
+    return [own for task in get_tasks(config.task) for own in tasks_of(task, config.protocol)]
 
 
 def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | None) -> Report:

@@ -15,6 +15,7 @@ class SimplerBinding:
     env_id: str
     stage: str  # scene; "dummy_..." are built in, the file of any other must be in the checkout
     # Photograph behind robot and objects, in the asset folder; {...} is an option of the episode.
+    # "": the stage is seen.
     overlay: str
     # The episode -> SIMPLER's `obj_init_options`.
     object_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda episode: {}

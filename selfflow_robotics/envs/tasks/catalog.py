@@ -21,6 +21,7 @@ TASKS: dict[str, Task] = {
     "pick_object": PickObject(),
     "place_apple_in_closed_top_drawer": PlaceAppleInDrawer(),
 }
+_AGGREGATION = {task.name: task for own in TASKS.values() for task in own.aggregation()}
 DEFAULT_TASK = "pick_coke_can"
 # Names for several tasks, which commands that take several accept.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -47,9 +48,10 @@ def get_task(name: str) -> Task:
     """
     own = name.removeprefix(_SIMPLER_PREFIX)
     own = _VERSIONS.get(own, own)
-    if own not in TASKS:
-        raise unknown("task", own, TASKS)
-    return TASKS[own]
+    known = _AGGREGATION if "@" in own else TASKS
+    if own not in known:
+        raise unknown("task", own, known)
+    return known[own]
 
 
 def get_tasks(names: str) -> list[Task]:
