@@ -33,6 +33,7 @@ EXPERT = {
     **{f"{verb}_{drawer}_drawer": (1, 1) for verb in ("open", "close") for drawer in DRAWERS},
     "pick_object": (14, 14),
     "place_apple_in_closed_top_drawer": (3, 3),
+    "put_can_on_plate": (3, 3),
 }
 HOLD_STEPS = 3
 

@@ -6,6 +6,7 @@ from selfflow_robotics.envs.tasks.move_near import MoveNear
 from selfflow_robotics.envs.tasks.pick_coke_can import ORIENTATIONS, PickCokeCan
 from selfflow_robotics.envs.tasks.pick_object import PickObject
 from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
+from selfflow_robotics.envs.tasks.put_can_on_plate import PutCanOnPlate
 from selfflow_robotics.errors import unknown
 
 TASKS: dict[str, Task] = {
@@ -20,6 +21,7 @@ TASKS: dict[str, Task] = {
     },
     "pick_object": PickObject(),
     "place_apple_in_closed_top_drawer": PlaceAppleInDrawer(),
+    "put_can_on_plate": PutCanOnPlate(),
 }
 _AGGREGATION = {task.name: task for own in TASKS.values() for task in own.aggregation()}
 DEFAULT_TASK = "pick_coke_can"
