@@ -5,6 +5,7 @@ processes, interruptions or repetitions. Seeds are above all evaluation seeds.
 """
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -89,7 +90,7 @@ class CollectConfig:
         """`name`, or the default name from the settings."""
         if self.name:
             return self.name
-        parts = [self.sim.rpartition(":")[2].lower(), self.task.replace(",", "_")]
+        parts = [self.sim.rpartition(":")[2].lower(), re.sub("[,@]", "_", self.task)]
         if self.mode == "play":
             parts.append("play")
         elif self.recovery:

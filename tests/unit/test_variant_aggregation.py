@@ -19,6 +19,7 @@ from selfflow_robotics.evaluation.protocol import (
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.policies.expert import plan_of
+from selfflow_robotics.rollouts.demonstrations import CollectConfig
 
 PROTOCOL = "variant_aggregation"
 ALL = [own for task in get_tasks("all") for own in tasks_of(task, PROTOCOL)]
@@ -64,6 +65,8 @@ def test_each_of_the_surroundings_is_a_task(task):
     usual = get_task(task.name.split("@")[0])
     assert task.instructions(episode) == usual.instructions(episode)
     json.dumps(task.bound().object_options(episode))
+    name = CollectConfig(sim="simpler", task=task.name).dataset_name
+    assert name.startswith(f"simpler_{usual.name}_{task.surroundings}_")
     with pytest.raises(UserError, match="surroundings of SIMPLER's"):
         make_env(SimulatorSpec(task=task.name))
 
