@@ -61,7 +61,7 @@ class Drawer(Task):
         surroundings: Surroundings | None = None,
     ) -> None:
         """drawers: those that an episode may be about. surroundings: None for the usual ones."""
-        self.verb = verb
+        self.verb: Literal["open", "close"] = verb
         self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
         self.stands = tuple(AGGREGATION_STANDS if surroundings else STANDS)
         self.starts = {"variant": Choice(drawers), "stand": Choice(self.stands)}
@@ -75,7 +75,7 @@ class Drawer(Task):
         if surroundings:
             self.surroundings = surroundings.name
             self.name += f"@{surroundings.name}"
-            self.simpler = surroundings.of(self.simpler)
+            self.simpler = surroundings.of(self.bound())
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return (f"{self.verb} {episode['variant']} drawer",)

@@ -77,7 +77,7 @@ class PickCokeCan(Task):
         if surroundings:
             self.surroundings = surroundings.name
             self.name += f"@{surroundings.name}"
-            self.simpler = surroundings.of(self.simpler)
+            self.simpler = surroundings.of(self.bound())
         self.starts = {
             "variant": Choice(orientations),
             "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),

@@ -58,7 +58,7 @@ class PlaceAppleInDrawer(Task):
         if surroundings:
             self.surroundings = surroundings.name
             self.name += f"@{surroundings.name}"
-            binding = surroundings.of(self.simpler)
+            binding = surroundings.of(self.bound())
             self.simpler = replace(
                 binding,
                 settings={**binding.settings, "model_ids": [_AGGREGATION_MODEL]},
