@@ -94,7 +94,8 @@ class Summary:
         for report in self.reports:
             if report.task == task and policy in report.episodes:
                 rate = report.rate(policy, variant)
-                return rate if rate.count + rate.errors else None
+                is_whole = not report.left_out or variant in report.variants
+                return rate if is_whole and rate.count + rate.errors else None
         return None
 
     @property
