@@ -4,13 +4,15 @@
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
     python eval/simpler.py --task all                            # or pick_coke_can,move_near
     python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
+    python eval/simpler.py sim=simpler protocol=variant_aggregation   # its other one
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py instruction="open top drawer"         # in place of the task's words
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert        # a minute
 
 The tasks are pick_coke_can, move_near, open_drawer, close_drawer and
-place_apple_in_closed_top_drawer, and for example open_top_drawer or pick_standing_coke_can.
+place_apple_in_closed_top_drawer, which are "all", pick_object, and for example open_top_drawer or
+pick_standing_coke_can.
 
 The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
 training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
@@ -30,7 +32,6 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ from selfflow_robotics.evaluation.protocol import (
     Shard,
     evaluation_episodes,
     resolve_protocol,
+    tasks_of,
 )
 from selfflow_robotics.evaluation.published import published_line
 from selfflow_robotics.evaluation.report import Report
@@ -103,7 +105,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", own_names(self.task))
-        if len(get_tasks(self.task)) > 1 and self.output:
+        if len(tasks_to_evaluate(self)) > 1 and self.output:
             raise UserError(
                 f"output= is for one task, got {self.task}; several tasks have a folder each"
             )
@@ -131,7 +133,7 @@ class EvalConfig:
 )
 def main(config: EvalConfig) -> int:
     torch.set_num_threads(1)  # the simulators use the other cores
-    tasks = get_tasks(config.task)
+    tasks = tasks_to_evaluate(config)
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
     policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
@@ -153,14 +155,24 @@ def main(config: EvalConfig) -> int:
     return 1 if lacking or any(troubles) else 0
 
 
+def tasks_to_evaluate(config: EvalConfig) -> list[Task]:
+    """The tasks, or the surroundings in which each of them is evaluated."""
+    return [own for task in get_tasks(config.task) for own in tasks_of(task, config.protocol)]
+
+
 def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | None) -> Report:
     """Play the missing episodes of one task, and write and print its report."""
     data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
-    simulator, why = pick_simulator(config, task, data)
+    simulator, why, left_out = pick_simulator(config, task, data)
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
     shard = Shard.parse(config.shard) if config.shard else None
     episodes = shard.of(episodes) if shard else episodes
+    episodes = [episode for episode in episodes if episode.variant not in left_out]
+    if not episodes:
+        for cause in left_out.values():
+            raise SimplerMissing(cause)
+        raise UserError(f"shard={config.shard} has no episodes of {task.name}")
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
@@ -197,10 +209,11 @@ def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | 
         simulator=TITLES[simulator],
         protocol=protocol,
         seed=config.seed,
-        variants=task.variants,
+        variants=tuple(variant for variant in task.variants if variant not in left_out),
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
-        remarks=told(config) + remarks(task, simulator, protocol, provenance, data),
+        left_out=left_out,
+        remarks=told(config) + remarks(task, simulator, protocol, len(episodes), provenance, data),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
@@ -219,6 +232,8 @@ def has_trouble(report: Report) -> bool:
             f"{errors[-1].error}; repeat the command to retry them",
             file=sys.stderr,
         )
+    for variant, why in report.left_out.items():
+        print(f"{report.task}: {variant} was not evaluated: {why}", file=sys.stderr)
     repeated = 0 if report.protocol in DRAWN else report.repeated_starts()
     if repeated:
         print(
@@ -226,7 +241,7 @@ def has_trouble(report: Report) -> bool:
             "as a bug of the simulator or task",
             file=sys.stderr,
         )
-    return bool(errors or repeated)
+    return bool(errors or report.left_out or repeated)
 
 
 def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None) -> None:
@@ -250,6 +265,7 @@ def remarks(
     task: Task,
     simulator: str,
     protocol: str,
+    num_episodes: int,
     provenance: dict[str, Any],
     data: dict[str, Any] | None,
 ) -> tuple[str, ...]:
@@ -265,7 +281,7 @@ def remarks(
     if simulator == "simpler" and task.simpler and task.simpler.remark:
         lines.append(task.simpler.remark)
     comparable = data is not None and is_real(data) and simulator == "simpler"
-    if comparable and protocol == "visual_matching" and (line := published_line(task.name)):
+    if comparable and (line := published_line(task.name, protocol, num_episodes)):
         lines.append(line)
     return tuple(lines)
 
@@ -321,11 +337,17 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
     )
 
 
-def pick_simulator(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> tuple[str, str]:
-    """(simulator, why)."""
-    install = config.simpler.resolved()
-    check = partial(check_simpler, install.path, install.python, task)
-    return choose_simulator(config.sim, data, check)
+def pick_simulator(
+    config: EvalConfig, task: Task, data: dict[str, Any] | None
+) -> tuple[str, str, dict[str, str]]:
+    """(simulator, why, variants that it cannot play and why)."""
+    install, missing = config.simpler.resolved(), {}
+
+    def check() -> None:
+        missing.update(check_simpler(install.path, install.python, task))
+
+    simulator, why = choose_simulator(config.sim, data, check)
+    return simulator, why, missing if simulator == "simpler" else {}
 
 
 def output_folder(

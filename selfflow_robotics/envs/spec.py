@@ -88,6 +88,8 @@ def make_env(spec: SimulatorSpec) -> RobotEnv:
     """The environment that `spec` describes. Raises UserError for an unknown simulator or task."""
     task, size = get_task(spec.task), (spec.image_size[0], spec.image_size[1])
     if spec.simulator == "tabletop":
+        if task.surroundings:
+            raise UserError(f"{task.name} has surroundings of SIMPLER's; use sim=simpler")
         from selfflow_robotics.envs.tabletop.env import TabletopEnv
 
         return TabletopEnv(task, image_size=size, renderer=spec.renderer)

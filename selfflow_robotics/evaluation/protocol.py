@@ -7,6 +7,8 @@ The protocols:
   last.
 - `grid`: the task's official grid, each cell once, cycling through the robot's recolourings.
 - `visual_matching`: SIMPLER's published protocol, each cell once for each recolouring.
+- `variant_aggregation`: SIMPLER's other published protocol, each cell once in each of its
+  surroundings (`Task.aggregation`), which are evaluated as tasks of their own.
 - `paper`: as many cells of the grid as the Self-Flow paper plays (arXiv 2603.06507, appendix E: 15
   episodes of pick, 18 of drawers, 10 of move near and 7 of the apple, all twice).
 - `quick`: ten cells of the grid.
@@ -17,7 +19,7 @@ Evaluations draw their episodes' seeds from [0, 100000), held-out ones from [200
 demonstrations start at 1000000, so no policy is evaluated on a training episode.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
@@ -26,7 +28,16 @@ from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
 
-Protocol = Literal["auto", "random", "held_out", "grid", "visual_matching", "paper", "quick"]
+Protocol = Literal[
+    "auto",
+    "random",
+    "held_out",
+    "grid",
+    "visual_matching",
+    "variant_aggregation",
+    "paper",
+    "quick",
+]
 
 NUM_SEEDS, FIRST_HELD_OUT_SEED = 100_000, 200_000
 DRAWN: tuple[Protocol, ...] = ("random", "held_out")  # may draw an initial state repeatedly
@@ -50,7 +61,25 @@ def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:
             "protocol=visual_matching recolours SIMPLER's robot and needs sim=simpler; "
             "protocol=grid plays the same positions elsewhere"
         )
+    if protocol == "variant_aggregation" and simulator != "simpler":
+        raise UserError(
+            "protocol=variant_aggregation plays in SIMPLER's other surroundings and needs "
+            "sim=simpler"
+        )
     return protocol
+
+
+def tasks_of(task: Task, protocol: Protocol) -> list[Task]:
+    """What is evaluated of `task`: each of its surroundings by variant_aggregation, else itself.
+
+    Raises UserError if the task has no such surroundings.
+    """
+    if protocol != "variant_aggregation" or task.surroundings:
+        return [task]
+    found = list(task.aggregation())
+    if not found:
+        raise UserError(f"SIMPLER's variant aggregation has no episodes of {task.name}")
+    return found
 
 
 def evaluation_episodes(
@@ -69,6 +98,11 @@ def evaluation_episodes(
         num_episodes = _number_of(task, protocol)
     all_robots = protocol == "visual_matching"
     episodes = official_grid(task, seed, all_robots, recoloured=simulator == "simpler")
+    if protocol == "variant_aggregation":
+        if not task.surroundings:
+            raise ValueError(f"{task.name} has the usual surroundings; see `tasks_of`")
+        own_colours = {"robot_variant": ROBOTS[task.robot.name].variants[0]}
+        episodes = [replace(e, options=e.options | own_colours) for e in episodes]
     if num_episodes is None:
         return episodes
     if num_episodes > len(episodes):

@@ -7,7 +7,7 @@ failures, all errors successes). Rates of different simulators are never in the 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class Report:
     variants: tuple[str, ...]
     episodes: dict[str, list[EpisodeRecord]]  # the evaluated policy first, then the baselines
     out_of_domain: str | None = None  # why the simulator is out of domain for the first policy
+    left_out: dict[str, str] = field(default_factory=dict)  # variants not played, and why
     remarks: tuple[str, ...] = ()  # further lines under the table
     simulator_provenance: dict[str, Any] | None = None
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
@@ -123,6 +124,7 @@ class Report:
             "seed": self.seed,
             "repeated_starts": self.repeated_starts(),
             "out_of_domain": self.out_of_domain,
+            "left_out": self.left_out,
             "remarks": self.remarks,
             "policies": {
                 policy: {
@@ -185,6 +187,7 @@ class Report:
                 f"{errors} episodes failed to run: rates are bounds (all of them failures, all of "
                 "them successes)."
             )
+        notes += [f"Without {variant}: {why}" for variant, why in self.left_out.items()]
         return [*notes, *self.remarks]
 
     def title(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.evaluation.report import Rate, Report, percent
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
@@ -65,7 +66,7 @@ class Summary:
         do that end an episode at its first success.
         """
         found = []
-        for name, groups in AVERAGES.items():
+        for name, groups in (AVERAGES | self._aggregations()).items():
             weighted = [
                 (self._rate(policy, cell), 1 / len(groups) / len(group))
                 for group in groups
@@ -77,12 +78,24 @@ class Summary:
             found.append(_average(name, rates, at_any_step))
         return found
 
+    def _aggregations(self) -> dict[str, tuple[tuple[Cell, ...], ...]]:
+        """Of each task that was evaluated in other surroundings, the mean over all of those."""
+        played = dict.fromkeys(
+            report.task.partition("@")[0] for report in self.reports if "@" in report.task
+        )
+        return {
+            f"{task} in its {len(own)} surroundings": tuple(((one.name, None),) for one in own)
+            for task in played
+            if (own := get_task(task).aggregation())
+        }
+
     def _rate(self, policy: str, cell: Cell) -> Rate | None:
         task, variant = cell
         for report in self.reports:
             if report.task == task and policy in report.episodes:
                 rate = report.rate(policy, variant)
-                return rate if rate.count + rate.errors else None
+                is_whole = not report.left_out or variant in report.variants
+                return rate if is_whole and rate.count + rate.errors else None
         return None
 
     @property

@@ -22,6 +22,7 @@ from selfflow_robotics.policies.motion import (
     towards,
     turn_by,
     turn_to,
+    x_axis,
     y_axis,
 )
 from selfflow_robotics.robot.rotations import from_wxyz
@@ -29,6 +30,7 @@ from selfflow_robotics.robot.rotations import from_wxyz
 # The wrist cannot point straight down over most of the table, and from 40 degrees on, a finger hits
 # the table before it passes a can lying across.
 APPROACH_TILT_RAD = math.radians(32)
+FLAT_TILT_RAD = math.radians(16)  # from 20 degrees on, spoons are missed; it strains the wrist
 # The funnel: stay this high until the gripper is directly above the object.
 HOVER_M = 0.09
 FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
@@ -65,7 +67,9 @@ def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
         return Command(_upwards(rise), np.zeros(3), CLOSE)
     share = 1.0 if state["gripper"] > OPEN_BELOW else _hover(offset)
     move = towards(offset + np.array([0.0, 0.0, HOVER_M * share]))
-    return Command(move, turn_by(_turn_to_grasp(tool[3:], _long_axis(pose, skill))), OPEN)
+    tilt = FLAT_TILT_RAD if skill.is_flat else APPROACH_TILT_RAD
+    turn = _turn_to_grasp(tool[3:], _long_axis(pose, skill), tilt)
+    return Command(move, turn_by(turn), OPEN)
 
 
 def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
@@ -137,11 +141,15 @@ def _aim(object_pose: np.ndarray, skill: Pick) -> np.ndarray:
 
 def _long_axis(object_pose: np.ndarray, skill: Pick) -> np.ndarray:
     """Direction [3] across which to grasp: up for a round object, however it has rolled."""
-    return _UP if skill.is_round else y_axis(from_wxyz(object_pose[3:]))
+    if skill.is_round:
+        return _UP
+    return (x_axis if skill.long_axis == "x" else y_axis)(from_wxyz(object_pose[3:]))
 
 
-def _turn_to_grasp(tool: np.ndarray, long_axis: np.ndarray) -> np.ndarray:
+def _turn_to_grasp(
+    tool: np.ndarray, long_axis: np.ndarray, tilt: float = APPROACH_TILT_RAD
+) -> np.ndarray:
     """Rotation vector (world) from the tool's rotation (wxyz) to the nearer of the two grasps."""
-    approach = np.array([-math.sin(APPROACH_TILT_RAD), 0.0, -math.cos(APPROACH_TILT_RAD)])
+    approach = np.array([-math.sin(tilt), 0.0, -math.cos(tilt)])
     closing = np.cross(long_axis, approach)  # across the object
     return turn_to(tool, approach, closing / math.hypot(*closing))

@@ -72,8 +72,13 @@ def turn_to(tool: np.ndarray, approach: np.ndarray, closing: np.ndarray) -> np.n
     return (Rotation.from_matrix(goal) * current.inv()).as_rotvec()
 
 
+def x_axis(rotation: Rotation) -> np.ndarray:
+    """The x axis of a rotation [3]: the long axis of some objects."""
+    return rotation.apply([1.0, 0.0, 0.0])
+
+
 def y_axis(rotation: Rotation) -> np.ndarray:
-    """The y axis of a rotation [3]: an object's long axis, and the axis along which the fingers
+    """The y axis of a rotation [3]: most objects' long axis, and the axis along which the fingers
     close."""
     return rotation.apply([0.0, 1.0, 0.0])
 

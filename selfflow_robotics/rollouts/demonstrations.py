@@ -5,6 +5,7 @@ processes, interruptions or repetitions. Seeds are above all evaluation seeds.
 """
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -89,7 +90,7 @@ class CollectConfig:
         """`name`, or the default name from the settings."""
         if self.name:
             return self.name
-        parts = [self.sim.rpartition(":")[2].lower(), self.task.replace(",", "_")]
+        parts = [self.sim.rpartition(":")[2].lower(), re.sub("[,@]", "_", self.task)]
         if self.mode == "play":
             parts.append("play")
         elif self.recovery:
@@ -171,22 +172,27 @@ def collect(config: CollectConfig) -> Path:
     Each finished episode is on disk. Raises UserError if an episode fails repeatedly.
     """
     count = config.processes or len(os.sched_getaffinity(0))
+    left_out: dict[str, list[str]] = {}
     if config.sim == "simpler":
         for task in get_tasks(config.task):
-            check_simpler(config.spec.path, config.spec.python, task)
+            if missing := check_simpler(config.spec.path, config.spec.python, task):
+                left_out[task.name] = sorted(missing)
+                for variant, why in missing.items():
+                    tqdm.write(f"{task.name}: {variant} is not recorded: {why}")
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))
             for _ in range(min(count, config.num_episodes))
         ]
-        provenance = {**_provenance(config, clients[0]), "recording": config.recording}
+        recording = {**config.recording, **({"left_out": left_out} if left_out else {})}
+        provenance = {**_provenance(config, clients[0]), "recording": recording}
         writer = stack.enter_context(
             RldsWriter(
                 config.root, config.dataset_name, VERSION, config.spec.image_size, provenance
             )
         )
         if not writer.finished:
-            failures = _record(config, clients, writer)
+            failures = _record(config, clients, writer, left_out)
             lost = ", ".join(f"{count} {what}" for what, count in sorted(failures.items()))
             tqdm.write(f"{writer.episodes_done} episodes; attempts without success: {lost or 0}")
         return writer.finish()
@@ -202,12 +208,15 @@ def _provenance(config: CollectConfig, client: SimulatorClient) -> dict[str, Any
 
 
 def _record(
-    config: CollectConfig, clients: list[SimulatorClient], writer: RldsWriter
+    config: CollectConfig,
+    clients: list[SimulatorClient],
+    writer: RldsWriter,
+    left_out: dict[str, list[str]],
 ) -> Counter[str]:
     """Fill the writer, in order; returns the failed attempts by variant."""
     plays = config.mode == "play"
     policy = Player() if plays else Demonstrator(config.recovery)
-    plan = _Plan(config, writer, AHEAD * len(clients), first=writer.episodes_done)
+    plan = _Plan(config, writer, AHEAD * len(clients), writer.episodes_done, left_out)
     finished: dict[int, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
     failures: Counter[str] = Counter()
     results = roll_out(
@@ -254,6 +263,7 @@ class _Plan(Iterator[EpisodeSpec]):
     writer: RldsWriter
     ahead: int  # limit for episodes started beyond the first unwritten one
     first: int
+    left_out: dict[str, list[str]]  # task -> variants that the simulator cannot play
     _again: deque[EpisodeSpec] = field(default_factory=deque)
 
     def __next__(self) -> EpisodeSpec:
@@ -282,7 +292,9 @@ class _Plan(Iterator[EpisodeSpec]):
         seed = self.config.seed + number * TRIES + attempt
         tasks = get_tasks(self.config.task)
         task = tasks[number % len(tasks)]
-        variant = task.variants[number // len(tasks) % len(task.variants)]
+        left_out = self.left_out.get(task.name, ())
+        variants = [variant for variant in task.variants if variant not in left_out]
+        variant = variants[number // len(tasks) % len(variants)]
         return EpisodeSpec(task.name, variant, seed, _places(task, seed))
 
 

@@ -12,11 +12,13 @@ from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tasks.base import DRAWERS
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task
 from selfflow_robotics.envs.tasks.drawers import STANDS
 from selfflow_robotics.errors import UserError
 
 RECORDINGS = Path(__file__).parents[1] / "golden" / "simpler_rollouts.npz"
+APPLE = "place_apple_in_closed_top_drawer"
+TABLE_TOP = 0.8875  # m, world
 WANDER_XY = [-0.3324490934439898, 0.3231642685856504]
 # Where the can was let go in each recorded episode; settled, it lies up to a millimetre away.
 PICKS = {
@@ -146,6 +148,34 @@ def test_move_near_lays_out_its_objects(simpler, index):
     for pose, placed in zip(found, task.scene(begun["info"]["episode"]).objects, strict=True):
         assert_allclose(pose[:2], placed.xy, atol=0.006)  # it rolls or tilts a little
     assert {"moved_correct_obj", "near_tgt_obj"} <= set(begun["info"])
+
+
+@pytest.mark.parametrize("variant", TASKS["pick_object"].variants)
+def test_each_object_lies_as_the_task_says(simpler, variant):
+    """The client compares picture and instruction with SIMPLER's own."""
+    client, task = simpler("pick_object"), TASKS["pick_object"]
+    options = {"variant": variant, "orientation": "vertical", "object_xy": [-0.2, 0.2]}
+    try:
+        begun = start(client, options, observe=True)
+    except UserError as error:
+        pytest.skip(str(error))  # this checkout lacks the object
+    assert begun["observation"]["instruction"] == f"pick {variant}"
+    [placed] = task.scene(begun["info"]["episode"]).objects
+    pose = begun["info"]["state"]["object_pose"]
+    assert_allclose(pose[:2], placed.xy, atol=0.006)
+    assert_allclose(pose[2] - TABLE_TOP, placed.rest.height, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    "name", ["open_drawer@darker_light", "close_drawer@cabinet_3", f"{APPLE}@brighter_light"]
+)
+def test_other_surroundings_are_seen(simpler, name):
+    """The client compares picture and instruction with SIMPLER's own."""
+    task = get_task(name)
+    options = {key: value for key, value in task.grid()[-1].items() if key in task.starts}
+    begun = start(simpler(name), {**options, "robot_variant": "base"}, observe=True)
+    base = begun["info"]["state"]["base_pose"]
+    assert_allclose(base[:2], task.scene(begun["info"]["episode"]).base_xy, atol=1e-6)
 
 
 def test_the_second_stage_begins_after_100_steps(simpler):

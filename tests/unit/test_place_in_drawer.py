@@ -35,6 +35,22 @@ def test_the_apple_waits_for_its_words(env):
     assert np.abs(expert.act([0], [{}], [info])[0][0][:3]).max() > 0.05
 
 
+@pytest.mark.parametrize("variant", TASK.variants)
+def test_a_drawer_that_opens_after_the_words_have_changed_does(env, variant):
+    """Then the hand does not wait, and picks from where it let go of the drawer."""
+    spec, expert = EpisodeSpec(TASK.name, variant, 0), ScriptedExpert()
+    info = env.begin(spec.seed, {"variant": variant})
+    expert.begin(0, spec)
+    idle, opened = 75, 0
+    while info["elapsed_steps"] < TASK.max_episode_steps and not info["success"]:
+        late = info["elapsed_steps"] >= idle
+        action = expert.act([0], [{}], [info])[0][0] if late else np.zeros(7, np.float32)
+        info = env.advance(action)
+        opened = opened or info["elapsed_steps"] * (info["state"]["drawers"][0] > 0.15)
+    assert opened > 100
+    assert info["success"]
+
+
 def test_an_apple_that_was_lost_is_picked_again(env):
     info = env.begin(0, {})
     plan = TASK.plan(info["episode"])

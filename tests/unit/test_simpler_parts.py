@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets, photographs
+from selfflow_robotics.envs.simpler.assets import check_assets, missing_variants, photographs
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import VulkanDevice, missing_device
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS
 from selfflow_robotics.envs.tasks.pick_coke_can import PickCokeCan
-from selfflow_robotics.envs.tasks.pick_object import PickObject
 from selfflow_robotics.errors import UserError
 
 MESA = VulkanDevice("llvmpipe (LLVM 15)", "CPU", "1.4.305", "llvmpipe Mesa 25.0.7", False, True)
@@ -23,8 +22,7 @@ GOOD = {"python": [3, 11], "numpy": "1.26.4", "missing": [], "library": None}
 
 TASK = TASKS[DEFAULT_TASK]
 DATA = "ManiSkill2_real2sim/data"
-# The last one is not in the catalog yet.
-SIMPLER_TASKS = [task for task in (*TASKS.values(), PickObject()) if task.simpler]
+SIMPLER_TASKS = [task for task in TASKS.values() if task.simpler]
 
 every_task = pytest.mark.parametrize("task", SIMPLER_TASKS, ids=lambda task: task.name)
 
@@ -153,6 +151,40 @@ def test_an_object_that_would_be_invisible_is_named(checkout, mesh):
         check_assets(TASK, checkout / DATA)
     (folder / mesh).touch()
     check_assets(TASK, checkout / DATA)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "variants"),
+    [
+        ("pick_object", "eggplant", {"eggplant"}),
+        ("move_near", "orange", {"bottle-pepsi-orange", "orange-pepsi-redbull"}),
+    ],
+)
+def test_other_variants_are_played_without_an_object(checkout, name, model, variants):
+    task = TASKS[name]
+    complete(checkout, task)
+    python = interpreter(checkout, GOOD)
+    assert check_simpler(str(checkout), python, task) == {}
+    models = checkout / DATA / "custom/models"
+    (models / model / "textured.glb").unlink()
+    missing = check_simpler(str(checkout), python, task)
+    assert set(missing) == variants
+    for why in missing.values():
+        assert f"in custom/models/{model}, so an object of {name}" in why
+    for other in task.bound().models:
+        (models / other / "textured.glb").unlink(missing_ok=True)
+    assert set(missing_variants(task, checkout / DATA)) == set(task.variants)
+    with pytest.raises(SimplerMissing, match=f"an object of {name} would be invisible"):
+        check_simpler(str(checkout), python, task)
+
+
+@every_task
+def test_each_object_is_in_some_variant(task):
+    binding = task.bound()
+    shown = {model for models in binding.models_of.values() for model in models}
+    if binding.models_of:
+        assert set(binding.models_of) == set(task.variants)
+        assert shown == set(binding.models)
 
 
 def test_a_task_without_a_binding_is_the_users_mistake(checkout):

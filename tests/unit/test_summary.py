@@ -1,6 +1,7 @@
 """The table over several tasks and its averages."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,12 @@ def test_an_average_needs_all_of_its_cells():
     assert rates(Summary((PICK, OPEN, CLOSE))) == {}
     broken = report("move_near", ("only",), (30,), 60, errors=1)
     assert rates(Summary((PICK, broken, OPEN, CLOSE))) == {}
+
+
+def test_an_average_needs_all_variants():
+    partly = replace(NEAR, left_out={"other": "a file is missing"})
+    assert rates(Summary((PICK, partly, OPEN, CLOSE))) == {}
+    assert "Without other: a file is missing" in partly.notes()
 
 
 def test_success_at_any_step_counts_more():

@@ -14,25 +14,49 @@ from selfflow_robotics.errors import UserError
 
 # What SIMPLER shows of an object, the first that exists (envs/custom_scenes/base_env.py).
 _MESHES = ("textured.obj", "textured.dae", "textured.glb")
+# The original stages have megabytes; a stand-in box of the table's height has a few kilobytes.
+STAND_IN_BYTES = 1 << 20
 
 
 def check_assets(task: Task, assets: Path) -> None:
     """Raise UserError, naming task and file, if SIMPLER's asset folder lacks what `task` needs.
 
-    Files that only other tasks need may be missing.
+    Files that only other tasks need may be missing, and so may objects of some variants
+    (`missing_variants`).
     """
     for file in _files(task):
         if not (assets / file).is_file():
             raise UserError(
                 f"SIMPLER's checkout lacks {file}, which {task.name} needs: complete the checkout"
             )
-    for model in task.bound().models:
-        folder = assets / "custom" / "models" / model
-        if not any((folder / mesh).is_file() for mesh in _MESHES):
-            raise UserError(
-                f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}, so "
-                f"an object of {task.name} would be invisible: complete the checkout"
-            )
+    stage_file = task.bound().stage_file
+    if stage_file and not task.bound().overlay and is_stand_in(assets / stage_file):
+        raise UserError(
+            f"SIMPLER's checkout has a stand-in for {stage_file}, which {task.name} would show: "
+            "complete the checkout"
+        )
+    missing = missing_variants(task, assets)
+    if len(missing) == len(task.variants):
+        raise UserError(next(iter(missing.values())))
+
+
+def is_stand_in(stage: Path) -> bool:
+    """Whether this file is a small substitute for one of SIMPLER's stages."""
+    return stage.stat().st_size < STAND_IN_BYTES
+
+
+def missing_variants(task: Task, assets: Path) -> dict[str, str]:
+    """The variants of `task` in which an object would be invisible, and why."""
+    binding, models = task.bound(), assets / "custom" / "models"
+    found = {}
+    for variant in task.variants:
+        for model in binding.models_of.get(variant, binding.models):
+            if not any((models / model / mesh).is_file() for mesh in _MESHES):
+                found[variant] = (
+                    f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}"
+                    f", so an object of {task.name} would be invisible: complete the checkout"
+                )
+    return found
 
 
 def _files(task: Task) -> Iterator[str]:
@@ -49,6 +73,8 @@ def _files(task: Task) -> Iterator[str]:
 def photographs(task: Task) -> Iterator[str]:
     """The photographs of all episodes of `task`, relative to the asset folder."""
     overlay = task.bound().overlay
+    if not overlay:
+        return
     names = [name for _, name, _, _ in Formatter().parse(overlay) if name]
     options = [task.starts[name] for name in names]
     choices = [option.values for option in options if isinstance(option, Choice)]

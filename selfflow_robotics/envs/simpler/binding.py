@@ -15,6 +15,7 @@ class SimplerBinding:
     env_id: str
     stage: str  # scene; "dummy_..." are built in, the file of any other must be in the checkout
     # Photograph behind robot and objects, in the asset folder; {...} is an option of the episode.
+    # "": the stage is seen.
     overlay: str
     # The episode -> SIMPLER's `obj_init_options`.
     object_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda episode: {}
@@ -26,6 +27,8 @@ class SimplerBinding:
     flags: tuple[str, ...] = ()  # further step information (bool)
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments of SIMPLER's `make`
     models: tuple[str, ...] = ()  # objects, by their folders in custom/models
+    # Variant -> those of `models` in its episodes; empty: all are in all episodes.
+    models_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
     files: tuple[str, ...] = ()  # further files that it needs, in the asset folder
     remark: str = ""  # that belongs next to every result
 

@@ -18,7 +18,7 @@ _BEHIND_PHOTOGRAPH = {"ground", "goal_site", "", "arena"}
 
 
 class OverheadCamera:
-    """Renders `camera` of a SIMPLER environment and lays the real photograph behind it."""
+    """Renders `camera` of a SIMPLER environment and lays the real photograph, if any, behind it."""
 
     def __init__(self, simulation: Any, camera: str) -> None:
         self._simulation = simulation
@@ -48,6 +48,8 @@ class OverheadCamera:
         camera = simulation._cameras[self._camera].camera
         camera.take_picture()
         color = camera.get_float_texture("Color")[..., :3]
+        if self._path is None:
+            return _to_uint8(color)
         entity = camera.get_uint32_texture("Segmentation")[..., 1]
         ids = self._foreground_ids()
         is_foreground = np.zeros(max(int(entity.max()), *ids) + 1, bool)

@@ -17,7 +17,7 @@ import numpy as np
 
 from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets
+from selfflow_robotics.envs.simpler.assets import check_assets, is_stand_in, missing_variants
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
@@ -25,9 +25,6 @@ from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
-
-# The original stages have megabytes; a stand-in box of the table's height has a few kilobytes.
-STAND_IN_BYTES = 1 << 20
 
 
 class SimplerEnv(RobotEnv):
@@ -56,8 +53,9 @@ class SimplerEnv(RobotEnv):
         self._camera = OverheadCamera(self._simulation, self._robot.camera)
 
     def _make_simulation(self) -> Any:
-        binding, robot = self._binding, self._robot
+        binding, robot, photograph = self._binding, self._robot, self._photograph()
         check_assets(self.task, self._assets)
+        self._missing = missing_variants(self.task, self._assets)
         made = import_module("gymnasium").make(
             binding.env_id,
             obs_mode="none",  # a step renders nothing; `observe` does
@@ -67,16 +65,17 @@ class SimplerEnv(RobotEnv):
             control_mode=robot.control_mode,
             scene_name=binding.stage,
             camera_cfgs={"add_segmentation": True},
-            rgb_overlay_path=str(self._overlay()),
-            rgb_overlay_cameras=[robot.camera],
+            rgb_overlay_path=str(photograph) if photograph else None,
+            rgb_overlay_cameras=[robot.camera] if photograph else [],
             disable_env_checker=True,
             **binding.settings,
         )
         # Without gymnasium's wrappers, whose reset and step differ between its versions.
         return made.unwrapped
 
-    def _overlay(self) -> Path:
-        return self._assets / self._binding.overlay.format(**self._episode)
+    def _photograph(self) -> Path | None:
+        overlay = self._binding.overlay
+        return self._assets / overlay.format(**self._episode) if overlay else None
 
     # -- episodes -------------------------------------------------------------------------------
 
@@ -84,8 +83,11 @@ class SimplerEnv(RobotEnv):
         task, simulation = self.task, self._simulation
         episode = draw_start(task, seed, options, robot_variant=self._robot.variants)
         scene, robot = task.scene(episode), episode["robot_variant"]
+        if episode["variant"] in self._missing:
+            raise UserError(self._missing[episode["variant"]])
         self._episode = episode
-        self._camera.show_behind(self._overlay())
+        if photograph := self._photograph():
+            self._camera.show_behind(photograph)
         for name, value in self._binding.attributes(episode).items():
             setattr(simulation, name, value)
         simulation.urdf_version = "" if robot == "base" else robot
@@ -162,7 +164,7 @@ class SimplerEnv(RobotEnv):
             "image_size": list(self.image_size),
             "stage": stage.name if stage else self._binding.stage,
             "stage_sha256": sha256(stage.read_bytes()).hexdigest() if stage else None,
-            "stage_is_stand_in": bool(stage) and stage.stat().st_size < STAND_IN_BYTES,
+            "stage_is_stand_in": bool(stage) and is_stand_in(stage),
         }
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from selfflow_robotics.envs.simpler import vulkan
-from selfflow_robotics.envs.simpler.assets import check_assets
+from selfflow_robotics.envs.simpler.assets import check_assets, missing_variants
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 
@@ -59,8 +59,10 @@ class SimplerMissing(UserError):
     advice = INSTALL
 
 
-def check_simpler(path: str | None, python: str | None, task: Task) -> None:
+def check_simpler(path: str | None, python: str | None, task: Task) -> dict[str, str]:
     """Raise SimplerMissing, in one line with the fix, if SIMPLER at `path` would not start `task`.
+
+    Returns the variants that it cannot play for lack of files, and why.
 
     Checks, in installation order, the checkout, the interpreter `python` and its packages, the
     task's scene, photographs and meshes, and the Vulkan devices, without starting a simulator.
@@ -74,6 +76,7 @@ def check_simpler(path: str | None, python: str | None, task: Task) -> None:
         assets = _check_python(folders, interpreter)
         _check_scene(task, assets)
         _check_vulkan(interpreter)
+        return missing_variants(task, assets)
     except UserError as error:
         raise SimplerMissing(str(error)) from error
 

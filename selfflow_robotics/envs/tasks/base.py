@@ -118,6 +118,7 @@ class Task(ABC):
     starts: dict[str, Choice | Range]
     bodies: tuple[Body, ...]  # all that its scenes may contain
     simpler: SimplerBinding | None = None  # None: the task runs on the tabletop only
+    surroundings: str = ""  # name of those of SIMPLER's variant aggregation; "": the task's own
     # What linear probes predict, of `evaluation.probe_frames.TARGETS`.
     targets: tuple[str, ...] = ("object_position", "object_axis", "gripper", "tool_position")
 
@@ -157,5 +158,12 @@ class Task(ABC):
         """The options of each episode of the official evaluation, in its order; may be empty.
 
         An evaluation adds the seed and, in SIMPLER, the robot's colours.
+        """
+        return ()
+
+    def aggregation(self) -> Sequence["Task"]:
+        """The task in each of the surroundings of SIMPLER's variant aggregation; may be empty.
+
+        These are tasks of their own, which only SIMPLER plays, called `name@surroundings`.
         """
         return ()

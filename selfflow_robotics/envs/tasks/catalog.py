@@ -4,11 +4,14 @@ from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.envs.tasks.drawers import Drawer
 from selfflow_robotics.envs.tasks.move_near import MoveNear
 from selfflow_robotics.envs.tasks.pick_coke_can import ORIENTATIONS, PickCokeCan
+from selfflow_robotics.envs.tasks.pick_object import PickObject
 from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
+from selfflow_robotics.envs.tasks.put_can_on_plate import PutCanOnPlate
 from selfflow_robotics.errors import unknown
 
 TASKS: dict[str, Task] = {
     "move_near": MoveNear(),
+    "move_near_v0": MoveNear("v0"),
     "pick_coke_can": PickCokeCan(),
     **{task.name: task for task in (PickCokeCan((lies,)) for lies in ORIENTATIONS)},
     **{
@@ -16,8 +19,11 @@ TASKS: dict[str, Task] = {
         for verb in ("open", "close")
         for task in (Drawer(verb), *(Drawer(verb, (drawer,)) for drawer in DRAWERS))
     },
+    "pick_object": PickObject(),
     "place_apple_in_closed_top_drawer": PlaceAppleInDrawer(),
+    "put_can_on_plate": PutCanOnPlate(),
 }
+_AGGREGATION = {task.name: task for own in TASKS.values() for task in own.aggregation()}
 DEFAULT_TASK = "pick_coke_can"
 # Names for several tasks, which commands that take several accept.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -44,9 +50,10 @@ def get_task(name: str) -> Task:
     """
     own = name.removeprefix(_SIMPLER_PREFIX)
     own = _VERSIONS.get(own, own)
-    if own not in TASKS:
-        raise unknown("task", own, TASKS)
-    return TASKS[own]
+    known = _AGGREGATION if "@" in own else TASKS
+    if own not in known:
+        raise unknown("task", own, known)
+    return known[own]
 
 
 def get_tasks(names: str) -> list[Task]:

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, Literal
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.simpler.surroundings import AT_CABINET, Surroundings
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Scene, Task
 from selfflow_robotics.envs.tasks.plan import Pull, Push
 from selfflow_robotics.envs.tasks.rules import Seen
@@ -22,6 +23,10 @@ STANDS = {
     "c0": (0.665, 0.224, 0.0),
     "c1": (0.765, 0.222, -0.025),
     "c2": (0.865, 0.222, -0.025),
+}
+# The same for SIMPLER's variant aggregation.
+AGGREGATION_STANDS = {
+    f"x{x}_y{y}": (x, y, 0.0) for x in (0.65, 0.75, 0.85) for y in (-0.2, 0.0, 0.2)
 }
 # Of the binding of every task with the cabinet: SIMPLER's for visual matching, but rasterised, as
 # ray tracing takes minutes a frame on a CPU.
@@ -49,11 +54,17 @@ class Drawer(Task):
     bodies = ()
     targets = ("drawers", "gripper", "tool_position")
 
-    def __init__(self, verb: Literal["open", "close"], drawers: tuple[str, ...] = DRAWERS) -> None:
-        """drawers: those that an episode may be about."""
-        self.verb = verb
+    def __init__(
+        self,
+        verb: Literal["open", "close"],
+        drawers: tuple[str, ...] = DRAWERS,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        """drawers: those that an episode may be about. surroundings: None for the usual ones."""
+        self.verb: Literal["open", "close"] = verb
         self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
-        self.starts = {"variant": Choice(drawers), "stand": Choice(tuple(STANDS))}
+        self.stands = tuple(AGGREGATION_STANDS if surroundings else STANDS)
+        self.starts = {"variant": Choice(drawers), "stand": Choice(self.stands)}
         self.simpler = SimplerBinding(
             env_id=f"{verb.capitalize()}DrawerCustomInScene-v0",
             overlay="real_inpainting/open_drawer_{stand}.png",
@@ -61,6 +72,10 @@ class Drawer(Task):
             objects=lambda simulation: [],
             **CABINET,
         )
+        if surroundings:
+            self.surroundings = surroundings.name
+            self.name += f"@{surroundings.name}"
+            self.simpler = surroundings.of(self.bound())
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return (f"{self.verb} {episode['variant']} drawer",)
@@ -80,15 +95,19 @@ class Drawer(Task):
     def grid(self) -> list[Episode]:
         """Each drawer from nine marks (scripts/rt1_drawer_visual_matching.sh)."""
         return [
-            {"variant": drawer, "stand": stand} for drawer, stand in product(self.variants, STANDS)
+            {"variant": drawer, "stand": stand}
+            for drawer, stand in product(self.variants, self.stands)
         ]
+
+    def aggregation(self) -> list["Drawer"]:
+        return [Drawer(self.verb, self.variants, surroundings) for surroundings in AT_CABINET]
 
 
 def scene_at(
     stand: str, drawers: tuple[float, float, float], objects: tuple[Placed, ...] = ()
 ) -> Scene:
-    """The cabinet with the robot on one of STANDS."""
-    x, y, yaw = STANDS[stand]
+    """The cabinet with the robot on one of STANDS or of AGGREGATION_STANDS."""
+    x, y, yaw = (STANDS | AGGREGATION_STANDS)[stand]
     turned = (-math.sin(yaw / 2), 0.0, 0.0, math.cos(yaw / 2))  # yaw, then half a turn
     return Scene(objects, base_xy=(x, y), base_quaternion=turned, drawers=drawers)
 

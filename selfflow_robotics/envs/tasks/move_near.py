@@ -1,16 +1,19 @@
 """Move one of three objects on the table near another, named by the instruction.
 
 Objects, layouts and the success rule are those of SIMPLER's google_robot_move_near
-(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py).
+(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py). SIMPLER has two versions, whose
+objects look different: its names mean v1, its scripts for visual matching play v0. On the tabletop
+they are the same.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.simpler.surroundings import ON_TABLE, Surroundings
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
@@ -76,17 +79,22 @@ _FLAGS = (
     "near_tgt_obj",
     "is_closest_to_tgt",
 )
-# SIMPLER's models of the objects.
+# SIMPLER's models of the objects, and what is around their names in each version: but for bottle
+# and orange, lights were painted onto them.
 _MODELS = {
     "blue plastic bottle": "blue_plastic_bottle",
-    "pepsi can": "baked_opened_pepsi_can_v2",
+    "pepsi can": "opened_pepsi_can",
     "orange": "orange",
-    "7up can": "baked_opened_7up_can_v2",
-    "apple": "baked_apple_v2",
-    "sponge": "baked_sponge_v2",
-    "coke can": "baked_opened_coke_can_v2",
-    "redbull can": "baked_opened_redbull_can_v2",
+    "7up can": "opened_7up_can",
+    "apple": "apple",
+    "sponge": "sponge",
+    "coke can": "opened_coke_can",
+    "redbull can": "opened_redbull_can",
 }
+_UNPAINTED = ("blue plastic bottle", "orange")
+_PAINTED = {"v0": "baked_{}", "v1": "baked_{}_v2"}
+_NO_DISTRACTOR = "no_distractor"
+_AGGREGATED = (*ON_TABLE, Surroundings(_NO_DISTRACTOR, ON_TABLE[0].stage, {"no_distractor": True}))
 
 
 def _object_options(episode: Episode) -> dict:
@@ -117,7 +125,6 @@ def _actors(simulation: Any) -> list[Any]:
 class MoveNear(Task):
     """`variant` is the three objects, `roles` which of them moves near which."""
 
-    name = "move_near"
     max_episode_steps = 80
     starts = {  # noqa: RUF012
         "variant": Choice(tuple(_TRIPLETS)),
@@ -127,16 +134,39 @@ class MoveNear(Task):
     }
     bodies = tuple(_OBJECTS.values())
     targets = ("object_position", "gripper", "tool_position")
-    simpler = SimplerBinding(
-        env_id="MoveNearGoogleBakedTexInScene-v1",
-        stage="google_pick_coke_can_1_v4",
-        overlay="real_inpainting/google_move_near_real_eval_1.png",
-        object_options=_object_options,
-        attributes=_attributes,
-        objects=_actors,
-        flags=_FLAGS,
-        models=tuple(_MODELS.values()),
-    )
+
+    def __init__(
+        self, version: Literal["v0", "v1"] = "v1", surroundings: Surroundings | None = None
+    ) -> None:
+        """version: SIMPLER's. surroundings: None for the usual ones; others have no version."""
+        self.name = "move_near" if version == "v1" else f"move_near_{version}"
+        models = dict(_MODELS)
+        if not surroundings:
+            painted = _PAINTED[version]
+            models |= {
+                name: painted.format(model)
+                for name, model in _MODELS.items()
+                if name not in _UNPAINTED
+            }
+        usual = SimplerBinding(
+            env_id=f"MoveNearGoogleBakedTexInScene-{version}",
+            stage="google_pick_coke_can_1_v4",
+            overlay="real_inpainting/google_move_near_real_eval_1.png",
+            object_options=_object_options,
+            attributes=_attributes,
+            objects=_actors,
+            flags=_FLAGS,
+            models=tuple(models.values()),
+            models_of={
+                triplet: tuple(models[name] for name in names)
+                for triplet, names in _TRIPLETS.items()
+            },
+        )
+        self.simpler = usual
+        if surroundings:
+            self.surroundings = surroundings.name
+            self.name += f"@{surroundings.name}"
+            self.simpler = replace(surroundings.of(usual), env_id="MoveNearGoogleInScene-v0")
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         names = _TRIPLETS[episode["variant"]]
@@ -148,7 +178,8 @@ class MoveNear(Task):
         source, target = _ROLES[episode["roles"]]
         dx, dy = episode["shift_xy"]
         objects = []
-        for index in (source, target, 3 - source - target):
+        third = () if self.surroundings == _NO_DISTRACTOR else (3 - source - target,)
+        for index in (source, target, *third):
             body, (x, y) = _OBJECTS[names[index]], places[index]
             objects.append(Placed(body, (x + dx, y + dy), body.rests["standing"]))
         half = _BASE_YAW / 2
@@ -177,6 +208,11 @@ class MoveNear(Task):
             for layout in _LAYOUTS
             for roles in _ROLES
         ]
+
+    def aggregation(self) -> list["MoveNear"]:
+        if self.name != "move_near":  # the other version has the same
+            return []
+        return [MoveNear(surroundings=surroundings) for surroundings in _AGGREGATED]
 
 
 def _extent(body: Body, pose: np.ndarray) -> float:

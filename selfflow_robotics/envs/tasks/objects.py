@@ -1,7 +1,8 @@
 """Objects to handle, built of primitive shapes, with SIMPLER's sizes, masses and frames.
 
-The frame is that of SIMPLER's mesh: its y is the long axis of an elongated object, and a lying
-object is one whose y is level. Lengths in metres, masses in kilograms.
+The frame is that of SIMPLER's mesh: its y is the long axis of a can or a bottle, which lies if its
+y is level. Some objects are long along x and lie in every pose. Lengths in metres, masses in
+kilograms.
 
 Source of the numbers: ManiSkill2_real2sim data/custom/info_pick_custom_v0.json and
 envs/custom_scenes/grasp_single_in_scene.py.

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.simpler.surroundings import ON_TABLE, Surroundings
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.objects import COKE_CAN
 from selfflow_robotics.envs.tasks.plan import Pick
@@ -17,6 +18,31 @@ _GRID_POINTS = 5  # along each axis
 # Fingers that close above the middle of a lying can slide off its round top (12 mm above, 3 of 10
 # grasps hold in SIMPLER; 8 mm below, 16 of 16). Aiming lower leaves a margin for a policy's errors.
 _LYING_AIM_BELOW_M = 0.007
+
+_DISTRACTORS = "GraspSingleOpenedCokeCanDistractorInScene-v0"
+_AGGREGATED = (
+    *ON_TABLE,
+    Surroundings(
+        "few_distractors",
+        ON_TABLE[0].stage,
+        env_id=_DISTRACTORS,
+        models=("opened_pepsi_can", "apple", "sponge", "orange"),
+    ),
+    Surroundings(
+        "many_distractors",
+        ON_TABLE[0].stage,
+        {"distractor_config": "more"},
+        env_id=_DISTRACTORS,
+        models=(
+            "opened_7up_can",
+            "opened_sprite_can",
+            "sponge",
+            "orange",
+            "opened_fanta_can",
+            "bridge_spoon_generated_modified",
+        ),
+    ),
+)
 
 
 def _object_options(episode: Episode) -> dict:
@@ -40,10 +66,18 @@ class PickCokeCan(Task):
         models=("opened_coke_can",),
     )
 
-    def __init__(self, orientations: tuple[str, ...] = tuple(ORIENTATIONS)) -> None:
-        """orientations: those that an episode may have."""
+    def __init__(
+        self,
+        orientations: tuple[str, ...] = tuple(ORIENTATIONS),
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        """orientations: those that an episode may have. surroundings: None for the usual ones."""
         chosen = f"{orientations[0]}_" if len(orientations) == 1 else ""
         self.name = f"pick_{chosen}coke_can"
+        if surroundings:
+            self.surroundings = surroundings.name
+            self.name += f"@{surroundings.name}"
+            self.simpler = surroundings.of(self.bound())
         self.starts = {
             "variant": Choice(orientations),
             "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
@@ -70,3 +104,6 @@ class PickCokeCan(Task):
             {"variant": variant, "object_xy": [x, y]}
             for variant, x, y in product(self.variants, xs, ys)
         ]
+
+    def aggregation(self) -> list["PickCokeCan"]:
+        return [PickCokeCan(self.variants, surroundings) for surroundings in _AGGREGATED]

@@ -1,9 +1,5 @@
 """SIMPLER's google_robot_pick_object: lift one of 14 objects, named by the instruction
-(ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py).
-
-Not in the catalog yet: the expert grasps across an object's y axis, but SIMPLER's spoon, carrot and
-eggplant are long along x.
-"""
+(ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py)."""
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
@@ -34,7 +30,7 @@ _OBJECTS: dict[str, tuple[str, Body]] = {
     "blue plastic bottle": ("blue_plastic_bottle", plastic_bottle()),
     "apple": ("apple", apple(mass=0.2144)),
     "orange": ("orange", ball("orange", 0.035, 0.1451, (0.95, 0.50, 0.05))),
-    "sponge": ("sponge", cuboid("sponge", (0.07, 0.10, 0.036), 0.0349, (0.85, 0.75, 0.20))),
+    "sponge": ("sponge", cuboid("sponge", (0.101, 0.071, 0.037), 0.0349, (0.85, 0.75, 0.20))),
     "spoon": (
         "bridge_spoon_generated_modified",
         rod("spoon", 0.14, 0.011, 0.0431, (0.30, 0.55, 0.35)),
@@ -47,6 +43,12 @@ _OBJECTS: dict[str, tuple[str, Body]] = {
     "yellow cube": ("yellow_cube_3cm", cuboid("yellow_cube", _CUBE, 0.027, (0.90, 0.80, 0.10))),
     "eggplant": ("eggplant", rod("eggplant", 0.078, 0.0187, 0.0209, (0.30, 0.10, 0.35))),
 }
+# Any side is as good.
+_ROUND = ("apple", "orange", "green cube", "yellow cube")
+# Their long side is x, which is level however they are let go. Of all others it is y.
+_FLAT = ("sponge", "spoon", "carrot", "eggplant")
+# Where the expert aims at what lies, above the table: higher, the fingers slide off.
+_AIM_M, _FLAT_AIM_M = 0.026, 0.010
 _X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
 
 
@@ -62,6 +64,7 @@ class PickObject(Task):
         "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
     }
     bodies = tuple(body for _, body in _OBJECTS.values())
+    targets = ("object_position", "gripper", "tool_position")
     simpler = SimplerBinding(
         env_id="GraspSingleRandomObjectInScene-v0",
         stage="google_pick_coke_can_1_v4",
@@ -73,6 +76,7 @@ class PickObject(Task):
         attributes=lambda episode: {"model_ids": [_OBJECTS[episode["variant"]][0]]},
         flags=PICK_FLAGS,
         models=tuple(model for model, _ in _OBJECTS.values()),
+        models_of={name: (model,) for name, (model, _) in _OBJECTS.items()},
     )
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
@@ -88,4 +92,10 @@ class PickObject(Task):
         return PickRule(settled.height(0))
 
     def plan(self, episode: Episode) -> tuple[Pick, ...]:
-        return (Pick(),)
+        name = episode["variant"]
+        _, body = _OBJECTS[name]
+        if name in _FLAT:
+            height = body.rests[episode["orientation"]].height
+            return (Pick(lying_aim_below_m=height - _FLAT_AIM_M, long_axis="x", is_flat=True),)
+        below = body.rests["horizontal"].height - _AIM_M
+        return (Pick(lying_aim_below_m=below, is_round=name in _ROUND),)

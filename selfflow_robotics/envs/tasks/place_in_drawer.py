@@ -1,19 +1,21 @@
 """SIMPLER's google_robot_place_apple_in_closed_top_drawer: open the drawer, then put the apple in
 (ManiSkill2_real2sim envs/custom_scenes/place_in_closed_drawer_in_scene.py)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.simpler.surroundings import AT_CABINET, Surroundings
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Range, Scene, Task
-from selfflow_robotics.envs.tasks.drawers import CABINET, scene_at
+from selfflow_robotics.envs.tasks.drawers import AGGREGATION_STANDS, CABINET, scene_at
 from selfflow_robotics.envs.tasks.objects import apple
 from selfflow_robotics.envs.tasks.plan import Hover, Pick, Pull, PutInto, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
 
-_MODEL = "baked_apple_v2"
+_MODEL, _AGGREGATION_MODEL = "baked_apple_v2", "apple"
+_AGGREGATION_STANDS = tuple(AGGREGATION_STANDS)[:3]  # those nearest to the cabinet
 _APPLE = apple(mass=0.2144)
 _DRAWER = DRAWERS.index("top")
 _BOTTOM = "top_drawer_bottom"  # what the apple touches when it lies in the drawer
@@ -51,6 +53,19 @@ class PlaceAppleInDrawer(Task):
         **{**CABINET, "settings": {**CABINET["settings"], "model_ids": [_MODEL]}},
     )
 
+    def __init__(self, surroundings: Surroundings | None = None) -> None:
+        """surroundings: None for the usual ones."""
+        if surroundings:
+            self.surroundings = surroundings.name
+            self.name += f"@{surroundings.name}"
+            binding = surroundings.of(self.bound())
+            self.simpler = replace(
+                binding,
+                settings={**binding.settings, "model_ids": [_AGGREGATION_MODEL]},
+                models=(_AGGREGATION_MODEL,),
+            )
+            self.starts = {**self.starts, "variant": Choice(_AGGREGATION_STANDS)}
+
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return "open top drawer", "place apple into top drawer"
 
@@ -79,6 +94,9 @@ class PlaceAppleInDrawer(Task):
             {"variant": stand, "object_xy": [x, y]}
             for stand, x, y in product(self.variants, xs, ys)
         ]
+
+    def aggregation(self) -> list["PlaceAppleInDrawer"]:
+        return [PlaceAppleInDrawer(surroundings) for surroundings in AT_CABINET]
 
 
 @dataclass

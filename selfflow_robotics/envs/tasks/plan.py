@@ -4,6 +4,7 @@ Objects are numbered as in the task's scene.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class Pick:
     # Aim this far below the origin of an object that lies (m).
     lying_aim_below_m: float = 0.0
     is_round: bool = False  # without a long axis: it always lies, and any side is as good
+    long_axis: Literal["x", "y"] = "y"  # of the object's frame
+    # So thin that the lower one of tilted fingers meets the table first: come from nearer above.
+    is_flat: bool = False
 
 
 @dataclass(frozen=True)
