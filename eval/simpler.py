@@ -250,6 +250,10 @@ def remarks(
             f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own, with the same "
             "height and position. SIMPLER's photograph hides it in the images."
         )
+    if invisible := provenance.get("invisible"):
+        lines.append(
+            f"Invisible in the images: {', '.join(invisible)}, whose mesh SIMPLER's checkout lacks."
+        )
     if simulator == "simpler" and task.simpler and task.simpler.remark:
         lines.append(task.simpler.remark)
     comparable = data is not None and is_real(data) and simulator == "simpler"
@@ -311,7 +315,7 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
 def pick_simulator(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> tuple[str, str]:
     """(simulator, why)."""
     install = config.simpler.resolved()
-    check = partial(check_simpler, install.path, install.python, task)
+    check = partial(check_simpler, install.path, install.python, task, install.allow_invisible)
     return choose_simulator(config.sim, data, check)
 
 

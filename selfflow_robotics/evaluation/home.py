@@ -22,7 +22,7 @@ def own_spec(
     simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
     spec = home_spec(simulator, task, install, data, network_image_size, renderer, timeout_s)
     if simulator == "simpler":
-        check_simpler(spec.path, spec.python, get_task(task))
+        check_simpler(spec.path, spec.python, get_task(task), spec.allow_invisible)
     return spec
 
 

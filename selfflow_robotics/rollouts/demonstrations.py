@@ -172,8 +172,9 @@ def collect(config: CollectConfig) -> Path:
     """
     count = config.processes or len(os.sched_getaffinity(0))
     if config.sim == "simpler":
+        spec = config.spec
         for task in get_tasks(config.task):
-            check_simpler(config.spec.path, config.spec.python, task)
+            check_simpler(spec.path, spec.python, task, spec.allow_invisible)
     with ExitStack() as stack:
         clients = [
             stack.enter_context(SimulatorClient(config.spec))

@@ -16,23 +16,33 @@ from selfflow_robotics.errors import UserError
 _MESHES = ("textured.obj", "textured.dae", "textured.glb")
 
 
-def check_assets(task: Task, assets: Path) -> None:
+def check_assets(task: Task, assets: Path, allow_invisible: bool = False) -> None:
     """Raise UserError, naming task and file, if SIMPLER's asset folder lacks what `task` needs.
 
-    Files that only other tasks need may be missing.
+    Files that only other tasks need may be missing. allow_invisible: so may what is only seen of
+    objects; they move and touch as always (`invisible_models`).
     """
     for file in _files(task):
         if not (assets / file).is_file():
             raise UserError(
                 f"SIMPLER's checkout lacks {file}, which {task.name} needs: complete the checkout"
             )
-    for model in task.bound().models:
-        folder = assets / "custom" / "models" / model
-        if not any((folder / mesh).is_file() for mesh in _MESHES):
-            raise UserError(
-                f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}, so "
-                f"an object of {task.name} would be invisible: complete the checkout"
-            )
+    if not allow_invisible and (models := invisible_models(task, assets)):
+        raise UserError(
+            f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{models[0]}, so "
+            f"an object of {task.name} would be invisible: complete the checkout "
+            "(simpler.allow_invisible=true: play with it invisible)"
+        )
+
+
+def invisible_models(task: Task, assets: Path) -> list[str]:
+    """The models of `task` that SIMPLER cannot show, by their folders in custom/models."""
+    models = assets / "custom" / "models"
+    return [
+        model
+        for model in task.bound().models
+        if not any((models / model / mesh).is_file() for mesh in _MESHES)
+    ]
 
 
 def _files(task: Task) -> Iterator[str]:

@@ -17,13 +17,14 @@ import numpy as np
 
 from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets
+from selfflow_robotics.envs.simpler.assets import check_assets, invisible_models
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.robot.actions import ARM, GRIPPER
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
 
 # The original stages have megabytes; a stand-in box of the table's height has a few kilobytes.
@@ -41,37 +42,42 @@ class SimplerEnv(RobotEnv):
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
 
     def __init__(
-        self, task: Task, image_size: tuple[int, int] = (256, 320), path: str | None = None
+        self,
+        task: Task,
+        image_size: tuple[int, int] = (256, 320),
+        path: str | None = None,
+        allow_invisible: bool = False,
     ) -> None:
-        """image_size: (height, width), reduced from the camera's 512 x 640. path: the SimplerEnv
-        checkout; None if its packages are installed.
+        """image_size: (height, width), reduced from the camera's 512 x 640 (WidowX: 480 x 640,
+        stretched). path: the SimplerEnv checkout; None if its packages are installed.
+        allow_invisible: play with objects whose meshes the checkout lacks.
 
         Raises UserError, with the fix, if something that SIMPLER needs is missing.
         """
         super().__init__(task, image_size)
         self._binding, self._robot = task.bound(), ROBOTS[task.robot.name]
         self._sapien, self._assets, self._devices = _load(path)
+        check_assets(task, self._assets, allow_invisible)
         self._episode = draw_start(task, 0, {}, robot_variant=self._robot.variants)
         self._simulation = self._make_simulation()
         self._camera = OverheadCamera(self._simulation, self._robot.camera)
 
     def _make_simulation(self) -> Any:
         binding, robot = self._binding, self._robot
-        check_assets(self.task, self._assets)
-        made = import_module("gymnasium").make(
-            binding.env_id,
-            obs_mode="none",  # a step renders nothing; `observe` does
-            robot=robot.uid,
-            sim_freq=robot.sim_hz,
-            control_freq=round(self.task.robot.control_hz),
-            control_mode=robot.control_mode,
-            scene_name=binding.stage,
-            camera_cfgs={"add_segmentation": True},
-            rgb_overlay_path=str(self._overlay()),
-            rgb_overlay_cameras=[robot.camera],
-            disable_env_checker=True,
+        settings = {
+            "obs_mode": "none",  # a step renders nothing; `observe` does
+            "robot": robot.uid,
+            "sim_freq": robot.sim_hz,
+            "control_freq": round(self.task.robot.control_hz),
+            "control_mode": robot.control_mode,
+            "scene_name": binding.stage,
+            "camera_cfgs": {"add_segmentation": True},
+            "rgb_overlay_path": str(self._overlay()),
+            "rgb_overlay_cameras": [robot.camera],
+            "disable_env_checker": True,
             **binding.settings,
-        )
+        }
+        made = import_module("gymnasium").make(binding.env_id, **settings)
         # Without gymnasium's wrappers, whose reset and step differ between its versions.
         return made.unwrapped
 
@@ -84,7 +90,7 @@ class SimplerEnv(RobotEnv):
         task, simulation = self.task, self._simulation
         episode = draw_start(task, seed, options, robot_variant=self._robot.variants)
         scene, robot = task.scene(episode), episode["robot_variant"]
-        self._episode = episode
+        self._episode, self._last_gripper = episode, -1.0  # open
         self._camera.show_behind(self._overlay())
         for name, value in self._binding.attributes(episode).items():
             setattr(simulation, name, value)
@@ -110,13 +116,19 @@ class SimplerEnv(RobotEnv):
         }
 
     def advance(self, action: np.ndarray) -> dict[str, Any]:
-        *_, info = self._simulation.step(check_action(action))
+        *_, info = self._simulation.step(self._in_simplers_terms(check_action(action)))
         return {
             "success": bool(info["success"]),
             **{flag: bool(info[flag]) for flag in self._binding.flags},
             "elapsed_steps": int(info["elapsed_steps"]),
             "state": self._state(),
         }
+
+    def _in_simplers_terms(self, action: np.ndarray) -> np.ndarray:
+        if not self._robot.gripper_is_state:
+            return action
+        self._last_gripper = float(action[GRIPPER]) or self._last_gripper
+        return np.append(action[ARM], np.float32(-self._last_gripper))
 
     # -- what is seen ---------------------------------------------------------------------------
 
@@ -150,6 +162,7 @@ class SimplerEnv(RobotEnv):
         stage_file = self._binding.stage_file
         stage = self._assets / stage_file if stage_file else None
         repository = self._assets.parent
+        invisible = invisible_models(self.task, self._assets)
         return {
             "simulator": self.simulator,
             "task": self.task.name,
@@ -163,6 +176,7 @@ class SimplerEnv(RobotEnv):
             "stage": stage.name if stage else self._binding.stage,
             "stage_sha256": sha256(stage.read_bytes()).hexdigest() if stage else None,
             "stage_is_stand_in": bool(stage) and stage.stat().st_size < STAND_IN_BYTES,
+            **({"invisible": invisible} if invisible else {}),
         }
 
     def close(self) -> None:
