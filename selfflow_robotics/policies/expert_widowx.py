@@ -28,6 +28,7 @@ CLOSING_STEPS, OPENING_STEPS = 4, 3
 LIFTED_WITHIN_M = 0.02
 LOST_BEYOND_M = 0.06  # from tool to object
 PUT_WITHIN_M, PUT_WITHIN_HEIGHT_M = 0.012, 0.004
+UPRIGHT_FROM = 0.8  # the cosine between a long axis and the vertical: any side is as good
 _DOWN = np.array([0.0, 0.0, -1.0])
 
 
@@ -106,7 +107,7 @@ def _closing(item: np.ndarray, across: str) -> list[np.ndarray]:
     """Level directions [3] along which the fingers may close on an object turned by wxyz."""
     turned = from_wxyz(item)
     axes = [turned.apply(axis) for axis in np.eye(3)]
-    if across == "y":  # lying objects may have rolled about their x
+    if across == "y" and abs(axes[0][2]) < UPRIGHT_FROM:  # it may have rolled about its x
         axes = [np.cross(_DOWN, axes[0])]
     level = [np.array([axis[0], axis[1], 0.0]) for axis in axes]
     return [axis / math.hypot(*axis) for axis in level if math.hypot(*axis) > 0.5]

@@ -5,8 +5,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import WIDOWX, Episode, Placed, Scene, Task
 from selfflow_robotics.envs.tasks.objects import UNTURNED, Body, Quaternion
