@@ -2,7 +2,8 @@
 
     python finetune/collect.py --task pick_coke_can                    # built-in MuJoCo tabletop
     python finetune/collect.py --task pick_coke_can sim=simpler num_episodes=600
-    python finetune/collect.py --task all                              # all tasks in turn
+    python finetune/collect.py --task all                              # the google robot's, in turn
+    python finetune/collect.py --task widowx                           # WidowX's four
     python finetune/collect.py mode=play num_episodes=400              # images to pretrain on
     python finetune/collect.py experiment=debug                        # seconds
 
@@ -21,7 +22,7 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demo
 @hydra_app(
     "collect",
     CollectConfig,
-    flags=(Flag("--task", literal=True, help="tasks, separated by commas, or all"),),
+    flags=(Flag("--task", literal=True, help="tasks, separated by commas; all; widowx"),),
 )
 def main(config: CollectConfig) -> None:
     print(f"data set: {ensure_demonstrations(config)}")

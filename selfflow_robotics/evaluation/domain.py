@@ -1,8 +1,10 @@
-"""Choose the simulator of an evaluation, and detect out-of-domain evaluations."""
+"""Choose the simulator of an evaluation, detect out-of-domain evaluations, refuse other robots."""
 
 from collections.abc import Callable
 from typing import Any, Literal
 
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, Task
+from selfflow_robotics.envs.tasks.catalog import TASKS, get_tasks
 from selfflow_robotics.errors import UserError
 
 Simulator = Literal["auto", "tabletop", "simpler"]
@@ -53,6 +55,30 @@ def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
 def is_real(data: dict[str, Any]) -> bool:
     """Whether the data were recorded on the real robot."""
     return "simulator" not in data and data.get("dataset") == REAL_ROBOT_DATA
+
+
+def check_robot(task: Task, data: dict[str, Any] | None) -> None:
+    """Raise UserError if the training data, by their provenance, are of another robot than the
+    task's."""
+    robot = None if data is None else _robot_of(data)
+    if robot not in (None, task.robot.name):
+        names = [name for name, one in TASKS.items() if one.robot.name == robot]
+        raise UserError(
+            f"the network was trained on data of the {robot}, but {task.name} is a task of the "
+            f"{task.robot.name}; choose one of: {', '.join(names)}"
+        )
+
+
+def _robot_of(data: dict[str, Any]) -> str | None:
+    """The robot of the data; None if they do not tell."""
+    if is_real(data):
+        return GOOGLE_ROBOT.name
+    if data.get("robot") in {task.robot.name for task in TASKS.values()}:
+        return data["robot"]
+    try:
+        return get_tasks(str(data.get("task")))[0].robot.name
+    except UserError:
+        return None
 
 
 def _origin(data: dict[str, Any]) -> str:

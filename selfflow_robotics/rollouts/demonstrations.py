@@ -72,6 +72,11 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", own_names(self.task))
+        robots = sorted({task.robot.name for task in get_tasks(self.task)})
+        if len(robots) > 1:
+            raise UserError(
+                f"a data set is of one robot, but {self.task} has tasks of {' and '.join(robots)}"
+            )
         check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
+from selfflow_robotics.envs.base import RobotEnv, check_action, named_robot, robot_state
 from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.simpler.assets import check_assets, invisible_models
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
@@ -166,6 +166,7 @@ class SimplerEnv(RobotEnv):
         return {
             "simulator": self.simulator,
             "task": self.task.name,
+            **named_robot(self.task),
             "sapien": self._sapien.__version__,
             "numpy": np.__version__,
             "python": sys.version.split()[0],

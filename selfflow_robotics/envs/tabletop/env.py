@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
+from selfflow_robotics.envs.base import RobotEnv, check_action, named_robot, robot_state
 from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.tabletop import scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
@@ -224,6 +224,7 @@ class TabletopEnv(RobotEnv):
         return {
             "simulator": self.simulator,
             "task": self.task.name,
+            **named_robot(self.task),
             "mujoco": mujoco.__version__,
             "ruckig": version("ruckig"),
             "machine": platform.machine(),

@@ -43,17 +43,18 @@ class Station:
     camera_quaternion: tuple[float, float, float, float]
 
 
+def _looking_along(x: float, y: float, z: float) -> tuple[float, float, float, float]:
+    """The quaternion of a level camera that looks in this direction."""
+    w, i, j, k = rpy_quaternion(0.0, math.atan2(-z, math.hypot(x, y)), math.atan2(y, x)).tolist()
+    return w, i, j, k
+
+
 STATIONS = {
     "table": Station(
         0.870,
         (-0.01840777, 0.0398835, 0.22242722, -0.00460194, 1.36524296, 0.00153398),
         (0.0, -0.16, 0.36),
-        # Looking along (1, 0.553, -1.085).
-        tuple(
-            rpy_quaternion(
-                0, math.atan2(1.085, math.hypot(1, 0.553)), math.atan2(0.553, 1)
-            ).tolist()
-        ),
+        _looking_along(1.0, 0.553, -1.085),
     ),
     "sink": Station(
         0.85,
@@ -159,7 +160,8 @@ def robot_body(base: Base) -> str:
     fingers += _finger("right_finger", "0 1 0 0", _TOUCH_RIGHT)
     return f"""
 <body name="base" pos="{numbers(base.position)}" quat="{numbers(base.quaternion)}">
-  <geom type="box" pos="-0.04 0 0.036" size="0.1 0.07 0.036" material="shell" group="2" {_NO_TOUCH}/>
+  <geom type="box" pos="-0.04 0 0.036" size="0.1 0.07 0.036" material="shell" group="2"
+        {_NO_TOUCH}/>
   <body name="camera" pos="{numbers(station.camera_position)}"
         quat="{numbers(station.camera_quaternion)}">
     <camera name="{CAMERA}" xyaxes="0 -1 0 0 0 1" resolution="{width} {height}"

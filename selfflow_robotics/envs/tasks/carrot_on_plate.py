@@ -19,13 +19,18 @@ _TURNS = {"lengthwise": about_z(180), "crosswise": about_z(-90)}  # seen by the 
 _CARROT = Body(
     "carrot",
     size=(0.115, 0.032, 0.038),
-    shapes=(Shape("capsule", (0.016, 0.0415), (0.95, 0.45, 0.10), (0, 0, 0), Z_ALONG_X, 0.0547),),
+    shapes=(
+        Shape("capsule", (0.016, 0.0415), (0.95, 0.45, 0.10), (0, 0, 0), Z_ALONG_X, 0.0547),
+        Shape(
+            "capsule", (0.0125, 0.006), (0.20, 0.40, 0.15), (0.049, 0, 0), Z_ALONG_X
+        ),  # its green
+    ),
     rests={name: Rest(turn, 0.018) for name, turn in _TURNS.items()},
 )
 _PLATE = Body(
     "plate",
     size=(0.11, 0.11, 0.006),
-    shapes=(Shape("cylinder", (0.055, 0.003), (0.85, 0.85, 0.80), mass=0.0392),),
+    shapes=(Shape("cylinder", (0.055, 0.003), (0.80, 0.86, 0.55), mass=0.0392),),
     rests={"flat": Rest((1.0, 0.0, 0.0, 0.0), 0.003)},
 )
 

@@ -15,14 +15,14 @@ from selfflow_robotics.envs.tasks.put_on import (
 
 _HALF_EDGE_M = 0.075
 _TURNS = {"lengthwise": about_z(0), "crosswise": about_z(90)}  # seen by the robot
-_GREEN = (0.30, 0.55, 0.35)
+_HANDLE, _BOWL = (0.50, 0.72, 0.15), (0.72, 0.74, 0.74)
 
 _SPOON = Body(
     "spoon",
     size=(0.14, 0.0346, 0.026),
     shapes=(
-        Shape("capsule", (0.0105, 0.0345), _GREEN, (0.022, 0, 0), Z_ALONG_X, 0.030),  # handle
-        Shape("ellipsoid", (0.026, 0.0175, 0.008), _GREEN, (-0.047, 0, -0.002), mass=0.013),
+        Shape("capsule", (0.0105, 0.0345), _HANDLE, (0.022, 0, 0), Z_ALONG_X, 0.030),
+        Shape("ellipsoid", (0.026, 0.0175, 0.008), _BOWL, (-0.047, 0, -0.002), mass=0.013),
     ),
     rests={name: Rest(turn, 0.0105) for name, turn in _TURNS.items()},
 )
