@@ -64,7 +64,7 @@ def check_robot(task: Task, data: dict[str, Any] | None) -> None:
     if robot not in (None, task.robot.name):
         names = [name for name, one in TASKS.items() if one.robot.name == robot]
         raise UserError(
-            f"the network was trained on data of the {robot}, but {task.name} is a task of the "
+            f"the network was trained on data of the robot {robot}, but {task.name} is a task of "
             f"{task.robot.name}; choose one of: {', '.join(names)}"
         )
 
