@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, Task
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX, Task
 from selfflow_robotics.envs.tasks.catalog import TASKS, get_tasks
 from selfflow_robotics.errors import UserError
 
@@ -11,6 +11,7 @@ Simulator = Literal["auto", "tabletop", "simpler"]
 
 # The real-robot data set that SIMPLER simulates (RT-1's).
 REAL_ROBOT_DATA = "fractal20220817_data"
+_REAL_ROBOTS = {REAL_ROBOT_DATA: GOOGLE_ROBOT.name, "bridge_dataset": WIDOWX.name}
 
 TITLES = {"tabletop": "the MuJoCo tabletop", "simpler": "SIMPLER"}
 
@@ -71,8 +72,8 @@ def check_robot(task: Task, data: dict[str, Any] | None) -> None:
 
 def _robot_of(data: dict[str, Any]) -> str | None:
     """The robot of the data; None if they do not tell."""
-    if is_real(data):
-        return GOOGLE_ROBOT.name
+    if "simulator" not in data and data.get("dataset") in _REAL_ROBOTS:
+        return _REAL_ROBOTS[data["dataset"]]
     if data.get("robot") in {task.robot.name for task in TASKS.values()}:
         return data["robot"]
     try:

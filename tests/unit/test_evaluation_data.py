@@ -189,6 +189,7 @@ def test_a_stranger_is_marked():
     ("data", "robot"),
     [
         ({"dataset": "fractal20220817_data"}, "google_robot"),
+        ({"dataset": "bridge_dataset"}, "widowx"),
         ({"task": "move_near,drawer"}, "google_robot"),
         ({"task": "stack_cube"}, "widowx"),
         ({"task": "mine", "robot": "widowx"}, "widowx"),
