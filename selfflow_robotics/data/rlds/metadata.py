@@ -6,6 +6,8 @@ fractal20220817_data:
     attributes/env_name               the recording: provenance, image_size, jpeg_quality
     attributes/collection_mode_name   the episode: success, disturbed, seed, ...
 
+or, as a list of the two, in the one of bridge_dataset: episode_metadata/file_path.
+
 So the shards alone tell which episodes were disturbed and which simulator they come from.
 metadata.json repeats it in readable form; recordings of earlier versions only have that file.
 """
