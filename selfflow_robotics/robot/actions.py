@@ -10,7 +10,8 @@
 |             | -1 open, 0 no change (`envs.base`)                            |            |
 
 Displacements are in the robot's base frame, for one control step (what they are relative to is the
-robot's, `envs.base`). `robot.bridge` has the format of WidowX's data sets on disk. The policy layout is the common one for Open X-Embodiment (Octo, OpenVLA: `rt1_dataset_transform`).
+robot's, `envs.base`). `robot.bridge` has the format of WidowX's data sets on disk. The policy
+layout is the common one for Open X-Embodiment (Octo, OpenVLA: `rt1_dataset_transform`).
 """
 
 import numpy as np
