@@ -2,7 +2,7 @@
 
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
-    python eval/simpler.py --task all                            # or pick_coke_can,move_near
+    python eval/simpler.py --task all                            # or widowx, or move_near,drawer
     python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
     python eval/simpler.py sim=simpler protocol=variant_aggregation   # its other one
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
@@ -10,9 +10,10 @@
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert        # a minute
 
-The tasks are pick_coke_can, move_near, open_drawer, close_drawer and
-place_apple_in_closed_top_drawer, which are "all", pick_object, and for example open_top_drawer or
-pick_standing_coke_can.
+The google robot's tasks (--task all) are pick_coke_can, move_near, open_drawer, close_drawer and
+place_apple_in_closed_top_drawer. There are also pick_object, put_can_on_plate and, for example,
+open_top_drawer or pick_standing_coke_can. WidowX's (--task widowx) are spoon_on_towel,
+carrot_on_plate, stack_cube and put_eggplant_in_basket. A policy plays its own robot's tasks only.
 
 The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
 training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
@@ -50,6 +51,7 @@ from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
+    check_robot,
     choose_simulator,
     is_real,
     out_of_domain,
@@ -127,7 +129,7 @@ class EvalConfig:
     "simpler",
     EvalConfig,
     flags=(
-        Flag("--task", literal=True, help="tasks, separated by commas, or all"),
+        Flag("--task", literal=True, help="tasks, separated by commas; all; widowx"),
         Flag("--checkpoint", literal=True, help="a run folder or one of its checkpoints"),
     ),
 )
@@ -137,6 +139,8 @@ def main(config: EvalConfig) -> int:
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
     policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
+    for task in tasks:  # before the first plays for hours
+        check_robot(task, policy.data_provenance if isinstance(policy, FlowPolicy) else None)
     print(f"policy: {checkpoint or config.policy}")
     reports, lacking = [], []
     for task in tasks:
@@ -278,6 +282,10 @@ def remarks(
             f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own, with the same "
             "height and position. SIMPLER's photograph hides it in the images."
         )
+    if invisible := provenance.get("invisible"):
+        lines.append(
+            f"Invisible in the images: {', '.join(invisible)}, whose mesh SIMPLER's checkout lacks."
+        )
     if simulator == "simpler" and task.simpler and task.simpler.remark:
         lines.append(task.simpler.remark)
     comparable = data is not None and is_real(data) and simulator == "simpler"
@@ -344,7 +352,7 @@ def pick_simulator(
     install, missing = config.simpler.resolved(), {}
 
     def check() -> None:
-        missing.update(check_simpler(install.path, install.python, task))
+        missing.update(check_simpler(install.path, install.python, task, install.allow_invisible))
 
     simulator, why = choose_simulator(config.sim, data, check)
     return simulator, why, missing if simulator == "simpler" else {}

@@ -9,14 +9,20 @@ Observation (`observation_space`):
 
 | key         | type            | meaning                                                       |
 |-------------|-----------------|---------------------------------------------------------------|
-| image       | uint8 [H, W, 3] | the robot's overhead camera, RGB                              |
+| image       | uint8 [H, W, 3] | RGB: the google robot's overhead camera, WidowX's third-view  |
+|             |                 | camera (4:3, stretched to H x W)                              |
 | instruction | str             | the task in words                                             |
 | proprio     | float32 [8]     | RT-1's base_pose_tool_reached (xyz m, quaternion xyzw, in the |
 |             |                 | base frame), then gripper_closed in [0, 1]                    |
 
-Action (`action_space`, float32 [7], SIMPLER's meaning, 3 Hz): translation in metres and rotation
-vector in radians, both in the robot's base frame and relative to the measured tool pose (the
-rotation turns about the tool point); gripper relative and sticky: +1 close, -1 open, 0 no change.
+Action (`action_space`, float32 [7]), at the robot's `control_hz`: translation in metres and
+rotation vector in radians, both in the robot's base frame (the rotation turns about the tool
+point), and the gripper: +1 close, -1 open, 0 as before. What the numbers do is the robot's:
+
+* google robot (3 Hz): relative to the measured tool pose; the gripper moves by the action, up to
+  once its stroke. All as in SIMPLER.
+* WidowX (5 Hz): relative to the last target pose, which the arm follows with a lag; the gripper
+  goes to where the action says, 1 closed, -1 open. SIMPLER's own gripper action has the other sign.
 
 `info` of every call: `success` (bool, this step, the task's own rule), `elapsed_steps` (int), and
 `state`, the privileged truth that only scripted experts and tests may read:
@@ -31,7 +37,8 @@ rotation turns about the tool point); gripper relative and sticky: +1 close, -1 
 | drawers     | float64 [3] | how far the drawers stand open (m), top, middle, bottom;   |
 |             |             | absent if the scene has none                               |
 | base_pose   | float64 [7] | robot base in the world, same layout                       |
-| qpos        | float64 [11]| joint angles, SIMPLER's order (arm 7, fingers 2, head 2)   |
+| qpos        | float64     | joint angles, SIMPLER's order (google robot: arm 7,        |
+|             | [11 or 8]   | fingers 2, head 2; WidowX: arm 6, fingers 2)               |
 | gripper     | float       | closedness in [0, 1]                                       |
 
 `reset` additionally puts `episode` into info: a JSON-able dict of what was drawn (the
@@ -45,7 +52,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from selfflow_robotics.envs.tasks.base import Task
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, Task
 from selfflow_robotics.robot.actions import ACTION_DIM
 
 
@@ -99,6 +106,12 @@ class RobotEnv(gym.Env):
         truncated = info["elapsed_steps"] >= self.task.max_episode_steps
         # SIMPLER's protocol runs all steps of an episode, so success does not end it.
         return self.observe(), float(info["success"]), False, truncated, info
+
+
+def named_robot(task: Task) -> dict[str, str]:
+    """The entry of provenance that names the robot. Without it, as in all data sets that were
+    recorded before there were others, it is the google robot."""
+    return {} if task.robot == GOOGLE_ROBOT else {"robot": task.robot.name}
 
 
 def robot_state(

@@ -34,6 +34,7 @@ class SimulatorSpec:
     python: str | None = None
     path: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    allow_invisible: bool = False  # SIMPLER's objects without meshes (`simpler.assets`)
     timeout_s: float = TIMEOUT_S
 
 
@@ -43,6 +44,7 @@ class SimplerInstall:
 
     path: str | None = None  # SimplerEnv checkout
     python: str | None = None  # interpreter
+    allow_invisible: bool = False  # play also with objects whose meshes it lacks
 
     def resolved(self) -> "SimplerInstall":
         """With the environment variables filled in; None then means no checkout, and this
@@ -50,6 +52,7 @@ class SimplerInstall:
         return SimplerInstall(
             self.path or os.environ.get("SIMPLER_ENV_PATH") or None,
             self.python or os.environ.get("SIMPLER_PYTHON") or None,
+            self.allow_invisible,
         )
 
 
@@ -80,6 +83,7 @@ def simulator_spec(
         renderer=renderer,
         python=install.python,
         path=install.path,
+        allow_invisible=install.allow_invisible,
         timeout_s=timeout_s,
     )
 
@@ -96,7 +100,7 @@ def make_env(spec: SimulatorSpec) -> RobotEnv:
     if spec.simulator == "simpler":
         from selfflow_robotics.envs.simpler.env import SimplerEnv
 
-        return SimplerEnv(task, image_size=size, path=spec.path)
+        return SimplerEnv(task, size, spec.path, spec.allow_invisible)
     module, _, name = spec.simulator.partition(":")
     if not name:
         raise UserError(f"unknown simulator '{spec.simulator}': choose tabletop or simpler")

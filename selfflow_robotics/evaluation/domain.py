@@ -1,14 +1,17 @@
-"""Choose the simulator of an evaluation, and detect out-of-domain evaluations."""
+"""Choose the simulator of an evaluation, detect out-of-domain evaluations, refuse other robots."""
 
 from collections.abc import Callable
 from typing import Any, Literal
 
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX, Task
+from selfflow_robotics.envs.tasks.catalog import TASKS, get_tasks
 from selfflow_robotics.errors import UserError
 
 Simulator = Literal["auto", "tabletop", "simpler"]
 
 # The real-robot data set that SIMPLER simulates (RT-1's).
 REAL_ROBOT_DATA = "fractal20220817_data"
+_REAL_ROBOTS = {REAL_ROBOT_DATA: GOOGLE_ROBOT.name, "bridge_dataset": WIDOWX.name}
 
 TITLES = {"tabletop": "the MuJoCo tabletop", "simpler": "SIMPLER"}
 
@@ -53,6 +56,30 @@ def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
 def is_real(data: dict[str, Any]) -> bool:
     """Whether the data were recorded on the real robot."""
     return "simulator" not in data and data.get("dataset") == REAL_ROBOT_DATA
+
+
+def check_robot(task: Task, data: dict[str, Any] | None) -> None:
+    """Raise UserError if the training data, by their provenance, are of another robot than the
+    task's."""
+    robot = None if data is None else _robot_of(data)
+    if robot not in (None, task.robot.name):
+        names = [name for name, one in TASKS.items() if one.robot.name == robot]
+        raise UserError(
+            f"the network was trained on data of the robot {robot}, but {task.name} is a task of "
+            f"{task.robot.name}; choose one of: {', '.join(names)}"
+        )
+
+
+def _robot_of(data: dict[str, Any]) -> str | None:
+    """The robot of the data; None if they do not tell."""
+    if "simulator" not in data and data.get("dataset") in _REAL_ROBOTS:
+        return _REAL_ROBOTS[data["dataset"]]
+    if data.get("robot") in {task.robot.name for task in TASKS.values()}:
+        return data["robot"]
+    try:
+        return get_tasks(str(data.get("task")))[0].robot.name
+    except UserError:
+        return None
 
 
 def _origin(data: dict[str, Any]) -> str:

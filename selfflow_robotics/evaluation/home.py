@@ -5,6 +5,7 @@ from typing import Any
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks.catalog import get_task
+from selfflow_robotics.evaluation.domain import check_robot
 
 
 def own_spec(
@@ -22,7 +23,7 @@ def own_spec(
     simulator = "simpler" if data.get("simulator") == "simpler" else "tabletop"
     spec = home_spec(simulator, task, install, data, network_image_size, renderer, timeout_s)
     if simulator == "simpler":
-        check_simpler(spec.path, spec.python, get_task(task))
+        check_simpler(spec.path, spec.python, get_task(task), spec.allow_invisible)
     return spec
 
 
@@ -40,8 +41,10 @@ def home_spec(
     Tabletop data record their image size and renderer, and the tabletop uses the same ones;
     otherwise it renders at the network's (height, width) with `ray`. SIMPLER renders at the size of
     RT-1's data sets. The policy averages images down to its input size. `renderer` overrides that
-    of the data; `network_image_size` None means that there is no network.
+    of the data; `network_image_size` None means that there is no network. Raises UserError if the
+    data are of another robot than the task's.
     """
+    check_robot(get_task(task), data)
     if simulator != "tabletop":
         return simulator_spec(simulator, task, install, timeout_s=timeout_s)
     origin = data if data and data.get("simulator") == "tabletop" else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfflow_robotics.envs.tasks.catalog import get_task
+from selfflow_robotics.envs.tasks.catalog import GROUPS, get_task
 from selfflow_robotics.evaluation.report import Rate, Report, percent
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
@@ -40,6 +40,7 @@ AVERAGES: dict[str, tuple[tuple[Cell, ...], ...]] = {
             ("close_drawer", None),
         )
     ),
+    "WidowX: spoon, carrot, cube, eggplant": tuple(((task, None),) for task in GROUPS["widowx"]),
 }
 
 

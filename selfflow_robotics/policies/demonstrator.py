@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.tasks.plan import Hover, Pick
+from selfflow_robotics.envs.tasks.catalog import get_task
+from selfflow_robotics.envs.tasks.plan import Grasp, Hover, Pick
 from selfflow_robotics.policies.expert import decide, plan_of
 from selfflow_robotics.policies.expert_objects import CLOSING_STEPS
 from selfflow_robotics.policies.motion import Progress
@@ -92,9 +93,9 @@ class Demonstrator:
         track.noise_m = NOISE_M
         kind = rng.random()
         if kind < WANDER_SHARE:
-            track.walk = RandomWalk(rng, WALK_MEMORY)
+            track.walk = RandomWalk(rng, WALK_MEMORY, get_task(episode.task).robot.name)
             track.unrecorded_steps = int(rng.integers(*WANDER_STEPS))
-        elif kind < WANDER_SHARE + MISS_SHARE and isinstance(track.progress.plan[0], Pick):
+        elif kind < WANDER_SHARE + MISS_SHARE and isinstance(track.progress.plan[0], Pick | Grasp):
             angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS_M)
             track.miss = length * np.array([math.cos(angle), math.sin(angle), 0.0])
             track.unrecorded_steps = MISS_MAX_STEPS
@@ -158,7 +159,8 @@ class Player:
         """Start an episode, drawn from its seed."""
         rng = numpy_generator("play", episode.seed)
         track = self.tracks[episode.seed] = Track(rng, Progress(plan_of(episode)))
-        self._slots[slot] = (track, RandomWalk(rng, WALK_MEMORY))
+        walk = RandomWalk(rng, WALK_MEMORY, get_task(episode.task).robot.name)
+        self._slots[slot] = (track, walk)
         self._stretches[slot] = (rng.random() < 0.5, int(rng.integers(*STRETCH_STEPS)))
 
     def act(

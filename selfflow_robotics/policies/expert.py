@@ -12,13 +12,33 @@ import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec, drawn
 from selfflow_robotics.envs.tasks.catalog import get_task
-from selfflow_robotics.envs.tasks.plan import Hover, Pick, Place, Pull, Push, PutInto, Skill
+from selfflow_robotics.envs.tasks.plan import (
+    Grasp,
+    Hover,
+    Pick,
+    Place,
+    Pull,
+    Push,
+    PutInto,
+    PutOn,
+    Skill,
+)
 from selfflow_robotics.policies.expert_drawers import pull, push
 from selfflow_robotics.policies.expert_objects import hover, pick, place, put_into
+from selfflow_robotics.policies.expert_widowx import grasp, put_on
 from selfflow_robotics.policies.motion import Progress
 from selfflow_robotics.robot.rotations import from_wxyz
 
-_SKILLS = {Pick: pick, Place: place, Pull: pull, Push: push, PutInto: put_into, Hover: hover}
+_SKILLS = {
+    Pick: pick,
+    Place: place,
+    Pull: pull,
+    Push: push,
+    PutInto: put_into,
+    Hover: hover,
+    Grasp: grasp,
+    PutOn: put_on,
+}
 
 
 class ScriptedExpert:

@@ -19,6 +19,7 @@ from selfflow_robotics.policies.motion import (
     TRANSLATION_GAIN,
     Command,
     Progress,
+    item_pose,
     towards,
     turn_by,
     turn_to,
@@ -115,11 +116,6 @@ def hover(progress: Progress, skill: Hover, state: dict[str, Any]) -> Command:
     if is_over and not progress.is_last:
         progress.done += 1
     return Command(towards(skill.place_m - tool[:3]), turn_by(_turn_to_grasp(tool[3:], _UP)), OPEN)
-
-
-def item_pose(state: dict[str, Any], item: int) -> np.ndarray:
-    """The pose [7] of an object, numbered as in the task's scene."""
-    return state["object_pose"] if item == 0 else state["other_poses"][item - 1]
 
 
 def _upwards(rise: float) -> np.ndarray:

@@ -5,7 +5,7 @@ All directions are in the world frame: z is up, -x points away from the robot.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -36,6 +36,7 @@ class Progress:
     pushing_steps: int = 0  # 0 while approaching
     hold_m: np.ndarray | None = None  # where the tool took hold of a drawer: [3]
     elapsed_steps: int = 0  # of the episode
+    last_tool: np.ndarray | None = None  # the tool's pose a step ago: [7]
 
     @property
     def is_last(self) -> bool:
@@ -49,6 +50,11 @@ class Command(NamedTuple):
     move: np.ndarray
     turn: np.ndarray
     gripper: float
+
+
+def item_pose(state: dict[str, Any], item: int) -> np.ndarray:
+    """The pose [7] of an object, numbered as in the task's scene."""
+    return state["object_pose"] if item == 0 else state["other_poses"][item - 1]
 
 
 def towards(error: np.ndarray, most_m: float = TRANSLATION_MAX_M) -> np.ndarray:

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.rng import numpy_generator
 
-# Standard deviation per axis of the scripted expert's commands (300 demonstrations).
-TRANSLATION_M = 0.05
-ROTATION_RAD = 0.15
+# Standard deviation per axis of the scripted expert's commands (m, rad), by robot.
+SCALES = {"google_robot": (0.05, 0.15), "widowx": (0.014, 0.035)}
 GRIPPER_CHANGE_PROBABILITY = 0.05
 
 
@@ -31,7 +31,9 @@ class RandomPolicy:
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         """Start the random walk of this episode."""
         self._walks[slot] = RandomWalk(
-            numpy_generator("random policy", self.seed, episode.seed), memory=0.0
+            numpy_generator("random policy", self.seed, episode.seed),
+            memory=0.0,
+            robot=get_task(episode.task).robot.name,
         )
 
     def act(
@@ -50,8 +52,9 @@ class RandomWalk:
     `memory` is the correlation between consecutive commands, 0 to 1.
     """
 
-    def __init__(self, generator: np.random.Generator, memory: float) -> None:
+    def __init__(self, generator: np.random.Generator, memory: float, robot: str) -> None:
         self.generator = generator
+        self.scale = np.repeat(SCALES[robot], 3)
         self.memory = memory
         self.command = generator.normal(size=6)
         self.gripper = -1.0  # an episode starts open
@@ -62,5 +65,4 @@ class RandomWalk:
         self.command = self.memory * self.command + np.sqrt(1 - self.memory**2) * fresh
         if self.generator.random() < GRIPPER_CHANGE_PROBABILITY:
             self.gripper = -self.gripper
-        scale = np.repeat([TRANSLATION_M, ROTATION_RAD], 3)
-        return np.append(self.command * scale, self.gripper).astype(np.float32)
+        return np.append(self.command * self.scale, self.gripper).astype(np.float32)

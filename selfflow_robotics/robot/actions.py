@@ -9,8 +9,9 @@
 | environment | [7]: translation m, rotation vector rad, gripper +1 close,    | simulators |
 |             | -1 open, 0 no change (`envs.base`)                            |            |
 
-Displacements are in the robot's base frame, relative to the tool pose, for one step at 3 Hz. The
-policy layout is the common one for Open X-Embodiment (Octo, OpenVLA: `rt1_dataset_transform`).
+Displacements are in the robot's base frame, for one control step (what they are relative to is the
+robot's, `envs.base`). `robot.bridge` has the format of WidowX's data sets on disk. The policy
+layout is the common one for Open X-Embodiment (Octo, OpenVLA: `rt1_dataset_transform`).
 """
 
 import numpy as np

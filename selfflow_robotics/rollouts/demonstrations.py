@@ -1,4 +1,4 @@
-"""Record demonstrations of scripted experts as a data set with RT-1's features.
+"""Record demonstrations of scripted experts as a data set with RT-1's or Bridge's features.
 
 The k-th episode of a data set depends only on the configuration and k, not on the number of
 processes, interruptions or repetitions. Seeds are above all evaluation seeds.
@@ -22,7 +22,7 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
-from selfflow_robotics.envs.tasks.base import Range, Task
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX, Range, Robot, Task
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
@@ -44,6 +44,8 @@ AHEAD = 4
 MIN_STEPS = 2  # an unrecorded prefix may succeed by chance and leave nothing to record
 MOST_PX = 4096  # largest side of an image
 VERSION = "0.1.0"
+# Whose features a robot's data sets have: RT-1's, or BridgeData V2's.
+LAYOUTS: dict[Robot, Literal["fractal", "bridge"]] = {GOOGLE_ROBOT: "fractal", WIDOWX: "bridge"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", own_names(self.task))
+        robots = sorted({task.robot.name for task in get_tasks(self.task)})
+        if len(robots) > 1:
+            raise UserError(
+                f"a data set is of one robot, but {self.task} has tasks of {' and '.join(robots)}"
+            )
         check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
@@ -174,8 +181,10 @@ def collect(config: CollectConfig) -> Path:
     count = config.processes or len(os.sched_getaffinity(0))
     left_out: dict[str, list[str]] = {}
     if config.sim == "simpler":
+        spec = config.spec
         for task in get_tasks(config.task):
-            if missing := check_simpler(config.spec.path, config.spec.python, task):
+            missing = check_simpler(spec.path, spec.python, task, spec.allow_invisible)
+            if missing:
                 left_out[task.name] = sorted(missing)
                 for variant, why in missing.items():
                     tqdm.write(f"{task.name}: {variant} is not recorded: {why}")
@@ -188,7 +197,12 @@ def collect(config: CollectConfig) -> Path:
         provenance = {**_provenance(config, clients[0]), "recording": recording}
         writer = stack.enter_context(
             RldsWriter(
-                config.root, config.dataset_name, VERSION, config.spec.image_size, provenance
+                config.root,
+                config.dataset_name,
+                VERSION,
+                config.spec.image_size,
+                provenance,
+                layout=LAYOUTS[get_tasks(config.task)[0].robot],
             )
         )
         if not writer.finished:

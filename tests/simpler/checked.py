@@ -14,7 +14,8 @@ class CheckedEnv(SimplerEnv):
     """Compares each frame, and the instruction, with those that SIMPLER makes in its own way."""
 
     def __init__(self, task, image_size):
-        super().__init__(task, image_size, path=os.environ["SIMPLER_ENV_PATH"])
+        path = os.environ["SIMPLER_ENV_PATH"]
+        super().__init__(task, image_size, path, allow_invisible=True)
         shader = import_module("sapien.core").render_config.camera_shader_dir
         assert Path(shader).name == "ibl"  # rasterised
 

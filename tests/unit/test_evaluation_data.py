@@ -12,7 +12,7 @@ from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks.catalog import get_task, get_tasks
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.domain import choose_simulator, out_of_domain
+from selfflow_robotics.evaluation.domain import check_robot, choose_simulator, out_of_domain
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.protocol import evaluation_episodes, resolve_protocol
 from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
@@ -70,6 +70,15 @@ def test_visual_matching_of_all_tasks_is_864_different_legal_episodes():
             assert start.items() >= options.items()
             starts.add((task.name, json.dumps(options, sort_keys=True)))
     assert len(starts) == (75 + 60 + 27 + 27 + 27) * 4 == 864
+
+
+def test_widowx_has_24_episodes_a_task():
+    for task in get_tasks("widowx"):
+        for protocol in ("grid", "visual_matching"):
+            episodes = evaluation_episodes(task, "simpler", protocol, None, seed=0)
+            cells = {json.dumps([e.variant, e.options], sort_keys=True) for e in episodes}
+            assert len(episodes) == len(cells) == 24
+    assert not {task.name for task in get_tasks("all")} & {t.name for t in get_tasks("widowx")}
 
 
 def test_short_protocols_are_different_cells_of_the_grid():
@@ -174,6 +183,30 @@ def test_a_stranger_is_marked():
     assert "unknown origin" in out_of_domain("simpler", {"dataset": "mine"})
     assert "SIMPLER" in out_of_domain("tabletop", {"simulator": "simpler"})
     assert "real robot" in out_of_domain("tabletop", {"dataset": "fractal20220817_data"})
+
+
+@pytest.mark.parametrize(
+    ("data", "robot"),
+    [
+        ({"dataset": "fractal20220817_data"}, "google_robot"),
+        ({"dataset": "bridge_dataset"}, "widowx"),
+        ({"task": "move_near,drawer"}, "google_robot"),
+        ({"task": "stack_cube"}, "widowx"),
+        ({"task": "mine", "robot": "widowx"}, "widowx"),
+        ({"robot": "a google robot"}, None),
+        (None, None),
+    ],
+)
+def test_another_robots_task_is_refused(data, robot):
+    for task in (TASK, get_task("carrot_on_plate")):
+        if robot in (None, task.robot.name):
+            check_robot(task, data)
+            continue
+        with pytest.raises(UserError, match=f"robot {robot}, but {task.name} is a task") as caught:
+            check_robot(task, data)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(UserError, match=f"robot {robot}"):
+            home_spec("tabletop", task.name, SimplerInstall(), data, (64, 80))
 
 
 def test_the_tabletop_renders_as_it_did_for_the_training_data():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from selfflow_robotics.envs.tasks.catalog import GROUPS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.summary import AVERAGES, Summary
@@ -12,7 +13,7 @@ from selfflow_robotics.evaluation.summary import AVERAGES, Summary
 ORIENTATIONS = ("horizontal", "vertical", "standing")
 DRAWERS = ("top", "middle", "bottom")
 APPLE = "place_apple_in_closed_top_drawer"
-FOUR, THREE, SIX = AVERAGES
+FOUR, THREE, SIX, WIDOWX = AVERAGES
 
 
 def report(task, variants, successes, count, errors=0):
@@ -98,10 +99,16 @@ def test_table_and_files(tmp_path):
     assert header == ["task", "success", "95 % interval", "n", "at any step", "random"]
     assert [row[0] for row in rows[:2]] == ["pick_coke_can", "move_near"]
     assert rows[0][1:] == ["80 %", "70-87 %", "75", "83 %", "0 %"]
-    assert len(rows) == 5 + len(AVERAGES)
+    assert len(rows) == 5 + len({*AVERAGES} - {WIDOWX})
     assert all(len(row) == len(header) for row in rows)
     summary.write(tmp_path / "folder")
     assert "move_near" in (tmp_path / "folder" / "summary.md").read_text()
     found = json.loads((tmp_path / "folder" / "summary.json").read_text())
     assert found["tasks"]["move_near"]["policies"]["network"]["all"]["successes"] == 30
-    assert [a["of"] for a in found["averages"]["network"]] == list(AVERAGES)
+    assert [a["of"] for a in found["averages"]["network"]] == [FOUR, THREE, SIX]
+
+
+def test_widowx_is_averaged_over_its_four_tasks():
+    tasks = [report(name, ("only",), (6 * k,), 24) for k, name in enumerate(GROUPS["widowx"])]
+    assert rates(Summary(tuple(tasks))) == {WIDOWX: pytest.approx((0 + 6 + 12 + 18) / 4 / 24)}
+    assert rates(Summary((*tasks[:3], PICK))) == {}

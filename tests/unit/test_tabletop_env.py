@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from selfflow_robotics.envs.tabletop import robot, scene
+from selfflow_robotics.envs.tabletop import google_robot, scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tabletop.kinematics import ArmKinematics, rotation_vector
+from selfflow_robotics.envs.tabletop.mjcf import CAMERA
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 
@@ -42,7 +43,7 @@ def test_camera_stands_where_simpler_has_it():
     model = TabletopEnv(TASK).model
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    camera = model.camera(robot.CAMERA).id
+    camera = model.camera(CAMERA).id
     np.testing.assert_allclose(data.cam_xpos[camera], (0.20401, 0.20042, 1.29241), atol=1e-5)
     # Columns right, up, back; SIMPLER's are right, down, forward, in the base frame (turned by pi).
     axes = data.cam_xmat[camera].reshape(3, 3)
@@ -52,8 +53,8 @@ def test_camera_stands_where_simpler_has_it():
 
 
 def test_inverse_kinematics_reaches_the_asked_pose():
-    arm = ArmKinematics()
-    start = np.array(robot.RESET_ARM)
+    arm = ArmKinematics(google_robot.arm_only_mjcf())
+    start = np.array(google_robot.RESET_ARM)
     position, rotation = arm.tool_pose(start)
     move, turn = np.array([0.08, 0.1, -0.05]), np.array([0.1, -0.2, 0.3])
     reached, new_rotation = arm.tool_pose(arm.solve(move, turn, start))

@@ -34,6 +34,10 @@ EXPERT = {
     "pick_object": (14, 14),
     "place_apple_in_closed_top_drawer": (3, 3),
     "put_can_on_plate": (3, 3),
+    "spoon_on_towel": (4, 4),
+    "carrot_on_plate": (4, 4),
+    "stack_cube": (4, 4),
+    "put_eggplant_in_basket": (6, 6),
 }
 HOLD_STEPS = 3
 
@@ -81,6 +85,10 @@ def test_an_unknown_task_names_the_nearest(name):
         ("google_robot_open_drawer", "open_drawer"),
         ("google_robot_close_middle_drawer", "close_middle_drawer"),
         ("google_robot_place_apple_in_closed_top_drawer", "place_apple_in_closed_top_drawer"),
+        ("widowx_spoon_on_towel", "spoon_on_towel"),
+        ("widowx_carrot_on_plate", "carrot_on_plate"),
+        ("widowx_stack_cube", "stack_cube"),
+        ("widowx_put_eggplant_in_basket", "put_eggplant_in_basket"),
     ],
 )
 def test_simplers_names_are_understood(theirs, ours):

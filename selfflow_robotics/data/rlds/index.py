@@ -1,4 +1,4 @@
-"""Random access to an RLDS data set in RT-1's format, without TensorFlow.
+"""Random access to an RLDS data set in RT-1's or Bridge's format, without TensorFlow.
 
 One pass over the shards stores the position of every image and keeps all small values in memory;
 images are then read and decoded individually. Memory: about 80 bytes per step (300 MB for the 3.8

@@ -6,6 +6,8 @@ fractal20220817_data:
     attributes/env_name               the recording: provenance, image_size, jpeg_quality
     attributes/collection_mode_name   the episode: success, disturbed, seed, ...
 
+or, as a list of the two, in the one of bridge_dataset: episode_metadata/file_path.
+
 So the shards alone tell which episodes were disturbed and which simulator they come from.
 metadata.json repeats it in readable form; recordings of earlier versions only have that file.
 """
@@ -27,8 +29,12 @@ _log = logging.getLogger(__name__)
 
 # Description in our dataset_info.json; TensorFlow Datasets requires one.
 MODULE_NAME = "selfflow_robotics.data.rlds.writer"
-DESCRIPTION = "Robot demonstrations with the features of fractal20220817_data."
+DESCRIPTIONS = {
+    "fractal": "Robot demonstrations with the features of fractal20220817_data.",
+    "bridge": "Robot demonstrations with the features of bridge_dataset.",
+}
 _RECORDING, _EPISODE = "env_name", "collection_mode_name"
+_FILE_PATH = "episode_metadata/file_path"  # of bridge_dataset
 RECORDING_KEYS = {"provenance", "image_size", "jpeg_quality"}
 UNTOLD = -1  # in place of a flag that a record does not have
 
@@ -56,16 +62,25 @@ def note_attributes(recording: str, episode: str) -> dict[str, str]:
     return {_RECORDING: recording, _EPISODE: episode}
 
 
+def bridge_file_path(recording: str, episode: str) -> str:
+    """The same for Bridge's features, which have one text for both (`note_attributes`)."""
+    return json.dumps([json.loads(recording), json.loads(episode)], sort_keys=True)
+
+
 def read_note(features: Any) -> Note | None:
     """The note in a tf.train.Example's feature map; None for other projects' records."""
-    texts = []
-    for name in (_RECORDING, _EPISODE):
-        key = f"attributes/{name}"
+
+    def text(key: str) -> bytes:
         values = features[key].bytes_list.value if key in features else []
-        texts.append(values[0] if len(values) == 1 else b"")
+        return values[0] if len(values) == 1 else b""
+
     try:
-        recording, episode = (parse(text.decode()) for text in texts)
-    except ValueError:
+        if _FILE_PATH in features:
+            recording, episode = parse(text(_FILE_PATH).decode())
+        else:
+            names = (_RECORDING, _EPISODE)
+            recording, episode = (parse(text(f"attributes/{n}").decode()) for n in names)
+    except (ValueError, TypeError):
         return None
     if not isinstance(episode, dict) or not isinstance(recording, dict):
         return None
@@ -100,7 +115,8 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 
 def is_ours(info: Info) -> bool:
     """Whether this project wrote dataset_info.json, according to either of two entries."""
-    return info.module_name == MODULE_NAME or info.description.strip() == DESCRIPTION
+    is_described = info.description.strip() in DESCRIPTIONS.values()
+    return info.module_name == MODULE_NAME or is_described
 
 
 def read_history(info: Info, tables: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:

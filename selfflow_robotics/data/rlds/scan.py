@@ -11,10 +11,11 @@ from tqdm import tqdm
 from selfflow_robotics.data.rlds.info import Piece
 from selfflow_robotics.data.rlds.metadata import UNTOLD, read_note
 from selfflow_robotics.data.rlds.pictures import picture_size
-from selfflow_robotics.data.rlds.schema import IMAGE, NUMBERS, TEXT
+from selfflow_robotics.data.rlds.schema import BRIDGE, layout_of
 from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.actions import policy_from_rt1
+from selfflow_robotics.robot.bridge import policy_from_bridge, proprio_from_state
 
 _CONVERT = "its checksum is correct, so it was written this way: convert the data again"
 
@@ -88,8 +89,9 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
         features = example.features.feature
     except Exception as error:  # protobuf's DecodeError is not public
         raise UserError(f"{where} is not a tf.train.Example; {_CONVERT}") from error
-    widths = {IMAGE: 1, TEXT: 1} | NUMBERS
-    values = {key: _values(features, key, where) for key in widths}
+    layout = layout_of(features)
+    widths = {layout.image: 1, layout.text: 1} | layout.numbers
+    values = {key: _values(features, key, where, key not in layout.numbers) for key in widths}
     # The number of steps is the one that most keys agree on, so that the error names the odd one.
     steps, _ = Counter(len(values[key]) / width for key, width in widths.items()).most_common(1)[0]
     for key, width in widths.items():
@@ -100,9 +102,9 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
             )
 
     def floats(key: str) -> np.ndarray:
-        return np.array(values[key], np.float32).reshape(-1, NUMBERS[key])
+        return np.array(values[key], np.float32).reshape(-1, layout.numbers[key])
 
-    images = values[IMAGE]
+    images = values[layout.image]
     offsets = np.empty(len(images), np.int64)
     position = 0
     for step, image in enumerate(images):
@@ -121,23 +123,31 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
         # Images are consecutive in the record, so equal ones are found in order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
-    success, note = _success(features, where), read_note(features)
-    return {
-        "recording": note.recording if note else "",
-        "disturbed": note.disturbed if note else UNTOLD,
-        "actions": policy_from_rt1(
+    note = read_note(features)
+    if layout is BRIDGE:
+        actions = policy_from_bridge(floats("steps/action"))
+        proprio = proprio_from_state(floats("steps/observation/state"))
+        success = note.episode.get("success") if note else None
+    else:
+        actions = policy_from_rt1(
             floats("steps/action/world_vector"),
             floats("steps/action/rotation_delta"),
             floats("steps/action/gripper_closedness_action"),
-        ),
-        "proprio": np.concatenate(
+        )
+        proprio = np.concatenate(
             [
                 floats("steps/observation/base_pose_tool_reached"),
                 floats("steps/observation/gripper_closed"),
             ],
             axis=1,
-        ),
-        "texts": [text.decode("utf-8", "replace") for text in values[TEXT]],
+        )
+        success = _success(features, where)
+    return {
+        "recording": note.recording if note else "",
+        "disturbed": note.disturbed if note else UNTOLD,
+        "actions": actions,
+        "proprio": proprio,
+        "texts": [text.decode("utf-8", "replace") for text in values[layout.text]],
         "image_size": image_size,
         "success": success is True,
         "failed": success is False,
@@ -147,12 +157,12 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
     }
 
 
-def _values(features: Any, key: str, where: str) -> Any:
+def _values(features: Any, key: str, where: str, is_bytes: bool) -> Any:
     """The values of a key: bytes for images and text, else numbers of either kind."""
     if key not in features:
         raise UserError(f"{where} lacks '{key}'; {_CONVERT}")
     kind = features[key].WhichOneof("kind")
-    wanted = ("bytes_list",) if key in (IMAGE, TEXT) else ("float_list", "int64_list")
+    wanted = ("bytes_list",) if is_bytes else ("float_list", "int64_list")
     if kind is None:  # for an episode without steps
         return []
     if kind not in wanted:

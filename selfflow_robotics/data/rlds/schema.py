@@ -1,10 +1,13 @@
-"""The features of RT-1's data set `fractal20220817_data` 0.1.0, as TensorFlow Datasets features.
+"""The features of RT-1's data set `fractal20220817_data` 0.1.0, as TensorFlow Datasets features,
+and what is read of it and of Bridge's (`data.rlds.bridge`).
 
 Data sets recorded by this project have these features (with a different image size), so any reader
 of Open X-Embodiment data can load them. Source: `tensorflow_datasets/robotics/rtx` and the
 published features.json.
 """
 
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,31 @@ NUMBERS = {
     "steps/action/rotation_delta": 3,
     GRIPPER: 1,
 }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The keys that a reader needs for every step."""
+
+    name: str
+    image: str
+    text: str
+    numbers: dict[str, int]  # how many per step, of any type
+
+
+FRACTAL = Layout("fractal20220817_data", IMAGE, TEXT, NUMBERS)
+BRIDGE = Layout(
+    "bridge_dataset",
+    "steps/observation/image_0",
+    "steps/language_instruction",
+    {"steps/observation/state": 7, "steps/action": 7},
+)
+
+
+def layout_of(keys: Container[str]) -> Layout:
+    """Of a data set that has these flat keys: Bridge has one action, RT-1 has it in parts."""
+    return BRIDGE if "steps/action" in keys else FRACTAL
+
 
 ASPECTS = ("already_success", "feasible", "has_aspects", "success", "undesirable")
 ATTRIBUTES = (
@@ -135,12 +163,15 @@ def check_features(content: Any, path: Path) -> None:
             f"{path}: its JSON files cannot be read ({' '.join(str(error).split())[:200]}); copy "
             "them again"
         ) from error
-    if complaint := _complaint(features):
-        raise UserError(f"{path}: {complaint}; convert the data to fractal20220817_data's features")
+    leaf, _ = _leaf(features, "steps/action")
+    is_whole = leaf is not None and leaf.WhichOneof("content") != "features_dict"
+    layout = layout_of(["steps/action"] if is_whole else [])
+    if complaint := _complaint(features, layout):
+        raise UserError(f"{path}: {complaint}; convert the data to {layout.name}'s features")
 
 
-def _complaint(features: Any) -> str | None:
-    for key in (IMAGE, TEXT, *NUMBERS):
+def _complaint(features: Any, layout: Layout) -> str | None:
+    for key in (layout.image, layout.text, *layout.numbers):
         leaf, sequences = _leaf(features, key)
         if leaf is None:
             return f"lacks '{key}'"
@@ -149,7 +180,7 @@ def _complaint(features: Any) -> str | None:
                 f"'{key}' is {_describe(leaf)} nested in {sequences} Sequences or Datasets; "
                 "expected one per step, with 'steps' as the only Dataset"
             )
-        if wanted := _wanted(key, leaf):
+        if wanted := _wanted(layout, key, leaf):
             return f"'{key}' is {_describe(leaf)}, but {wanted}"
     return None
 
@@ -167,19 +198,19 @@ def _leaf(feature: Any, key: str) -> tuple[Any, int]:
     return feature, sequences + (feature.WhichOneof("content") == "video")
 
 
-def _wanted(key: str, leaf: Any) -> str | None:
+def _wanted(layout: Layout, key: str, leaf: Any) -> str | None:
     """What is expected instead of `leaf`; None if it is fine."""
     kind = leaf.WhichOneof("content")
     shape, dtype = _shape(leaf), _dtype(leaf)
     plain = kind == "tensor" and leaf.tensor.encoding in ("", "none")
     is_bytes = kind == "text" or (plain and dtype in ("string", "object") and np.prod(shape) == 1)
-    if key == IMAGE:
+    if key == layout.image:
         if (kind == "image" and dtype in ("", "uint8")) or is_bytes:
             return None
         return "JPEG or PNG bytes of 8-bit images (tfds.features.Image, uint8) are expected"
-    if key == TEXT:
+    if key == layout.text:
         return None if is_bytes else "a Text is needed"
-    width = NUMBERS[key]
+    width = layout.numbers[key]
     if kind == "class_label" or not plain or dtype in ("string", "object") or "complex" in dtype:
         return f"a Tensor of {width} numbers without encoding is expected"
     if min(shape, default=1) < 1 or np.prod(shape, dtype=object) != width:

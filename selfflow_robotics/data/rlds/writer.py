@@ -1,4 +1,4 @@
-"""Record demonstrations as an RLDS data set with RT-1's features, without TensorFlow.
+"""Record demonstrations as an RLDS data set with RT-1's or Bridge's features, without TensorFlow.
 
 While recording, `<root>/<name>/<version>/` contains shards `<name>-train.tfrecord-00000`, ... but
 no dataset_info.json, so readers do not take it for a data set. When `write_episode` returns, the
@@ -19,19 +19,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow_datasets as tfds
 from filelock import lock_descriptor
 from tensorflow_datasets.core import dataset_info, naming, splits
 from tensorflow_datasets.proto import tf_example_pb2
 
-from selfflow_robotics.data.rlds.encode import EpisodeEncoder
+from selfflow_robotics.data.rlds.bridge import BridgeEncoder
+from selfflow_robotics.data.rlds.encode import FractalEncoder
 from selfflow_robotics.data.rlds.metadata import (
-    DESCRIPTION,
+    DESCRIPTIONS,
     MODULE_NAME,
     Note,
-    note_attributes,
     read_metadata,
     read_note,
     to_json,
@@ -68,6 +68,7 @@ class RldsWriter:
         provenance: dict[str, Any],  # JSON-able: simulator, versions, seeds, ...
         episodes_per_shard: int = 85,
         jpeg_quality: int = 95,
+        layout: Literal["fractal", "bridge"] = "fractal",  # whose features
     ) -> None:
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
             raise UserError(f"data set name '{name}': use only lower case letters, digits and _")
@@ -75,7 +76,8 @@ class RldsWriter:
             raise UserError(f"data set version '{version}': use three numbers such as 0.1.0")
         self.name, self.version = name, version
         self.path = Path(root).expanduser() / name / version
-        self._encoder = EpisodeEncoder(image_size, jpeg_quality)
+        encoder = BridgeEncoder if layout == "bridge" else FractalEncoder
+        self._encoder, self._layout = encoder(image_size, jpeg_quality), layout
         self._per_shard = episodes_per_shard
         self._shards: list[_Shard] = []
         self._recording = to_json(
@@ -113,16 +115,14 @@ class RldsWriter:
     def write_episode(self, steps: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> None:
         """Append one episode; `steps` and errors as in `EpisodeEncoder.encode`.
 
-        metadata: JSON-able. `success` (bool) becomes aspects/success; `disturbed` (bool, False)
-        tells readers that something other than the recorded actions moved the arm. It is stored in
-        the record's note and in metadata.json.
+        metadata: JSON-able. `success` (bool) becomes RT-1's aspects/success; `disturbed` (bool,
+        False) tells readers that something other than the recorded actions moved the arm. It is
+        stored in the record's note and in metadata.json.
         """
         if self.finished:
             raise UserError(f"{self.path} is a finished data set; record a new version")
         text = to_json(metadata)
-        record = self._encoder.encode(
-            steps, bool(metadata["success"]), note_attributes(self._recording, text)
-        )
+        record = self._encoder.encode(steps, bool(metadata["success"]), self._recording, text)
         is_new = not self._shards or len(self._shards[-1].episodes) == self._per_shard
         number = len(self._shards)
         shard = _Shard(self._shard_path(number)) if is_new else self._shards[-1]
@@ -257,7 +257,7 @@ class RldsWriter:
                 data_dir=str(self.path),
                 module_name=MODULE_NAME,
             ),
-            description=DESCRIPTION,
+            description=DESCRIPTIONS[self._layout],
             features=self._encoder.features,
             metadata=tfds.core.MetadataDict(**json.loads(self._recording), episodes=self.episodes),
         )

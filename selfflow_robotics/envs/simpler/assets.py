@@ -18,11 +18,12 @@ _MESHES = ("textured.obj", "textured.dae", "textured.glb")
 STAND_IN_BYTES = 1 << 20
 
 
-def check_assets(task: Task, assets: Path) -> None:
+def check_assets(task: Task, assets: Path, allow_invisible: bool = False) -> None:
     """Raise UserError, naming task and file, if SIMPLER's asset folder lacks what `task` needs.
 
     Files that only other tasks need may be missing, and so may objects of some variants
-    (`missing_variants`).
+    (`missing_variants`). allow_invisible: so may all that is only seen of objects; they move and
+    touch as always (`invisible_models`).
     """
     for file in _files(task):
         if not (assets / file).is_file():
@@ -35,7 +36,7 @@ def check_assets(task: Task, assets: Path) -> None:
             f"SIMPLER's checkout has a stand-in for {stage_file}, which {task.name} would show: "
             "complete the checkout"
         )
-    missing = missing_variants(task, assets)
+    missing = {} if allow_invisible else missing_variants(task, assets)
     if len(missing) == len(task.variants):
         raise UserError(next(iter(missing.values())))
 
@@ -47,16 +48,27 @@ def is_stand_in(stage: Path) -> bool:
 
 def missing_variants(task: Task, assets: Path) -> dict[str, str]:
     """The variants of `task` in which an object would be invisible, and why."""
-    binding, models = task.bound(), assets / "custom" / "models"
+    binding, invisible = task.bound(), set(invisible_models(task, assets))
     found = {}
     for variant in task.variants:
         for model in binding.models_of.get(variant, binding.models):
-            if not any((models / model / mesh).is_file() for mesh in _MESHES):
+            if model in invisible:
                 found[variant] = (
                     f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}"
-                    f", so an object of {task.name} would be invisible: complete the checkout"
+                    f", so an object of {task.name} would be invisible: complete the checkout "
+                    "(simpler.allow_invisible=true: play with it invisible)"
                 )
     return found
+
+
+def invisible_models(task: Task, assets: Path) -> list[str]:
+    """The models of `task` that SIMPLER cannot show, by their folders in custom/models."""
+    models = assets / "custom" / "models"
+    return [
+        model
+        for model in task.bound().models
+        if not any((models / model / mesh).is_file() for mesh in _MESHES)
+    ]
 
 
 def _files(task: Task) -> Iterator[str]:

@@ -25,7 +25,8 @@ class SimplerBinding:
     # SIMPLER's environment -> its actors, in the order of `Scene.objects`.
     objects: Callable[[Any], Sequence[Any]] = lambda simulation: [simulation.obj]
     flags: tuple[str, ...] = ()  # further step information (bool)
-    settings: dict[str, Any] = field(default_factory=dict)  # further arguments of SIMPLER's `make`
+    # Arguments of SIMPLER's `make`, further or in place of the usual ones.
+    settings: dict[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = ()  # objects, by their folders in custom/models
     # Variant -> those of `models` in its episodes; empty: all are in all episodes.
     models_of: dict[str, tuple[str, ...]] = field(default_factory=dict)

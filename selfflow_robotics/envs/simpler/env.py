@@ -15,15 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
+from selfflow_robotics.envs.base import RobotEnv, check_action, named_robot, robot_state
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets, is_stand_in, missing_variants
+from selfflow_robotics.envs.simpler.assets import (
+    check_assets,
+    invisible_models,
+    is_stand_in,
+    missing_variants,
+)
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
 from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.robot.actions import ARM, GRIPPER
 from selfflow_robotics.robot.observation import proprio_vector, resize_image
 
 
@@ -38,38 +44,43 @@ class SimplerEnv(RobotEnv):
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
 
     def __init__(
-        self, task: Task, image_size: tuple[int, int] = (256, 320), path: str | None = None
+        self,
+        task: Task,
+        image_size: tuple[int, int] = (256, 320),
+        path: str | None = None,
+        allow_invisible: bool = False,
     ) -> None:
-        """image_size: (height, width), reduced from the camera's 512 x 640. path: the SimplerEnv
-        checkout; None if its packages are installed.
+        """image_size: (height, width), reduced from the camera's 512 x 640 (WidowX: 480 x 640,
+        stretched). path: the SimplerEnv checkout; None if its packages are installed.
+        allow_invisible: play with objects whose meshes the checkout lacks.
 
         Raises UserError, with the fix, if something that SIMPLER needs is missing.
         """
         super().__init__(task, image_size)
         self._binding, self._robot = task.bound(), ROBOTS[task.robot.name]
         self._sapien, self._assets, self._devices = _load(path)
+        check_assets(task, self._assets, allow_invisible)
+        self._missing = {} if allow_invisible else missing_variants(task, self._assets)
         self._episode = draw_start(task, 0, {}, robot_variant=self._robot.variants)
         self._simulation = self._make_simulation()
         self._camera = OverheadCamera(self._simulation, self._robot.camera)
 
     def _make_simulation(self) -> Any:
         binding, robot, photograph = self._binding, self._robot, self._photograph()
-        check_assets(self.task, self._assets)
-        self._missing = missing_variants(self.task, self._assets)
-        made = import_module("gymnasium").make(
-            binding.env_id,
-            obs_mode="none",  # a step renders nothing; `observe` does
-            robot=robot.uid,
-            sim_freq=robot.sim_hz,
-            control_freq=round(self.task.robot.control_hz),
-            control_mode=robot.control_mode,
-            scene_name=binding.stage,
-            camera_cfgs={"add_segmentation": True},
-            rgb_overlay_path=str(photograph) if photograph else None,
-            rgb_overlay_cameras=[robot.camera] if photograph else [],
-            disable_env_checker=True,
+        settings = {
+            "obs_mode": "none",  # a step renders nothing; `observe` does
+            "robot": robot.uid,
+            "sim_freq": robot.sim_hz,
+            "control_freq": round(self.task.robot.control_hz),
+            "control_mode": robot.control_mode,
+            "scene_name": binding.stage,
+            "camera_cfgs": {"add_segmentation": True},
+            "rgb_overlay_path": str(photograph) if photograph else None,
+            "rgb_overlay_cameras": [robot.camera] if photograph else [],
+            "disable_env_checker": True,
             **binding.settings,
-        )
+        }
+        made = import_module("gymnasium").make(binding.env_id, **settings)
         # Without gymnasium's wrappers, whose reset and step differ between its versions.
         return made.unwrapped
 
@@ -85,7 +96,7 @@ class SimplerEnv(RobotEnv):
         scene, robot = task.scene(episode), episode["robot_variant"]
         if episode["variant"] in self._missing:
             raise UserError(self._missing[episode["variant"]])
-        self._episode = episode
+        self._episode, self._last_gripper = episode, -1.0  # open
         if photograph := self._photograph():
             self._camera.show_behind(photograph)
         for name, value in self._binding.attributes(episode).items():
@@ -112,13 +123,19 @@ class SimplerEnv(RobotEnv):
         }
 
     def advance(self, action: np.ndarray) -> dict[str, Any]:
-        *_, info = self._simulation.step(check_action(action))
+        *_, info = self._simulation.step(self._in_simplers_terms(check_action(action)))
         return {
             "success": bool(info["success"]),
             **{flag: bool(info[flag]) for flag in self._binding.flags},
             "elapsed_steps": int(info["elapsed_steps"]),
             "state": self._state(),
         }
+
+    def _in_simplers_terms(self, action: np.ndarray) -> np.ndarray:
+        if not self._robot.gripper_is_state:
+            return action
+        self._last_gripper = float(action[GRIPPER]) or self._last_gripper
+        return np.append(action[ARM], np.float32(-self._last_gripper))
 
     # -- what is seen ---------------------------------------------------------------------------
 
@@ -152,9 +169,11 @@ class SimplerEnv(RobotEnv):
         stage_file = self._binding.stage_file
         stage = self._assets / stage_file if stage_file else None
         repository = self._assets.parent
+        invisible = invisible_models(self.task, self._assets)
         return {
             "simulator": self.simulator,
             "task": self.task.name,
+            **named_robot(self.task),
             "sapien": self._sapien.__version__,
             "numpy": np.__version__,
             "python": sys.version.split()[0],
@@ -165,6 +184,7 @@ class SimplerEnv(RobotEnv):
             "stage": stage.name if stage else self._binding.stage,
             "stage_sha256": sha256(stage.read_bytes()).hexdigest() if stage else None,
             "stage_is_stand_in": bool(stage) and is_stand_in(stage),
+            **({"invisible": invisible} if invisible else {}),
         }
 
     def close(self) -> None:

@@ -59,24 +59,27 @@ class SimplerMissing(UserError):
     advice = INSTALL
 
 
-def check_simpler(path: str | None, python: str | None, task: Task) -> dict[str, str]:
+def check_simpler(
+    path: str | None, python: str | None, task: Task, allow_invisible: bool = False
+) -> dict[str, str]:
     """Raise SimplerMissing, in one line with the fix, if SIMPLER at `path` would not start `task`.
 
     Returns the variants that it cannot play for lack of files, and why.
 
     Checks, in installation order, the checkout, the interpreter `python` and its packages, the
     task's scene, photographs and meshes, and the Vulkan devices, without starting a simulator.
-    `path` None: SIMPLER is installed in the interpreter; `python` None: this interpreter. Raises
-    UserError if the task does not run in SIMPLER at all.
+    `path` None: SIMPLER is installed in the interpreter; `python` None: this interpreter;
+    `allow_invisible` as for `check_assets`. Raises UserError if the task does not run in SIMPLER at
+    all.
     """
     task.bound()
     interpreter = python or sys.executable
     try:
         folders = _check_checkout(path) if path else []
         assets = _check_python(folders, interpreter)
-        _check_scene(task, assets)
+        _check_scene(task, assets, allow_invisible)
         _check_vulkan(interpreter)
-        return missing_variants(task, assets)
+        return {} if allow_invisible else missing_variants(task, assets)
     except UserError as error:
         raise SimplerMissing(str(error)) from error
 
@@ -119,8 +122,8 @@ def _check_python(folders: list[str], python: str) -> Path:
     return Path(found["assets"])
 
 
-def _check_scene(task: Task, assets: Path) -> None:
-    check_assets(task, assets)
+def _check_scene(task: Task, assets: Path, allow_invisible: bool) -> None:
+    check_assets(task, assets, allow_invisible)
     if stage_file := task.bound().stage_file:
         # SAPIEN writes a derived collision shape next to the scene.
         stage = assets / stage_file

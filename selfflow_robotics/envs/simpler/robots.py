@@ -12,6 +12,9 @@ class SimplerRobot:
     sim_hz: int
     camera: str  # what the policy sees
     variants: tuple[str, ...]  # colours (URDF versions); "base" is the uncoloured one, SIMPLER's ""
+    # SIMPLER's last number is a change, +1 close, -1 open, 0 none; or else a state, +1 open, -1
+    # closed. Ours is a command for every robot, +1 close, -1 open, 0 as before (`envs.base`).
+    gripper_is_state: bool = False
 
 
 ROBOTS = {
@@ -30,5 +33,14 @@ ROBOTS = {
             "recolor_tabletop_visual_matching_2",
             "recolor_cabinet_visual_matching_1",
         ),
+    ),
+    "widowx": SimplerRobot(
+        uid="widowx",
+        # The target pose moves by the action from the last target, the fingers' is absolute.
+        control_mode="arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos",
+        sim_hz=500,
+        camera="3rd_view_camera",
+        variants=("base",),
+        gripper_is_state=True,
     ),
 }

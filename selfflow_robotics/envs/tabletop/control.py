@@ -1,4 +1,5 @@
-"""From one action to the drive targets of every physics step, as SIMPLER's controllers do it.
+"""The google robot: from one action to the drive targets of every physics step, as SIMPLER's
+controllers do it.
 
 Source of the rules: ManiSkill2_real2sim agents/controllers/pd_ee_pose.py, pd_joint_pos.py,
 agents/base_controller.py (planning) and agents/utils.py (Ruckig). Both controllers plan a
@@ -13,20 +14,20 @@ jerk-limited path once per control step and hand its samples to the joint drives
 import numpy as np
 from ruckig import InputParameter, Result, Ruckig, Trajectory
 
-from selfflow_robotics.envs.tabletop import robot
+from selfflow_robotics.envs.tabletop import google_robot as robot
 from selfflow_robotics.envs.tabletop.kinematics import ArmKinematics
-from selfflow_robotics.envs.tabletop.scene import CONTROL_HZ, SUBSTEPS
 
 ARM_LIMITS = (1.5, 2.0, 50.0)  # velocity, acceleration, jerk (rad, s)
 FINGER_PLAN_LIMITS = (1.0, 7.0, 50.0)
 FINGER_STROKE = 1.31  # rad a gripper action of 1 asks for
 FINGER_TARGET_RANGE = (robot.FINGER_LIMITS[0] - 0.01, robot.FINGER_LIMITS[1] + 0.01)
 SMALL_GRIPPER_ACTION = 1e-3  # rad: below it the fingers go on to what was commanded before
-_PERIOD = 1.0 / CONTROL_HZ
+_PERIOD = 1.0 / robot.CONTROL_HZ
+_NUM_ARM = len(robot.ARM_JOINTS)
 _ARM_RANGE = np.array(robot.ARM_RANGES).T
 # SIMPLER holds each of its 171 samples for 1/513 s; on average over one of our longer physics steps
 # its drives see the plan at the step's middle, plus half of 1/513 s.
-SAMPLE_TIMES = (np.arange(SUBSTEPS) + 0.5) * (_PERIOD / SUBSTEPS) + 0.5 / 513
+SAMPLE_TIMES = (np.arange(robot.SUBSTEPS) + 0.5) * (_PERIOD / robot.SUBSTEPS) + 0.5 / 513
 
 
 class _Planner:
@@ -62,7 +63,7 @@ class ArmController:
     """Seven arm joints towards a tool pose relative to the measured one (frame "ee_align")."""
 
     def __init__(self) -> None:
-        self._kinematics = ArmKinematics()
+        self._kinematics = ArmKinematics(robot.arm_only_mjcf())
         self._planner = _Planner(len(robot.ARM_JOINTS), ARM_LIMITS)
         self._waypoint: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -110,3 +111,21 @@ class GripperController:
         position, velocity = self._planner.sample()
         # The drives have velocity targets too: k (p - q) + d (v - q') = k (p + v d/k - q) - d q'.
         return position + velocity * (robot.FINGER_DAMPING / robot.FINGER_STIFFNESS)
+
+
+class GoogleRobotController:
+    """Arm and gripper."""
+
+    def __init__(self) -> None:
+        self._arm, self._gripper = ArmController(), GripperController()
+
+    def reset(self, q: np.ndarray) -> None:
+        """Forget what was commanded; the joints are at q [9]."""
+        self._arm.reset()
+        self._gripper.reset(q[_NUM_ARM:])
+
+    def drive_targets(self, action: np.ndarray, q: np.ndarray, qdot: np.ndarray) -> np.ndarray:
+        """Joint targets [SUBSTEPS, 9] for an action float64 [7]; q, qdot: measured [9]."""
+        arm = self._arm.drive_targets(action[:6], q[:_NUM_ARM], qdot[:_NUM_ARM])
+        fingers = self._gripper.drive_targets(float(action[6]), q[_NUM_ARM:], qdot[_NUM_ARM:])
+        return np.concatenate([arm, fingers], axis=1)

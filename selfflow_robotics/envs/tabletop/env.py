@@ -13,25 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.envs.base import RobotEnv, check_action, robot_state
+from selfflow_robotics.envs.base import RobotEnv, check_action, named_robot, robot_state
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.tabletop import robot, scene
+from selfflow_robotics.envs.tabletop import scene
 from selfflow_robotics.envs.tabletop.backend import mujoco
-from selfflow_robotics.envs.tabletop.control import ArmController, GripperController
 from selfflow_robotics.envs.tabletop.render import Renderer, make_renderer
-from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, Scene, Task
+from selfflow_robotics.envs.tabletop.robots import ROBOTS
+from selfflow_robotics.envs.tasks.base import Scene, Task
 from selfflow_robotics.envs.tasks.rules import MIN_IMPULSE, Seen, Touch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import proprio_vector
 
-_ARM, _FINGERS = slice(0, 7), slice(7, 9)  # in qpos, qvel and ctrl
-_OBJECTS = 9  # where the objects' free joints begin, in qpos and in qvel
 _SETTLE_STEPS, _SETTLE_MORE = 50, 150  # physics steps (0.5 s, then up to 1.5 s while it moves)
 _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
 
 class TabletopEnv(RobotEnv):
-    """One robot, one table or cabinet, and the task's objects.
+    """One robot, what stands around it, and the task's objects.
 
     Observations, actions and info are those of `envs.base.RobotEnv`.
     """
@@ -44,28 +42,32 @@ class TabletopEnv(RobotEnv):
     ) -> None:
         """image_size: (height, width). renderer: "ray" (no OpenGL) or "gl".
 
-        Raises UserError for another robot's task and for a renderer that cannot run.
+        Raises UserError for a robot that is not here and for a renderer that cannot run.
         """
-        if task.robot != GOOGLE_ROBOT:
+        if task.robot.name not in ROBOTS:
             raise UserError(f"the tabletop simulator has no {task.robot.name} (task {task.name})")
         super().__init__(task, image_size)
+        self._robot = robot = ROBOTS[task.robot.name]
+        # Where its joints are in qpos, qvel and ctrl, and where those of the objects begin.
+        self._fingers = slice(robot.num_arm, robot.num_arm + len(robot.fingers))
+        self._num_joints = self._fingers.stop
         self._renderer_name = renderer
         self._renderer: Renderer | None = None
-        self._arm, self._gripper = ArmController(), GripperController()
+        self._controller = robot.controller()
         self._elapsed = 0
         self._episode = draw_start(task, 0, {})
         self._load(task.scene(self._episode))
 
     def _load(self, start: Scene) -> None:
         """Take the model of a scene; nothing changes if the last one had the same objects."""
-        model = scene.load_model(start)
+        model = scene.load_model(self.task.robot.name, start)
         if self._renderer is not None:
             if model is self.model:
                 return
             self._renderer.close()
         self.model, self._data = model, mujoco.MjData(model)
         self._renderer = make_renderer(self._renderer_name, model, self.image_size)
-        stands = scene.base_of(start)
+        stands = scene.base_of(self.task.robot.name, start)
         self.base_pose = np.array((*stands.position, *stands.quaternion))
         self._tool = model.site("tool").id
         bodies = [model.body(item.body.name).id for item in start.objects]
@@ -74,7 +76,7 @@ class TabletopEnv(RobotEnv):
         root = model.body_rootid
         self._robot_body = [root[body] == base for body in range(model.nbody)]
         self._sides = tuple(
-            tuple(model.body(name + part).id for part in ("", "_tip")) for name in robot.FINGERS
+            tuple(model.body(part).id for part in parts) for parts in self._robot.finger_parts
         )
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -83,27 +85,29 @@ class TabletopEnv(RobotEnv):
         self._load(start)
         self._episode = episode
         mujoco.mj_resetData(self.model, self._data)
-        self._set_robot(robot.RESET_ARM, (0.0, 0.0))
+        robot, around = self._robot, self._robot.surroundings(start)
+        joints = np.array((*robot.reset_arm(start), *[robot.open_finger] * len(robot.fingers)))
+        self._set_robot(joints)
+        surface = around.surface
         for pose, item in zip(self._poses, start.objects, strict=True):
-            height = scene.surface(start) + item.rest.height
-            pose[:] = (*item.xy, height, *item.rest.quaternion)
+            pose[:] = (*item.xy, surface + item.rest.height, *item.rest.quaternion)
+            surface = around.surface if around.other_surface is None else around.other_surface
         if start.drawers is not None:
             self._drawers[:] = start.drawers
         self._settle()
-        arm = np.array((*robot.RESET_ARM, 0.0, 0.0))
-        self.place(arm, self._poses.copy(), start.drawers)
+        self.place(joints, self._poses.copy(), start.drawers)
         return {**self._info(), "success": False, "episode": episode}
 
-    def _set_robot(self, arm, fingers) -> None:
-        self._data.qpos[_ARM], self._data.qpos[_FINGERS] = arm, fingers
-        self._data.ctrl[_ARM], self._data.ctrl[_FINGERS] = arm, fingers
+    def _set_robot(self, joints) -> None:
+        self._data.qpos[: self._num_joints] = self._data.ctrl[:] = joints
 
     def _settle(self) -> None:
         data = self._data
         for _ in range(_SETTLE_STEPS):
             mujoco.mj_step(self.model, data)
         for _ in range(_SETTLE_MORE):
-            speeds = data.qvel[_OBJECTS : _OBJECTS + 6 * len(self._objects)].reshape(-1, 6)
+            first = self._num_joints
+            speeds = data.qvel[first : first + 6 * len(self._objects)].reshape(-1, 6)
             if all(_is_at_rest(speed) for speed in speeds):
                 return
             mujoco.mj_step(self.model, data)
@@ -111,33 +115,29 @@ class TabletopEnv(RobotEnv):
     def place(
         self, qpos: np.ndarray, poses: np.ndarray, drawers: Sequence[float] | None = None
     ) -> None:
-        """Start at rest from given joint angles [9 or 11], object poses [n, 7] or [7] (world,
-        wxyz) and openings of the drawers [3] (m; None: shut), with the objects of the last
-        episode.
+        """Start at rest from given joint angles (of arm and fingers; more are left out), object
+        poses [n, 7] or [7] (world, wxyz) and openings of the drawers [3] (m; None: shut), with the
+        objects of the last episode.
 
         For the success rule the objects have settled there.
         """
         data = self._data
         # Nothing of what was before is left in the state: the solver starts from its last forces.
         mujoco.mj_resetData(self.model, data)
-        self._set_robot(qpos[_ARM], qpos[_FINGERS])
+        self._set_robot(qpos[: self._num_joints])
         self._poses[:] = poses
         if drawers is not None:
             self._drawers[:] = drawers
         mujoco.mj_forward(self.model, data)
-        self._arm.reset()
-        self._gripper.reset(data.qpos[_FINGERS])
+        self._controller.reset(data.qpos[: self._num_joints])
         self._rule = self.task.rule(self._episode, self._see())
         self._elapsed = 0
 
     def advance(self, action: np.ndarray) -> dict[str, Any]:
         action = check_action(action).astype(np.float64)
         model, data = self.model, self._data
-        arm = self._arm.drive_targets(action[:6], data.qpos[_ARM], data.qvel[_ARM])
-        fingers = self._gripper.drive_targets(
-            float(action[6]), data.qpos[_FINGERS], data.qvel[_FINGERS]
-        )
-        for targets in np.concatenate([arm, fingers], axis=1):
+        q, qdot = data.qpos[: self._num_joints], data.qvel[: self._num_joints]
+        for targets in self._controller.drive_targets(action, q, qdot):
             data.ctrl[:] = targets
             mujoco.mj_step(model, data)
         # Poses of the state just reached; contacts stay those of the last physics step.
@@ -164,20 +164,21 @@ class TabletopEnv(RobotEnv):
             tool_pose=np.concatenate([data.site_xpos[self._tool], _quaternion(rotation)]),
             objects=self._poses.copy(),
             base_pose=self.base_pose.copy(),
-            qpos=np.concatenate([qpos[_ARM], qpos[_FINGERS], robot.HEAD]),
-            closedness=float(np.mean(qpos[_FINGERS]) / robot.FINGER_CLOSED),
+            qpos=np.concatenate([qpos[: self._num_joints], self._robot.unmoved]),
+            closedness=self._robot.closedness(qpos[self._fingers]),
             drawers=self._openings(),
         )
 
     @property
     def _poses(self) -> np.ndarray:
         """The objects' poses [n, 7], a view of the state."""
-        return self._data.qpos[_OBJECTS : _OBJECTS + 7 * len(self._objects)].reshape(-1, 7)
+        first = self._num_joints
+        return self._data.qpos[first : first + 7 * len(self._objects)].reshape(-1, 7)
 
     @property
     def _drawers(self) -> np.ndarray:
         """How far the drawers stand open (m) [3], a view of the state; empty without drawers."""
-        return self._data.qpos[_OBJECTS + 7 * len(self._objects) :]
+        return self._data.qpos[self._num_joints + 7 * len(self._objects) :]
 
     def _openings(self) -> np.ndarray | None:
         return self._drawers.copy() if len(self._drawers) else None
@@ -223,6 +224,7 @@ class TabletopEnv(RobotEnv):
         return {
             "simulator": self.simulator,
             "task": self.task.name,
+            **named_robot(self.task),
             "mujoco": mujoco.__version__,
             "ruckig": version("ruckig"),
             "machine": platform.machine(),

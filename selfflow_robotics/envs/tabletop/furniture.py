@@ -6,7 +6,7 @@ cabinet's drawers slide, with SIMPLER's joints and shapes (`envs.tasks.cabinet`)
 no solid, as in SIMPLER: a drawer is opened by its front plate.
 """
 
-from selfflow_robotics.envs.tabletop.robot import numbers
+from selfflow_robotics.envs.tabletop.mjcf import box, box_between, numbers
 from selfflow_robotics.envs.tasks import cabinet
 from selfflow_robotics.envs.tasks.base import DRAWERS
 
@@ -35,25 +35,20 @@ MATERIALS = {
 }
 
 
-def _seen_box(low: tuple[float, ...], high: tuple[float, ...], material: str, kind=_SEEN) -> str:
-    """A box between two corners."""
-    middle = tuple((a + b) / 2 for a, b in zip(low, high, strict=True))
-    half = tuple((b - a) / 2 for a, b in zip(low, high, strict=True))
-    return _box(middle, half, material, kind)
-
-
 def table() -> str:
     """The table, a body of that name."""
     (x0, x1), (y0, y1), bottom = TABLE_X, TABLE_Y, TABLE_TOP - _TABLE_THICKNESS
     middle, front = (y0 + y1) / 2, x1 - 0.03
     parts = [
-        _seen_box((x0, y0, bottom), (x1, y1, TABLE_TOP), "table", _WORLD),
-        _seen_box((x1, y0, bottom), (x1 + 0.001, y1, TABLE_TOP - 0.002), "edge"),
-        _seen_box((x0 + 0.02, y0 + 0.03, 0), (front - 0.02, y1 - 0.03, bottom), "gap", _WORLD),
+        box_between((x0, y0, bottom), (x1, y1, TABLE_TOP), "table", _WORLD),
+        box_between((x1, y0, bottom), (x1 + 0.001, y1, TABLE_TOP - 0.002), "edge", _SEEN),
+        box_between((x0 + 0.02, y0 + 0.03, 0), (front - 0.02, y1 - 0.03, bottom), "gap", _WORLD),
     ]
     for top in (0.835, 0.60, 0.35):
         parts.append(
-            _seen_box((front - 0.02, y0 + 0.04, top - 0.19), (front, y1 - 0.04, top), "front")
+            box_between(
+                (front - 0.02, y0 + 0.04, top - 0.19), (front, y1 - 0.04, top), "front", _SEEN
+            )
         )
         parts.append(
             f'<geom type="capsule" fromto="{front + 0.03} {middle - 0.05} {top - 0.06} '
@@ -65,13 +60,13 @@ def table() -> str:
 def room() -> str:
     """Floor, walls and posts, each a body of its own: ray casts skip bodies by their bounds."""
     solids = [
-        _seen_box((-1.6, -2.0, -0.02), (1.0, 2.4, 0), "floor"),
-        _seen_box((-1.05, -2.0, 0), (-1.0, 2.4, 2.2), "wall"),
-        _seen_box((-1.0, 0.17, 0), (-0.97, 0.23, 2.2), "black"),
-        _seen_box((-1.0, -1.05, 0), (-0.2, -1.0, 1.8), "side"),
-        _seen_box((-1.0, 1.35, 0), (-0.2, 1.40, 1.8), "side"),
-        _seen_box((-0.55, -0.55, 0), (-0.50, -0.50, 1.5), "black"),
-        _seen_box((-0.55, 0.92, 0), (-0.50, 0.97, 1.5), "black"),
+        box_between((-1.6, -2.0, -0.02), (1.0, 2.4, 0), "floor", _SEEN),
+        box_between((-1.05, -2.0, 0), (-1.0, 2.4, 2.2), "wall", _SEEN),
+        box_between((-1.0, 0.17, 0), (-0.97, 0.23, 2.2), "black", _SEEN),
+        box_between((-1.0, -1.05, 0), (-0.2, -1.0, 1.8), "side", _SEEN),
+        box_between((-1.0, 1.35, 0), (-0.2, 1.40, 1.8), "side", _SEEN),
+        box_between((-0.55, -0.55, 0), (-0.50, -0.50, 1.5), "black", _SEEN),
+        box_between((-0.55, 0.92, 0), (-0.50, 0.97, 1.5), "black", _SEEN),
     ]
     return "".join(f"<body>{solid}</body>" for solid in solids)
 
@@ -88,10 +83,10 @@ def drawer_cabinet() -> str:
     """
     wide, deep, thick = cabinet.WIDTH / 2, 0.295, 0.01
     parts = [
-        _box((-0.305, 0, 0.4225), (thick, wide, 0.4225), "front", _WORLD),
-        _box((0, -wide + thick, 0.4225), (deep, thick, 0.4225), "front", _WORLD),
-        _box((0, wide - thick, 0.4225), (deep, thick, 0.4225), "front", _WORLD),
-        _box((0, 0, 0.855), (0.315, wide, thick), "front", _WORLD),
+        box((-0.305, 0, 0.4225), (thick, wide, 0.4225), "front", _WORLD),
+        box((0, -wide + thick, 0.4225), (deep, thick, 0.4225), "front", _WORLD),
+        box((0, wide - thick, 0.4225), (deep, thick, 0.4225), "front", _WORLD),
+        box((0, 0, 0.855), (0.315, wide, thick), "front", _WORLD),
     ]
     drawers = map(_drawer, DRAWERS, cabinet.ORIGINS)
     return (
@@ -103,16 +98,16 @@ def drawer_cabinet() -> str:
 def _drawer(name: str, height: float) -> str:
     half = (cabinet.FRONT_THICKNESS / 2, cabinet.WIDTH / 2, cabinet.FRONT_HEIGHT / 2)
     parts = [
-        _box((cabinet.FRONT_X, 0, 0), half, "front", _SLIDING),
-        _box((-0.285, 0, -0.02), (0.01, 0.2575, 0.05), "front", _SLIDING),
-        _box((0.285, 0, -0.02), (0.01, 0.2575, 0.05), "front", _SLIDING),
-        _box((0, -0.2675, -0.02), (0.295, 0.01, 0.05), "front", _SLIDING),
-        _box((0, 0.2675, -0.02), (0.295, 0.01, 0.05), "front", _SLIDING),
-        _box((0.3425, 0, 0.02), (0.0025, 0.05, 0.0025), "black", _SLIDING_SEEN),
-        _box((0.3325, -0.05, 0.02), (0.01, 0.0025, 0.0025), "black", _SLIDING_SEEN),
-        _box((0.3325, 0.05, 0.02), (0.01, 0.0025, 0.0025), "black", _SLIDING_SEEN),
+        box((cabinet.FRONT_X, 0, 0), half, "front", _SLIDING),
+        box((-0.285, 0, -0.02), (0.01, 0.2575, 0.05), "front", _SLIDING),
+        box((0.285, 0, -0.02), (0.01, 0.2575, 0.05), "front", _SLIDING),
+        box((0, -0.2675, -0.02), (0.295, 0.01, 0.05), "front", _SLIDING),
+        box((0, 0.2675, -0.02), (0.295, 0.01, 0.05), "front", _SLIDING),
+        box((0.3425, 0, 0.02), (0.0025, 0.05, 0.0025), "black", _SLIDING_SEEN),
+        box((0.3325, -0.05, 0.02), (0.01, 0.0025, 0.0025), "black", _SLIDING_SEEN),
+        box((0.3325, 0.05, 0.02), (0.01, 0.0025, 0.0025), "black", _SLIDING_SEEN),
     ]
-    bottom = _box((0, 0, -0.06), (0.275, 0.2575, 0.01), "front", _SLIDING)
+    bottom = box((0, 0, -0.06), (0.275, 0.2575, 0.01), "front", _SLIDING)
     inertial = f'<inertial mass="{_DRAWER_MASS}" pos="0 0 0" diaginertia="0.4 0.4 0.7"/>'
     return f"""
 <body name="{name}_drawer" pos="0 0 {height}">
@@ -121,10 +116,3 @@ def _drawer(name: str, height: float) -> str:
   {inertial}{"".join(parts)}
   <body name="{name}_drawer_bottom">{bottom}</body>
 </body>"""
-
-
-def _box(middle: tuple[float, ...], half: tuple[float, ...], material: str, kind: str) -> str:
-    return (
-        f'<geom type="box" pos="{numbers(middle)}" size="{numbers(half)}" '
-        f'material="{material}" {kind}/>'
-    )

@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 
-from selfflow_robotics.envs.tabletop import robot
 from selfflow_robotics.envs.tabletop.backend import mujoco
 
 # SIMPLER's solver (pinocchio's closed-loop inverse kinematics: steps of a tenth, damping 1e-6, from
@@ -22,24 +21,25 @@ MAX_ITERATIONS = 50
 
 
 class ArmKinematics:
-    """Solves for the seven arm angles; the frame is the robot's base."""
+    """Solves for the arm's angles, n of them; the frame is the robot's base."""
 
-    def __init__(self) -> None:
-        self._model = mujoco.MjModel.from_xml_string(robot.arm_only_mjcf())
+    def __init__(self, mjcf: str) -> None:
+        """mjcf: the arm alone, with a site "tool"."""
+        self._model = mujoco.MjModel.from_xml_string(mjcf)
         self._data = mujoco.MjData(self._model)
         self._tool = self._model.site("tool").id
         self._jacobian = np.zeros((6, self._model.nv))
         self._normal, self._step = np.zeros((6, 6)), np.zeros(self._model.nv)
 
     def tool_pose(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position [3] and rotation matrix [3, 3] of the tool in the base frame at angles q [7]."""
+        """Position [3] and rotation matrix [3, 3] of the tool in the base frame at angles q [n]."""
         self._data.qpos[:] = q
         mujoco.mj_kinematics(self._model, self._data)
         rotation = self._data.site_xmat[self._tool].reshape(3, 3).copy()
         return self._data.site_xpos[self._tool].copy(), rotation
 
     def solve(self, translation: np.ndarray, rotation_vector: np.ndarray, q: np.ndarray):
-        """Angles [7] that move the tool from its pose at q [7] by a translation [3] (m) and a turn.
+        """Angles [n] that move the tool from its pose at q [n] by a translation [3] (m) and a turn.
 
         Both are in the base frame; the rotation vector [3] (rad) turns about the tool point. None
         where no solution is found.
@@ -48,6 +48,13 @@ class ArmKinematics:
         target_position = position + translation
         target_rotation = np.empty((3, 3))
         mujoco.mju_mulMatMat(target_rotation, rotation_matrix(rotation_vector), rotation)
+        return self.reach(target_position, target_rotation, q)
+
+    def reach(self, target_position: np.ndarray, target_rotation: np.ndarray, q: np.ndarray):
+        """Angles [n] that bring the tool to a position [3] and rotation matrix [3, 3], from q [n].
+
+        None where no solution is found.
+        """
         q = np.array(q, np.float64)
         for _ in range(MAX_ITERATIONS):
             position, rotation = self.tool_pose(q)

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from selfflow_robotics.envs.tabletop import robot
 from selfflow_robotics.envs.tabletop.backend import GL_HELP, mujoco
+from selfflow_robotics.envs.tabletop.mjcf import CAMERA
 from selfflow_robotics.errors import UserError
 
 _STATIC, _MOVING = (np.array([group == g for g in range(6)], np.uint8) for group in (0, 1))
@@ -50,10 +50,10 @@ class RayRenderer:
         self._samples = 2 if image_size[0] * image_size[1] <= 160 * 128 else 1
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
-        camera = model.camera(robot.CAMERA).id
+        camera = model.camera(CAMERA).id
         self._eye = data.cam_xpos[camera].copy()
         self._lamp = data.light_xpos[model.light("lamp").id].copy()
-        rays = _camera_rays(image_size, self._samples, float(model.cam_fovy[camera]))
+        rays = _camera_rays(image_size, self._samples, *_half_fields(model, camera))
         self._rays = np.stack([_dot(rays, row) for row in data.cam_xmat[camera].reshape(3, 3)], -1)
         self._rays32 = np.ascontiguousarray(self._rays.T, np.float32)
         self._color = _geom_colors(model)
@@ -160,7 +160,7 @@ class GlRenderer:
         self._option.geomgroup[:] = [1, 1, 0, 0, 0, 0]
 
     def render(self, data) -> np.ndarray:
-        self._renderer.update_scene(data, robot.CAMERA, self._option)
+        self._renderer.update_scene(data, CAMERA, self._option)
         return self._renderer.render()
 
     def close(self) -> None:
@@ -172,12 +172,25 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def _camera_rays(image_size: tuple[int, int], samples: int, fovy_deg: float) -> np.ndarray:
-    """Unit directions [h n w n, 3] in the camera's frame (x right, y up, looking along -z)."""
+def _half_fields(model, camera: int) -> tuple[float | None, float]:
+    """Tangents of half the field of view, across (None: as the picture's shape has it) and down."""
+    across, down = (float(size) for size in model.cam_sensorsize[camera])
+    if not across:
+        return None, math.tan(math.radians(float(model.cam_fovy[camera])) / 2)
+    focal_x, focal_y = (float(focal) for focal in model.cam_intrinsic[camera][:2])
+    return across / 2 / focal_x, down / 2 / focal_y
+
+
+def _camera_rays(
+    image_size: tuple[int, int], samples: int, across: float | None, down: float
+) -> np.ndarray:
+    """Unit directions [h n w n, 3] in the camera's frame (x right, y up, looking along -z); across,
+    down: `_half_fields`."""
     height, width = (size * samples for size in image_size)
-    focal = height / 2 / math.tan(math.radians(fovy_deg) / 2)
+    focal_y = height / 2 / down
+    focal_x = focal_y if across is None else width / 2 / across
     x, y = np.meshgrid(np.arange(width) + 0.5 - width / 2, height / 2 - np.arange(height) - 0.5)
-    rays = np.stack([x / focal, y / focal, -np.ones_like(x)], -1).reshape(-1, 3)
+    rays = np.stack([x / focal_x, y / focal_y, -np.ones_like(x)], -1).reshape(-1, 3)
     return rays / np.sqrt(_dot(rays, rays))[:, None]
 
 

@@ -6,10 +6,11 @@ two simulators that draw the same episode show the same thing. Tasks run in the 
 processes too and import neither torch nor a simulator.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,9 +46,11 @@ class Range:
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    room_m: float = math.inf  # how far outside the corners a draw may be
 
     def draw(self, rng: np.random.Generator, margin_m: float = 0.0) -> list[float]:
-        """A position at most `margin_m` outside the corners."""
+        """A position at most `margin_m` and at most `room_m` outside the corners."""
+        margin_m = min(margin_m, self.room_m)
         return [
             float(rng.uniform(low - margin_m, high + margin_m))
             for low, high in zip(self.low, self.high, strict=True)
@@ -77,6 +80,7 @@ class Robot:
 
 
 GOOGLE_ROBOT = Robot("google_robot", control_hz=3.0)
+WIDOWX = Robot("widowx", control_hz=5.0)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Scene:
     base_quaternion: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)  # wxyz
     # How far each of DRAWERS stands open (m). None: a table, without drawers that move.
     drawers: tuple[float, float, float] | None = None
+    station: Literal["table", "sink"] = "table"  # where the robot is set up, if it has several
 
 
 class Task(ABC):

@@ -1,12 +1,16 @@
 """All tasks by name. A new task is a new file in this folder and a row here."""
 
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
+from selfflow_robotics.envs.tasks.carrot_on_plate import CarrotOnPlate
 from selfflow_robotics.envs.tasks.drawers import Drawer
 from selfflow_robotics.envs.tasks.move_near import MoveNear
 from selfflow_robotics.envs.tasks.pick_coke_can import ORIENTATIONS, PickCokeCan
 from selfflow_robotics.envs.tasks.pick_object import PickObject
 from selfflow_robotics.envs.tasks.place_in_drawer import PlaceAppleInDrawer
 from selfflow_robotics.envs.tasks.put_can_on_plate import PutCanOnPlate
+from selfflow_robotics.envs.tasks.put_eggplant_in_basket import PutEggplantInBasket
+from selfflow_robotics.envs.tasks.spoon_on_towel import SpoonOnTowel
+from selfflow_robotics.envs.tasks.stack_cube import StackCube
 from selfflow_robotics.errors import unknown
 
 TASKS: dict[str, Task] = {
@@ -22,10 +26,16 @@ TASKS: dict[str, Task] = {
     "pick_object": PickObject(),
     "place_apple_in_closed_top_drawer": PlaceAppleInDrawer(),
     "put_can_on_plate": PutCanOnPlate(),
+    **{
+        task.name: task
+        for task in (SpoonOnTowel(), CarrotOnPlate(), StackCube(), PutEggplantInBasket())
+    },
 }
 _AGGREGATION = {task.name: task for own in TASKS.values() for task in own.aggregation()}
 DEFAULT_TASK = "pick_coke_can"
-# Names for several tasks, which commands that take several accept.
+# Names for several tasks, which commands that take several accept. "all" is every task of the
+# default task's robot, the google robot: a data set and a policy are for one robot, and SIMPLER's
+# averages too.
 GROUPS: dict[str, tuple[str, ...]] = {
     "all": (
         "pick_coke_can",
@@ -35,11 +45,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "place_apple_in_closed_top_drawer",
     ),
     "drawer": ("open_drawer", "close_drawer"),
+    "widowx": ("spoon_on_towel", "carrot_on_plate", "stack_cube", "put_eggplant_in_basket"),
 }
 
 
 # SIMPLER's names, some of them with a version, are ours behind this.
-_SIMPLER_PREFIX = "google_robot_"
+_SIMPLER_PREFIXES = ("google_robot_", "widowx_")
 _VERSIONS = {"move_near_v1": "move_near"}
 
 
@@ -48,7 +59,9 @@ def get_task(name: str) -> Task:
 
     Raises UserError with suggestions if it is unknown.
     """
-    own = name.removeprefix(_SIMPLER_PREFIX)
+    own = name
+    for prefix in _SIMPLER_PREFIXES:
+        own = own.removeprefix(prefix)
     own = _VERSIONS.get(own, own)
     known = _AGGREGATION if "@" in own else TASKS
     if own not in known:

@@ -61,4 +61,25 @@ class Hover:
     place_m: tuple[float, float, float]  # of the tool, xyz in the world
 
 
-Skill = Pick | Place | Pull | Push | PutInto | Hover
+@dataclass(frozen=True)
+class Grasp:
+    """With WidowX: grasp an object from straight above, along `across` of its frame, lift it."""
+
+    item: int = 0
+    across: Literal["y", "x or y"] = "y"  # the closing direction
+    along_m: float = 0.0  # where to grasp: this far along the object's x from its origin
+    below_m: float = 0.0  # and this far below it
+    lift_m: float = 0.09
+
+
+@dataclass(frozen=True)
+class PutOn:
+    """With WidowX: put the object that the hand holds on another one, let go, and go up."""
+
+    item: int = 0
+    to: int = 1
+    above_m: float = 0.03  # between their origins, when the hand lets go
+    lift_m: float = 0.09  # above that on the way
+
+
+Skill = Pick | Place | Pull | Push | PutInto | Hover | Grasp | PutOn

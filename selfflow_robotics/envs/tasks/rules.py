@@ -50,8 +50,8 @@ class Rule(Protocol):
         ...
 
 
-def is_grasped(touch: Touch) -> bool:
-    """Both sides press the object, each not more than the grasp angle off its opening direction."""
+def is_grasped(touch: Touch, max_angle_deg: float = MAX_GRASP_ANGLE_DEG) -> bool:
+    """Both sides press the object, each at most the angle off its opening direction."""
     for side in touch.fingers:
         impulses = [math.hypot(*impulse) for impulse, _ in side]
         if not side or max(impulses) < MIN_IMPULSE:
@@ -61,7 +61,7 @@ def is_grasped(touch: Touch) -> bool:
             for (impulse, opening), size in zip(side, impulses, strict=True)
             if size > 0
         ]
-        if max(cosines) < math.cos(math.radians(MAX_GRASP_ANGLE_DEG)):
+        if max(cosines) < math.cos(math.radians(max_angle_deg)):
             return False
     return True
 

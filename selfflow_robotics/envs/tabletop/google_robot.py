@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, numbers, rpy_quaternion
+
+CONTROL_HZ = 3
+SUBSTEPS = 33  # physics steps in a control step
 BASE_HEIGHT = 0.06205 + 0.017
 ARM_JOINTS = ("torso", "shoulder", "bicep", "elbow", "forearm", "wrist", "gripper")
 FINGERS = ("finger_right", "finger_left")
@@ -47,7 +51,6 @@ FINGER_ANGLE = -1.15  # of a finger's frame about x at joint angle 0
 FINGER_TIP = (0.0, -0.01035672521526, 0.0641556076619853)  # tip frame in the finger's frame
 FINGER_TIP_ANGLE = 0.45
 
-CAMERA = "overhead"
 CAMERA_FOCAL_PX, CAMERA_HEIGHT_PX = 425.0, 512.0
 CAMERA_FOVY = math.degrees(2 * math.atan(CAMERA_HEIGHT_PX / 2 / CAMERA_FOCAL_PX))  # 62.1 deg
 HEAD_PAN_POSITION = (0.0, 0.0, 1.16902)
@@ -60,14 +63,6 @@ _TOUCH_ARM = 'contype="0" conaffinity="3"'
 _TOUCH_RIGHT = 'contype="0" conaffinity="11"'
 _TOUCH_LEFT = 'contype="8" conaffinity="3"'
 _NO_TOUCH = 'contype="0" conaffinity="0"'
-
-
-@dataclass(frozen=True)
-class Base:
-    """Where the robot stands in the world, and its turn (wxyz)."""
-
-    position: tuple[float, float, float]
-    quaternion: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -126,25 +121,6 @@ _LINKS = (
 ARM_RANGES = tuple(link.limits for link in _LINKS)  # rad
 
 
-def rpy_quaternion(roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """Fixed-axis roll, pitch, yaw (URDF) as a quaternion wxyz."""
-    cr, cp, cy = (math.cos(angle / 2) for angle in (roll, pitch, yaw))
-    sr, sp, sy = (math.sin(angle / 2) for angle in (roll, pitch, yaw))
-    return np.array(
-        [
-            cr * cp * cy + sr * sp * sy,
-            sr * cp * cy - cr * sp * sy,
-            cr * sp * cy + sr * cp * sy,
-            cr * cp * sy - sr * sp * cy,
-        ]
-    )
-
-
-def numbers(values) -> str:
-    """Numbers as MJCF attribute text, without losing digits."""
-    return " ".join(repr(float(value)) for value in values)
-
-
 def _finger(name: str, y: float, yaw: float, touch: str) -> str:
     """A finger: base block, tip frame (a body of its own, for the grasp rule), two pads a tip."""
     pad = f'friction="{PAD_FRICTION} 0.05 0.002" priority="1" solimp="{PAD_SOLIMP}"'
@@ -184,6 +160,15 @@ def _arm(innermost: str, solid: bool) -> str:
 <inertial mass="{link.mass}" pos="{numbers(link.center)}" diaginertia="{numbers(link.inertia)}"/>
 {link.geoms if solid else ""}{text}</body>"""
     return text
+
+
+MATERIALS = {
+    "shell": "0.78 0.75 0.71",
+    "tendon": "0.45 0.42 0.38",
+    "finger": "0.86 0.62 0.34",
+}
+EXCLUDED = """<exclude body1="gripper" body2="finger_right"/><exclude body1="gripper"
+body2="finger_left"/>"""
 
 
 def robot_body(base: Base) -> str:

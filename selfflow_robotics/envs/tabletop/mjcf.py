@@ -1,0 +1,51 @@
+"""What all MJCF texts share: numbers, turns, and where a robot stands."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+CAMERA = "overhead"  # the name of every robot's camera
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the robot stands in the world, and its turn (wxyz)."""
+
+    position: tuple[float, float, float]
+    quaternion: tuple[float, float, float, float]
+    station: str = "table"  # `envs.tasks.base.Scene.station`
+
+
+def numbers(values) -> str:
+    """Numbers as MJCF attribute text, without losing digits."""
+    return " ".join(repr(float(value)) for value in values)
+
+
+def rpy_quaternion(roll: float, pitch: float, yaw: float) -> np.ndarray:
+    """Fixed-axis roll, pitch, yaw (URDF) as a quaternion wxyz."""
+    cr, cp, cy = (math.cos(angle / 2) for angle in (roll, pitch, yaw))
+    sr, sp, sy = (math.sin(angle / 2) for angle in (roll, pitch, yaw))
+    return np.array(
+        [
+            cr * cp * cy + sr * sp * sy,
+            sr * cp * cy - cr * sp * sy,
+            cr * sp * cy + sr * cp * sy,
+            cr * cp * sy - sr * sp * cy,
+        ]
+    )
+
+
+def box(middle, half, material: str, more: str) -> str:
+    """A box geom by its middle [3] and half lengths [3] (m); more: further attributes."""
+    return (
+        f'<geom type="box" pos="{numbers(middle)}" size="{numbers(half)}" '
+        f'material="{material}" {more}/>'
+    )
+
+
+def box_between(low, high, material: str, more: str) -> str:
+    """A box geom between two corners [3] (m)."""
+    middle = tuple((a + b) / 2 for a, b in zip(low, high, strict=True))
+    half = tuple((b - a) / 2 for a, b in zip(low, high, strict=True))
+    return box(middle, half, material, more)

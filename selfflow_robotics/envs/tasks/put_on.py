@@ -1,0 +1,167 @@
+"""What SIMPLER's WidowX tasks share: put one object on another
+(ManiSkill2_real2sim envs/custom_scenes/put_on_in_scene.py)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.tasks.base import WIDOWX, Episode, Placed, Scene, Task
+from selfflow_robotics.envs.tasks.objects import UNTURNED, Body, Quaternion
+from selfflow_robotics.envs.tasks.plan import Grasp, PutOn, Skill
+from selfflow_robotics.envs.tasks.rules import CONSECUTIVE_GRASP_STEPS, Seen, is_grasped
+from selfflow_robotics.robot.rotations import from_wxyz
+
+# The four corners of a square, by the signs of x and y, and all ordered pairs of them: where the
+# object stands, and where it goes.
+_CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+PLACES = {f"{a}-{b}": (a, b) for a in range(4) for b in range(4) if a != b}
+MIDDLE = (-0.16, 0.0)  # of the squares, m, world
+SHIFT_M = 0.02  # of the whole layout, along each axis
+# What recordings add on each side: nothing leaves the arm's reach.
+SHIFT_ROOM_M = 0.02
+
+FLAGS = (
+    "moved_correct_obj",
+    "moved_wrong_obj",
+    "is_src_obj_grasped",
+    "consecutive_grasp",
+    "src_on_target",
+)
+_MAX_GRASP_ANGLE_DEG = 60.0  # of WidowX's fingers
+_MOVED_M, _BEYOND_M = 0.03, 0.003
+
+TABLE: dict[str, Any] = {
+    "stage": "bridge_table_1_v1",
+    "overlay": "real_inpainting/bridge_real_eval_1.png",
+}
+
+
+def corners(half_edge_m: float, places: str, shift: list[float]) -> list[tuple[float, float]]:
+    """Where the object and its goal stand (xy, m, world): two corners of a square."""
+    (x, y), (dx, dy) = MIDDLE, shift
+    return [
+        (half_edge_m * _CORNERS[i][0] + x + dx, half_edge_m * _CORNERS[i][1] + y + dy)
+        for i in PLACES[places]
+    ]
+
+
+def about_z(degrees: float) -> Quaternion:
+    """A turn about the vertical, wxyz."""
+    half = math.radians(degrees) / 2
+    return (math.cos(half), 0.0, 0.0, math.sin(half))
+
+
+class PutOnTask(Task):
+    """One object, which a WidowX robot puts on or into another, the goal.
+
+    A member says where the two are let go and how they are turned; SIMPLER is told the same.
+    """
+
+    robot = WIDOWX
+    max_episode_steps = 60
+    targets = ("object_position", "gripper", "tool_position")
+    words: str  # the instruction
+    clearance_m = 0.02  # between the two, at most
+    may_touch_others = False  # whether success allows the object to touch more than its goal
+    grasp = Grasp()
+    put = PutOn()
+
+    def places(self, episode: Episode) -> list[tuple[float, float]]:
+        """Where the object and its goal are let go (xy, m, world)."""
+        raise NotImplementedError
+
+    def turn(self, episode: Episode) -> Quaternion:
+        """The object's turn (wxyz) when it is let go; the goal is not turned."""
+        return UNTURNED
+
+    def pair(self, episode: Episode) -> tuple[Body, Body]:
+        """The object and its goal."""
+        source, goal = self.bodies
+        return source, goal
+
+    def instructions(self, episode: Episode) -> tuple[str, ...]:
+        return (self.words,)
+
+    def scene(self, episode: Episode) -> Scene:
+        source, goal = self.pair(episode)
+        first, second = self.places(episode)
+        return Scene(
+            (
+                Placed(source, first, source.rests[episode["variant"]]),
+                Placed(goal, second, goal.rests["flat"]),
+            ),
+            base_xy=(0.147, 0.028),
+        )
+
+    def rule(self, episode: Episode, settled: Seen) -> "PutOnRule":
+        source, goal = self.pair(episode)
+        return PutOnRule(settled, source, goal, self.clearance_m, self.may_touch_others)
+
+    def plan(self, episode: Episode) -> tuple[Skill, ...]:
+        return (self.grasp, self.put)
+
+    def binding(self, env_id: str, models: tuple[str, ...], **more: Any) -> SimplerBinding:
+        """How SIMPLER is told. It chooses among layouts of its own, which are replaced by one."""
+        return SimplerBinding(
+            env_id=env_id,
+            object_options=lambda episode: {"episode_id": 0},
+            attributes=lambda episode: {
+                "_xy_configs": [[list(xy) for xy in self.places(episode)]],
+                "_quat_configs": [[list(self.turn(episode)), list(UNTURNED)]],
+            },
+            objects=lambda simulation: [
+                simulation.episode_source_obj,
+                simulation.episode_target_obj,
+            ],
+            flags=FLAGS,
+            models=models,
+            **more,
+        )
+
+
+@dataclass
+class PutOnRule:
+    """SIMPLER's rule: the object is above the goal, close to it, and touches nothing else."""
+
+    settled: Seen
+    source: Body
+    goal: Body
+    clearance_m: float
+    may_touch_others: bool
+    stage: int = 0
+    grasp_steps: int = 0
+    ever: dict[str, bool] = field(
+        default_factory=lambda: {"is_src_obj_grasped": False, "consecutive_grasp": False}
+    )
+
+    def update(self, seen: Seen) -> dict[str, Any]:
+        """After a control step: SIMPLER's info fields."""
+        shifts = seen.poses - self.settled.poses
+        source_moved, goal_moved = (math.hypot(*shift[:2]) for shift in shifts)
+        grasped = is_grasped(seen.touches[0], _MAX_GRASP_ANGLE_DEG)
+        self.grasp_steps = self.grasp_steps + 1 if grasped else 0
+        consecutive = self.grasp_steps >= CONSECUTIVE_GRASP_STEPS
+        # SIMPLER turns the bounding box's size as if it were a vector, and so do we.
+        source_half, goal_half = (
+            from_wxyz(pose[3:]).apply(body.size) / 2
+            for pose, body in zip(self.settled.poses, (self.source, self.goal), strict=True)
+        )
+        offset = seen.poses[0][:3] - seen.poses[1][:3]
+        is_on = (
+            math.hypot(*offset[:2]) <= math.hypot(*goal_half[:2]) + _BEYOND_M
+            and offset[2] > 0
+            and offset[2] - goal_half[2] - source_half[2] <= self.clearance_m
+        )
+        if not self.may_touch_others:
+            is_on = is_on and not seen.touches[0].others - {self.goal.name}
+        flags = {
+            "moved_correct_obj": source_moved > _MOVED_M and goal_moved < source_moved,
+            "moved_wrong_obj": goal_moved > _MOVED_M and goal_moved > source_moved,
+            "is_src_obj_grasped": grasped,
+            "consecutive_grasp": consecutive,
+            "src_on_target": bool(is_on),
+        }
+        for name in self.ever:
+            self.ever[name] |= flags[name]
+        return {"success": bool(is_on), **flags, "episode_stats": {**flags, **self.ever}}

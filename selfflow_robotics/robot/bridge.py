@@ -1,0 +1,50 @@
+"""How BridgeData V2 stores what the WidowX robot does and where it is, and conversions.
+
+| name   | layout                                                                             |
+|--------|------------------------------------------------------------------------------------|
+| action | [7]: the policy vector of `robot.actions`; real recordings have grippers between    |
+|        | 0 (closed) and 1 (open)                                                            |
+| state  | [7]: tool position (m), its turn from pointing straight down (roll, pitch, yaw in   |
+|        | rad), gripper 1 open to 0 closed; base frame                                       |
+
+Source: rail-berkeley/bridge_data_robot (widowx_controller.py, the default rotation), and Octo's
+`binarize_gripper_actions`.
+"""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from selfflow_robotics.robot.actions import GRIPPER
+
+# The rotation of a tool that points straight down, in the base frame.
+_DOWN = Rotation.from_matrix([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+_OPEN_FROM, _CLOSED_UP_TO = 0.95, 0.05
+
+
+def state_from_proprio(proprio: np.ndarray) -> np.ndarray:
+    """RT-1's proprioception [T, 8] (xyz, quaternion xyzw, closedness) as states float32 [T, 7]."""
+    turns = Rotation.from_quat(proprio[:, 3:7]) * _DOWN.inv()
+    parts = [proprio[:, :3], turns.as_euler("xyz"), 1.0 - proprio[:, 7:]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def proprio_from_state(state: np.ndarray) -> np.ndarray:
+    """The inverse of `state_from_proprio`, float32 [T, 8]; the quaternion's w is not negative."""
+    quaternions = (Rotation.from_euler("xyz", state[:, 3:6]) * _DOWN).as_quat()
+    quaternions *= np.where(quaternions[:, 3:] < 0, -1.0, 1.0)
+    parts = [state[:, :3], quaternions, 1.0 - state[:, 6:]]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def policy_from_bridge(actions: np.ndarray) -> np.ndarray:
+    """Stored actions [T, 7] of a whole episode as policy vectors float32 [T, 7].
+
+    A gripper that is neither open nor closed is on its way to what it is next.
+    """
+    actions = np.array(actions, np.float32)
+    gripper = actions[:, GRIPPER]
+    is_decided = (gripper > _OPEN_FROM) | (gripper < _CLOSED_UP_TO)
+    steps = np.where(is_decided, np.arange(len(gripper)), len(gripper) - 1)
+    following = np.minimum.accumulate(steps[::-1])[::-1]
+    actions[:, GRIPPER] = gripper[following] > 0.5
+    return actions
