@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,14 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
             "protocol=visual_matching recolours SIMPLER's robot and needs sim=simpler",
         ),
         (
+            ["policy=random", "protocol=variant_aggregation"],
+            "protocol=variant_aggregation plays in SIMPLER's other surroundings and needs",
+        ),
+        (
+            ["--task", "pick_object", "policy=random", "protocol=variant_aggregation"],
+            "SIMPLER's variant aggregation has no episodes of pick_object",
+        ),
+        (
             ["policy=random", "num_episodes=1", "baselines=[]", "output=/dev/null/results"],
             "cannot write the evaluation to /dev/null/results: Not a directory",
         ),
@@ -200,10 +209,33 @@ def test_several_tasks_have_a_folder_each_and_a_summary(main, tmp_path, capsys):
 
 def test_a_task_with_drawers_remarks_that_simpler_rasterised_them():
     remarks = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")["remarks"]
-    [remark] = remarks(TASKS["open_drawer"], "simpler", "grid", {}, None)
+    [remark] = remarks(TASKS["open_drawer"], "simpler", "grid", 27, {}, None)
     assert "rasterised" in remark
-    assert remarks(TASKS["open_drawer"], "tabletop", "grid", {}, None) == ()
-    assert remarks(TASKS["pick_coke_can"], "simpler", "grid", {}, None) == ()
+    assert remarks(TASKS["open_drawer"], "tabletop", "grid", 27, {}, None) == ()
+    assert remarks(TASKS["pick_coke_can"], "simpler", "grid", 75, {}, None) == ()
+
+
+def test_published_rates_are_for_policies_of_the_real_robot():
+    remarks = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")["remarks"]
+    real = {"dataset": "fractal20220817_data"}
+    task, protocol = TASKS["move_near"], "visual_matching"
+    [remark] = remarks(task, "simpler", protocol, 240, {}, real)
+    assert "RT-1-X 31.7 %" in remark
+    assert remarks(task, "simpler", protocol, 239, {}, real) == ()
+    assert remarks(task, "simpler", "grid", 60, {}, real) == ()
+    own = {"simulator": "tabletop"}
+    assert remarks(task, "simpler", protocol, 240, {}, own) == ()
+
+
+def test_variants_that_were_left_out_are_trouble(capsys):
+    has_trouble = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")[
+        "has_trouble"
+    ]
+    records = [EpisodeRecord("random", "pick_object", "apple", 0, start="one")]
+    report = Report("pick_object", "SIMPLER", "random", 0, ("apple",), {"random": records})
+    assert not has_trouble(report)
+    assert has_trouble(replace(report, left_out={"spoon": "a file is missing"}))
+    assert "spoon was not evaluated: a file is missing" in capsys.readouterr().err
 
 
 def test_only_a_grid_must_not_repeat_initial_states(capsys):
