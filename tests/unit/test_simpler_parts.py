@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets, photographs
+from selfflow_robotics.envs.simpler.assets import check_assets, invisible_models, photographs
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import VulkanDevice, missing_device
@@ -151,8 +151,15 @@ def test_an_object_that_would_be_invisible_is_named(checkout, mesh):
         UserError, match=r"none of .* in custom/models/opened_coke_can, .*invisible"
     ):
         check_assets(TASK, checkout / DATA)
+    check_assets(TASK, checkout / DATA, allow_invisible=True)
+    assert invisible_models(TASK, checkout / DATA) == ["opened_coke_can"]
+    python = interpreter(checkout, GOOD)
+    with pytest.raises(SimplerMissing, match=r"simpler\.allow_invisible=true"):
+        check_simpler(str(checkout), python, TASK)
+    check_simpler(str(checkout), python, TASK, allow_invisible=True)
     (folder / mesh).touch()
     check_assets(TASK, checkout / DATA)
+    assert invisible_models(TASK, checkout / DATA) == []
 
 
 def test_a_task_without_a_binding_is_the_users_mistake(checkout):
