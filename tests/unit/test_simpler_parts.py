@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 
 from selfflow_robotics.envs.episodes import draw_start
-from selfflow_robotics.envs.simpler.assets import check_assets, missing_variants, photographs
+from selfflow_robotics.envs.simpler.assets import (
+    check_assets,
+    invisible_models,
+    missing_variants,
+    photographs,
+)
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import VulkanDevice, missing_device
@@ -149,8 +154,15 @@ def test_an_object_that_would_be_invisible_is_named(checkout, mesh):
         UserError, match=r"none of .* in custom/models/opened_coke_can, .*invisible"
     ):
         check_assets(TASK, checkout / DATA)
+    check_assets(TASK, checkout / DATA, allow_invisible=True)
+    assert invisible_models(TASK, checkout / DATA) == ["opened_coke_can"]
+    python = interpreter(checkout, GOOD)
+    with pytest.raises(SimplerMissing, match=r"simpler\.allow_invisible=true"):
+        check_simpler(str(checkout), python, TASK)
+    check_simpler(str(checkout), python, TASK, allow_invisible=True)
     (folder / mesh).touch()
     check_assets(TASK, checkout / DATA)
+    assert invisible_models(TASK, checkout / DATA) == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene
+from selfflow_robotics.envs.tasks.base import Choice, Episode, Range
 from selfflow_robotics.envs.tasks.objects import (
     UNTURNED,
     Z_ALONG_X,
@@ -51,6 +51,8 @@ class PutEggplantInBasket(PutOnTask):
     bodies = (_EGGPLANT, _BASKET)
     grasp = Grasp(lift_m=0.11)
     put = PutOn(above_m=0.05, lift_m=0.08)
+    base_xy = (0.127, 0.06)
+    station = "sink"
 
     def __init__(self) -> None:
         self.simpler = self.binding(
@@ -67,12 +69,6 @@ class PutEggplantInBasket(PutOnTask):
 
     def turn(self, episode: Episode) -> Quaternion:
         return _TURNS[episode["variant"]]
-
-    def scene(self, episode: Episode) -> Scene:
-        (x, y), goal = self.places(episode)
-        eggplant = Placed(_EGGPLANT, (x, y), _EGGPLANT.rests[episode["variant"]])
-        basket = Placed(_BASKET, goal, _BASKET.rests["flat"])
-        return Scene((eggplant, basket), base_xy=(0.127, 0.06), station="sink")
 
     def grid(self) -> list[Episode]:
         """24 episodes: 2 x 4 positions x 3 turns."""

@@ -2,8 +2,9 @@
 (ManiSkill2_real2sim envs/custom_scenes/put_on_in_scene.py)."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import WIDOWX, Episode, Placed, Scene, Task
@@ -66,36 +67,33 @@ class PutOnTask(Task):
     may_touch_others = False  # whether success allows the object to touch more than its goal
     grasp = Grasp()
     put = PutOn()
+    base_xy = (0.147, 0.028)  # of the robot, m, world
+    station: Literal["table", "sink"] = "table"
 
+    @abstractmethod
     def places(self, episode: Episode) -> list[tuple[float, float]]:
         """Where the object and its goal are let go (xy, m, world)."""
-        raise NotImplementedError
 
     def turn(self, episode: Episode) -> Quaternion:
         """The object's turn (wxyz) when it is let go; the goal is not turned."""
         return UNTURNED
 
-    def pair(self, episode: Episode) -> tuple[Body, Body]:
-        """The object and its goal."""
-        source, goal = self.bodies
-        return source, goal
-
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return (self.words,)
 
     def scene(self, episode: Episode) -> Scene:
-        source, goal = self.pair(episode)
-        first, second = self.places(episode)
+        (source, goal), (first, second) = self.bodies, self.places(episode)
         return Scene(
             (
                 Placed(source, first, source.rests[episode["variant"]]),
                 Placed(goal, second, goal.rests["flat"]),
             ),
-            base_xy=(0.147, 0.028),
+            base_xy=self.base_xy,
+            station=self.station,
         )
 
     def rule(self, episode: Episode, settled: Seen) -> "PutOnRule":
-        source, goal = self.pair(episode)
+        source, goal = self.bodies
         return PutOnRule(settled, source, goal, self.clearance_m, self.may_touch_others)
 
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
