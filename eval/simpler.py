@@ -3,17 +3,18 @@
     python eval/simpler.py --task pick_coke_can
     python eval/simpler.py --task pick_coke_can --checkpoint runs/rt1/checkpoints/step_0003000
     python eval/simpler.py --task all                            # or widowx, or move_near,drawer
-    python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocol
-    python eval/simpler.py sim=simpler protocol=variant_aggregation   # its other one
+    python eval/simpler.py sim=simpler protocol=visual_matching  # SIMPLER's published protocols
+    python eval/simpler.py sim=simpler protocol=variant_aggregation
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
-    python eval/simpler.py instruction="open top drawer"         # in place of the task's words
+    python eval/simpler.py instruction="open top drawer"         # instead of the task's own
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py experiment=debug policy=expert        # a minute
 
-The google robot's tasks (--task all) are pick_coke_can, move_near, open_drawer, close_drawer and
-place_apple_in_closed_top_drawer. There are also pick_object, put_can_on_plate and, for example,
-open_top_drawer or pick_standing_coke_can. WidowX's (--task widowx) are spoon_on_towel,
-carrot_on_plate, stack_cube and put_eggplant_in_basket. A policy plays its own robot's tasks only.
+Google robot (--task all): pick_coke_can, move_near, open_drawer, close_drawer and
+place_apple_in_closed_top_drawer; also pick_object, put_can_on_plate, and versions for one drawer or
+orientation, such as open_top_drawer and pick_standing_coke_can. WidowX (--task widowx):
+spoon_on_towel, carrot_on_plate, stack_cube and put_eggplant_in_basket. A policy can only play the
+tasks of the robot that it was trained on.
 
 The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
 training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
@@ -24,9 +25,9 @@ Results are written to RUN/eval/: a folder per task with episodes.jsonl (one lin
 videos/, report.md and report.json, and for several tasks a folder with summary.md. Repeat an
 interrupted command to resume it.
 
-Several processes or machines share an evaluation with shard=1/4, shard=2/4 and so on. The command
-without shard= then reports all episodes; first copy the folders shard_K_of_N of other machines
-beside each other.
+To share an evaluation between processes or machines, run it with shard=1/4, shard=2/4 and so on.
+Then run it without shard= for the report over all episodes; if the shards ran on several machines,
+copy their folders shard_K_of_N into one results folder first.
 """
 
 import os
@@ -129,7 +130,7 @@ class EvalConfig:
     "simpler",
     EvalConfig,
     flags=(
-        Flag("--task", literal=True, help="tasks, separated by commas; all; widowx"),
+        Flag("--task", literal=True, help="tasks, separated by commas, or a group (all, ...)"),
         Flag("--checkpoint", literal=True, help="a run folder or one of its checkpoints"),
     ),
 )
@@ -228,7 +229,7 @@ def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | 
 
 
 def has_trouble(report: Report) -> bool:
-    """Whether the report counts less than its episodes promise; says so on stderr."""
+    """Whether episodes failed, were left out or are repeated; prints which to stderr."""
     errors = [record for records in report.episodes.values() for record in records if record.error]
     if errors:
         print(
@@ -259,10 +260,10 @@ def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None
 
 
 def told(config: EvalConfig) -> tuple[str, ...]:
-    """The remark that the policy is not told the task's words."""
+    """The remark that the policy got another instruction than the task's."""
     if config.instruction is None:
         return ()
-    return (f'The policy is told "{config.instruction}" instead of the task\'s instruction.',)
+    return (f"The policy's instruction was \"{config.instruction}\" instead of the task's.",)
 
 
 def remarks(
@@ -273,7 +274,7 @@ def remarks(
     provenance: dict[str, Any],
     data: dict[str, Any] | None,
 ) -> tuple[str, ...]:
-    """Remarks that belong next to the success rates."""
+    """The remarks under the table: what limits the comparison with other results."""
     lines = []
     if data is not None and data.get("simulator") == simulator:
         lines.append(f"Trained on demonstrations recorded in {TITLES[simulator]} itself.")
@@ -284,7 +285,7 @@ def remarks(
         )
     if invisible := provenance.get("invisible"):
         lines.append(
-            f"Invisible in the images: {', '.join(invisible)}, whose mesh SIMPLER's checkout lacks."
+            f"Invisible in the images: {', '.join(invisible)} (no mesh in SIMPLER's checkout)."
         )
     if simulator == "simpler" and task.simpler and task.simpler.remark:
         lines.append(task.simpler.remark)

@@ -1,9 +1,9 @@
-"""Record demonstrations of the scripted expert in RT-1's RLDS format (WidowX: in Bridge's).
+"""Record demonstrations of the scripted expert as RLDS, in RT-1's format (WidowX: Bridge's).
 
     python finetune/collect.py --task pick_coke_can                    # built-in MuJoCo tabletop
     python finetune/collect.py --task pick_coke_can sim=simpler num_episodes=600
-    python finetune/collect.py --task all                              # the google robot's, in turn
-    python finetune/collect.py --task widowx                           # WidowX's four
+    python finetune/collect.py --task all             # the google robot's five tasks, alternating
+    python finetune/collect.py --task widowx          # WidowX's four
     python finetune/collect.py mode=play num_episodes=400              # images to pretrain on
     python finetune/collect.py experiment=debug                        # seconds
 
@@ -22,7 +22,7 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demo
 @hydra_app(
     "collect",
     CollectConfig,
-    flags=(Flag("--task", literal=True, help="tasks, separated by commas; all; widowx"),),
+    flags=(Flag("--task", literal=True, help="tasks, separated by commas, or a group (all, ...)"),),
 )
 def main(config: CollectConfig) -> None:
     print(f"data set: {ensure_demonstrations(config)}")

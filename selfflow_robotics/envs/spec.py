@@ -18,7 +18,7 @@ SIMPLER_IMAGE_SIZE = (256, 320)  # the size in RT-1's data set
 
 @dataclass(frozen=True)
 class SimulatorSpec:
-    """One simulated task, JSON-able. A client of it can play other tasks too.
+    """A simulator and its first task, JSON-able; a client can also play other tasks of it.
 
     `simulator`: "tabletop" (embedded), "simpler" (the user's SimplerEnv checkout at `path`), or
     "module:Class", a custom `RobotEnv` created as `Class(task, image_size)`. `python`: interpreter
@@ -34,7 +34,7 @@ class SimulatorSpec:
     python: str | None = None
     path: str | None = None
     env: dict[str, str] = field(default_factory=dict)
-    allow_invisible: bool = False  # SIMPLER's objects without meshes (`simpler.assets`)
+    allow_invisible: bool = False  # objects without visual meshes (`simpler.assets`)
     timeout_s: float = TIMEOUT_S
 
 
@@ -44,7 +44,7 @@ class SimplerInstall:
 
     path: str | None = None  # SimplerEnv checkout
     python: str | None = None  # interpreter
-    allow_invisible: bool = False  # play also with objects whose meshes it lacks
+    allow_invisible: bool = False  # also play with objects that have no visual mesh
 
     def resolved(self) -> "SimplerInstall":
         """With the environment variables filled in; None then means no checkout, and this
@@ -93,7 +93,7 @@ def make_env(spec: SimulatorSpec) -> RobotEnv:
     task, size = get_task(spec.task), (spec.image_size[0], spec.image_size[1])
     if spec.simulator == "tabletop":
         if task.surroundings:
-            raise UserError(f"{task.name} has surroundings of SIMPLER's; use sim=simpler")
+            raise UserError(f"{task.name} is a variation of SIMPLER's scene; use sim=simpler")
         from selfflow_robotics.envs.tabletop.env import TabletopEnv
 
         return TabletopEnv(task, image_size=size, renderer=spec.renderer)

@@ -1,4 +1,4 @@
-"""Choose the simulator of an evaluation, detect out-of-domain evaluations, refuse other robots."""
+"""Choose the simulator of an evaluation; detect another domain; refuse another robot."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -59,19 +59,19 @@ def is_real(data: dict[str, Any]) -> bool:
 
 
 def check_robot(task: Task, data: dict[str, Any] | None) -> None:
-    """Raise UserError if the training data, by their provenance, are of another robot than the
+    """Raise UserError if the training data (their provenance) come from another robot than the
     task's."""
     robot = None if data is None else _robot_of(data)
     if robot not in (None, task.robot.name):
         names = [name for name, one in TASKS.items() if one.robot.name == robot]
         raise UserError(
-            f"the network was trained on data of the robot {robot}, but {task.name} is a task of "
+            f"the network was trained on data of the robot {robot}, but {task.name} is a task for "
             f"{task.robot.name}; choose one of: {', '.join(names)}"
         )
 
 
 def _robot_of(data: dict[str, Any]) -> str | None:
-    """The robot of the data; None if they do not tell."""
+    """The robot of the data; None if unknown."""
     if "simulator" not in data and data.get("dataset") in _REAL_ROBOTS:
         return _REAL_ROBOTS[data["dataset"]]
     if data.get("robot") in {task.robot.name for task in TASKS.values()}:

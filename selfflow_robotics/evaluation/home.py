@@ -1,4 +1,4 @@
-"""The simulator with the settings of a policy's training data."""
+"""The simulator that a policy's training data came from, with the same settings."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def own_spec(
     renderer: str | None,
     timeout_s: float = TIMEOUT_S,
 ) -> SimulatorSpec:
-    """The simulator of the training data, otherwise the tabletop; as `home_spec`.
+    """As `home_spec`, with the simulator of the training data, or else the tabletop.
 
     Raises SimplerMissing if that is SIMPLER and it does not run here.
     """
@@ -42,7 +42,7 @@ def home_spec(
     otherwise it renders at the network's (height, width) with `ray`. SIMPLER renders at the size of
     RT-1's data sets. The policy averages images down to its input size. `renderer` overrides that
     of the data; `network_image_size` None means that there is no network. Raises UserError if the
-    data are of another robot than the task's.
+    data come from another robot than the task's.
     """
     check_robot(get_task(task), data)
     if simulator != "tabletop":

@@ -2,18 +2,17 @@
 
 The protocols:
 
-- `random`: seeded draws with alternating variants.
-- `held_out`: the same with seeds of its own, for results that no recipe was chosen by. Look at it
-  last.
-- `grid`: the task's official grid, each cell once, cycling through the robot's recolourings.
-- `visual_matching`: SIMPLER's published protocol, each cell once for each recolouring.
-- `variant_aggregation`: SIMPLER's other published protocol, each cell once in each of its
-  surroundings (`Task.aggregation`), which are evaluated as tasks of their own.
+- `random`: random initial states, alternating between the task's variants.
+- `held_out`: the same with other seeds, for results on which no recipe was tuned. Look at it last.
+- `grid`: each cell of the task's official grid once, alternating between the robot's colours.
+- `visual_matching`: SIMPLER's published protocol, each cell once with each of the robot's colours.
+- `variant_aggregation`: SIMPLER's other published protocol, each cell once in each variation of the
+  scene (`Task.aggregation`); each variation is evaluated as a task of its own.
 - `paper`: as many cells of the grid as the Self-Flow paper plays (arXiv 2603.06507, appendix E: 15
   episodes of pick, 18 of drawers, 10 of move near and 7 of the apple, all twice).
 - `quick`: ten cells of the grid.
 
-Only SIMPLER's robot has recolourings; other simulators play the grid without them.
+Only SIMPLER has the robot's colours; the tabletop plays the grid without them.
 
 Evaluations draw their episodes' seeds from [0, 100000), held-out ones from [200000, 300000);
 demonstrations start at 1000000, so no policy is evaluated on a training episode.
@@ -70,9 +69,9 @@ def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:
 
 
 def tasks_of(task: Task, protocol: Protocol) -> list[Task]:
-    """What is evaluated of `task`: each of its surroundings by variant_aggregation, else itself.
+    """The tasks to evaluate for `task`: its variations for variant_aggregation, else itself.
 
-    Raises UserError if the task has no such surroundings.
+    Raises UserError if the task has no variations.
     """
     if protocol != "variant_aggregation" or task.surroundings:
         return [task]
@@ -115,7 +114,7 @@ def evaluation_episodes(
 
 
 def _number_of(task: Task, protocol: Protocol) -> int | None:
-    """How many episodes a protocol takes from the grid; None: all."""
+    """The number of episodes that a protocol takes from the grid; None: all."""
     if protocol == "quick":
         return min(NUM_QUICK_EPISODES, len(task.grid())) or None
     if protocol != "paper":
@@ -128,7 +127,7 @@ def _number_of(task: Task, protocol: Protocol) -> int | None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `count` equal parts of an evaluation, from 1."""
+    """Part `number` (from 1) of an evaluation split into `count` equal parts."""
 
     number: int
     count: int
@@ -145,7 +144,7 @@ class Shard:
 
     @property
     def folder(self) -> str:
-        """Its folder in that of the whole evaluation."""
+        """The name of its folder inside the folder of the whole evaluation."""
         return f"shard_{self.number}_of_{self.count}"
 
     def of(self, episodes: list[EpisodeSpec]) -> list[EpisodeSpec]:
@@ -174,10 +173,10 @@ def random_episodes(
 def official_grid(
     task: Task, seed: int, all_robots: bool = False, recoloured: bool = True
 ) -> list[EpisodeSpec]:
-    """The task's grid, for each of SIMPLER's recoloured robots if `all_robots`.
+    """The task's grid: each cell with each of SIMPLER's robot colours if `all_robots`.
 
-    Otherwise the robots alternate, starting with one chosen by `seed`; without `recoloured` the
-    options do not mention robots. Raises UserError if the task has no grid.
+    Otherwise the colours alternate, starting with one chosen by `seed`. If not `recoloured`, the
+    options do not name a colour. Raises UserError if the task has no grid.
     """
     cells = task.grid()
     if not cells:

@@ -1,8 +1,8 @@
 """Published success rates for SIMPLER's visual matching protocol.
 
-They are means over SIMPLER's four robot colours (and three drawers, and three orientations of the
-can) of the success at the last step. All cells have equally many episodes, so that the rate over
-all episodes of a whole protocol is the same mean.
+They are means of success at the last step over SIMPLER's four robot colours (and three drawers, or
+three orientations of the can). All cells have equally many episodes, so the success rate over all
+episodes of the protocol is the same number.
 """
 
 SOURCE = "SimplerEnv, simpler_env/utils/metrics.py (SIMPLER_PERF)"
@@ -28,9 +28,9 @@ VISUAL_MATCHING: dict[str, tuple[int, tuple[float, ...]]] = {
 
 
 def published_line(task: str, protocol: str, num_episodes: int) -> str | None:
-    """The published rates that may stand beside those of an evaluation, in one line.
+    """The published rates that are comparable with an evaluation, in one line.
 
-    None if there are none: of another task or protocol, or of a part of the protocol.
+    None if there are none: for another task or protocol, or for part of the protocol.
     """
     episodes, rates = VISUAL_MATCHING.get(task, (None, ()))
     if protocol != "visual_matching" or num_episodes != episodes:

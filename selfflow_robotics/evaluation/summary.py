@@ -1,7 +1,8 @@
-"""Several tasks' success rates in one table, with the averages that papers report.
+"""Success rates of several tasks in one table, with the averages that papers report.
 
-Papers average SIMPLER's google-robot results in different ways, and the same results differ by
-more than 20 points between them. Each average here names what it averages; compare only equal ones.
+Papers average SIMPLER's google-robot results in different ways, which changes the average of the
+same results by more than 20 points. Each average here names what it averages; only compare averages
+of the same kind.
 """
 
 import json
@@ -24,7 +25,7 @@ _COLUMNS: tuple[tuple[Cell, ...], ...] = (
     ((_NEAR, None),),
     (("open_drawer", None), ("close_drawer", None)),
 )
-# What is averaged -> groups of cells: the mean over groups of the mean over a group's cells.
+# Name -> groups of cells; the average is the mean over groups of the means over their cells.
 AVERAGES: dict[str, tuple[tuple[Cell, ...], ...]] = {
     "4 columns: pick, move near, drawers (open and close), apple in drawer": (
         *_COLUMNS,
@@ -60,11 +61,11 @@ class Summary:
     reports: tuple[Report, ...]
 
     def averages(self, policy: str, *, at_any_step: bool = False) -> list[Average]:
-        """Those of `AVERAGES` whose cells were all evaluated without errors.
+        """The averages whose cells were all evaluated without errors.
 
         The interval combines the cells' Wilson intervals (Zou & Donner, "Construction of confidence
-        limits about effect measures", 2008). at_any_step: count success at any step, as evaluations
-        do that end an episode at its first success.
+        limits about effect measures", 2008). at_any_step: count success at any step, as in
+        evaluations that end an episode at its first success.
         """
         found = []
         for name, groups in (AVERAGES | self._aggregations()).items():
@@ -80,7 +81,7 @@ class Summary:
         return found
 
     def _aggregations(self) -> dict[str, tuple[tuple[Cell, ...], ...]]:
-        """Of each task that was evaluated in other surroundings, the mean over all of those."""
+        """For each task evaluated by variant aggregation, the mean over its variations."""
         played = dict.fromkeys(
             report.task.partition("@")[0] for report in self.reports if "@" in report.task
         )

@@ -30,7 +30,7 @@ NOISE_M = 0.01  # standard deviation per axis, while approaching
 WALK_MEMORY = 0.8
 # Play alternates between wandering and expert motion.
 STRETCH_STEPS = (4, 13)
-# Waiting is recorded no longer than this: enough to get to the place, and to hold still there.
+# Recorded steps of a `Hover`: enough to reach the place and to hold still there.
 WAITING_STEPS = 14
 
 

@@ -1,9 +1,9 @@
-"""A scripted expert that carries out a task's plan, using privileged state (`info["state"]`), no
-images.
+"""The scripted expert: executes a task's plan from privileged state (`info["state"]`), no images.
 
-It uses the same actions as every policy and runs in each simulator, since all share SIMPLER's
-kinematics and response. Its skills (`policies.expert_objects`, `policies.expert_drawers`) think in
-the world frame; `decide` turns their commands into the robot's.
+It uses the same actions as every policy and works in both simulators, which share SIMPLER's
+kinematics and response. A plan is a list of skills (`envs.tasks.plan`). Each skill has a function
+(`policies.expert_objects`, `expert_drawers`, and `expert_widowx` for WidowX) that turns the state
+into a command in the world frame and advances `Progress`; `decide` converts it to an action.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ _SKILLS = {
 
 
 class ScriptedExpert:
-    """Carries out the plan of the episode's task from info["state"]; chunks of one action."""
+    """Executes the plan of the episode's task; returns chunks of one action."""
 
     name = "expert"
     privileged = True

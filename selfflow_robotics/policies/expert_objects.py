@@ -1,8 +1,9 @@
-"""How the scripted expert picks and places objects.
+"""How the scripted expert picks and places objects with the google robot.
 
-To pick: lower the open gripper onto the object through a funnel, close, lift; start over if the
-object is not in the gripper. To place: carry it, lower it through the same funnel, open, go up.
-To put it into a drawer is the same, from higher up.
+Pick: lower the open gripper onto the object through a funnel, close, lift; start over if the object
+is not in the gripper. Place: carry the object, lower it through the same funnel, open, move up.
+Putting it into a drawer is the same from higher up. The funnel keeps the gripper above the goal
+until it is aligned horizontally.
 """
 
 import math
@@ -28,10 +29,10 @@ from selfflow_robotics.policies.motion import (
 )
 from selfflow_robotics.robot.rotations import from_wxyz
 
-# The wrist cannot point straight down over most of the table, and from 40 degrees on, a finger hits
-# the table before it passes a can lying across.
+# The wrist cannot point straight down over most of the table; at 40 degrees or more, a finger hits
+# the table before it passes a horizontal can.
 APPROACH_TILT_RAD = math.radians(32)
-FLAT_TILT_RAD = math.radians(16)  # from 20 degrees on, spoons are missed; it strains the wrist
+FLAT_TILT_RAD = math.radians(16)  # at 20 degrees or more, spoons are missed
 # The funnel: stay this high until the gripper is directly above the object.
 HOVER_M = 0.09
 FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
@@ -41,17 +42,17 @@ GRASP_WITHIN_M = 0.013
 LOST_BEYOND_M = 0.04
 CLOSING_STEPS = 5
 LIFTED_WITHIN_M = 0.03  # when the next skill begins
-DROP_M = 0.01  # above where it would rest, an object is let go
+DROP_M = 0.01  # an object is let go this far above where it would rest
 PLACE_WITHIN_M, PLACE_WITHIN_HEIGHT_M = 0.02, 0.012
 OPENING_STEPS = 4
-# Where the hand opens above a drawer, from the middle of its front's upper edge: in the gap between
-# front and cabinet, as deep as leaves room for the fingers.
+# Where the gripper opens above a drawer, relative to the middle of its front's upper edge: between
+# front and cabinet, with room for the fingers.
 INTO_DRAWER_M = np.array([-0.10, 0.0, 0.105])
 _UP = np.array([0.0, 0.0, 1.0])
 
 
 def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
-    """The command for a state; updates `progress`."""
+    """The command in this state; updates `progress`."""
     tool, pose = state["tool_pose"], item_pose(state, skill.item)
     offset = _aim(pose, skill) - tool[:3]
     distance = math.hypot(*offset)
@@ -74,7 +75,7 @@ def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
 
 
 def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
-    """The command for a state; updates `progress`."""
+    """The command in this state; updates `progress`."""
     tool, pose, other = state["tool_pose"], item_pose(state, skill.item), item_pose(state, skill.to)
     if not progress.opening_steps and math.hypot(*(pose[:3] - tool[:3])) > LOST_BEYOND_M:
         progress.done, progress.closing_steps = progress.done - 1, 0
@@ -86,9 +87,9 @@ def place(progress: Progress, skill: Place, state: dict[str, Any]) -> Command:
 
 
 def put_into(progress: Progress, skill: PutInto, state: dict[str, Any]) -> Command:
-    """The command for a state; updates `progress`."""
+    """The command in this state; updates `progress`."""
     tool, pose = state["tool_pose"], item_pose(state, skill.item)
-    is_on_top = pose[2] > cabinet.SURFACE  # in the drawer it is far from the hand too
+    is_on_top = pose[2] > cabinet.SURFACE  # an object in the drawer is also far from the gripper
     if is_on_top and math.hypot(*(pose[:3] - tool[:3])) > LOST_BEYOND_M:
         progress.done -= 1
         progress.closing_steps = progress.opening_steps = 0
@@ -99,7 +100,7 @@ def put_into(progress: Progress, skill: PutInto, state: dict[str, Any]) -> Comma
 
 
 def _lower_and_let_go(progress: Progress, tool: np.ndarray, offset: np.ndarray) -> Command:
-    """Carry what the hand holds by `offset` [3] (m) through the funnel, open, and go up."""
+    """Carry the grasped object by `offset` [3] (m) through the funnel, open, and move up."""
     is_there = math.hypot(*offset[:2]) < PLACE_WITHIN_M and -offset[2] < PLACE_WITHIN_HEIGHT_M
     if progress.opening_steps or is_there:
         progress.opening_steps += 1
@@ -110,7 +111,7 @@ def _lower_and_let_go(progress: Progress, tool: np.ndarray, offset: np.ndarray) 
 
 
 def hover(progress: Progress, skill: Hover, state: dict[str, Any]) -> Command:
-    """The command for a state; updates `progress`."""
+    """The command in this state; updates `progress`."""
     tool = state["tool_pose"]
     is_over = progress.elapsed_steps + 1 >= skill.until_step  # after the present command
     if is_over and not progress.is_last:
@@ -119,7 +120,7 @@ def hover(progress: Progress, skill: Hover, state: dict[str, Any]) -> Command:
 
 
 def _upwards(rise: float) -> np.ndarray:
-    """The commanded translation to go `rise` up (m), never down."""
+    """The commanded translation to move up by `rise` (m), never down."""
     return np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
 
 

@@ -1,8 +1,8 @@
-"""How the scripted expert grasps and puts down objects with the WidowX robot.
+"""How the scripted expert grasps and puts down objects with WidowX, straight from above.
 
-Its tool points along its own x axis and closes along its y axis; it works straight from above. The
-controller moves a target that the arm follows with a lag, so a command is what is missing between
-the goal and where the arm will come to rest by itself.
+The tool points along its own x axis and closes along y. The controller moves a target that the arm
+follows with a lag, so a command is the difference between the goal and where the arm would come to
+rest by itself.
 """
 
 import math
@@ -15,25 +15,25 @@ from selfflow_robotics.envs.tasks.plan import Grasp, PutOn
 from selfflow_robotics.policies.motion import CLOSE, OPEN, Command, Progress, item_pose, limit
 from selfflow_robotics.robot.rotations import from_wxyz
 
-# After a step, the arm still goes this share of the way that it has come in that step.
+# After a step, the arm still continues by this share of its motion in that step.
 LAG = 0.8
 MOVE_MAX_M, TURN_MAX_RAD = 0.035, 0.25
-# The funnel: stay this high until the gripper is directly above, and turned.
+# The funnel: stay this high until the gripper is directly above the object and rotated.
 HOVER_M, FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.06, 0.008, 0.04
 TURNED_WITHIN_RAD = 0.12
 DESCENT_MAX_M = 0.025
 GRASP_WITHIN_M, GRASP_WITHIN_HEIGHT_M = 0.008, 0.006
-OPEN_BELOW = 0.2  # closedness at which the fingers pass on either side of the object
+OPEN_BELOW = 0.2  # closedness below which the fingers fit around the object
 CLOSING_STEPS, OPENING_STEPS = 4, 3
 LIFTED_WITHIN_M = 0.02
 LOST_BEYOND_M = 0.06  # from tool to object
 PUT_WITHIN_M, PUT_WITHIN_HEIGHT_M = 0.012, 0.004
-UPRIGHT_FROM = 0.8  # the cosine between a long axis and the vertical: any side is as good
+UPRIGHT_FROM = 0.8  # cosine between long axis and vertical, above which any side will do
 _DOWN = np.array([0.0, 0.0, -1.0])
 
 
 def grasp(progress: Progress, skill: Grasp, state: dict[str, Any]) -> Command:
-    """The command for a state; updates `progress`."""
+    """The command in this state; updates `progress`."""
     tool, pose = state["tool_pose"], item_pose(state, skill.item)
     rest_m, rest_rad = _coasting(progress, tool)
     aim = pose[:3] + from_wxyz(pose[3:]).apply([skill.along_m, 0.0, 0.0])
@@ -64,7 +64,7 @@ def grasp(progress: Progress, skill: Grasp, state: dict[str, Any]) -> Command:
 
 
 def put_on(progress: Progress, skill: PutOn, state: dict[str, Any]) -> Command:
-    """The command for a state; updates `progress`."""
+    """The command in this state; updates `progress`."""
     tool, pose, goal = state["tool_pose"], item_pose(state, skill.item), item_pose(state, skill.to)
     rest_m, _ = _coasting(progress, tool)
     if not progress.opening_steps and math.hypot(*(pose[:3] - tool[:3])) > LOST_BEYOND_M:
@@ -83,7 +83,7 @@ def put_on(progress: Progress, skill: PutOn, state: dict[str, Any]) -> Command:
 
 
 def _coasting(progress: Progress, tool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far the arm goes on without a further command: translation [3] (m) and turn [3] (rad)."""
+    """How far the arm would continue without a command: translation [3] (m), rotation [3] (rad)."""
     before = tool if progress.last_tool is None else progress.last_tool
     progress.last_tool = tool.copy()
     turned = (from_wxyz(tool[3:]) * from_wxyz(before[3:]).inv()).as_rotvec()
@@ -91,23 +91,23 @@ def _coasting(progress: Progress, tool: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _go(offset: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """The commanded translation towards a point at `offset` [3] (m), not too fast downwards."""
+    """The commanded translation towards a point at `offset` [3] (m), limited when descending."""
     move = limit(offset - rest, MOVE_MAX_M)
     move[2] = max(move[2], -DESCENT_MAX_M)
     return move
 
 
 def _hover(offset: np.ndarray) -> float:
-    """How much of its height the funnel has above a point at `offset` [3] (m)."""
+    """Share of the hover height to keep above a point at `offset` [3] (m): the funnel."""
     lateral = math.hypot(*offset[:2])
     return float(np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
 
 
 def _closing(item: np.ndarray, across: str) -> list[np.ndarray]:
-    """Level directions [3] along which the fingers may close on an object turned by wxyz."""
+    """Horizontal directions [3] along which the fingers may close on an object; `item`: wxyz."""
     turned = from_wxyz(item)
     axes = [turned.apply(axis) for axis in np.eye(3)]
-    if across == "y" and abs(axes[0][2]) < UPRIGHT_FROM:  # it may have rolled about its x
+    if across == "y" and abs(axes[0][2]) < UPRIGHT_FROM:  # it may have rolled about x
         axes = [np.cross(_DOWN, axes[0])]
     level = [np.array([axis[0], axis[1], 0.0]) for axis in axes]
     return [axis / math.hypot(*axis) for axis in level if math.hypot(*axis) > 0.5]

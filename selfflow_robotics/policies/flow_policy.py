@@ -41,7 +41,7 @@ class FlowPolicy:
         instruction: str | None = None,
     ) -> None:
         """`joint`: denoise later frames and actions together (role "joint") instead of only actions
-        (role "policy"). `instruction`: tell the network this instead of the task's words."""
+        (role "policy"). `instruction`: replaces the task's instruction."""
         self._actions = bundle.require("joint" if joint else "policy")
         if not 1 <= replan_steps <= bundle.horizon:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What the scripted expert's skills share: how far it is, and commands that the arm can follow.
+"""What the scripted expert's skills share: its progress, and commands that the arm can follow.
 
 All directions are in the world frame: z is up, -x points away from the robot.
 """
@@ -13,11 +13,11 @@ from scipy.spatial.transform import Rotation
 from selfflow_robotics.envs.tasks.plan import Skill
 from selfflow_robotics.robot.rotations import from_wxyz
 
-# The arm executes about a third of a command per step, so commands exceed the error. But not by
-# much: near the end of its reach, the arm does not move at all towards a point out of reach.
+# The arm executes about a third of a command per step, so commands exceed the error, but not by
+# much: the arm does not move at all towards a point out of its reach.
 TRANSLATION_GAIN, TRANSLATION_MAX_M, OVERSHOOT_MAX_M = 1.6, 0.16, 0.03
 ROTATION_GAIN, ROTATION_MAX_RAD = 1.2, 0.6
-OPEN_BELOW = 0.2  # closedness at which the fingers pass on either side of the object
+OPEN_BELOW = 0.2  # closedness below which the fingers fit around the object
 
 OPEN, CLOSE = -1.0, 1.0
 
@@ -27,20 +27,20 @@ class Progress:
     """How far the expert is in an episode."""
 
     plan: tuple[Skill, ...]
-    done: int = 0  # skills of the plan
+    done: int = 0  # completed skills of the plan
     closing_steps: int = 0  # 0 while approaching
     opening_steps: int = 0
     lift_to_m: float = 0.0  # of the tool
-    rest_m: float = 0.0  # height of the object when it was grasped
-    near_steps: int = 0  # at the edge of a drawer, in a row
+    rest_m: float = 0.0  # the object's z when it was grasped
+    near_steps: int = 0  # consecutive steps near the edge of a drawer
     pushing_steps: int = 0  # 0 while approaching
-    hold_m: np.ndarray | None = None  # where the tool took hold of a drawer: [3]
+    hold_m: np.ndarray | None = None  # tool position at the grasp [3]
     elapsed_steps: int = 0  # of the episode
-    last_tool: np.ndarray | None = None  # the tool's pose a step ago: [7]
+    last_tool: np.ndarray | None = None  # tool pose one step ago [7]
 
     @property
     def is_last(self) -> bool:
-        """Whether the present skill is the plan's last, which never ends."""
+        """Whether the current skill is the plan's last, which never ends."""
         return self.done + 1 == len(self.plan)
 
 

@@ -1,11 +1,11 @@
-"""How BridgeData V2 stores what the WidowX robot does and where it is, and conversions.
+"""BridgeData V2's actions and robot states (WidowX), and conversions.
 
 | name   | layout                                                                             |
 |--------|------------------------------------------------------------------------------------|
 | action | [7]: the policy vector of `robot.actions`; real recordings have grippers between    |
 |        | 0 (closed) and 1 (open)                                                            |
-| state  | [7]: tool position (m), its turn from pointing straight down (roll, pitch, yaw in   |
-|        | rad), gripper 1 open to 0 closed; base frame                                       |
+| state  | [7]: tool position (m), rotation relative to pointing straight down (roll, pitch,  |
+|        | yaw in rad), gripper from 0 (closed) to 1 (open); base frame                       |
 
 Source: rail-berkeley/bridge_data_robot (widowx_controller.py, the default rotation), and Octo's
 `binarize_gripper_actions`.
@@ -39,7 +39,7 @@ def proprio_from_state(state: np.ndarray) -> np.ndarray:
 def policy_from_bridge(actions: np.ndarray) -> np.ndarray:
     """Stored actions [T, 7] of a whole episode as policy vectors float32 [T, 7].
 
-    A gripper that is neither open nor closed is on its way to what it is next.
+    A gripper between open and closed counts as the next of the two that it reaches.
     """
     actions = np.array(actions, np.float32)
     gripper = actions[:, GRIPPER]

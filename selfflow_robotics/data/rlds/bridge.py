@@ -1,7 +1,7 @@
 """The features of BridgeData V2's RLDS data set, `bridge_dataset` 1.0.0, for WidowX.
 
 Source: the published features.json (rail.eecs.berkeley.edu/datasets/bridge_release/data/tfds).
-Recordings here have one of its four cameras, another image size, and no text embedding.
+Recordings of this project have one of its four cameras, another image size, and no text embedding.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def bridge_features(height: int = 256, width: int = 256) -> tfds.features.Featur
 class BridgeEncoder(EpisodeEncoder):
     """Fills bridge_dataset's features from a simulated episode.
 
-    The note goes where the path of the original file would be.
+    The record's note is stored in `file_path`, in place of the original file's path.
     """
 
     def _features(self) -> tfds.features.FeaturesDict:

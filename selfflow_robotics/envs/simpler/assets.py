@@ -1,7 +1,7 @@
-"""The files of SIMPLER's checkout that a task needs.
+"""Check that SIMPLER's checkout has the files that a task needs.
 
-SIMPLER itself fails late or not at all: a model without a mesh to look at is an invisible object
-and a line in its log.
+SIMPLER itself fails late or not at all: an object without a visual mesh is invisible, and only its
+log says so.
 """
 
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from string import Formatter
 from selfflow_robotics.envs.tasks.base import Choice, Task
 from selfflow_robotics.errors import UserError
 
-# What SIMPLER shows of an object, the first that exists (envs/custom_scenes/base_env.py).
+# Visual meshes; SIMPLER uses the first that exists (envs/custom_scenes/base_env.py).
 _MESHES = ("textured.obj", "textured.dae", "textured.glb")
-# The original stages have megabytes; a stand-in box of the table's height has a few kilobytes.
+# SIMPLER's stages are larger than this; a stand-in box of the table's height has a few kilobytes.
 STAND_IN_BYTES = 1 << 20
 
 
 def check_assets(task: Task, assets: Path, allow_invisible: bool = False) -> None:
     """Raise UserError, naming task and file, if SIMPLER's asset folder lacks what `task` needs.
 
-    Files that only other tasks need may be missing, and so may objects of some variants
-    (`missing_variants`). allow_invisible: so may all that is only seen of objects; they move and
-    touch as always (`invisible_models`).
+    Files that only other tasks need may be missing, and so may the visual meshes of some variants
+    (`missing_variants`). allow_invisible: visual meshes may be missing; objects move and collide as
+    usual (`invisible_models`).
     """
     for file in _files(task):
         if not (assets / file).is_file():
@@ -47,7 +47,7 @@ def is_stand_in(stage: Path) -> bool:
 
 
 def missing_variants(task: Task, assets: Path) -> dict[str, str]:
-    """The variants of `task` in which an object would be invisible, and why."""
+    """The variants of `task` in which an object would be invisible, with the reason."""
     binding, invisible = task.bound(), set(invisible_models(task, assets))
     found = {}
     for variant in task.variants:
@@ -55,14 +55,14 @@ def missing_variants(task: Task, assets: Path) -> dict[str, str]:
             if model in invisible:
                 found[variant] = (
                     f"SIMPLER's checkout has none of {', '.join(_MESHES)} in custom/models/{model}"
-                    f", so an object of {task.name} would be invisible: complete the checkout "
-                    "(simpler.allow_invisible=true: play with it invisible)"
+                    f", so an object of {task.name} would be invisible: complete the checkout, "
+                    "or pass simpler.allow_invisible=true to play with it invisible"
                 )
     return found
 
 
 def invisible_models(task: Task, assets: Path) -> list[str]:
-    """The models of `task` that SIMPLER cannot show, by their folders in custom/models."""
+    """The models of `task` without a visual mesh, by folder in custom/models."""
     models = assets / "custom" / "models"
     return [
         model
@@ -72,7 +72,7 @@ def invisible_models(task: Task, assets: Path) -> list[str]:
 
 
 def _files(task: Task) -> Iterator[str]:
-    """Those without alternatives, relative to the asset folder."""
+    """The files without alternatives, relative to the asset folder."""
     binding = task.bound()
     if binding.stage_file:
         yield binding.stage_file

@@ -1,6 +1,8 @@
-"""How a task is found in SIMPLER. The values are those of SIMPLER's visual matching set-up, its
-`prepackaged_config` (mani_skill2_real2sim/envs/custom_scenes). The switch itself is not used: it
-also redraws the robot's colours at each reset and overrides the caller's choice.
+"""SIMPLER's settings for a task.
+
+The tasks' values are those of SIMPLER's visual matching (`prepackaged_config` in
+mani_skill2_real2sim/envs/custom_scenes). `prepackaged_config` itself is not used: it also redraws
+the robot's colours at each reset and overrides the caller's choice.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,25 +15,25 @@ class SimplerBinding:
     """SIMPLER's settings for one task."""
 
     env_id: str
-    stage: str  # scene; "dummy_..." are built in, the file of any other must be in the checkout
-    # Photograph behind robot and objects, in the asset folder; {...} is an option of the episode.
-    # "": the stage is seen.
+    stage: str  # scene; "dummy_..." are built in, others need a file in the checkout
+    # Photograph behind robot and objects, relative to the asset folder; {...} is replaced by an
+    # option of the episode. "": none, the stage is rendered.
     overlay: str
-    # The episode -> SIMPLER's `obj_init_options`.
+    # Episode -> SIMPLER's `obj_init_options`.
     object_options: Callable[[dict[str, Any]], dict[str, Any]] = lambda episode: {}
-    # The episode -> attributes of SIMPLER's environment to set before a reset, for what its reset
-    # would choose itself.
+    # Episode -> attributes to set on SIMPLER's environment before a reset, for what its reset would
+    # otherwise choose itself.
     attributes: Callable[[dict[str, Any]], dict[str, Any]] = lambda episode: {}
     # SIMPLER's environment -> its actors, in the order of `Scene.objects`.
     objects: Callable[[Any], Sequence[Any]] = lambda simulation: [simulation.obj]
     flags: tuple[str, ...] = ()  # further step information (bool)
-    # Arguments of SIMPLER's `make`, further or in place of the usual ones.
+    # Further arguments of SIMPLER's `make`; they override the defaults.
     settings: dict[str, Any] = field(default_factory=dict)
-    models: tuple[str, ...] = ()  # objects, by their folders in custom/models
-    # Variant -> those of `models` in its episodes; empty: all are in all episodes.
+    models: tuple[str, ...] = ()  # objects, by folder in custom/models
+    # Variant -> the models in its episodes; empty: every episode has all models.
     models_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    files: tuple[str, ...] = ()  # further files that it needs, in the asset folder
-    remark: str = ""  # that belongs next to every result
+    files: tuple[str, ...] = ()  # further required files, relative to the asset folder
+    remark: str = ""  # printed under every result
 
     @property
     def stage_file(self) -> str | None:

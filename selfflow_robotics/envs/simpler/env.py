@@ -52,7 +52,7 @@ class SimplerEnv(RobotEnv):
     ) -> None:
         """image_size: (height, width), reduced from the camera's 512 x 640 (WidowX: 480 x 640,
         stretched). path: the SimplerEnv checkout; None if its packages are installed.
-        allow_invisible: play with objects whose meshes the checkout lacks.
+        allow_invisible: also play with objects that have no visual mesh.
 
         Raises UserError, with the fix, if something that SIMPLER needs is missing.
         """

@@ -64,7 +64,7 @@ def check_simpler(
 ) -> dict[str, str]:
     """Raise SimplerMissing, in one line with the fix, if SIMPLER at `path` would not start `task`.
 
-    Returns the variants that it cannot play for lack of files, and why.
+    Returns the variants that cannot be played because files are missing, with the reason.
 
     Checks, in installation order, the checkout, the interpreter `python` and its packages, the
     task's scene, photographs and meshes, and the Vulkan devices, without starting a simulator.

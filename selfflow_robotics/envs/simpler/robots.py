@@ -1,4 +1,4 @@
-"""SIMPLER's settings for each robot of our tasks."""
+"""SIMPLER's settings for each robot."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ class SimplerRobot:
     sim_hz: int
     camera: str  # what the policy sees
     variants: tuple[str, ...]  # colours (URDF versions); "base" is the uncoloured one, SIMPLER's ""
-    # SIMPLER's last number is a change, +1 close, -1 open, 0 none; or else a state, +1 open, -1
-    # closed. Ours is a command for every robot, +1 close, -1 open, 0 as before (`envs.base`).
+    # SIMPLER's gripper action is relative (False): +1 close, -1 open, 0 no change; or a position
+    # (True): +1 open, -1 closed. This project's is the same for every robot (`envs.base`).
     gripper_is_state: bool = False
 
 
 ROBOTS = {
     "google_robot": SimplerRobot(
         uid="google_robot_static",
-        # The arm target is (measured tool pose + delta), the fingers' (target + delta).
+        # Arm target = measured tool pose + action; finger target = last target + action.
         control_mode=(
             "arm_pd_ee_delta_pose_align_interpolate_by_planner_"
             "gripper_pd_joint_target_delta_pos_interpolate_by_planner"
@@ -36,7 +36,7 @@ ROBOTS = {
     ),
     "widowx": SimplerRobot(
         uid="widowx",
-        # The target pose moves by the action from the last target, the fingers' is absolute.
+        # Arm target = last target + action; the finger target is absolute.
         control_mode="arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos",
         sim_hz=500,
         camera="3rd_view_camera",

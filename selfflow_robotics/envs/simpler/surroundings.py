@@ -1,7 +1,7 @@
-"""The surroundings of SIMPLER's variant aggregation: other rooms, lights, tables and cabinets.
+"""The scene variations of SIMPLER's variant aggregation: rooms, lighting, tables and cabinets.
 
-They are rendered whole, without a photograph, and the robot has its own colours. Those with another
-camera are left out, as in SIMPLER's averages.
+The whole scene is rendered, without a photograph behind it, and the robot has its own colours. The
+variations with another camera are left out, as in SIMPLER's averages.
 
 Source: SimplerEnv scripts/rt1_*_variant_agg.sh and tools/calc_metrics_evaluation_videos.py.
 """
@@ -14,14 +14,14 @@ from selfflow_robotics.envs.simpler.binding import SimplerBinding
 
 @dataclass(frozen=True)
 class Surroundings:
-    """One of them."""
+    """One variation; fields as in `SimplerBinding`."""
 
     name: str
-    stage: str  # as `SimplerBinding.stage`
-    settings: dict[str, Any] = field(default_factory=dict)  # arguments of SIMPLER's `make`
+    stage: str
+    settings: dict[str, Any] = field(default_factory=dict)
     env_id: str | None = None  # None: the task's
-    models: tuple[str, ...] = ()  # further objects that are seen
-    files: tuple[str, ...] = ()  # that these surroundings alone need, in the asset folder
+    models: tuple[str, ...] = ()  # further objects in the scene
+    files: tuple[str, ...] = ()
 
     def of(self, binding: SimplerBinding) -> SimplerBinding:
         """The binding of a task in these surroundings."""

@@ -1,4 +1,4 @@
-"""All tasks by name. A new task is a new file in this folder and a row here."""
+"""All tasks by name. To add one, add a file to this folder and a row to TASKS (docs/tasks.md)."""
 
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
 from selfflow_robotics.envs.tasks.carrot_on_plate import CarrotOnPlate
@@ -33,9 +33,8 @@ TASKS: dict[str, Task] = {
 }
 _AGGREGATION = {task.name: task for own in TASKS.values() for task in own.aggregation()}
 DEFAULT_TASK = "pick_coke_can"
-# Names for several tasks, which commands that take several accept. "all" is every task of the
-# default task's robot, the google robot: a data set and a policy are for one robot, and SIMPLER's
-# averages too.
+# Names for groups of tasks. "all" has only the google robot's: a data set, a policy and SIMPLER's
+# averages are for one robot.
 GROUPS: dict[str, tuple[str, ...]] = {
     "all": (
         "pick_coke_can",
@@ -49,7 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-# SIMPLER's names, some of them with a version, are ours behind this.
+# SIMPLER's names are ours with a prefix, and some have a version.
 _SIMPLER_PREFIXES = ("google_robot_", "widowx_")
 _VERSIONS = {"move_near_v1": "move_near"}
 
@@ -83,5 +82,5 @@ def get_tasks(names: str) -> list[Task]:
 
 
 def own_names(names: str) -> str:
-    """`names` as for `get_tasks`, with our names in place of SIMPLER's."""
+    """`names` as for `get_tasks`, with SIMPLER's names replaced by ours."""
     return ",".join(n if n in GROUPS else get_task(n).name for n in names.split(","))

@@ -1,8 +1,8 @@
-"""Objects to handle, built of primitive shapes, with SIMPLER's sizes, masses and frames.
+"""Objects made of primitive shapes, with SIMPLER's sizes, masses and frames.
 
-The frame is that of SIMPLER's mesh: its y is the long axis of a can or a bottle, which lies if its
-y is level. Some objects are long along x and lie in every pose. Lengths in metres, masses in
-kilograms.
+The frame is that of SIMPLER's mesh: y is the long axis of a can or a bottle, so these lie on their
+side if y is horizontal. Some objects are long along x and lie in every pose. Lengths are in metres,
+masses in kilograms.
 
 Source of the numbers: ManiSkill2_real2sim data/custom/info_pick_custom_v0.json and
 envs/custom_scenes/grasp_single_in_scene.py.
@@ -29,12 +29,12 @@ class Shape:
     rgb: Vector
     position: Vector = (0.0, 0.0, 0.0)
     quaternion: Quaternion = UNTURNED
-    mass: float = 0.0  # 0: for the eye only, nothing touches it
+    mass: float = 0.0  # 0: visual only, without collisions
 
 
 @dataclass(frozen=True)
 class Rest:
-    """A way to lie on a table: the turn of the object's frame and the height of its origin."""
+    """A resting pose on a surface: the rotation of the frame and the height of its origin."""
 
     quaternion: Quaternion
     height: float
@@ -54,7 +54,7 @@ class Body:
         return hash(self.name)
 
 
-# How a body with an upright y axis, and one that lies, is turned.
+# Rotations of a body whose y axis points up, and of one that lies on its side.
 UPRIGHT: Quaternion = (_HALF, _HALF, 0.0, 0.0)
 LYING_ACROSS: Quaternion = (0.0, 0.0, 0.0, 1.0)
 LYING_ALONG: Quaternion = (_HALF, 0.0, 0.0, _HALF)
@@ -72,9 +72,9 @@ def can(
     length: float = 0.1228,
     middle: float = 0.0,
 ) -> Body:
-    """A can, +y its lid: one solid to touch, thin ends and a band to look at.
+    """A can whose lid is at +y: one collision shape, with ends and a band that are only visual.
 
-    middle: y of the middle of the can in its frame.
+    middle: y of the can's centre in its frame.
     """
     half = length / 2
 
@@ -108,7 +108,7 @@ def ball(name: str, radius: float, mass: float, rgb: Vector) -> Body:
 
 
 def _rests(standing: float, lying: float) -> dict[str, Rest]:
-    """The three poses by name, with the heights of the origin in them."""
+    """The three resting poses by name, from the height of the origin when standing and lying."""
     return {
         "standing": Rest(UPRIGHT, standing),
         "horizontal": Rest(LYING_ACROSS, lying),

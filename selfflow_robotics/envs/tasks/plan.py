@@ -1,6 +1,6 @@
-"""The skills of which a task composes its expert's plan; `policies.expert` carries them out.
+"""Skills, the steps of a scripted expert's plan. `policies.expert` executes them.
 
-Objects are numbered as in the task's scene.
+A task returns them from `Task.plan`. `item` and `to` are indices into the scene's objects.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ class Pick:
     item: int = 0
     # Aim this far below the origin of an object that lies (m).
     lying_aim_below_m: float = 0.0
-    is_round: bool = False  # without a long axis: it always lies, and any side is as good
+    is_round: bool = False  # no long axis: grasp it from any side; counts as lying
     long_axis: Literal["x", "y"] = "y"  # of the object's frame
-    # So thin that the lower one of tilted fingers meets the table first: come from nearer above.
+    # For flat objects: approach more steeply, or the lower finger hits the table first.
     is_flat: bool = False
 
 
 @dataclass(frozen=True)
 class Place:
-    """Carry the object that the hand holds to another one, let go, and retreat upwards."""
+    """Carry the grasped object to another one, let go, and retreat upwards."""
 
     item: int = 0
     to: int = 1
-    # How far from the middle of the other to let go, on the side that the object comes from (m).
+    # Let go this far from the centre of the other object, on the side that this one comes from (m).
     distance_m: float = 0.0
-    higher_m: float = 0.0  # than the object stood before
+    higher_m: float = 0.0  # height above where the object stood before (m)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Push:
 
 @dataclass(frozen=True)
 class PutInto:
-    """Let the object that the hand holds fall into a drawer that stands open, and retreat."""
+    """Drop the grasped object into an open drawer, and retreat."""
 
     item: int
     drawer: int
@@ -55,31 +55,31 @@ class PutInto:
 
 @dataclass(frozen=True)
 class Hover:
-    """Go to a place and hold the open hand still there, turned as for a grasp from above."""
+    """Move the open gripper to a place and wait there, oriented for a grasp from above."""
 
-    until_step: int  # of the episode, there or not
-    place_m: tuple[float, float, float]  # of the tool, xyz in the world
+    until_step: int  # of the episode; then the next skill begins, even if the place is not reached
+    place_m: tuple[float, float, float]  # tool position, xyz in the world
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """With WidowX: grasp an object from straight above, along `across` of its frame, lift it."""
+    """With WidowX: grasp an object from straight above and lift it."""
 
     item: int = 0
-    across: Literal["y", "x or y"] = "y"  # the closing direction
-    along_m: float = 0.0  # where to grasp: this far along the object's x from its origin
-    below_m: float = 0.0  # and this far below it
+    across: Literal["y", "x or y"] = "y"  # the fingers close along this axis of the object's frame
+    along_m: float = 0.0  # grasp this far along the object's x from its origin
+    below_m: float = 0.0  # ... and this far below it
     lift_m: float = 0.09
 
 
 @dataclass(frozen=True)
 class PutOn:
-    """With WidowX: put the object that the hand holds on another one, let go, and go up."""
+    """With WidowX: put the grasped object on another one, let go, and move up."""
 
     item: int = 0
     to: int = 1
-    above_m: float = 0.03  # between their origins, when the hand lets go
-    lift_m: float = 0.09  # above that on the way
+    above_m: float = 0.03  # height of the object's origin above the other's when let go
+    lift_m: float = 0.09  # carry it this much higher
 
 
 Skill = Pick | Place | Pull | Push | PutInto | Hover | Grasp | PutOn
