@@ -1,8 +1,9 @@
-"""WidowX's surroundings as MJCF: a table, and a sink with a basket, after SIMPLER's photographs.
+"""WidowX's surroundings as MJCF: a table, or a sink with a basket, after SIMPLER's photographs.
 
-The height of the table is as measured in SIMPLER (stage bridge_table_1_v1), its visible edges as in
-the photograph. The sink's floors, walls and rim are boxes at the heights of SIMPLER's mesh
-(data/custom/models/sink); the basket's floor is where SIMPLER's invisible target comes to rest.
+The table's height is as measured in SIMPLER (stage bridge_table_1_v1), its visible edges as in the
+photograph. The sink's floors, walls and rim are boxes at the heights of SIMPLER's mesh
+(data/custom/models/sink); the basket's floor is at the height where SIMPLER's invisible target
+comes to rest.
 """
 
 from selfflow_robotics.envs.tabletop.mjcf import box_between
@@ -13,7 +14,7 @@ _RIM, _COUNTER = 0.978, 0.885
 
 # Contact bits: see scene.py. These stand still.
 _WORLD = 'contype="1" conaffinity="0" group="0"'
-_SEEN = 'contype="0" conaffinity="0" group="0"'  # for the eye only
+_SEEN = 'contype="0" conaffinity="0" group="0"'  # visual only
 
 MATERIALS = {
     "table": "0.60 0.27 0.17",
@@ -45,7 +46,7 @@ def sink() -> str:
     back, front, left, right = -0.297, -0.022, -0.073, 0.325  # outer edges, seen by the robot
     parts = [
         _block((back, left), (-0.213, right), _RIM),
-        # SIMPLER's front wall slopes outwards from x = -0.062; this one stands upright farther out.
+        # SIMPLER's front wall slopes outwards from x = -0.062; this one is vertical, farther out.
         _block((-0.045, left), (front, right), _RIM),
         _block((-0.213, left), (-0.045, -0.022), _RIM),
         _block((-0.213, 0.092), (-0.045, 0.105), _RIM),
@@ -83,6 +84,6 @@ def _block(low: tuple[float, float], high: tuple[float, float], top: float, mate
 
 
 def _bodies(name: str, parts: str, others: tuple[str, ...]) -> str:
-    """The body that objects touch; the rest are bodies of their own: ray casts skip bodies by their
-    bounds."""
+    """A body that objects collide with, and one body for each other part, since ray casts skip
+    bodies by their bounds."""
     return f'<body name="{name}">{parts}</body>' + "".join(f"<body>{one}</body>" for one in others)

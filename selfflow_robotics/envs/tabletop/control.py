@@ -41,7 +41,7 @@ class _Planner:
         self._input.current_acceleration = [0.0] * dof
 
     def plan(self, position, velocity, target) -> None:
-        """Positions and velocities [dof]. An impossible request (never seen) stands still."""
+        """Plan to `target` [dof]. An impossible request (never seen) stays at `position`."""
         self._input.current_position, self._input.current_velocity = position, velocity
         self._input.target_position = target
         if self._otg.calculate(self._input, self._plan) not in (Result.Working, Result.Finished):

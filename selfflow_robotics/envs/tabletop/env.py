@@ -1,8 +1,8 @@
-"""Tasks in MuJoCo: a primitive-shape twin of SIMPLER's scenes, without assets or a GPU.
+"""Tasks in MuJoCo: a copy of SIMPLER's scenes in primitive shapes, without assets or a GPU.
 
-What is SIMPLER's: kinematics, gains, controllers, camera, object sizes and masses, success rule.
-What is not: contacts (MuJoCo's, with a weaker grip) and looks (flat colours, no photograph).
-Numbers measured here are never SIMPLER's.
+Taken from SIMPLER: kinematics, gains, controllers, camera, object sizes and masses, success rules.
+Different: contacts (MuJoCo's, with a weaker grip) and appearance (flat colours, no photograph).
+Success rates measured here are never SIMPLER's.
 """
 
 import math
@@ -29,7 +29,7 @@ _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
 
 class TabletopEnv(RobotEnv):
-    """One robot, what stands around it, and the task's objects.
+    """One robot, its surroundings, and the task's objects.
 
     Observations, actions and info are those of `envs.base.RobotEnv`.
     """
@@ -42,13 +42,13 @@ class TabletopEnv(RobotEnv):
     ) -> None:
         """image_size: (height, width). renderer: "ray" (no OpenGL) or "gl".
 
-        Raises UserError for a robot that is not here and for a renderer that cannot run.
+        Raises UserError for an unknown robot and for a renderer that cannot run.
         """
         if task.robot.name not in ROBOTS:
             raise UserError(f"the tabletop simulator has no {task.robot.name} (task {task.name})")
         super().__init__(task, image_size)
         self._robot = robot = ROBOTS[task.robot.name]
-        # Where its joints are in qpos, qvel and ctrl, and where those of the objects begin.
+        # Indices of its joints in qpos, qvel and ctrl; the objects' joints follow.
         self._fingers = slice(robot.num_arm, robot.num_arm + len(robot.fingers))
         self._num_joints = self._fingers.stop
         self._renderer_name = renderer
@@ -59,7 +59,7 @@ class TabletopEnv(RobotEnv):
         self._load(task.scene(self._episode))
 
     def _load(self, start: Scene) -> None:
-        """Take the model of a scene; nothing changes if the last one had the same objects."""
+        """Load the model of a scene, unless the last one had the same objects."""
         model = scene.load_model(self.task.robot.name, start)
         if self._renderer is not None:
             if model is self.model:
@@ -115,14 +115,14 @@ class TabletopEnv(RobotEnv):
     def place(
         self, qpos: np.ndarray, poses: np.ndarray, drawers: Sequence[float] | None = None
     ) -> None:
-        """Start at rest from given joint angles (of arm and fingers; more are left out), object
-        poses [n, 7] or [7] (world, wxyz) and openings of the drawers [3] (m; None: shut), with the
-        objects of the last episode.
+        """Start at rest from given joint angles (arm and fingers; further ones are ignored), object
+        poses [n, 7] or [7] (world, wxyz) and openings of the drawers [3] (m; None: closed), with
+        the objects of the last episode.
 
-        For the success rule the objects have settled there.
+        The success rule treats these poses as settled.
         """
         data = self._data
-        # Nothing of what was before is left in the state: the solver starts from its last forces.
+        # Reset everything, since MuJoCo's solver starts from its last forces.
         mujoco.mj_resetData(self.model, data)
         self._set_robot(qpos[: self._num_joints])
         self._poses[:] = poses
@@ -177,7 +177,7 @@ class TabletopEnv(RobotEnv):
 
     @property
     def _drawers(self) -> np.ndarray:
-        """How far the drawers stand open (m) [3], a view of the state; empty without drawers."""
+        """How far the drawers are open (m) [3], a view of the state; empty without drawers."""
         return self._data.qpos[self._num_joints + 7 * len(self._objects) :]
 
     def _openings(self) -> np.ndarray | None:

@@ -1,9 +1,9 @@
-"""What stands around the robot, as MJCF: a room, and a table or a cabinet with drawers.
+"""The google robot's surroundings as MJCF: a room, and a table or a cabinet with drawers.
 
 The table's top and footprint are as measured in SIMPLER (ManiSkill2_real2sim
-envs/custom_scenes/base_env.py); its drawers are for the eye only, as are walls and floor. The
-cabinet's drawers slide, with SIMPLER's joints and shapes (`envs.tasks.cabinet`). Its handles have
-no solid, as in SIMPLER: a drawer is opened by its front plate.
+envs/custom_scenes/base_env.py); its drawers are visual only, like walls and floor. The cabinet's
+drawers slide, with SIMPLER's joints and shapes (`envs.tasks.cabinet`). As in SIMPLER, its handles
+have no collision shape: a drawer is opened by its front plate.
 """
 
 from selfflow_robotics.envs.tabletop.mjcf import box, box_between, numbers
@@ -16,7 +16,7 @@ _TABLE_THICKNESS = 0.022
 
 # Contact bits: see scene.py. Shapes of group 0 stand still, those of group 1 move.
 _WORLD = 'contype="1" conaffinity="0" group="0"'
-_SEEN = 'contype="0" conaffinity="0" group="0"'  # for the eye only
+_SEEN = 'contype="0" conaffinity="0" group="0"'  # visual only
 _SLIDING = 'contype="1" conaffinity="0" group="1"'
 _SLIDING_SEEN = 'contype="0" conaffinity="0" group="1"'
 

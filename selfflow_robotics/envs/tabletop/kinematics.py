@@ -1,7 +1,7 @@
 """Inverse kinematics of the arm: closed-loop, damped least squares, on MuJoCo's Jacobian.
 
-All products and the solver are MuJoCo's: numpy's are those of a BLAS that rounds otherwise on every
-kind of processor, and a rollout magnifies the last bit.
+All products and the solver are MuJoCo's: numpy's come from a BLAS that rounds differently on each
+kind of processor, and a rollout amplifies differences in the last bit.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What all MJCF texts share: numbers, turns, and where a robot stands."""
+"""Helpers for writing MJCF: numbers, rotations, boxes, and the pose of a robot's base."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ CAMERA = "overhead"  # the name of every robot's camera
 
 @dataclass(frozen=True)
 class Base:
-    """Where the robot stands in the world, and its turn (wxyz)."""
+    """The pose of the robot's base in the world (wxyz)."""
 
     position: tuple[float, float, float]
     quaternion: tuple[float, float, float, float]

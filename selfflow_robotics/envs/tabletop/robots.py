@@ -1,4 +1,4 @@
-"""The robots of this simulator by name, and what environment and scene ask of each."""
+"""The robots of this simulator by name: what its environment and scenes need to know of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,29 +28,29 @@ class Controller(Protocol):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What stands around a robot."""
+    """A robot's surroundings, as MJCF."""
 
-    text: str  # MJCF, before the robot and the objects
-    surface: float  # height of what the first object stands on, m
-    last: str = ""  # MJCF after the objects, with joints of its own
-    other_surface: float | None = None  # of what further objects stand on, if another
+    text: str  # before the robot and the objects
+    surface: float  # height of the surface under the first object, m
+    last: str = ""  # after the objects, since it has joints of its own
+    other_surface: float | None = None  # height under further objects, m; None: the same
 
 
 @dataclass(frozen=True)
 class RobotModel:
     """One robot."""
 
-    sources: tuple[str, ...]  # files of this folder that decide how it moves and looks
+    sources: tuple[str, ...]  # files of this folder that determine its motion and appearance
     control_hz: int
     substeps: int  # physics steps in a control step
     num_arm: int  # joints
     fingers: tuple[str, ...]  # joints
-    finger_parts: tuple[tuple[str, ...], ...]  # bodies of each finger; their y is where it opens
+    finger_parts: tuple[tuple[str, ...], ...]  # bodies of each finger, which opens along their y
     open_finger: float  # joint position
     closed_finger: float
     unmoved: tuple[float, ...]  # further joints of SIMPLER's robot, which never move
     materials: dict[str, str]
-    excluded: str  # MJCF of pairs that do not touch
+    excluded: str  # MJCF of pairs that do not collide
     body: Callable[[Base], str]
     actuators: Callable[[float], str]
     controller: Callable[[], Controller]

@@ -1,7 +1,4 @@
-"""A task's scene as MJCF text, and its compiled model.
-
-World frame = SIMPLER's.
-"""
+"""A task's scene as MJCF text, and its compiled model. The world frame is SIMPLER's."""
 
 import hashlib
 import inspect
@@ -14,7 +11,7 @@ from selfflow_robotics.envs.tabletop.robots import ROBOTS, RobotModel, Surroundi
 from selfflow_robotics.envs.tasks.base import Scene, Task
 from selfflow_robotics.envs.tasks.objects import Body, Shape
 
-# What `physics_fingerprint` covers of the folder of simulators, besides the task and the robot.
+# Files in envs/ that `physics_fingerprint` covers, besides those of the task and the robot.
 _DECISIVE = (
     "tabletop/scene.py",
     "tabletop/mjcf.py",
@@ -99,18 +96,18 @@ def _compile(robot: str, bodies: tuple[Body, ...], base: Base, surroundings: Sur
 
 
 def base_of(robot: str, scene: Scene) -> Base:
-    """Where the robot stands."""
+    """The pose of the robot's base."""
     position = (*scene.base_xy, ROBOTS[robot].base_height(scene))
     return Base(position, scene.base_quaternion, scene.station)
 
 
 def physics_fingerprint(task: Task) -> str:
-    """SHA-256 over everything that decides motion, success and pictures of a task: the source
-    text of the simulator, of its robot and of the task's own files, and the task's objects.
+    """SHA-256 over everything that determines a task's motion, success and images: the source text
+    of the simulator, of the task's robot and of the task's own files, and the task's objects.
 
-    The scene alone would not do: limits of the controllers, settings of the inverse kinematics, the
-    success rule and the ray renderer's lights are in none of its lines. A mere comment changes it.
-    Other tasks and robots do not.
+    The MJCF alone would not be enough: it has neither the controllers' limits nor the settings of
+    the inverse kinematics, the success rule or the ray renderer's lights. Even a changed comment in
+    these files changes the hash; other tasks and robots do not.
     """
     folder = Path(__file__).parents[1]
     own = (f"tabletop/{name}" for name in ROBOTS[task.robot.name].sources)

@@ -23,9 +23,9 @@ ARM_STIFFNESS = (1169.7891719504198, 730.0, 808.4601346394447, 1229.129908962407
                  1272.2760456418862, 1056.3326605132252)  # N m / rad  # fmt: skip
 ARM_DAMPING = (330.0, 180.0, 152.12036565582588, 309.6215302722146, 201.04998711007383,
                269.51458932695414)  # N m s / rad  # fmt: skip
-# SIMPLER limits the drives to 100 and 200 N m, and solves for spring and damper together. A limit
-# here would cut off the spring alone, which a jump of the target pulls tight before anything moves,
-# and MuJoCo leaves out the damping of a drive at its limit. Without, no drive comes near it.
+# SIMPLER limits the drives to 100 and 200 N m and solves for stiffness and damping together. In
+# MuJoCo, a limit would cut off the stiffness term alone, which is large right after a target jumps,
+# and a drive at its limit has no damping. Without limits, no drive comes near SIMPLER's.
 FINGER_STIFFNESS, FINGER_DAMPING = 1000.0, 200.0  # N/m, N s/m
 PAD_FRICTION = 2.0
 PAD_SOLIMP = "0.99 0.995 0.001"  # as the google robot's
@@ -34,7 +34,7 @@ TOOL_X = 0.043 + 0.023 + 0.027575  # tool centre point in the gripper's frame
 
 @dataclass(frozen=True)
 class Station:
-    """Where a robot is set up: its base's height, how it starts, and its camera (base frame)."""
+    """A place for the robot: its base height, initial joint angles and camera (base frame)."""
 
     height: float
     reset_arm: tuple[float, ...]

@@ -1,9 +1,9 @@
 """WidowX: from one action to the drive targets of every physics step, as SIMPLER's controllers.
 
 Source of the rules: ManiSkill2_real2sim agents/controllers/pd_ee_pose.py (use_target, frame
-"ee_align2") and pd_joint_pos.py. An action moves the *target* pose: it turns it about the measured
-tool point and shifts it. The joints' drives get the target at once and follow with a lag. The
-fingers' target is a position; our gripper action +1 closes, -1 opens, and 0 leaves it.
+"ee_align2") and pd_joint_pos.py. An action moves the last *target* pose: it rotates it about the
+measured tool point and translates it. The joints' drives get the new target at once and follow with
+a lag. The fingers' target is a position: gripper action +1 closes, -1 opens, and 0 keeps it.
 """
 
 import numpy as np

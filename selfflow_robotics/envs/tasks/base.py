@@ -1,9 +1,9 @@
-"""What a task is: everything that simulators, experts, protocols and probes ask of it.
+"""The interface of a task: all that simulators, experts, protocols and probes need to know of it.
 
-A task is one file in this folder, a subclass of `Task`, and a row in `catalog.TASKS`. All its
-methods are functions of the episode, the JSON-able dict that `envs.episodes.draw_start` draws, so
-two simulators that draw the same episode show the same thing. Tasks run in the simulators'
-processes too and import neither torch nor a simulator.
+A task is a subclass of `Task` in a file of its own in this folder, and a row in `catalog.TASKS`;
+docs/tasks.md has an example. Its methods are functions of the episode, the JSON-able dict that
+`envs.episodes.draw_start` draws from a seed, so both simulators set up the same episode. Tasks also
+run in the simulators' processes, so they import neither torch nor a simulator.
 """
 
 import math
@@ -25,12 +25,12 @@ Episode = dict[str, Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """An option of an episode that is one of several words, all equally likely."""
+    """An option of an episode: one of several strings, with equal probability."""
 
     values: tuple[str, ...]
 
     def draw(self, rng: np.random.Generator) -> str:
-        """One of the values."""
+        """Draw one of the values."""
         return self.values[int(rng.integers(len(self.values)))]
 
     def check(self, name: str, value: Any) -> str:
@@ -42,14 +42,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """An option of an episode that is a position: uniform between two corners (m, world)."""
+    """An option of an episode: a position, uniform between two corners (m, world)."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    room_m: float = math.inf  # how far outside the corners a draw may be
+    room_m: float = math.inf  # a draw is at most this far outside the corners
 
     def draw(self, rng: np.random.Generator, margin_m: float = 0.0) -> list[float]:
-        """A position at most `margin_m` and at most `room_m` outside the corners."""
+        """Draw a position, at most `margin_m` (and at most `room_m`) outside the corners."""
         margin_m = min(margin_m, self.room_m)
         return [
             float(rng.uniform(low - margin_m, high + margin_m))
@@ -73,7 +73,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot that tasks are for. Simulators say how they model it under its name."""
+    """A robot. Simulators define it under its name (`ROBOTS` in each of them)."""
 
     name: str
     control_hz: float
@@ -85,7 +85,7 @@ WIDOWX = Robot("widowx", control_hz=5.0)
 
 @dataclass(frozen=True)
 class Placed:
-    """An object and where it is let go."""
+    """An object and its pose at the start of an episode."""
 
     body: Body
     xy: tuple[float, float]  # m, world
@@ -97,67 +97,68 @@ DRAWERS = ("top", "middle", "bottom")  # of the cabinet, in the order of all arr
 
 @dataclass(frozen=True)
 class Scene:
-    """What stands where at the start of an episode.
+    """The objects, robot and furniture at the start of an episode.
 
-    The first object is the one that the task is about; `info["state"]` and rules keep this order.
+    The first object is the one that the task is about; `info["state"]`, rules and skills use the
+    same order.
     """
 
     objects: tuple[Placed, ...]  # empty: the task is about a drawer alone
     base_xy: tuple[float, float]  # of the robot, m, world
     base_quaternion: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)  # wxyz
-    # How far each of DRAWERS stands open (m). None: a table, without drawers that move.
+    # How far each of DRAWERS is open (m): a cabinet. None: a table or a sink.
     drawers: tuple[float, float, float] | None = None
-    station: Literal["table", "sink"] = "table"  # where the robot is set up, if it has several
+    station: Literal["table", "sink"] = "table"  # of WidowX
 
 
 class Task(ABC):
     """One task.
 
-    `starts` are the options of an episode, in the order in which they are drawn; one of them is the
-    Choice `variant`, the group in which reports count the episode.
+    `starts` has the options of an episode, drawn from its seed in this order. One of them must be a
+    Choice called `variant`: reports show a success rate for each variant.
     """
 
     name: str
     robot: Robot = GOOGLE_ROBOT
     max_episode_steps: int  # control steps
     starts: dict[str, Choice | Range]
-    bodies: tuple[Body, ...]  # all that its scenes may contain
+    bodies: tuple[Body, ...]  # all objects that its scenes may contain
     simpler: SimplerBinding | None = None  # None: the task runs on the tabletop only
-    surroundings: str = ""  # name of those of SIMPLER's variant aggregation; "": the task's own
-    # What linear probes predict, of `evaluation.probe_frames.TARGETS`.
+    surroundings: str = ""  # variation of SIMPLER's variant aggregation; "": the usual scene
+    # What linear probes predict: names in `evaluation.probe_frames.TARGETS`.
     targets: tuple[str, ...] = ("object_position", "object_axis", "gripper", "tool_position")
 
     def bound(self) -> SimplerBinding:
         """`simpler`. Raises UserError if the task does not run in SIMPLER."""
         if self.simpler is None:
-            raise UserError(f"{self.name} runs on the tabletop only so far; use sim=tabletop")
+            raise UserError(f"{self.name} runs on the tabletop only; use sim=tabletop")
         return self.simpler
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The groups of episodes that reports tell apart."""
+        """The values of `variant`, the groups of episodes in reports."""
         variant = self.starts["variant"]
         assert isinstance(variant, Choice)
         return variant.values
 
     @abstractmethod
     def instructions(self, episode: Episode) -> tuple[str, ...]:
-        """What the policy is told, a text for each stage of the episode (`Rule.stage`)."""
+        """The instruction for each stage of the episode (`Rule.stage`); most tasks have one."""
 
     @abstractmethod
     def scene(self, episode: Episode) -> Scene:
-        """What stands where at the start of the episode."""
+        """The scene at the start of the episode."""
 
     @abstractmethod
     def rule(self, episode: Episode, settled: Seen) -> Rule:
-        """The success rule of an episode whose objects rest as in `settled`.
+        """The success rule of an episode; `settled` is the state after the objects came to rest.
 
-        SIMPLER evaluates its own rule.
+        In SIMPLER, SIMPLER's own rule is used instead.
         """
 
     @abstractmethod
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
-        """What the scripted expert does, in order."""
+        """The scripted expert's skills, in order."""
 
     def grid(self) -> Sequence[Episode]:
         """The options of each episode of the official evaluation, in its order; may be empty.
@@ -167,8 +168,8 @@ class Task(ABC):
         return ()
 
     def aggregation(self) -> Sequence["Task"]:
-        """The task in each of the surroundings of SIMPLER's variant aggregation; may be empty.
+        """The task in each variation of SIMPLER's variant aggregation; may be empty.
 
-        These are tasks of their own, which only SIMPLER plays, called `name@surroundings`.
+        These are tasks of their own, called `name@variation`, and run in SIMPLER only.
         """
         return ()

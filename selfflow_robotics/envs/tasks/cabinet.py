@@ -1,4 +1,4 @@
-"""Where SIMPLER's cabinet and its drawers are, for simulators that build it and for experts.
+"""Positions of SIMPLER's cabinet and its drawers, for the tabletop and the experts.
 
 Source: ManiSkill2_real2sim data/custom/mk_station_recolor.urdf and
 envs/custom_scenes/open_drawer_in_scene.py. Lengths in metres, world frame unless said otherwise;
@@ -15,12 +15,12 @@ FRONT_X, FRONT_THICKNESS, FRONT_HEIGHT = 0.305, 0.015, 0.14  # front plate, in t
 
 
 def front(drawer: int, opening: float) -> tuple[float, float, float]:
-    """The middle of a drawer's outer face (xyz), `opening` from shut."""
+    """The middle of a drawer's outer face (xyz) when it is open by `opening`."""
     x, y, z = POSITION
     return x + FRONT_X + FRONT_THICKNESS / 2 + opening, y, z + ORIGINS[drawer]
 
 
 def upper_edge(drawer: int, opening: float) -> tuple[float, float, float]:
-    """The middle of the upper edge of a drawer's front plate (xyz), `opening` from shut."""
+    """The middle of the upper edge of a drawer's front plate (xyz) when open by `opening`."""
     x, y, z = front(drawer, opening)
     return x - FRONT_THICKNESS / 2, y, z + FRONT_HEIGHT / 2

@@ -36,8 +36,8 @@ _PLATE = Body(
 
 
 class CarrotOnPlate(PutOnTask):
-    """`variant` is how the carrot lies, `places` the corners of a square on which carrot and plate
-    are let go, `shift_xy` moves both (m)."""
+    """`variant` is the carrot's orientation, `places` the corners of a square for carrot and plate,
+    `shift_xy` a shift of both (m)."""
 
     name = "carrot_on_plate"
     words = "put carrot on plate"

@@ -12,7 +12,7 @@ from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, 
 from selfflow_robotics.envs.tasks.plan import Pull, Push
 from selfflow_robotics.envs.tasks.rules import Seen
 
-# Where the robot stands, one of nine marks on the floor: x, y (m) and yaw (rad).
+# The nine positions of the robot's base: x, y (m) and yaw (rad).
 STANDS = {
     "a0": (0.644, -0.179, -0.03),
     "a1": (0.765, -0.182, -0.02),
@@ -28,8 +28,8 @@ STANDS = {
 AGGREGATION_STANDS = {
     f"x{x}_y{y}": (x, y, 0.0) for x in (0.65, 0.75, 0.85) for y in (-0.2, 0.0, 0.2)
 }
-# Of the binding of every task with the cabinet: SIMPLER's for visual matching, but rasterised, as
-# ray tracing takes minutes a frame on a CPU.
+# SIMPLER's settings for visual matching at the cabinet, but rasterised: ray tracing takes minutes
+# per frame on a CPU.
 CABINET: dict[str, Any] = {
     "stage": "dummy_drawer",
     "files": ("custom/mk_station_recolor.urdf",),
@@ -39,8 +39,8 @@ CABINET: dict[str, Any] = {
         "disable_bad_material": True,
     },
     "remark": (
-        "SIMPLER's cabinet was rasterised. SIMPLER's own evaluation ray traces it, so shadows in "
-        "its images differ."
+        "SIMPLER's cabinet was rasterised. SIMPLER's own evaluation uses ray tracing, so shadows "
+        "in its images differ."
     ),
 }
 _OPEN_FROM_M, _SHUT_UP_TO_M = 0.15, 0.05  # success
@@ -48,7 +48,7 @@ _AJAR_M = 0.2  # at the start of closing
 
 
 class Drawer(Task):
-    """Open or close a drawer. `variant` is the drawer, `stand` where the robot stands."""
+    """Open or close a drawer. `variant` is the drawer, `stand` the position of the robot."""
 
     max_episode_steps = 113
     bodies = ()
@@ -60,7 +60,7 @@ class Drawer(Task):
         drawers: tuple[str, ...] = DRAWERS,
         surroundings: Surroundings | None = None,
     ) -> None:
-        """drawers: those that an episode may be about. surroundings: None for the usual ones."""
+        """drawers: the possible variants. surroundings: None for the usual scene."""
         self.verb: Literal["open", "close"] = verb
         self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
         self.stands = tuple(AGGREGATION_STANDS if surroundings else STANDS)
@@ -93,7 +93,7 @@ class Drawer(Task):
         return (Pull(drawer) if self.verb == "open" else Push(drawer),)
 
     def grid(self) -> list[Episode]:
-        """Each drawer from nine marks (scripts/rt1_drawer_visual_matching.sh)."""
+        """Each drawer from nine positions (scripts/rt1_drawer_visual_matching.sh)."""
         return [
             {"variant": drawer, "stand": stand}
             for drawer, stand in product(self.variants, self.stands)
@@ -106,7 +106,7 @@ class Drawer(Task):
 def scene_at(
     stand: str, drawers: tuple[float, float, float], objects: tuple[Placed, ...] = ()
 ) -> Scene:
-    """The cabinet with the robot on one of STANDS or of AGGREGATION_STANDS."""
+    """The cabinet, with the robot at one of STANDS or AGGREGATION_STANDS."""
     x, y, yaw = (STANDS | AGGREGATION_STANDS)[stand]
     turned = (-math.sin(yaw / 2), 0.0, 0.0, math.cos(yaw / 2))  # yaw, then half a turn
     return Scene(objects, base_xy=(x, y), base_quaternion=turned, drawers=drawers)
@@ -114,7 +114,7 @@ def scene_at(
 
 @dataclass
 class DrawerRule:
-    """SIMPLER's rule: the drawer is open by 15 cm, or shut but for 5 cm."""
+    """SIMPLER's rule: the drawer is open by at least 15 cm, or closed to within 5 cm."""
 
     drawer: int
     opens: bool

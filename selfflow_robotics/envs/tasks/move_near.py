@@ -1,9 +1,9 @@
 """Move one of three objects on the table near another, named by the instruction.
 
 Objects, layouts and the success rule are those of SIMPLER's google_robot_move_near
-(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py). SIMPLER has two versions, whose
-objects look different: its names mean v1, its scripts for visual matching play v0. On the tabletop
-they are the same.
+(ManiSkill2_real2sim envs/custom_scenes/move_near_in_scene.py). SIMPLER has two versions whose
+objects look different: v1, to which its task names refer, and v0, which its visual-matching scripts
+play. On the tabletop they are the same.
 """
 
 import math
@@ -64,7 +64,7 @@ _LAYOUTS = {
 _ROLES = {"0-1": (0, 1), "0-2": (0, 2), "1-0": (1, 0), "1-2": (1, 2), "2-0": (2, 0), "2-1": (2, 1)}
 _SHIFT_M = 0.02  # of the whole layout, along each axis
 _BASE_YAW = -0.09
-# A sponge is so flat that fingers that aim at its middle hit the table.
+# A sponge is flat: fingers that aim at its middle hit the table.
 _LYING_AIM_ABOVE_M = 0.008
 # Held at its middle, an apple slips out.
 _ROUND, _ROUND_AIM_BELOW_M = ("apple", "orange"), 0.01
@@ -79,8 +79,8 @@ _FLAGS = (
     "near_tgt_obj",
     "is_closest_to_tgt",
 )
-# SIMPLER's models of the objects, and what is around their names in each version: but for bottle
-# and orange, lights were painted onto them.
+# SIMPLER's models of the objects. All but bottle and orange also have models with baked lighting,
+# whose names differ between the versions.
 _MODELS = {
     "blue plastic bottle": "blue_plastic_bottle",
     "pepsi can": "opened_pepsi_can",
@@ -106,7 +106,7 @@ def _object_options(episode: Episode) -> dict:
 
 
 def _attributes(episode: Episode) -> dict:
-    """SIMPLER's layouts, all of them shifted."""
+    """SIMPLER's layouts, shifted."""
     dx, dy = episode["shift_xy"]
     return {
         "_xy_config_per_triplet": [
@@ -116,14 +116,14 @@ def _attributes(episode: Episode) -> dict:
 
 
 def _actors(simulation: Any) -> list[Any]:
-    """Source, target and the other."""
+    """Source, target and the third object."""
     source, target = simulation.episode_source_obj, simulation.episode_target_obj
     others = [actor for actor in simulation.episode_objs if actor not in (source, target)]
     return [source, target, *others]
 
 
 class MoveNear(Task):
-    """`variant` is the three objects, `roles` which of them moves near which."""
+    """`variant` names the three objects, `roles` which of them moves near which."""
 
     max_episode_steps = 80
     starts = {  # noqa: RUF012
@@ -138,7 +138,7 @@ class MoveNear(Task):
     def __init__(
         self, version: Literal["v0", "v1"] = "v1", surroundings: Surroundings | None = None
     ) -> None:
-        """version: SIMPLER's. surroundings: None for the usual ones; others have no version."""
+        """version: SIMPLER's. surroundings: None for the usual scene; others have no version."""
         self.name = "move_near" if version == "v1" else f"move_near_{version}"
         models = dict(_MODELS)
         if not surroundings:
@@ -223,7 +223,7 @@ def _extent(body: Body, pose: np.ndarray) -> float:
 
 @dataclass
 class MoveNearRule:
-    """SIMPLER's rule: the source has moved, nothing fell, and the target is what it is near."""
+    """SIMPLER's rule: the source has moved, the target is its nearest object, and nothing fell."""
 
     settled: np.ndarray  # float64 [3, 7]: source, target, other
     extents: list[float]

@@ -11,7 +11,7 @@ from selfflow_robotics.envs.tasks.objects import COKE_CAN
 from selfflow_robotics.envs.tasks.plan import Pick
 from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
 
-# Our name for how the can lies -> SIMPLER's.
+# Our name for the can's orientation -> SIMPLER's.
 ORIENTATIONS = {"standing": "upright", "horizontal": "lr_switch", "vertical": "laid_vertically"}
 _X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
 _GRID_POINTS = 5  # along each axis
@@ -53,7 +53,7 @@ def _object_options(episode: Episode) -> dict:
 
 
 class PickCokeCan(Task):
-    """`variant` is how the can lies, `object_xy` where (m, world)."""
+    """`variant` is the can's orientation, `object_xy` its position (m, world)."""
 
     max_episode_steps = 80
     bodies = (COKE_CAN,)
@@ -71,7 +71,7 @@ class PickCokeCan(Task):
         orientations: tuple[str, ...] = tuple(ORIENTATIONS),
         surroundings: Surroundings | None = None,
     ) -> None:
-        """orientations: those that an episode may have. surroundings: None for the usual ones."""
+        """orientations: the possible variants. surroundings: None for the usual scene."""
         chosen = f"{orientations[0]}_" if len(orientations) == 1 else ""
         self.name = f"pick_{chosen}coke_can"
         if surroundings:

@@ -20,7 +20,7 @@ from selfflow_robotics.envs.tasks.plan import Pick
 from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
 
 _CUBE = (0.03, 0.03, 0.03)
-# By their name in the instruction: SIMPLER's model and ours, of primitive shapes with its mass.
+# Name in the instruction -> SIMPLER's model, and ours of primitive shapes with the same mass.
 _OBJECTS: dict[str, tuple[str, Body]] = {
     "pepsi can": ("opened_pepsi_can", PEPSI_CAN),
     "coke can": ("opened_coke_can", COKE_CAN),
@@ -43,18 +43,18 @@ _OBJECTS: dict[str, tuple[str, Body]] = {
     "yellow cube": ("yellow_cube_3cm", cuboid("yellow_cube", _CUBE, 0.027, (0.90, 0.80, 0.10))),
     "eggplant": ("eggplant", rod("eggplant", 0.078, 0.0187, 0.0209, (0.30, 0.10, 0.35))),
 }
-# Any side is as good.
+# Can be grasped from any side.
 _ROUND = ("apple", "orange", "green cube", "yellow cube")
-# Their long side is x, which is level however they are let go. Of all others it is y.
+# Long along x, which is horizontal in every pose. The others are long along y.
 _FLAT = ("sponge", "spoon", "carrot", "eggplant")
-# Where the expert aims at what lies, above the table: higher, the fingers slide off.
+# Height above the table at which lying objects are grasped: higher up, the fingers slide off.
 _AIM_M, _FLAT_AIM_M = 0.026, 0.010
 _X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
 
 
 class PickObject(Task):
-    """`variant` is the object, `orientation` how it is let go (a can's terms), `object_xy` where
-    (m, world)."""
+    """`variant` is the object, `orientation` its initial pose (named as for a can), `object_xy` its
+    position (m, world)."""
 
     name = "pick_object"
     max_episode_steps = 80

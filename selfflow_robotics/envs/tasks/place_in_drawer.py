@@ -18,23 +18,23 @@ _MODEL, _AGGREGATION_MODEL = "baked_apple_v2", "apple"
 _AGGREGATION_STANDS = tuple(AGGREGATION_STANDS)[:3]  # those nearest to the cabinet
 _APPLE = apple(mass=0.2144)
 _DRAWER = DRAWERS.index("top")
-_BOTTOM = "top_drawer_bottom"  # what the apple touches when it lies in the drawer
+_BOTTOM = "top_drawer_bottom"  # the body that the apple touches when it lies in the drawer
 _X_M, _Y_M = (-0.10, -0.05), (0.0, 0.10)
 _GRID_X_M, _GRID_Y_M, _GRID_POINTS = (-0.08, -0.02), (-0.02, 0.08), 3
 _FORCED_AFTER_STEPS = 100  # the second stage begins, whether the drawer is open or not
 _OPEN_FROM_M, _AJAR_FROM_M = 0.15, 0.05
-# Of the expert. Where the hand waits, it has turned its wrist from pulling to grasping: nearer to
-# the robot, which stands far to the side at a0, the wrist would turn the other way and get stuck.
+# Where the expert waits and rotates its wrist from pulling to grasping. Nearer to the robot, which
+# is far to the side at stand a0, the wrist would rotate the other way and get stuck.
 _HOVER_M = (0.1, 0.1, 1.0)
-_AIM_BELOW_M = 0.01  # below the middle of the apple: held there, it slips out
+_AIM_BELOW_M = 0.01  # grasp below the middle of the apple, where it would slip out
 
 
 class PlaceAppleInDrawer(Task):
-    """`variant` is where the robot stands (`drawers.STANDS`), `object_xy` where the apple lies on
-    the cabinet (m, world).
+    """`variant` is the robot's position (`drawers.STANDS`), `object_xy` the apple's on the cabinet
+    (m, world).
 
-    The words change after step 100, however soon the drawer is open. Until then the expert holds
-    still: the apple is never put away while the words still speak of the drawer alone.
+    The instruction changes after step 100, even if the drawer is open earlier. Until then the
+    expert waits: demonstrations never move the apple while the instruction is about the drawer.
     """
 
     name = "place_apple_in_closed_top_drawer"
@@ -54,7 +54,7 @@ class PlaceAppleInDrawer(Task):
     )
 
     def __init__(self, surroundings: Surroundings | None = None) -> None:
-        """surroundings: None for the usual ones."""
+        """surroundings: None for the usual scene."""
         if surroundings:
             self.surroundings = surroundings.name
             self.name += f"@{surroundings.name}"
@@ -86,7 +86,7 @@ class PlaceAppleInDrawer(Task):
         )
 
     def grid(self) -> list[Episode]:
-        """3 marks x 3 x 3 positions (scripts/rt1_put_in_drawer_visual_matching.sh)."""
+        """3 stands x 3 x 3 positions (scripts/rt1_put_in_drawer_visual_matching.sh)."""
         xs, ys = (
             np.linspace(*ends, _GRID_POINTS).round(6).tolist() for ends in (_GRID_X_M, _GRID_Y_M)
         )
@@ -101,7 +101,7 @@ class PlaceAppleInDrawer(Task):
 
 @dataclass
 class PlaceInDrawerRule:
-    """SIMPLER's rule: the drawer is ajar and the apple has once touched its bottom, in stage 1."""
+    """SIMPLER's rule: in stage 1, the drawer is ajar and the apple has touched its bottom."""
 
     stage: int = 0
     steps: int = 0
@@ -111,7 +111,7 @@ class PlaceInDrawerRule:
     def update(self, seen: Seen) -> dict:
         """After a control step: SIMPLER's info fields."""
         assert seen.drawers is not None
-        # The step after the last of the first stage begins the second one.
+        # The second stage begins with the step after the last one of the first stage.
         self.stage = int(self.steps >= _FORCED_AFTER_STEPS)
         self.steps += 1
         opening = float(seen.drawers[_DRAWER])

@@ -15,12 +15,12 @@ _PLATE = Body(
     shapes=(Shape("cylinder", (_RADIUS_M, _THICKNESS_M / 2), (0.93, 0.93, 0.90), mass=0.3),),
     rests={"flat": Rest(UNTURNED, _THICKNESS_M / 2)},
 )
-# A lying can is held below its middle: there, fingers do not slide off its round top.
+# Grasp a lying can below its middle, so that the fingers do not slide off its round top.
 _LYING_AIM_BELOW_M = 0.007
 
 
 class PutCanOnPlate(Task):
-    """`variant` is how the can lies, `object_xy` and `plate_xy` where they are (m, world)."""
+    """`variant` is the can's orientation; `object_xy`, `plate_xy`: positions (m, world)."""
 
     name = "put_can_on_plate"
     max_episode_steps = 80
@@ -50,12 +50,12 @@ class PutCanOnPlate(Task):
 
 @dataclass
 class OnPlateRule:
-    """The can's middle is over the plate, which alone touches it: the hand has let go."""
+    """The can is over the plate and touches nothing else: the gripper has let go."""
 
     stage: int = 0
 
     def update(self, seen: Seen) -> dict:
-        """After a control step: `success`, and what it consists of."""
+        """After a control step: `success` and its conditions."""
         touch = seen.touches[0]
         offset = seen.poses[0][:2] - seen.poses[1][:2]
         impulses = [math.hypot(*impulse) for side in touch.fingers for impulse, _ in side]

@@ -27,7 +27,7 @@ _EGGPLANT = Body(
     shapes=(Shape("capsule", (0.0187, 0.0205), (0.30, 0.10, 0.35), (0, 0, 0), Z_ALONG_X, 0.0209),),
     rests={name: Rest(turn, 0.0187) for name, turn in _TURNS.items()},
 )
-# The floor of the basket, a heavy plate that nobody sees in SIMPLER either.
+# The floor of the basket: a heavy plate, hidden in SIMPLER too.
 _BASKET = Body(
     "basket",
     size=(0.13, 0.08, 0.002),
@@ -37,7 +37,7 @@ _BASKET = Body(
 
 
 class PutEggplantInBasket(PutOnTask):
-    """`variant` is how the eggplant is turned, `object_xy` where it is let go (m, world)."""
+    """`variant` is the eggplant's rotation, `object_xy` its initial position (m, world)."""
 
     name = "put_eggplant_in_basket"
     words = "put eggplant into yellow basket"

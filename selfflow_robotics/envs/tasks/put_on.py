@@ -13,13 +13,13 @@ from selfflow_robotics.envs.tasks.plan import Grasp, PutOn, Skill
 from selfflow_robotics.envs.tasks.rules import CONSECUTIVE_GRASP_STEPS, Seen, is_grasped
 from selfflow_robotics.robot.rotations import from_wxyz
 
-# The four corners of a square, by the signs of x and y, and all ordered pairs of them: where the
-# object stands, and where it goes.
+# The corners of a square by the signs of x and y, and all ordered pairs of corners: the object's
+# and the goal's.
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 PLACES = {f"{a}-{b}": (a, b) for a in range(4) for b in range(4) if a != b}
 MIDDLE = (-0.16, 0.0)  # of the squares, m, world
 SHIFT_M = 0.02  # of the whole layout, along each axis
-# What recordings add on each side: nothing leaves the arm's reach.
+# Demonstrations may shift it further by this, which stays within the arm's reach.
 SHIFT_ROOM_M = 0.02
 
 FLAGS = (
@@ -39,7 +39,7 @@ TABLE: dict[str, Any] = {
 
 
 def corners(half_edge_m: float, places: str, shift: list[float]) -> list[tuple[float, float]]:
-    """Where the object and its goal stand (xy, m, world): two corners of a square."""
+    """Positions of the object and its goal (xy, m, world): two corners of a square."""
     (x, y), (dx, dy) = MIDDLE, shift
     return [
         (half_edge_m * _CORNERS[i][0] + x + dx, half_edge_m * _CORNERS[i][1] + y + dy)
@@ -48,23 +48,23 @@ def corners(half_edge_m: float, places: str, shift: list[float]) -> list[tuple[f
 
 
 def about_z(degrees: float) -> Quaternion:
-    """A turn about the vertical, wxyz."""
+    """A rotation about the vertical axis, wxyz."""
     half = math.radians(degrees) / 2
     return (math.cos(half), 0.0, 0.0, math.sin(half))
 
 
 class PutOnTask(Task):
-    """One object, which a WidowX robot puts on or into another, the goal.
+    """WidowX puts one object on or into another, the goal.
 
-    A member says where the two are let go and how they are turned; SIMPLER is told the same.
+    Subclasses define the two bodies and their initial poses, which SIMPLER uses too.
     """
 
     robot = WIDOWX
     max_episode_steps = 60
     targets = ("object_position", "gripper", "tool_position")
     words: str  # the instruction
-    clearance_m = 0.02  # between the two, at most
-    may_touch_others = False  # whether success allows the object to touch more than its goal
+    clearance_m = 0.02  # largest vertical gap between the two on success
+    may_touch_others = False  # whether the object may touch something besides its goal on success
     grasp = Grasp()
     put = PutOn()
     base_xy = (0.147, 0.028)  # of the robot, m, world
@@ -72,10 +72,10 @@ class PutOnTask(Task):
 
     @abstractmethod
     def places(self, episode: Episode) -> list[tuple[float, float]]:
-        """Where the object and its goal are let go (xy, m, world)."""
+        """Initial positions of the object and its goal (xy, m, world)."""
 
     def turn(self, episode: Episode) -> Quaternion:
-        """The object's turn (wxyz) when it is let go; the goal is not turned."""
+        """Initial rotation (wxyz) of the object; the goal is not rotated."""
         return UNTURNED
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class PutOnTask(Task):
         return (self.grasp, self.put)
 
     def binding(self, env_id: str, models: tuple[str, ...], **more: Any) -> SimplerBinding:
-        """How SIMPLER is told. It chooses among layouts of its own, which are replaced by one."""
+        """SIMPLER's settings; its own layouts are replaced by the task's."""
         return SimplerBinding(
             env_id=env_id,
             object_options=lambda episode: {"episode_id": 0},
@@ -140,7 +140,7 @@ class PutOnRule:
         grasped = is_grasped(seen.touches[0], _MAX_GRASP_ANGLE_DEG)
         self.grasp_steps = self.grasp_steps + 1 if grasped else 0
         consecutive = self.grasp_steps >= CONSECUTIVE_GRASP_STEPS
-        # SIMPLER turns the bounding box's size as if it were a vector, and so do we.
+        # As in SIMPLER, the bounding box's size is rotated as if it were a vector.
         source_half, goal_half = (
             from_wxyz(pose[3:]).apply(body.size) / 2
             for pose, body in zip(self.settled.poses, (self.source, self.goal), strict=True)

@@ -1,4 +1,4 @@
-"""What a success rule sees, and the rules that several tasks share, apart from any simulator.
+"""Success rules: what they see, and those that several tasks share. No simulator is needed.
 
 Source: ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py (evaluate) and
 agents/robots/googlerobot.py (check_grasp).
@@ -12,28 +12,28 @@ import numpy as np
 
 LIFTED_M = 0.01  # above the settled height, touching nothing but the robot
 LIFTED_SIGNIFICANTLY_M = 0.02
-SIGNIFICANT_STEPS = 5  # steps lifted significantly, in all, that make success last
+SIGNIFICANT_STEPS = 5  # after so many steps lifted significantly, in total, success is permanent
 CONSECUTIVE_GRASP_STEPS = 5
-MIN_IMPULSE = 1e-6  # N s; less is no touch
-MAX_GRASP_ANGLE_DEG = 80.0  # between the impulse on a finger and the way that finger opens
+MIN_IMPULSE = 1e-6  # N s; less does not count as contact
+MAX_GRASP_ANGLE_DEG = 80.0  # between the impulse on a finger and its opening direction
 
 
 @dataclass(frozen=True)
 class Touch:
-    """What touches an object in one physics step."""
+    """The contacts of an object in one physics step."""
 
-    others: frozenset[str]  # what touches it above MIN_IMPULSE, other than the robot
+    others: frozenset[str]  # bodies in contact with it above MIN_IMPULSE, except the robot's
     # per finger side: (impulse on the finger part [3] in N s, opening direction of that part [3])
     fingers: tuple[tuple[tuple[np.ndarray, np.ndarray], ...], ...]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a rule sees after a control step, object by object as in the task's scene."""
+    """What a rule sees after a control step; objects in the order of the task's scene."""
 
     poses: np.ndarray  # float64 [n, 7]: xyz (m, world), quaternion wxyz
     touches: tuple[Touch, ...]
-    drawers: np.ndarray | None = None  # float64 [3]: how far each stands open (m), top first
+    drawers: np.ndarray | None = None  # float64 [3]: how far each is open (m), top first
 
     def height(self, item: int) -> float:
         """The object's z (m)."""
@@ -41,9 +41,9 @@ class Seen:
 
 
 class Rule(Protocol):
-    """Follows one episode."""
+    """Judges one episode, step by step."""
 
-    stage: int  # which of the task's instructions holds
+    stage: int  # index of the current instruction in `Task.instructions`
 
     def update(self, seen: Seen) -> dict[str, Any]:
         """After a control step: `success` (bool) and further entries of the step's info."""
@@ -51,7 +51,7 @@ class Rule(Protocol):
 
 
 def is_grasped(touch: Touch, max_angle_deg: float = MAX_GRASP_ANGLE_DEG) -> bool:
-    """Both sides press the object, each at most the angle off its opening direction."""
+    """Whether both fingers press the object, each within the angle of its opening direction."""
     for side in touch.fingers:
         impulses = [math.hypot(*impulse) for impulse, _ in side]
         if not side or max(impulses) < MIN_IMPULSE:
@@ -87,7 +87,7 @@ class PickRule:
         grasped = is_grasped(touch)
         self.grasp_steps = self.grasp_steps + 1 if grasped else 0
         rise = seen.height(0) - self.settled_height
-        # Without a grasp the flag falls, and the test that follows may set it again.
+        # Without a grasp the flag is reset, and the second condition may set it again.
         self.lifted = (self.lifted and grasped) or (not touch.others and rise > LIFTED_M)
         significantly = self.lifted and rise > LIFTED_SIGNIFICANTLY_M
         consecutive = self.grasp_steps >= CONSECUTIVE_GRASP_STEPS

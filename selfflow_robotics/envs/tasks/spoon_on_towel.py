@@ -35,8 +35,8 @@ _TOWEL = Body(
 
 
 class SpoonOnTowel(PutOnTask):
-    """`variant` is how the spoon lies, `places` the corners of a square on which spoon and towel
-    are let go, `shift_xy` moves both (m)."""
+    """`variant` is the spoon's orientation, `places` the corners of a square for spoon and towel,
+    `shift_xy` a shift of both (m)."""
 
     name = "spoon_on_towel"
     words = "put the spoon on the towel"

@@ -28,8 +28,8 @@ def _cube(name: str, rgb: Vector) -> Body:
 
 
 class StackCube(PutOnTask):
-    """`variant` is the size of the square on whose corners, `places`, green and yellow cube are let
-    go, `shift_xy` moves both (m)."""
+    """`variant` is the size of a square, `places` its corners for the green and the yellow cube,
+    `shift_xy` a shift of both (m)."""
 
     name = "stack_cube"
     words = "stack the green block on the yellow block"
