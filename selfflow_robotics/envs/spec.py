@@ -93,9 +93,7 @@ def make_env(spec: SimulatorSpec) -> RobotEnv:
     task, size = get_task(spec.task), (spec.image_size[0], spec.image_size[1])
     if spec.simulator == "tabletop":
         if task.surroundings:
-            raise UserError(
-                f"{task.name} uses surroundings of SIMPLER's that the tabletop lacks; use sim=simpler"
-            )
+            raise UserError(f"{task.name} uses surroundings of SIMPLER's; use sim=simpler")
         from selfflow_robotics.envs.tabletop.env import TabletopEnv
 
         return TabletopEnv(task, image_size=size, renderer=spec.renderer)
