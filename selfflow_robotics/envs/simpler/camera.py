@@ -1,4 +1,4 @@
-"""The overhead camera's image, rendered on demand.
+"""The image that the policy sees, rendered on demand.
 
 SIMPLER renders two cameras with four textures each at every step. A policy observes one camera
 every few steps; rendering only that gives the same pixels in half the time, and other steps render
@@ -13,7 +13,7 @@ import numpy as np
 
 from selfflow_robotics.errors import UserError
 
-# Actors hidden by the photograph: the ground, the goal marker, the table ("" and "arena").
+# Actors that the photograph hides: the ground, the goal marker, the table ("" and "arena").
 _BEHIND_PHOTOGRAPH = {"ground", "goal_site", "", "arena"}
 
 
@@ -41,7 +41,10 @@ class OverheadCamera:
         self._photograph, self._path = _to_uint8(resized.astype(np.float32)), path
 
     def render(self) -> np.ndarray:
-        """The current scene as uint8 [512, 640, 3], bit-identical to SIMPLER's own frame."""
+        """The current scene as uint8 [H, W, 3], bit-identical to SIMPLER's own frame.
+
+        H, W: 512, 640 for the google robot, 480, 640 for WidowX.
+        """
         simulation = self._simulation
         simulation.update_render()
         # Looked up each time, as a reset creates a new scene with new cameras.
