@@ -35,9 +35,6 @@ MAX_SEED = 2**31
 TRIES = 20  # failed attempts at an episode before giving up
 # Policies fail near the border of the demonstrated positions, so these extend beyond the task's.
 MARGIN_M = 0.04
-# Steps of success at the end of a demonstration: the lift is over by then, and the last steps show
-# how to hold the object. With 3 steps, policies let go again.
-HOLD_STEPS = 8
 PLAY_STEPS = 40
 # Finished episodes per simulator that may wait in memory for an earlier one; a crash loses them.
 AHEAD = 4
@@ -115,12 +112,13 @@ class CollectConfig:
     def recording(self) -> dict[str, Any]:
         """Settings that determine the episodes, besides the simulator; stored with the data set."""
         plays = self.mode == "play"
+        hold_steps = sorted({task.hold_steps for task in get_tasks(self.task)})
         return {
             "mode": self.mode,
             "seed": self.seed,
             "recovery": None if plays else self.recovery,
             "margin_m": MARGIN_M,
-            "hold_steps": None if plays else HOLD_STEPS,
+            "hold_steps": None if plays else hold_steps if len(hold_steps) > 1 else hold_steps[0],
         }
 
     @property
@@ -238,7 +236,7 @@ def _record(
         plan,
         policy,
         max_steps=PLAY_STEPS if plays else None,
-        stop_on_success=0 if plays else HOLD_STEPS,
+        stop_on_success=not plays,
         record="steps",
     )
     with tqdm(

@@ -68,14 +68,14 @@ def roll_out(
     *,
     replan_steps: int | None = None,
     max_steps: int | None = None,
-    stop_on_success: int = 0,
+    stop_on_success: bool = False,
     record: Literal["none", "frames", "steps"] = "none",
 ) -> Iterator[EpisodeResult]:
     """Play `episodes` (possibly infinite: stop iterating at any time) and yield the results.
 
     The first `replan_steps` actions of each chunk (None: all) are executed before the next
     observation. An episode has the task's `max_episode_steps`, or `max_steps` if that is less; with
-    `stop_on_success` = n it ends once success has held for n steps in a row. `record` keeps the
+    `stop_on_success` it ends once success has held for the task's `hold_steps`. `record` keeps the
     images ("frames") or everything ("steps"), which renders every step.
 
     If a simulator fails or exceeds `timeout_s` for an answer, it is restarted and the episode
@@ -112,7 +112,7 @@ def roll_out(
                 if episode is None:
                     break
                 try:
-                    slot.begin(episode, policy, max_steps)
+                    slot.begin(episode, policy, max_steps, stop_on_success)
                 except SimulatorError as error:
                     if failed := fail(slot, error):
                         yield failed
@@ -132,7 +132,7 @@ def roll_out(
                 if failed := fail(slot, error):
                     yield failed
                 continue
-            if slot.running.is_over(stop_on_success):
+            if slot.running.is_over():
                 yield slot.drop().result(record=record)
             else:
                 ready.append(slot)
@@ -142,7 +142,7 @@ def roll_out(
                 yield slot.drop().result(error=cause)
                 continue
             try:
-                slot.execute(chunk[:replan_steps], stop_on_success)
+                slot.execute(chunk[:replan_steps])
             except SimulatorError as error:
                 if failed := fail(slot, error):
                     yield failed
@@ -157,6 +157,7 @@ class _Episode:
     failures: int = 0  # failures of the simulator in earlier attempts
     started: float = field(default_factory=time.monotonic)
     horizon: int = 0
+    hold_steps: int = 0  # of success, after which it ends; 0: it goes on
     observations: list[dict[str, Any]] = field(default_factory=list)
     infos: list[dict[str, Any]] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
@@ -165,9 +166,9 @@ class _Episode:
     def steps(self) -> int:
         return max(0, len(self.infos) - 1)
 
-    def is_over(self, stop_on_success: int) -> bool:
-        last = self.infos[1:][-stop_on_success:] if stop_on_success else []
-        has_held = len(last) == stop_on_success > 0 and all(info["success"] for info in last)
+    def is_over(self) -> bool:
+        last = self.infos[1:][-self.hold_steps :] if self.hold_steps else []
+        has_held = len(last) == self.hold_steps > 0 and all(info["success"] for info in last)
         return has_held or self.steps >= self.horizon
 
     def result(self, error: str | None = None, record: str = "none") -> EpisodeResult:
@@ -206,9 +207,13 @@ class _Slot:
         assert self.episode is not None
         return self.episode
 
-    def begin(self, episode: _Episode, policy: Policy, max_steps: int | None) -> None:
+    def begin(
+        self, episode: _Episode, policy: Policy, max_steps: int | None, stop_on_success: bool
+    ) -> None:
         spec = episode.spec
-        episode.horizon = get_task(spec.task).max_episode_steps
+        task = get_task(spec.task)
+        episode.horizon = task.max_episode_steps
+        episode.hold_steps = task.hold_steps if stop_on_success else 0
         if max_steps is not None:
             episode.horizon = min(episode.horizon, max_steps)
         self.episode = episode
@@ -219,7 +224,7 @@ class _Slot:
             "reset", task=spec.task, seed=spec.seed, options=options, observe=observe
         )
 
-    def execute(self, chunk: np.ndarray, stop_on_success: int) -> None:
+    def execute(self, chunk: np.ndarray) -> None:
         left = self.running.horizon - self.running.steps
         chunk = chunk[:left]
         # The image after the last step is not needed.
@@ -229,7 +234,7 @@ class _Slot:
             "run",
             actions=chunk,
             observe="none" if is_unseen else self.render,
-            stop_after_success=stop_on_success,
+            stop_after_success=self.running.hold_steps,
         )
 
     def take_reply(self) -> None:

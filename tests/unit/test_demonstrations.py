@@ -20,6 +20,7 @@ from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing
 from selfflow_robotics.envs.spec import SimplerInstall
+from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.demonstrator import Demonstrator
@@ -349,7 +350,7 @@ def test_where_nothing_can_be_recorded(tmp_path):
 
 
 def test_an_unfit_expert_is_said_to_be(tmp_path, monkeypatch):
-    monkeypatch.setattr("selfflow_robotics.rollouts.demonstrations.HOLD_STEPS", 1000)
+    monkeypatch.setattr(Task, "hold_steps", 1000)
     monkeypatch.setattr(Demonstrator, "_step", lambda self, track, state: np.zeros(7, np.float32))
     with pytest.raises(UserError, match=r"episode 0 \(pick_coke_can, standing\) failed 20"):
         collect(replace(FAKE, root=str(tmp_path), num_episodes=1))

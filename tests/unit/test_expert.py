@@ -32,7 +32,7 @@ def specs(seeds, **options):
 
 
 def test_expert_picks_every_variant(clients):
-    results = list(roll_out(clients, specs(range(3)), ScriptedExpert(), stop_on_success=3))
+    results = list(roll_out(clients, specs(range(3)), ScriptedExpert(), stop_on_success=True))
     assert [result.success for result in results] == [True] * 9
     assert max(result.steps for result in results) < 35
 
@@ -41,7 +41,7 @@ def test_expert_picks_every_variant(clients):
 @pytest.mark.parametrize("y", [-0.02, 0.42])
 def test_expert_reaches_the_corners(clients, x, y):
     episodes = specs([0], object_xy=[x, y])
-    results = list(roll_out(clients, episodes, ScriptedExpert(), stop_on_success=3))
+    results = list(roll_out(clients, episodes, ScriptedExpert(), stop_on_success=True))
     assert all(result.success for result in results)
 
 
@@ -69,7 +69,7 @@ def test_disturbed_expert_recovers(clients):
     policy = Demonstrator(recovery=1.0)
     episodes = specs(range(1_000_000, 1_000_004))
     prefixes, successes = [], 0
-    for result in roll_out(clients, episodes, policy, stop_on_success=3, record="steps"):
+    for result in roll_out(clients, episodes, policy, stop_on_success=True, record="steps"):
         labels = policy.tracks.pop(result.spec.seed).labels
         assert len(labels) == result.steps
         prefixes.append(sum(label is None for label in labels))

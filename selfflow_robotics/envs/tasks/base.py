@@ -121,6 +121,9 @@ class Task(ABC):
     name: str
     robot: Robot = GOOGLE_ROBOT
     max_episode_steps: int  # control steps
+    # How long a demonstration goes on after success. It should end in a state that the policy can
+    # stay in: with 3 steps, policies let go of a lifted can again.
+    hold_steps: int = 8
     starts: dict[str, Choice | Range]
     bodies: tuple[Body, ...]  # all objects that its scenes may contain
     simpler: SimplerBinding | None = None  # None: the task runs on the tabletop only

@@ -62,6 +62,10 @@ class Drawer(Task):
     ) -> None:
         """drawers: the possible variants. surroundings: None for the usual scene."""
         self.verb: Literal["open", "close"] = verb
+        if (
+            verb == "open"
+        ):  # until the hand has let go and backed off: it would push the drawer shut
+            self.hold_steps = 24
         self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
         self.stands = tuple(AGGREGATION_STANDS if surroundings else STANDS)
         self.starts = {"variant": Choice(drawers), "stand": Choice(self.stands)}
