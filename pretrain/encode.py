@@ -149,6 +149,7 @@ def default_processes(device: torch.device) -> int:
 def _name(config: EncodeConfig, source: ImageList | RldsFrames, size: Size) -> str:
     """The default folder name, from the main settings."""
     if isinstance(source, RldsFrames):
+        assert not isinstance(size, int)
         height, width = size
         split = re.sub(r"\W+", "-", source.split).strip("-")
         name = Path(source.directory).resolve().parent.name
