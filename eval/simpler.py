@@ -121,8 +121,9 @@ class EvalConfig:
             raise UserError(f"videos must not be negative, got {self.videos}")
         if self.guidance_scale is not None:
             check_scale(self.guidance_scale)
-        if self.instruction is not None and self.policy != "network":
-            raise UserError(f"policy={self.policy} reads no instruction; remove instruction")
+        for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
+            if self.policy != "network" and getattr(self, name) not in (None, False):
+                raise UserError(f"{name} is for a network; remove it, or policy={self.policy}")
 
 
 @hydra_app(
