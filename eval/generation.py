@@ -210,6 +210,12 @@ def picture_maker(
             raise UserError(
                 f"{bundle.origin} does not read instructions; choose classes with labels=[...]"
             )
+        trained = bundle.labels or range(bundle.network.config.num_classes or 0)
+        if len(trained) == 1 and config.guidance_scale != 1.0:
+            raise UserError(
+                f"guidance_scale has no effect with one class: leave it out ({bundle.origin} was "
+                "trained on images without labels, or all with the same)"
+            )
         told["labels"] = config.labels
     else:
         if config.labels is not None:

@@ -35,7 +35,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -122,8 +122,9 @@ class EvalConfig:
             raise UserError(f"videos must not be negative, got {self.videos}")
         if self.guidance_scale is not None:
             check_scale(self.guidance_scale)
-        if self.instruction is not None and self.policy != "network":
-            raise UserError(f"policy={self.policy} reads no instruction; remove instruction")
+        for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
+            if self.policy != "network" and getattr(self, name) not in (None, False):
+                raise UserError(f"{name} is for a network; remove it, or policy={self.policy}")
 
 
 @hydra_app(
@@ -140,19 +141,23 @@ def main(config: EvalConfig) -> int:
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
     policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
-    for task in tasks:  # before the first plays for hours
-        check_robot(task, policy.data_provenance if isinstance(policy, FlowPolicy) else None)
+    data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
+    for task in tasks:
+        check_robot(task, data)
     print(f"policy: {checkpoint or config.policy}")
-    reports, lacking = [], []
+    plans, lacking = [], []
     for task in tasks:
         try:
-            reports.append(evaluate(config, task, policy, checkpoint))
+            plans.append(plan(config, task, data))
         except SimplerMissing as error:  # perhaps a file that only this task needs
             if len(tasks) == 1:
                 raise
             lacking.append(f"{task.name} was not evaluated: {error}")
-    if not reports:
+    if not plans:
         raise SimplerMissing(lacking[0])
+    if not any(one.episodes for one in plans):
+        raise UserError(f"shard={config.shard} has no episodes of {config.task}")
+    reports = [evaluate(config, one, policy, checkpoint) for one in plans if one.episodes]
     if len(tasks) > 1:
         summarize(config, reports, checkpoint)
     print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
@@ -165,19 +170,40 @@ def tasks_to_evaluate(config: EvalConfig) -> list[Task]:
     return [own for task in get_tasks(config.task) for own in tasks_of(task, config.protocol)]
 
 
-def evaluate(config: EvalConfig, task: Task, policy: Policy, checkpoint: Path | None) -> Report:
-    """Play the missing episodes of one task, and write and print its report."""
-    data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
-    simulator, why, left_out = pick_simulator(config, task, data)
+class Plan(NamedTuple):
+    """The evaluation of one task: what will be played, and where."""
+
+    task: Task
+    simulator: str
+    why: str  # that simulator
+    protocol: Protocol
+    episodes: list[EpisodeSpec]
+    left_out: dict[str, str]  # variants that the simulator cannot play, and why
+
+
+def plan(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> Plan:
+    """Plan one task, before any other is played for hours; its shard may have no episodes."""
+    install, missing = config.simpler.resolved(), {}
+
+    def check() -> None:
+        missing.update(check_simpler(install.path, install.python, task, install.allow_invisible))
+
+    simulator, why = choose_simulator(config.sim, data, check)
+    left_out = missing if simulator == "simpler" else {}
     protocol = resolve_protocol(config.protocol, simulator)
     episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
+    episodes = Shard.parse(config.shard).of(episodes) if config.shard else episodes
+    playable = [episode for episode in episodes if episode.variant not in left_out]
+    if episodes and not playable:
+        raise SimplerMissing(next(iter(left_out.values())))
+    return Plan(task, simulator, why, protocol, playable, left_out)
+
+
+def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | None) -> Report:
+    """Play the missing episodes of one task, and write and print its report."""
+    data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
+    task, simulator, why, protocol, episodes, left_out = plan
     shard = Shard.parse(config.shard) if config.shard else None
-    episodes = shard.of(episodes) if shard else episodes
-    episodes = [episode for episode in episodes if episode.variant not in left_out]
-    if not episodes:
-        for cause in left_out.values():
-            raise SimplerMissing(cause)
-        raise UserError(f"shard={config.shard} has no episodes of {task.name}")
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
@@ -344,19 +370,6 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
         instruction=config.instruction,
         device=config.device,
     )
-
-
-def pick_simulator(
-    config: EvalConfig, task: Task, data: dict[str, Any] | None
-) -> tuple[str, str, dict[str, str]]:
-    """(simulator, why, variants that it cannot play and why)."""
-    install, missing = config.simpler.resolved(), {}
-
-    def check() -> None:
-        missing.update(check_simpler(install.path, install.python, task, install.allow_invisible))
-
-    simulator, why = choose_simulator(config.sim, data, check)
-    return simulator, why, missing if simulator == "simpler" else {}
 
 
 def output_folder(

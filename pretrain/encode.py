@@ -41,7 +41,7 @@ from selfflow_robotics.data.shapes import ensure_shapes
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.training.device import choose_device, set_threads
 
-MOST_PX = 4096  # of a side
+IMAGE_PX, MOST_PX = 256, 4096  # of a side
 MOST_PROCESSES = 8  # the default maximum, as each loads an autoencoder
 
 
@@ -52,7 +52,7 @@ class EncodeConfig:
     autoencoder: AutoencoderKind = "sd_vae"
     weights: str | None = None
     download: bool = False
-    image_size: int = 256
+    image_size: int | None = None
     split: str = "train"
     frame_size: tuple[int, int] | None = None
     mirror: bool = False
@@ -67,7 +67,7 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "image_size", "batch_size", "shard_size")
-        if self.image_size > MOST_PX:
+        if self.image_size is not None and self.image_size > MOST_PX:
             raise UserError(f"image_size must be at most {MOST_PX} px, got {self.image_size}")
         if self.frame_size is not None and not all(1 <= px <= MOST_PX for px in self.frame_size):
             raise UserError(f"frame_size must be from 1 to {MOST_PX} px, got {self.frame_size}")
@@ -95,7 +95,9 @@ def main(config: EncodeConfig) -> None:
     device = choose_device(config.device)
     autoencoder = load_autoencoder(kind, device)
     source, size = open_source(config)
-    output = Path(config.output) if config.output else Path(config.root) / _name(config, source)
+    output = (
+        Path(config.output) if config.output else Path(config.root) / _name(config, source, size)
+    )
     summary = write_latents(
         source,
         output,
@@ -118,19 +120,23 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
                 "mirror=true is for labelled images; mirrored robot frames would need mirrored "
                 "actions"
             )
+        if config.image_size is not None:
+            raise UserError(
+                f"image_size={config.image_size} is for images; an RLDS data set takes "
+                "frame_size=[HEIGHT,WIDTH] (and image_size=null if an experiment sets it)"
+            )
         frames = RldsFrames.open(Path(config.data).expanduser(), config.split)
         size = config.frame_size or frames.index.image_size
         print(f"{len(frames)} frames of {config.data}, {size[0]} x {size[1]} px")
         return frames, size
     if config.frame_size is not None:
         raise UserError("frame_size is for an RLDS data set; images take image_size=SIDE")
-    images = list_images(
-        config.data or ensure_shapes(Path(config.root), config.num_shapes, config.image_size)
-    )
+    size = config.image_size or IMAGE_PX
+    images = list_images(config.data or ensure_shapes(Path(config.root), config.num_shapes, size))
     print(f"{len(images)} images of {images.num_classes} classes in {images.root}")
     for note in images.notes():
         print(note)
-    return images, config.image_size
+    return images, size
 
 
 def default_processes(device: torch.device) -> int:
@@ -140,15 +146,16 @@ def default_processes(device: torch.device) -> int:
     return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
-def _name(config: EncodeConfig, source: ImageList | RldsFrames) -> str:
+def _name(config: EncodeConfig, source: ImageList | RldsFrames, size: Size) -> str:
     """The default folder name, from the main settings."""
     if isinstance(source, RldsFrames):
-        height, width = config.frame_size or source.index.image_size
+        assert not isinstance(size, int)
+        height, width = size
         split = re.sub(r"\W+", "-", source.split).strip("-")
         name = Path(source.directory).resolve().parent.name
         return f"{name}_{split}_{config.autoencoder}_{height}x{width}"
     mirrored = "_mirror" if config.mirror else ""
-    return f"{source.root.resolve().name}_{config.autoencoder}_{config.image_size}{mirrored}"
+    return f"{source.root.resolve().name}_{config.autoencoder}_{size}{mirrored}"
 
 
 def _line(summary: CacheSummary, output: Path, seconds: float) -> str:

@@ -85,6 +85,14 @@ def check_samples(
         raise UserError(f"the numbers of samples differ: {told}")
 
 
+def finite_tokens(tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """The tokens [B, N, C], with 0 in place of NaN and infinity in those that are not `valid`
+    (bool [B, N]): attention and gradients would spread them to the others."""
+    if valid is None:
+        return tokens
+    return torch.where(valid[..., None] | tokens.isfinite(), tokens, 0.0)
+
+
 def frame_places(grid: tuple[int, int], num_frames: int, first: int = 0) -> Tensor:
     """Places [num_frames h w, 3] of the tokens of whole frames, row by row; t counts from `first`.
 

@@ -200,6 +200,11 @@ def _explain_hydra(schema: type, error: HydraException) -> UserError:
         if key and value and value[0] not in "[{'\"" and '"' not in value:
             return UserError(f"cannot read '{error.override}'; write {key}='\"{value}\"'")
         return UserError(f"cannot read '{error.override}': {lines[0]}")
+    if sweep := re.match("Ambiguous value for argument '(.+?)=(.+)'$", lines[0]):
+        key, value = sweep.groups()
+        return UserError(
+            f"cannot read '{key}={value}'; write {key}='\"{value}\"', or as a list {key}=[{value}]"
+        )
     if group := re.match(r"Could not override '(.+?)'\. No match in the defaults list", lines[0]):
         return complaint(schema, group[1], lines[0])
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]

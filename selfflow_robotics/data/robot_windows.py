@@ -107,7 +107,17 @@ class RobotData:
         play_frames: FrameReader | None = None,
     ) -> None:
         """`share` picks this process's windows out of a step's. `frames` and `play_frames` are the
-        sources of frames; None: the stored images."""
+        sources of frames; None: the stored images.
+
+        Raises UserError if the demonstrations and play are of two robots.
+        """
+        layouts = {one.layout.name for one in (index, play) if one is not None and one.layout}
+        if len(layouts) > 1:
+            raise UserError(
+                f"the demonstrations and play are of two robots, as their features are those of "
+                f"{' and '.join(sorted(layouts))}; choose play of the same robot, or train without "
+                "(play_share=0)"
+            )
         self.settings, self._share = settings, share
         self.provenance = index.provenance | {"successes_only": settings.successes_only}
         self.fingerprints = {"data": index.fingerprint}

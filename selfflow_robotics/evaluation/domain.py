@@ -72,10 +72,11 @@ def check_robot(task: Task, data: dict[str, Any] | None) -> None:
 
 def _robot_of(data: dict[str, Any]) -> str | None:
     """The robot of the data; None if unknown."""
-    if "simulator" not in data and data.get("dataset") in _REAL_ROBOTS:
-        return _REAL_ROBOTS[data["dataset"]]
-    if data.get("robot") in {task.robot.name for task in TASKS.values()}:
-        return data["robot"]
+    dataset, robot = str(data.get("dataset")), str(data.get("robot"))
+    if "simulator" not in data and dataset in _REAL_ROBOTS:
+        return _REAL_ROBOTS[dataset]
+    if robot in {task.robot.name for task in TASKS.values()}:
+        return robot
     try:
         return get_tasks(str(data.get("task")))[0].robot.name
     except UserError:
@@ -84,5 +85,5 @@ def _robot_of(data: dict[str, Any]) -> str | None:
 
 def _origin(data: dict[str, Any]) -> str:
     if origin := data.get("simulator"):
-        return f"of {TITLES.get(origin, origin)}"
+        return f"of {TITLES.get(str(origin), origin)}"
     return "of the real robot" if is_real(data) else "of unknown origin"

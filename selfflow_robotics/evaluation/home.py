@@ -5,6 +5,7 @@ from typing import Any
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks.catalog import get_task
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.domain import check_robot
 
 
@@ -42,10 +43,12 @@ def home_spec(
     otherwise it renders at the network's (height, width) with `ray`. SIMPLER renders at the size of
     RT-1's data sets. The policy averages images down to its input size. `renderer` overrides that
     of the data; `network_image_size` None means that there is no network. Raises UserError if the
-    data come from another robot than the task's.
+    data come from another robot than the task's, and for a `renderer` with another simulator.
     """
     check_robot(get_task(task), data)
     if simulator != "tabletop":
+        if renderer is not None:
+            raise UserError(f"renderer={renderer} is for the tabletop, not {simulator}; remove it")
         return simulator_spec(simulator, task, install, timeout_s=timeout_s)
     origin = data if data and data.get("simulator") == "tabletop" else {}
     size = origin.get("image_size") or network_image_size

@@ -18,11 +18,11 @@ Evaluations draw their episodes' seeds from [0, 100000), held-out ones from [200
 demonstrations start at 1000000, so no policy is evaluated on a training episode.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.robots import ROBOTS
+from selfflow_robotics.envs.simpler.robots import colours_of
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
@@ -71,8 +71,13 @@ def resolve_protocol(protocol: Protocol, simulator: str) -> Protocol:
 def tasks_of(task: Task, protocol: Protocol) -> list[Task]:
     """The tasks to evaluate for `task`: its variations for variant_aggregation, else itself.
 
-    Raises UserError if the task has no variations.
+    Raises UserError if the task has no variations, or is one and visual_matching is asked for.
     """
+    if protocol == "visual_matching" and task.surroundings:
+        raise UserError(
+            f"protocol=visual_matching recolours the robot in the task's own surroundings, not in "
+            f"those of {task.name}; use protocol=variant_aggregation"
+        )
     if protocol != "variant_aggregation" or task.surroundings:
         return [task]
     found = list(task.aggregation())
@@ -95,13 +100,10 @@ def evaluation_episodes(
         return random_episodes(task, num_episodes or NUM_RANDOM_EPISODES, seed, first)
     if num_episodes is None:
         num_episodes = _number_of(task, protocol)
+    if protocol == "variant_aggregation" and not task.surroundings:
+        raise ValueError(f"{task.name} has the usual surroundings; see `tasks_of`")
     all_robots = protocol == "visual_matching"
     episodes = official_grid(task, seed, all_robots, recoloured=simulator == "simpler")
-    if protocol == "variant_aggregation":
-        if not task.surroundings:
-            raise ValueError(f"{task.name} has the usual surroundings; see `tasks_of`")
-        own_colours = {"robot_variant": ROBOTS[task.robot.name].variants[0]}
-        episodes = [replace(e, options=e.options | own_colours) for e in episodes]
     if num_episodes is None:
         return episodes
     if num_episodes > len(episodes):
@@ -181,7 +183,7 @@ def official_grid(
     cells = task.grid()
     if not cells:
         raise UserError(f"the task {task.name} has no official grid; use protocol=random")
-    robots = ROBOTS[task.robot.name].variants
+    robots = colours_of(task)
     if all_robots:
         starts = [(cell, robot) for robot in robots for cell in cells]
     else:

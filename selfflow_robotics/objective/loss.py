@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from selfflow_robotics.batch import Batch, Slot, Words
+from selfflow_robotics.batch import Batch, Slot, Words, finite_tokens
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.objective.roles import Role, arrange, denoises_frames
@@ -89,6 +89,7 @@ def loss(
         encoder: for objectives with a frozen encoder.
     """
     clean, to_denoise = arrange(role, batch.slots)
+    clean = {slot: x.with_tokens(finite_tokens(x.tokens, x.valid)) for slot, x in clean.items()}
     draws = conditioning.frame_draws if denoises_frames(role) else conditioning.draws
     to_denoise = {slot: x.repeat(draws) for slot, x in to_denoise.items()}
     labels = batch.labels

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfflow_robotics.batch import finite_tokens
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.timesteps import TimestepConfig
@@ -154,6 +155,7 @@ def self_flow_loss(
         encoder: for target = "encoder".
         places: int64 [N], for tube masking: tokens at the same place share their mask.
     """
+    data = {slot: finite_tokens(x, valid.get(slot)) for slot, x in data.items()}
     first = next(iter(data.values()))
     sizes = [x.shape[1] for x in data.values()]
     tau = SCHEDULES[config.schedule](

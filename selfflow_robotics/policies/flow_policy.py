@@ -41,12 +41,20 @@ class FlowPolicy:
         instruction: str | None = None,
     ) -> None:
         """`joint`: denoise later frames and actions together (role "joint") instead of only actions
-        (role "policy"). `instruction`: replaces the task's instruction."""
+        (role "policy"). `instruction`: replaces the task's instruction.
+
+        Raises UserError for a role that the network was not trained on, too many steps, and an
+        instruction that it cannot read.
+        """
         self._actions = bundle.require("joint" if joint else "policy")
         if not 1 <= replan_steps <= bundle.horizon:
             raise UserError(
                 f"replan_steps must be 1 to {bundle.horizon} (the chunk), got {replan_steps}"
             )
+        if instruction is not None:
+            bundle.network.encode_words(bundle.words([instruction]))  # raises if it is too long
+        if instruction == "" and guidance_scale not in (None, 1.0):
+            raise UserError("guidance_scale has no effect with an empty instruction; remove one")
         self.bundle, self.joint = bundle, joint
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps

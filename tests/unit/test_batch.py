@@ -92,6 +92,20 @@ def test_a_slot_that_the_batch_lacks_is_named(network, slots):
         ask(network, Batch(slots))
 
 
+@pytest.mark.parametrize("role", ["video", "inverse_dynamics"])  # denoised, and clean
+def test_tokens_that_do_not_count_may_be_anything(network, slots, role):
+    """NaN and infinity there reach neither the loss nor a gradient."""
+    tokens = slots["later_frames"].tokens.clone()
+    tokens[:, -2], tokens[:, -1] = torch.nan, torch.inf
+    valid = torch.arange(12).expand(2, 12) < 10
+    slots["later_frames"] = replace(slots["later_frames"], tokens=tokens, valid=valid)
+    network.zero_grad()
+    terms = ask(network, Batch(slots, ["a", "b"]), role)
+    terms.loss.backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(x.isfinite().all() for x in [terms.loss, *gradients])
+
+
 @pytest.mark.parametrize("weights", [(0, 0), (-1, 2), (float("nan"), 1), (float("inf"), 1)])
 def test_loss_weights_without_a_meaning_are_refused(network, slots, weights):
     named = dict(zip(("later_frames", "actions"), weights, strict=True))

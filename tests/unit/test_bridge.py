@@ -1,6 +1,7 @@
 """BridgeData V2's features: conversions, what is written, what is read."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from selfflow_robotics.data.rlds.bridge import bridge_features
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.data.rlds.writer import RldsWriter
+from selfflow_robotics.data.robot_windows import RobotData
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.actions import policy_from_rt1
 from selfflow_robotics.robot.bridge import (
@@ -20,7 +22,7 @@ from selfflow_robotics.robot.bridge import (
 )
 from selfflow_robotics.rollouts import demonstrations
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, collect
-from tests.rlds_sets import IMAGE_SIZE, edit_record, make_steps, shard
+from tests.rlds_sets import IMAGE_SIZE, edit_record, make_set, make_steps, shard
 
 PROVENANCE = {"simulator": "none", "robot": "widowx"}
 # SIMPLER's proprioception after a reset: the tool points nearly straight down.
@@ -183,3 +185,9 @@ def test_a_data_set_is_of_one_robot():
     assert "\n" not in str(caught.value)
     robots = {task.robot for task in demonstrations.get_tasks("all,widowx")}
     assert robots == set(demonstrations.LAYOUTS)
+
+
+def test_play_of_another_robot_is_refused(tmp_path, recorded):
+    bridge, fractal = RldsIndex.open(recorded), RldsIndex.open(make_set(tmp_path / "rt1", [4, 3]))
+    with pytest.raises(UserError, match="of two robots"):
+        RobotData(fractal, bridge, SimpleNamespace())

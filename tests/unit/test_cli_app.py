@@ -164,6 +164,7 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
         (["samplr.kind=heun"], "unknown config key 'samplr'; did you mean sampler.*?"),
         (["task=Ünï"], """cannot read 'task=Ünï'; write task='"Ünï"'"""),
         (["task=a=b"], """cannot read 'task=a=b'; write task='"a=b"'"""),
+        (["task=a,b"], """cannot read 'task=a,b'; write task='"a,b"', or as a list task=[a,b]"""),
         (["experiment=5"], "a number or null is not a choice for experiment; give a file name"),
         (["names=[a"], "cannot read 'names=[a': no viable alternative at input '[a'"),
     ],

@@ -180,6 +180,7 @@ def _nothing(folder):
         (_nothing, ["--output", "set/latents"], "one of the class folders of set"),
         (_nothing, ["image_size=0"], "image_size must be at least 1, got 0"),
         (_nothing, ["frame_size=[16,24]"], "image_size=SIDE"),
+        (_nothing, ["image_size=4097"], "image_size must be at most 4096"),
         (_nothing, ["max_skipped=1"], "max_skipped must be in [0, 1), got 1.0"),
         (_nothing, ["processes=0"], "processes must be from 1"),
         (_nothing, ["autoencoder=vae"], "did you mean sd_vae or rae?"),

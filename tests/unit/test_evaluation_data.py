@@ -181,6 +181,7 @@ def test_a_stranger_is_marked():
     assert out_of_domain("tabletop", {"simulator": "tabletop"}) is None
     assert out_of_domain("simpler", {"dataset": "fractal20220817_data"}) is None
     assert "unknown origin" in out_of_domain("simpler", {"dataset": "mine"})
+    assert out_of_domain("simpler", {"simulator": ["mine"]})
     assert "SIMPLER" in out_of_domain("tabletop", {"simulator": "simpler"})
     assert "real robot" in out_of_domain("tabletop", {"dataset": "fractal20220817_data"})
 
@@ -194,6 +195,7 @@ def test_a_stranger_is_marked():
         ({"task": "stack_cube"}, "widowx"),
         ({"task": "mine", "robot": "widowx"}, "widowx"),
         ({"robot": "a google robot"}, None),
+        ({"robot": ["widowx"], "dataset": {}, "task": 3}, None),
         (None, None),
     ],
 )
@@ -222,6 +224,8 @@ def test_the_tabletop_renders_as_it_did_for_the_training_data():
     assert rendering("tabletop", stranger, (32, 40)) == ((32, 40), "ray")
     assert rendering("tabletop", None, None) == ((64, 80), "ray")
     assert rendering("simpler", data, (64, 80))[0] == (256, 320)
+    with pytest.raises(UserError, match="renderer=gl is for the tabletop, not simpler"):
+        rendering("simpler", data, (64, 80), "gl")
 
 
 def test_videos_and_strips_show_every_frame(tmp_path):

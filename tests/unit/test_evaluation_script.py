@@ -107,6 +107,9 @@ def test_interrupted_it_says_so_and_goes_on(run, tmp_path, environment):
         (["--task", "move_neer"], "unknown task 'move_neer'; did you mean move_near"),
         (["policy=expert", "num_episodes=-1"], "num_episodes must be at least 1, got -1"),
         (["policy=expert", "replan_steps=0"], "replan_steps must be at least 1, got 0"),
+        (["policy=expert", "joint=true"], "joint is for a network; remove it, or policy=expert"),
+        (["policy=random", "--checkpoint", "runs/a"], "checkpoint is for a network"),
+        (["policy=random", "instruction=''"], "instruction is for a network"),
         (["num_episode=3"], "unknown config key 'num_episode'; did you mean num_episodes or"),
         (["policy=exprt"], "policy: unknown value 'exprt'; did you mean expert?"),
         ([], "no finetune run in runs/ has a checkpoint; train one or pass --checkpoint PATH"),
@@ -205,6 +208,23 @@ def test_several_tasks_have_a_folder_each_and_a_summary(main, tmp_path, capsys):
             main(["--task", *wrong, *arguments])
         assert stop.value.code == 2
         assert "move_near" in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_played_is_named_before_another_is_played(main, tmp_path, capsys):
+    """And a shard may be empty, as long as other tasks have episodes in it."""
+    arguments = ["policy=random", "baselines=[]", "videos=0", "processes=1", "protocol=quick"]
+    with pytest.raises(SystemExit) as stop:
+        main(["--task", "pick_coke_can,pick_object", *arguments])
+    assert stop.value.code == 2
+    assert "pick_object has no official grid" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    drawer = ["--task", "close_top_drawer,pick_coke_can", "shard=10/10"]
+    main([*drawer, *arguments])
+    [_, only] = sorted((tmp_path / "runs" / "eval" / "random").iterdir())
+    assert only.name.startswith("tabletop-pick_coke_can-quick")
+    with pytest.raises(SystemExit):
+        main([*drawer[:1], "close_top_drawer", *drawer[2:], *arguments])
+    assert "shard=10/10 has no episodes of close_top_drawer" in capsys.readouterr().err
 
 
 def test_a_task_with_drawers_remarks_that_simpler_rasterised_them():

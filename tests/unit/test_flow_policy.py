@@ -102,6 +102,18 @@ def test_an_instruction_can_replace_the_tasks(checkpoint):
     assert not np.array_equal(told, started(checkpoint, [0]).act([0], [seen]))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"instruction": 128 * "x"}, "instructions of at most 127 bytes"),
+        ({"instruction": "", "guidance_scale": 2.0}, "guidance_scale has no effect"),
+    ],
+)
+def test_an_instruction_that_cannot_be_read_is_refused_at_once(checkpoint, settings, message):
+    with pytest.raises(UserError, match=message):
+        FlowPolicy.from_checkpoint(checkpoint, device="cpu", **settings)
+
+
 @pytest.mark.parametrize("replan_steps", [0, 7])
 def test_no_more_actions_are_executed_than_predicted(checkpoint, replan_steps):
     with pytest.raises(UserError, match="replan_steps must be 1 to 6"):

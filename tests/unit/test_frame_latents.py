@@ -195,6 +195,7 @@ def test_data_that_change_meanwhile_stop_the_work(folder):
     [
         (["mirror=true"], "mirror=true"),
         (["split=test"], "no split 'test'"),
+        (["image_size=64"], "image_size=64 is for images"),
         (["frame_size=[0,12]"], "frame_size must be from 1"),
         (["frame_size=[16,24]"], "different image_size"),
         (["--split", "train[:2]"], "of a different data set"),

@@ -181,6 +181,7 @@ TINY = ["--checkpoint", "tiny.pt"]
         (_claims(grid=[10**6, 10**6]), [], "does not describe a network"),
         (_claims(labels=[9]), [], "does not describe a network"),
         (_claims(labels=[0, 2]), ["labels=[1]"], "without images of class 1"),
+        (_claims(labels=[0]), ["guidance_scale=2"], "guidance_scale has no effect with one class"),
         (_two_averages, [*TINY, "heads=4"], "'ema_1' and 'ema_2'"),
         (_misshapen, [*TINY, "heads=4"], "x_embedder.proj.bias is (5,), should be (48,)"),
         (_cut_checkpoint, [], "teacher.safetensors is truncated"),

@@ -11,7 +11,7 @@ from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks import catalog
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Range
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task, get_tasks, own_names
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.probe_frames import TARGETS, contents
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
@@ -71,6 +71,18 @@ def test_an_unknown_task_names_the_nearest(name):
     with pytest.raises(UserError, match="did you mean pick_coke_can") as raised:
         get_task(name)
     assert "\n" not in str(raised.value)
+
+
+def test_names_of_several_tasks_are_suggested_and_not_taken_for_one():
+    with pytest.raises(UserError, match="did you mean widowx"):
+        get_tasks("widow")
+    with pytest.raises(UserError, match="drawer means several tasks; choose one of open_drawer"):
+        get_task("drawer")
+    assert own_names(" pick_coke_can, drawer,google_robot_pick_coke_can") == "pick_coke_can,drawer"
+    assert [task.name for task in get_tasks("drawer , open_drawer")] == [
+        "open_drawer",
+        "close_drawer",
+    ]
 
 
 @pytest.mark.parametrize(

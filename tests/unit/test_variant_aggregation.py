@@ -6,7 +6,7 @@ import pytest
 
 from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.simpler.assets import STAND_IN_BYTES, check_assets, photographs
-from selfflow_robotics.envs.simpler.robots import ROBOTS
+from selfflow_robotics.envs.simpler.robots import ROBOTS, colours_of
 from selfflow_robotics.envs.spec import SimulatorSpec, make_env
 from selfflow_robotics.envs.tasks.catalog import TASKS, get_task, get_tasks
 from selfflow_robotics.errors import UserError
@@ -84,6 +84,20 @@ def test_other_tasks_and_simulators_are_refused():
     with pytest.raises(UserError, match="did you mean open_drawer@darker_light"):
         get_task("open_drawer@darker")
     assert tasks_of(TASKS["pick_object"], "random") == [TASKS["pick_object"]]
+    with pytest.raises(UserError, match="visual_matching recolours"):
+        tasks_of(get_task("open_drawer@darker_light"), "visual_matching")
+    with pytest.raises(UserError, match="paper has no episodes"):
+        evaluation_episodes(get_task("open_drawer@darker_light"), "simpler", "paper", None, 0)
+
+
+@pytest.mark.parametrize("protocol", ["grid", "quick", "random"])
+def test_the_robot_has_its_own_colours_by_every_protocol(protocol):
+    task = get_task("open_drawer@darker_light")
+    assert colours_of(task) == ("base",)
+    assert len(colours_of(TASKS["open_drawer"])) == 4
+    for episode in evaluation_episodes(task, "simpler", protocol, None, seed=0):
+        drawn = draw_start(task, episode.seed, episode.options, robot_variant=colours_of(task))
+        assert drawn["robot_variant"] == "base"
 
 
 def test_a_stage_that_is_missing_or_replaced_is_named(tmp_path):

@@ -22,6 +22,7 @@ from selfflow_robotics.data.rlds.info import read_info
 from selfflow_robotics.data.rlds.metadata import check_size, read_history
 from selfflow_robotics.data.rlds.pictures import decode_picture
 from selfflow_robotics.data.rlds.scan import scan_shards
+from selfflow_robotics.data.rlds.schema import Layout
 from selfflow_robotics.data.rlds.tfrecord import read_framing
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.normalize import NormStats
@@ -46,6 +47,7 @@ class RldsIndex:
     | image_size     | (int, int)      | height, width of the stored images                   |
     | disturbed      | bool [E]        | the recorded actions are not all that moved the arm  |
     | provenance     | dict            | the data set's name, and how it was made if told     |
+    | layout         | Layout or None  | whose features it has, RT-1's or Bridge's, if told   |
     | left_out       | dict[str, int]  | episodes that are not in the index, counted by cause |
     """
 
@@ -55,8 +57,10 @@ class RldsIndex:
         tables: dict[str, Any],
         provenance: dict[str, Any],
         disturbed: np.ndarray,
+        layout: Layout | None,
     ) -> None:
         self.shards = shards
+        self.layout = layout
         self.provenance = provenance
         self.disturbed = disturbed
         self.episode_start = tables["episode_start"]
@@ -116,7 +120,7 @@ class RldsIndex:
         provenance, disturbed = read_history(info, tables)
         check_size(info, split, total)
         provenance["split"] = split
-        index = cls([piece.path for piece in pieces], tables, provenance, disturbed)
+        index = cls([piece.path for piece in pieces], tables, provenance, disturbed, info.layout)
         for cause, count in index.left_out.items():
             if count:
                 _log.warning("%s: %d episodes left out: %s", directory, count, cause)

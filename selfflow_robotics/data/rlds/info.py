@@ -16,7 +16,7 @@ from tensorflow_datasets.core import naming, splits
 from tensorflow_datasets.core.proto import dataset_info_pb2
 
 from selfflow_robotics import json_file
-from selfflow_robotics.data.rlds.schema import check_features
+from selfflow_robotics.data.rlds.schema import Layout, check_features
 from selfflow_robotics.errors import UserError
 
 MAX_JSON_BYTES = 2**24  # fractal20220817_data: 20 kB
@@ -43,6 +43,7 @@ class Info:
     description: str
     module_name: str
     splits: splits.SplitDict
+    layout: Layout | None  # None: not told
 
     def pieces(self, split: str) -> list[Piece]:
         """The pieces of a split expression such as train, train[:90%] or train+val, in order.
@@ -107,8 +108,8 @@ def read_info(directory: Path) -> Info:
                 f"{directory}: dataset_info.json lacks the number of episodes per shard of "
                 f"'{one.name}' (shardLengths); copy it again"
             )
-    check_features(read_json(directory / "features.json"), directory / "features.json")
-    return Info(directory, proto.name, proto.description, proto.module_name, found)
+    layout = check_features(read_json(directory / "features.json"), directory / "features.json")
+    return Info(directory, proto.name, proto.description, proto.module_name, found, layout)
 
 
 def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> Any:

@@ -133,8 +133,9 @@ _OWN_CLASSES = {
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # the last before TFDS 4.5
 
 
-def check_features(content: Any, path: Path) -> None:
-    """Check features.json (`content`, read from `path`) for the keys above.
+def check_features(content: Any, path: Path) -> Layout | None:
+    """Check features.json (`content`, read from `path`) for the keys above, and return which they
+    are; None for an old kind of file that does not tell.
 
     Other features are not read and may be anything. Numbers may have any type and shape with the
     right count per step, and `steps` may be a Dataset or a Sequence, which are stored alike. Raises
@@ -154,7 +155,7 @@ def check_features(content: Any, path: Path) -> None:
                     )
         pending += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
     if isinstance(content, dict) and "type" in content:
-        return  # an old file with a different layout; the records are checked anyway
+        return None  # it is written differently; the records are checked anyway
     features = feature_pb2.Feature()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         json_format.ParseDict(content, features)
@@ -168,6 +169,7 @@ def check_features(content: Any, path: Path) -> None:
     layout = layout_of(["steps/action"] if is_whole else [])
     if complaint := _complaint(features, layout):
         raise UserError(f"{path}: {complaint}; convert the data to {layout.name}'s features")
+    return layout
 
 
 def _complaint(features: Any, layout: Layout) -> str | None:

@@ -24,7 +24,7 @@ from selfflow_robotics.envs.simpler.assets import (
     missing_variants,
 )
 from selfflow_robotics.envs.simpler.camera import OverheadCamera
-from selfflow_robotics.envs.simpler.robots import ROBOTS
+from selfflow_robotics.envs.simpler.robots import ROBOTS, colours_of
 from selfflow_robotics.envs.simpler.shim import relax_sapien
 from selfflow_robotics.envs.simpler.vulkan import list_devices, missing_device
 from selfflow_robotics.envs.tasks.base import DRAWERS, Task
@@ -61,7 +61,7 @@ class SimplerEnv(RobotEnv):
         self._sapien, self._assets, self._devices = _load(path)
         check_assets(task, self._assets, allow_invisible)
         self._missing = {} if allow_invisible else missing_variants(task, self._assets)
-        self._episode = draw_start(task, 0, {}, robot_variant=self._robot.variants)
+        self._episode = draw_start(task, 0, {}, robot_variant=colours_of(task))
         self._simulation = self._make_simulation()
         self._camera = OverheadCamera(self._simulation, self._robot.camera)
 
@@ -92,7 +92,7 @@ class SimplerEnv(RobotEnv):
 
     def begin(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         task, simulation = self.task, self._simulation
-        episode = draw_start(task, seed, options, robot_variant=self._robot.variants)
+        episode = draw_start(task, seed, options, robot_variant=colours_of(task))
         scene, robot = task.scene(episode), episode["robot_variant"]
         if episode["variant"] in self._missing:
             raise UserError(self._missing[episode["variant"]])

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from selfflow_robotics.envs.tasks.base import Task
+
 
 @dataclass(frozen=True)
 class SimplerRobot:
@@ -44,3 +46,9 @@ ROBOTS = {
         gripper_is_state=True,
     ),
 }
+
+
+def colours_of(task: Task) -> tuple[str, ...]:
+    """The robot's colours in the episodes of `task`: in other surroundings it has its own ones."""
+    variants = ROBOTS[task.robot.name].variants
+    return variants[:1] if task.surroundings else variants

@@ -11,7 +11,7 @@ from selfflow_robotics.envs.tasks.put_can_on_plate import PutCanOnPlate
 from selfflow_robotics.envs.tasks.put_eggplant_in_basket import PutEggplantInBasket
 from selfflow_robotics.envs.tasks.spoon_on_towel import SpoonOnTowel
 from selfflow_robotics.envs.tasks.stack_cube import StackCube
-from selfflow_robotics.errors import unknown
+from selfflow_robotics.errors import UserError, unknown
 
 TASKS: dict[str, Task] = {
     "move_near": MoveNear(),
@@ -63,8 +63,10 @@ def get_task(name: str) -> Task:
         own = own.removeprefix(prefix)
     own = _VERSIONS.get(own, own)
     known = _AGGREGATION if "@" in own else TASKS
+    if own in GROUPS:
+        raise UserError(f"{own} means several tasks; choose one of {', '.join(GROUPS[own])}")
     if own not in known:
-        raise unknown("task", own, known)
+        raise unknown("task", own, known if "@" in own else [*known, *GROUPS])
     return known[own]
 
 
@@ -74,7 +76,7 @@ def get_tasks(names: str) -> list[Task]:
     Raises UserError with suggestions for an unknown name.
     """
     chosen: dict[str, Task] = {}
-    for name in names.split(","):
+    for name in own_names(names).split(","):
         for member in GROUPS.get(name, (name,)):
             task = get_task(member)
             chosen[task.name] = task
@@ -82,5 +84,7 @@ def get_tasks(names: str) -> list[Task]:
 
 
 def own_names(names: str) -> str:
-    """`names` as for `get_tasks`, with SIMPLER's names replaced by ours."""
-    return ",".join(n if n in GROUPS else get_task(n).name for n in names.split(","))
+    """`names` as for `get_tasks`, each once, with SIMPLER's names replaced by ours."""
+    given = [name.strip() for name in names.split(",")]
+    own = (name if name in GROUPS else get_task(name).name for name in given)
+    return ",".join(dict.fromkeys(own))
