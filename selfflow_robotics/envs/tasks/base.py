@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.simpler.surroundings import Surroundings
 from selfflow_robotics.envs.tasks.objects import Body, Rest
 from selfflow_robotics.envs.tasks.plan import Skill
 from selfflow_robotics.envs.tasks.rules import Rule, Seen
@@ -133,6 +134,13 @@ class Task(ABC):
         if self.simpler is None:
             raise UserError(f"{self.name} runs on the tabletop only; use sim=tabletop")
         return self.simpler
+
+    def move_to(self, surroundings: Surroundings | None) -> None:
+        """Become the task in these surroundings, `name@variation`; None: stay the usual one."""
+        if surroundings:
+            self.surroundings = surroundings.name
+            self.name += f"@{surroundings.name}"
+            self.simpler = surroundings.of(self.bound())
 
     @property
     def variants(self) -> tuple[str, ...]:

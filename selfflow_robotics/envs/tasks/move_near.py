@@ -148,7 +148,7 @@ class MoveNear(Task):
                 for name, model in _MODELS.items()
                 if name not in _UNPAINTED
             }
-        usual = SimplerBinding(
+        self.simpler = SimplerBinding(
             env_id=f"MoveNearGoogleBakedTexInScene-{version}",
             stage="google_pick_coke_can_1_v4",
             overlay="real_inpainting/google_move_near_real_eval_1.png",
@@ -162,11 +162,9 @@ class MoveNear(Task):
                 for triplet, names in _TRIPLETS.items()
             },
         )
-        self.simpler = usual
+        self.move_to(surroundings)
         if surroundings:
-            self.surroundings = surroundings.name
-            self.name += f"@{surroundings.name}"
-            self.simpler = replace(surroundings.of(usual), env_id="MoveNearGoogleInScene-v0")
+            self.simpler = replace(self.bound(), env_id="MoveNearGoogleInScene-v0")
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         names = _TRIPLETS[episode["variant"]]

@@ -74,10 +74,7 @@ class PickCokeCan(Task):
         """orientations: the possible variants. surroundings: None for the usual scene."""
         chosen = f"{orientations[0]}_" if len(orientations) == 1 else ""
         self.name = f"pick_{chosen}coke_can"
-        if surroundings:
-            self.surroundings = surroundings.name
-            self.name += f"@{surroundings.name}"
-            self.simpler = surroundings.of(self.bound())
+        self.move_to(surroundings)
         self.starts = {
             "variant": Choice(orientations),
             "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
