@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.mjcf import Base, numbers
-from selfflow_robotics.envs.tabletop.robots import ROBOTS, RobotModel, Surroundings
+from selfflow_robotics.envs.tabletop.robots import ROBOTS, RobotModel, Workplace
 from selfflow_robotics.envs.tasks.base import Scene, Task
 from selfflow_robotics.envs.tasks.objects import Body, Shape
 
@@ -50,11 +50,11 @@ def _material(shape: Shape) -> str:
 
 
 def scene_mjcf(
-    robot: RobotModel, bodies: tuple[Body, ...], base: Base, surroundings: Surroundings
+    robot: RobotModel, bodies: tuple[Body, ...], base: Base, workplace: Workplace
 ) -> str:
     """MJCF text of the whole scene, with the objects `bodies` and the robot at `base`.
 
-    The joints are the robot's, then those of the objects, then those of the surroundings.
+    The joints are the robot's, then those of the objects, then those of the workplace.
 
     The "discrete" integrator is what makes grasps hold: others solve contacts as if the drives'
     strong damping were not there.
@@ -76,7 +76,7 @@ def scene_mjcf(
 <worldbody>
 <light name="lamp" pos="0.0 0.38 2.6" dir="-0.1 -0.1 -1" diffuse="0.75 0.75 0.75"
        specular="0 0 0" cutoff="80" castshadow="true"/>
-{surroundings.text}{robot.body(base)}{objects}{surroundings.last}
+{workplace.text}{robot.body(base)}{objects}{workplace.last}
 </worldbody>
 <contact>{robot.excluded}</contact>
 <actuator>{robot.actuators(robot.timestep)}</actuator>
@@ -86,13 +86,13 @@ def scene_mjcf(
 def load_model(robot: str, scene: Scene):
     """The compiled scene (MjModel), shared by all environments: nobody may change its physics."""
     bodies = tuple(item.body for item in scene.objects)
-    surroundings = ROBOTS[robot].surroundings(scene)
-    return _compile(robot, bodies, base_of(robot, scene), surroundings)
+    workplace = ROBOTS[robot].workplace(scene)
+    return _compile(robot, bodies, base_of(robot, scene), workplace)
 
 
 @lru_cache(maxsize=64)
-def _compile(robot: str, bodies: tuple[Body, ...], base: Base, surroundings: Surroundings):
-    return mujoco.MjModel.from_xml_string(scene_mjcf(ROBOTS[robot], bodies, base, surroundings))
+def _compile(robot: str, bodies: tuple[Body, ...], base: Base, workplace: Workplace):
+    return mujoco.MjModel.from_xml_string(scene_mjcf(ROBOTS[robot], bodies, base, workplace))
 
 
 def base_of(robot: str, scene: Scene) -> Base:
