@@ -11,7 +11,7 @@ from selfflow_robotics.envs.tabletop.control import GoogleRobotController
 from selfflow_robotics.envs.tabletop.mjcf import Base
 from selfflow_robotics.envs.tabletop.widowx_control import WidowXController
 from selfflow_robotics.envs.tasks import cabinet
-from selfflow_robotics.envs.tasks.base import Scene
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX, Scene
 
 
 class Controller(Protocol):
@@ -41,7 +41,7 @@ class RobotModel:
     """One robot."""
 
     sources: tuple[str, ...]  # files of this folder that determine its motion and appearance
-    control_hz: int
+    control_hz: float
     substeps: int  # physics steps in a control step
     num_arm: int  # joints
     fingers: tuple[str, ...]  # joints
@@ -88,7 +88,7 @@ def _widowx_workplace(scene: Scene) -> Workplace:
 ROBOTS = {
     "google_robot": RobotModel(
         sources=("google_robot.py", "control.py", "furniture.py"),
-        control_hz=google_robot.CONTROL_HZ,
+        control_hz=GOOGLE_ROBOT.control_hz,
         substeps=google_robot.SUBSTEPS,
         num_arm=len(google_robot.ARM_JOINTS),
         fingers=google_robot.FINGERS,
@@ -107,7 +107,7 @@ ROBOTS = {
     ),
     "widowx": RobotModel(
         sources=("widowx.py", "widowx_control.py", "widowx_furniture.py"),
-        control_hz=widowx.CONTROL_HZ,
+        control_hz=WIDOWX.control_hz,
         substeps=widowx.SUBSTEPS,
         num_arm=len(widowx.ARM_JOINTS),
         fingers=widowx.FINGERS,
