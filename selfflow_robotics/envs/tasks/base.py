@@ -112,6 +112,11 @@ class Scene:
     station: Literal["table", "sink"] = "table"  # of WidowX
 
 
+# The google robot at the table: its place, and where it picks objects up (m, world).
+TABLE_BASE_XY = (0.35, 0.20)
+TABLE_XY = Range((-0.35, -0.02), (-0.12, 0.42))
+
+
 class Task(ABC):
     """One task.
 

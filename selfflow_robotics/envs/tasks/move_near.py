@@ -32,6 +32,7 @@ from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
 from selfflow_robotics.robot.rotations import from_wxyz
 
+# As SIMPLER lists it, long along y; its mesh, as in pick_object, is long along x.
 _SPONGE = Body(
     "sponge",
     size=(0.07, 0.10, 0.036),
