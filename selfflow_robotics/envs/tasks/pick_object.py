@@ -28,7 +28,8 @@ from selfflow_robotics.envs.tasks.plan import Pick
 from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
 
 _CUBE = (0.03, 0.03, 0.03)
-# Name in the instruction -> SIMPLER's model, and ours of primitive shapes with the same mass.
+# Name in the instruction -> SIMPLER's model, and ours of primitive shapes with the same mass. The
+# spoon, carrot and eggplant are rods, which lie in every pose, unlike those of WidowX's tasks.
 _OBJECTS: dict[str, tuple[str, Body]] = {
     "pepsi can": ("opened_pepsi_can", PEPSI_CAN),
     "coke can": ("opened_coke_can", COKE_CAN),
