@@ -193,6 +193,7 @@ def test_the_tabletop_plays_it(task, envs):
 @every_task
 def test_the_expert_solves_it(task, envs):
     env, expert = envs(task), ScriptedExpert()
+    assert task.name in EXPERT, f"{task.name} needs a row in EXPERT, in this file"
     least, count = EXPERT[task.name]
     successes = 0
     for seed in range(count):
