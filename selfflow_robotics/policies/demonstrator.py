@@ -14,8 +14,8 @@ import numpy as np
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.envs.tasks.plan import Grasp, Hover, Pick
+from selfflow_robotics.policies import expert_objects, expert_widowx
 from selfflow_robotics.policies.expert import decide, plan_of
-from selfflow_robotics.policies.expert_objects import CLOSING_STEPS
 from selfflow_robotics.policies.motion import Progress
 from selfflow_robotics.policies.random import RandomWalk
 from selfflow_robotics.rng import numpy_generator
@@ -30,6 +30,8 @@ NOISE_M = 0.01  # standard deviation per axis, while approaching
 WALK_MEMORY = 0.8
 # Play alternates between wandering and expert motion.
 STRETCH_STEPS = (4, 13)
+# Skills whose grasp can be missed on purpose -> steps until their fingers are closed.
+_CLOSING_STEPS = {Pick: expert_objects.CLOSING_STEPS, Grasp: expert_widowx.CLOSING_STEPS}
 # Recorded steps of a `Hover`: enough to reach the place and to hold still there.
 WAITING_STEPS = 14
 
@@ -95,7 +97,7 @@ class Demonstrator:
         if kind < WANDER_SHARE:
             track.walk = RandomWalk(rng, WALK_MEMORY, get_task(episode.task).robot.name)
             track.unrecorded_steps = int(rng.integers(*WANDER_STEPS))
-        elif kind < WANDER_SHARE + MISS_SHARE and isinstance(track.progress.plan[0], Pick | Grasp):
+        elif kind < WANDER_SHARE + MISS_SHARE and type(track.progress.plan[0]) in _CLOSING_STEPS:
             angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*MISS_M)
             track.miss = length * np.array([math.cos(angle), math.sin(angle), 0.0])
             track.unrecorded_steps = MISS_MAX_STEPS
@@ -134,7 +136,7 @@ class Demonstrator:
         false_pose[:3] += track.miss
         started = track.progress.closing_steps
         action = decide(track.progress, {**info, "state": {**state, "object_pose": false_pose}})
-        if track.progress.closing_steps == CLOSING_STEPS > started:
+        if track.progress.closing_steps == _CLOSING_STEPS[type(track.progress.plan[0])] > started:
             track.unrecorded_steps = int(track.generator.integers(*MISS_LIFT_STEPS))
         if not track.unrecorded_steps:
             track.start_over()

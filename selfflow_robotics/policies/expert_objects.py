@@ -20,6 +20,7 @@ from selfflow_robotics.policies.motion import (
     TRANSLATION_GAIN,
     Command,
     Progress,
+    funnel,
     item_pose,
     towards,
     turn_by,
@@ -35,7 +36,7 @@ APPROACH_TILT_RAD = math.radians(32)
 FLAT_TILT_RAD = math.radians(16)  # at 20 degrees or more, spoons are missed
 # The funnel: stay this high until the gripper is directly above the object.
 HOVER_M = 0.09
-FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.015, 0.06
+FUNNEL_M = (0.015, 0.06)  # see `funnel`
 LIES_BELOW_COSINE = 0.5  # between the object's long axis and up
 LIFT_M, LIFT_STEP_MAX_M = 0.12, 0.08
 GRASP_WITHIN_M = 0.013
@@ -67,7 +68,7 @@ def pick(progress: Progress, skill: Pick, state: dict[str, Any]) -> Command:
         if is_lifted and not progress.is_last:
             progress.done += 1
         return Command(_upwards(rise), np.zeros(3), CLOSE)
-    share = 1.0 if state["gripper"] > OPEN_BELOW else _hover(offset)
+    share = 1.0 if state["gripper"] > OPEN_BELOW else funnel(offset, *FUNNEL_M)
     move = towards(offset + np.array([0.0, 0.0, HOVER_M * share]))
     tilt = FLAT_TILT_RAD if skill.is_flat else APPROACH_TILT_RAD
     turn = _turn_to_grasp(tool[3:], _long_axis(pose, skill), tilt)
@@ -106,7 +107,7 @@ def _lower_and_let_go(progress: Progress, tool: np.ndarray, offset: np.ndarray) 
         progress.opening_steps += 1
         rise = progress.lift_to_m - tool[2] if progress.opening_steps > OPENING_STEPS else 0.0
         return Command(_upwards(rise), np.zeros(3), OPEN)
-    move = towards(offset + np.array([0.0, 0.0, HOVER_M * _hover(offset)]))
+    move = towards(offset + np.array([0.0, 0.0, HOVER_M * funnel(offset, *FUNNEL_M)]))
     return Command(move, np.zeros(3), CLOSE)
 
 
@@ -122,12 +123,6 @@ def hover(progress: Progress, skill: Hover, state: dict[str, Any]) -> Command:
 def _upwards(rise: float) -> np.ndarray:
     """The commanded translation to move up by `rise` (m), never down."""
     return np.array([0.0, 0.0, np.clip(TRANSLATION_GAIN * rise, 0.0, LIFT_STEP_MAX_M)])
-
-
-def _hover(offset: np.ndarray) -> float:
-    """How much of HOVER_M to stay above a point at `offset` [3] (m): the funnel."""
-    lateral = math.hypot(*offset[:2])
-    return float(np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
 
 
 def _aim(object_pose: np.ndarray, skill: Pick) -> np.ndarray:

@@ -12,18 +12,26 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from selfflow_robotics.envs.tasks.plan import Grasp, PutOn
-from selfflow_robotics.policies.motion import CLOSE, OPEN, Command, Progress, item_pose, limit
+from selfflow_robotics.policies.motion import (
+    CLOSE,
+    OPEN,
+    OPEN_BELOW,
+    Command,
+    Progress,
+    funnel,
+    item_pose,
+    limit,
+)
 from selfflow_robotics.robot.rotations import from_wxyz
 
 # After a step, the arm still continues by this share of its motion in that step.
 LAG = 0.8
 MOVE_MAX_M, TURN_MAX_RAD = 0.035, 0.25
 # The funnel: stay this high until the gripper is directly above the object and rotated.
-HOVER_M, FUNNEL_INNER_M, FUNNEL_WIDTH_M = 0.06, 0.008, 0.04
+HOVER_M, FUNNEL_M = 0.06, (0.008, 0.04)  # see `funnel`
 TURNED_WITHIN_RAD = 0.12
 DESCENT_MAX_M = 0.025
 GRASP_WITHIN_M, GRASP_WITHIN_HEIGHT_M = 0.008, 0.006
-OPEN_BELOW = 0.2  # closedness below which the fingers fit around the object
 CLOSING_STEPS, OPENING_STEPS = 4, 3
 LIFTED_WITHIN_M = 0.02
 LOST_BEYOND_M = 0.06  # from tool to object
@@ -53,7 +61,7 @@ def grasp(progress: Progress, skill: Grasp, state: dict[str, Any]) -> Command:
             progress.done += 1
         return Command(_go(np.array([0.0, 0.0, rise]), rest_m), np.zeros(3), CLOSE)
     turn = _turn(tool[3:], _closing(pose[3:], skill.across))
-    above = _hover(offset)
+    above = funnel(offset, *FUNNEL_M)
     if math.hypot(*turn) > TURNED_WITHIN_RAD or state["gripper"] > OPEN_BELOW:
         above = 1.0
     return Command(
@@ -78,7 +86,7 @@ def put_on(progress: Progress, skill: PutOn, state: dict[str, Any]) -> Command:
         if progress.opening_steps > OPENING_STEPS:
             rise = max(progress.lift_to_m - tool[2], 0.0)
         return Command(_go(np.array([0.0, 0.0, rise]), rest_m), np.zeros(3), OPEN)
-    above = np.array([0.0, 0.0, skill.lift_m * _hover(offset)])
+    above = np.array([0.0, 0.0, skill.lift_m * funnel(offset, *FUNNEL_M)])
     return Command(_go(offset + above, rest_m), np.zeros(3), CLOSE)
 
 
@@ -95,12 +103,6 @@ def _go(offset: np.ndarray, rest: np.ndarray) -> np.ndarray:
     move = limit(offset - rest, MOVE_MAX_M)
     move[2] = max(move[2], -DESCENT_MAX_M)
     return move
-
-
-def _hover(offset: np.ndarray) -> float:
-    """Share of the hover height to keep above a point at `offset` [3] (m): the funnel."""
-    lateral = math.hypot(*offset[:2])
-    return float(np.clip((lateral - FUNNEL_INNER_M) / FUNNEL_WIDTH_M, 0.0, 1.0))
 
 
 def _closing(item: np.ndarray, across: str) -> list[np.ndarray]:

@@ -78,6 +78,13 @@ def turn_to(tool: np.ndarray, approach: np.ndarray, closing: np.ndarray) -> np.n
     return (Rotation.from_matrix(goal) * current.inv()).as_rotvec()
 
 
+def funnel(offset: np.ndarray, inner_m: float, width_m: float) -> float:
+    """Share of the hover height to stay above a point at `offset` [3] (m): 0 within `inner_m` of
+    it horizontally, 1 from `width_m` further out."""
+    lateral = math.hypot(*offset[:2])
+    return float(np.clip((lateral - inner_m) / width_m, 0.0, 1.0))
+
+
 def x_axis(rotation: Rotation) -> np.ndarray:
     """The x axis of a rotation [3]: the long axis of some objects."""
     return rotation.apply([1.0, 0.0, 0.0])

@@ -9,7 +9,7 @@ from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tasks.catalog import get_task
-from selfflow_robotics.policies.demonstrator import Demonstrator, Player
+from selfflow_robotics.policies.demonstrator import MISS_LIFT_STEPS, Demonstrator, Player
 from selfflow_robotics.policies.expert import ScriptedExpert, decide
 from selfflow_robotics.policies.expert_objects import HOVER_M
 from selfflow_robotics.policies.motion import TRANSLATION_GAIN, Progress
@@ -83,6 +83,32 @@ def test_disturbed_expert_recovers(clients):
     assert successes >= 11
     assert min(prefixes) == 0
     assert max(prefixes) > 10  # a grasp that missed
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "closing_steps"),
+    [("pick_coke_can", "standing", 5), ("stack_cube", "near", 4)],
+)
+def test_a_missed_grasp_closes_and_lifts_for_a_while(name, variant, closing_steps):
+    task, policy, lifts = get_task(name), Demonstrator(recovery=1.0), set()
+    body = task.bodies[0]
+    pose = np.array([-0.2, 0.1, 0.9, *body.rests[variant].quaternion])
+    for seed in range(60):
+        policy.begin(0, EpisodeSpec(name, variant, seed))
+        track = policy.tracks[seed]
+        if track.miss is None:
+            continue
+        tool = np.append(pose[:3] + track.miss, [1.0, 0.0, 0.0, 0.0])  # where it aims at
+        state = {"object_pose": pose, "tool_pose": tool, "gripper": 0.0, "base_pose": np.eye(7)[3]}
+        info = {"elapsed_steps": 0, "state": state}
+        actions = []
+        while track.unrecorded_steps:
+            actions.append(policy.act([0], [{}], [info])[0][0])
+        assert all(action[6] == 1.0 for action in actions)
+        assert not any(action[:6].any() for action in actions[:closing_steps])
+        assert all(action[2] > 0 for action in actions[closing_steps:])
+        lifts.add(len(actions) - closing_steps)
+    assert lifts == set(range(*MISS_LIFT_STEPS))
 
 
 def test_player_moves_and_says_so(clients):

@@ -1,5 +1,6 @@
 """The embedded simulator: geometry against SIMPLER's numbers, episodes, determinism, grasps."""
 
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -150,15 +151,26 @@ def test_provenance_is_complete(env):
     assert len(provenance["physics_sha256"]) == 64
 
 
-@pytest.mark.parametrize("name", ["tabletop/control.py", "tabletop/render.py", "tasks/rules.py"])
-def test_fingerprint_changes_with_the_code(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "number", "other"),
+    [
+        ("tabletop/control.py", "1.5", "1.6"),
+        ("tabletop/google_robot.py", "1.3", "1.4"),
+        ("tasks/rules.py", "= 1e-6", "= 2e-6"),
+    ],
+)
+def test_fingerprint_changes_with_the_code_alone(name, number, other, tmp_path, monkeypatch):
     before = scene.physics_fingerprint(TASK)
     copy = tmp_path / "envs"
     shutil.copytree(Path(scene.__file__).parents[1], copy)
     monkeypatch.setattr(scene, "__file__", str(copy / "tabletop" / "scene.py"))
     assert scene.physics_fingerprint(TASK) == before
-    with (copy / name).open("a") as file:
-        file.write("LIMIT = 1\n")
+    text = (copy / name).read_text()
+    remarked = re.sub(r'^( *""")(?=[A-Z])', r"\1Namely: ", text, flags=re.MULTILINE)
+    (copy / name).write_text(f"# A remark.\n{remarked}")
+    assert scene.physics_fingerprint(TASK) == before
+    assert number in text
+    (copy / name).write_text(text.replace(number, other, 1))
     assert scene.physics_fingerprint(TASK) != before
 
 

@@ -1,6 +1,9 @@
 """What every task promises, whatever it is about."""
 
+import importlib
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
 
 FILES = Path(catalog.__file__).parent
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "tasks.md"
 # The expert's successes of its first episodes, one a variant and seed: (least, episodes).
 EXPERT = {
     "move_near": (9, 10),
@@ -205,6 +209,7 @@ def test_the_tabletop_plays_it(task, envs):
 @every_task
 def test_the_expert_solves_it(task, envs):
     env, expert = envs(task), ScriptedExpert()
+    assert task.name in EXPERT, f"{task.name} needs a row in EXPERT, in this file"
     least, count = EXPERT[task.name]
     successes = 0
     for seed in range(count):
@@ -217,3 +222,18 @@ def test_the_expert_solves_it(task, envs):
             held = held + 1 if info["success"] else 0
         successes += held == HOLD_STEPS
     assert successes >= least
+
+
+def test_the_documented_example_keeps_these_promises(envs, tmp_path, monkeypatch):
+    pattern = r"Save this as `.*/(\w+)\.py`:\n\n((?: {4}.*\n|\n)+)"
+    [(name, code)] = re.findall(pattern, DOCUMENTED.read_text())
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    task = importlib.import_module(name).PutAppleOnPlate()
+    assert task.name == name
+    assert set(task.targets) <= set(TARGETS)
+    test_episodes_are_drawn_from_the_seed(task)
+    test_wrong_options_are_refused(task)
+    test_an_episode_has_words_a_scene_and_a_plan(task, envs)
+    test_the_grid_has_different_legal_starts(task)
+    test_the_tabletop_plays_it(task, envs)

@@ -16,13 +16,14 @@ from ruckig import InputParameter, Result, Ruckig, Trajectory
 
 from selfflow_robotics.envs.tabletop import google_robot as robot
 from selfflow_robotics.envs.tabletop.kinematics import ArmKinematics
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT
 
 ARM_LIMITS = (1.5, 2.0, 50.0)  # velocity, acceleration, jerk (rad, s)
 FINGER_PLAN_LIMITS = (1.0, 7.0, 50.0)
 FINGER_STROKE = 1.31  # rad a gripper action of 1 asks for
 FINGER_TARGET_RANGE = (robot.FINGER_LIMITS[0] - 0.01, robot.FINGER_LIMITS[1] + 0.01)
 SMALL_GRIPPER_ACTION = 1e-3  # rad: below it the fingers go on to what was commanded before
-_PERIOD = 1.0 / robot.CONTROL_HZ
+_PERIOD = 1.0 / GOOGLE_ROBOT.control_hz
 _NUM_ARM = len(robot.ARM_JOINTS)
 _ARM_RANGE = np.array(robot.ARM_RANGES).T
 # SIMPLER holds each of its 171 samples for 1/513 s; on average over one of our longer physics steps

@@ -29,7 +29,7 @@ _AT_REST = (1e-3, 1e-2)  # m/s, rad/s
 
 
 class TabletopEnv(RobotEnv):
-    """One robot, its surroundings, and the task's objects.
+    """One robot, its workplace, and the task's objects.
 
     Observations, actions and info are those of `envs.base.RobotEnv`.
     """
@@ -85,7 +85,7 @@ class TabletopEnv(RobotEnv):
         self._load(start)
         self._episode = episode
         mujoco.mj_resetData(self.model, self._data)
-        robot, around = self._robot, self._robot.surroundings(start)
+        robot, around = self._robot, self._robot.workplace(start)
         joints = np.array((*robot.reset_arm(start), *[robot.open_finger] * len(robot.fingers)))
         self._set_robot(joints)
         surface = around.surface

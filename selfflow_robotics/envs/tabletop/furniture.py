@@ -1,4 +1,4 @@
-"""The google robot's surroundings as MJCF: a room, and a table or a cabinet with drawers.
+"""The google robot's workplaces as MJCF: a room, and a table or a cabinet with drawers.
 
 The table's top and footprint are as measured in SIMPLER (ManiSkill2_real2sim
 envs/custom_scenes/base_env.py); its drawers are visual only, like walls and floor. The cabinet's

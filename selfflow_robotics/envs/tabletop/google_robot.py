@@ -13,7 +13,6 @@ import numpy as np
 
 from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, numbers, rpy_quaternion
 
-CONTROL_HZ = 3
 SUBSTEPS = 33  # physics steps in a control step
 BASE_HEIGHT = 0.06205 + 0.017
 ARM_JOINTS = ("torso", "shoulder", "bicep", "elbow", "forearm", "wrist", "gripper")

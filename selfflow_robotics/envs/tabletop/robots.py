@@ -6,12 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
-from selfflow_robotics.envs.tabletop import bridge, furniture, google_robot, widowx
+from selfflow_robotics.envs.tabletop import furniture, google_robot, widowx, widowx_furniture
 from selfflow_robotics.envs.tabletop.control import GoogleRobotController
 from selfflow_robotics.envs.tabletop.mjcf import Base
 from selfflow_robotics.envs.tabletop.widowx_control import WidowXController
 from selfflow_robotics.envs.tasks import cabinet
-from selfflow_robotics.envs.tasks.base import Scene
+from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX, Scene
 
 
 class Controller(Protocol):
@@ -27,8 +27,8 @@ class Controller(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """A robot's surroundings, as MJCF."""
+class Workplace:
+    """What stands around a robot, as MJCF."""
 
     text: str  # before the robot and the objects
     surface: float  # height of the surface under the first object, m
@@ -41,7 +41,7 @@ class RobotModel:
     """One robot."""
 
     sources: tuple[str, ...]  # files of this folder that determine its motion and appearance
-    control_hz: int
+    control_hz: float
     substeps: int  # physics steps in a control step
     num_arm: int  # joints
     fingers: tuple[str, ...]  # joints
@@ -56,7 +56,7 @@ class RobotModel:
     controller: Callable[[], Controller]
     reset_arm: Callable[[Scene], tuple[float, ...]]
     base_height: Callable[[Scene], float]
-    surroundings: Callable[[Scene], Surroundings]
+    workplace: Callable[[Scene], Workplace]
 
     @property
     def timestep(self) -> float:
@@ -69,22 +69,26 @@ class RobotModel:
         return (float(np.mean(fingers)) - opened) / (closed - opened)
 
 
-def _google_surroundings(scene: Scene) -> Surroundings:
+def _google_workplace(scene: Scene) -> Workplace:
     if scene.drawers is None:
-        return Surroundings(furniture.room() + furniture.table(), furniture.TABLE_TOP)
-    return Surroundings(furniture.room(), cabinet.SURFACE, last=furniture.drawer_cabinet())
+        return Workplace(furniture.room() + furniture.table(), furniture.TABLE_TOP)
+    return Workplace(furniture.room(), cabinet.SURFACE, last=furniture.drawer_cabinet())
 
 
-def _widowx_surroundings(scene: Scene) -> Surroundings:
+def _widowx_workplace(scene: Scene) -> Workplace:
     if scene.station == "table":
-        return Surroundings(bridge.table(), bridge.TABLE_TOP)
-    return Surroundings(bridge.sink(), bridge.SINK_FLOOR, other_surface=bridge.BASKET_FLOOR)
+        return Workplace(widowx_furniture.table(), widowx_furniture.TABLE_TOP)
+    return Workplace(
+        widowx_furniture.sink(),
+        widowx_furniture.SINK_FLOOR,
+        other_surface=widowx_furniture.BASKET_FLOOR,
+    )
 
 
 ROBOTS = {
     "google_robot": RobotModel(
         sources=("google_robot.py", "control.py", "furniture.py"),
-        control_hz=google_robot.CONTROL_HZ,
+        control_hz=GOOGLE_ROBOT.control_hz,
         substeps=google_robot.SUBSTEPS,
         num_arm=len(google_robot.ARM_JOINTS),
         fingers=google_robot.FINGERS,
@@ -99,11 +103,11 @@ ROBOTS = {
         controller=GoogleRobotController,
         reset_arm=lambda scene: google_robot.RESET_ARM,
         base_height=lambda scene: google_robot.BASE_HEIGHT,
-        surroundings=_google_surroundings,
+        workplace=_google_workplace,
     ),
     "widowx": RobotModel(
-        sources=("widowx.py", "widowx_control.py", "bridge.py"),
-        control_hz=widowx.CONTROL_HZ,
+        sources=("widowx.py", "widowx_control.py", "widowx_furniture.py"),
+        control_hz=WIDOWX.control_hz,
         substeps=widowx.SUBSTEPS,
         num_arm=len(widowx.ARM_JOINTS),
         fingers=widowx.FINGERS,
@@ -111,13 +115,13 @@ ROBOTS = {
         open_finger=widowx.FINGER_LIMITS[1],
         closed_finger=widowx.FINGER_LIMITS[0],
         unmoved=(),
-        materials=bridge.MATERIALS | widowx.MATERIALS,
+        materials=widowx_furniture.MATERIALS | widowx.MATERIALS,
         excluded="",
         body=widowx.robot_body,
         actuators=widowx.robot_actuators,
         controller=WidowXController,
         reset_arm=lambda scene: widowx.STATIONS[scene.station].reset_arm,
         base_height=lambda scene: widowx.STATIONS[scene.station].height,
-        surroundings=_widowx_surroundings,
+        workplace=_widowx_workplace,
     ),
 }

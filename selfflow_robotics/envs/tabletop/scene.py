@@ -1,13 +1,15 @@
 """A task's scene as MJCF text, and its compiled model. The world frame is SIMPLER's."""
 
+import ast
 import hashlib
 import inspect
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from selfflow_robotics.envs.tabletop.backend import mujoco
 from selfflow_robotics.envs.tabletop.mjcf import Base, numbers
-from selfflow_robotics.envs.tabletop.robots import ROBOTS, RobotModel, Surroundings
+from selfflow_robotics.envs.tabletop.robots import ROBOTS, RobotModel, Workplace
 from selfflow_robotics.envs.tasks.base import Scene, Task
 from selfflow_robotics.envs.tasks.objects import Body, Shape
 
@@ -50,11 +52,11 @@ def _material(shape: Shape) -> str:
 
 
 def scene_mjcf(
-    robot: RobotModel, bodies: tuple[Body, ...], base: Base, surroundings: Surroundings
+    robot: RobotModel, bodies: tuple[Body, ...], base: Base, workplace: Workplace
 ) -> str:
     """MJCF text of the whole scene, with the objects `bodies` and the robot at `base`.
 
-    The joints are the robot's, then those of the objects, then those of the surroundings.
+    The joints are the robot's, then those of the objects, then those of the workplace.
 
     The "discrete" integrator is what makes grasps hold: others solve contacts as if the drives'
     strong damping were not there.
@@ -76,7 +78,7 @@ def scene_mjcf(
 <worldbody>
 <light name="lamp" pos="0.0 0.38 2.6" dir="-0.1 -0.1 -1" diffuse="0.75 0.75 0.75"
        specular="0 0 0" cutoff="80" castshadow="true"/>
-{surroundings.text}{robot.body(base)}{objects}{surroundings.last}
+{workplace.text}{robot.body(base)}{objects}{workplace.last}
 </worldbody>
 <contact>{robot.excluded}</contact>
 <actuator>{robot.actuators(robot.timestep)}</actuator>
@@ -86,13 +88,13 @@ def scene_mjcf(
 def load_model(robot: str, scene: Scene):
     """The compiled scene (MjModel), shared by all environments: nobody may change its physics."""
     bodies = tuple(item.body for item in scene.objects)
-    surroundings = ROBOTS[robot].surroundings(scene)
-    return _compile(robot, bodies, base_of(robot, scene), surroundings)
+    workplace = ROBOTS[robot].workplace(scene)
+    return _compile(robot, bodies, base_of(robot, scene), workplace)
 
 
 @lru_cache(maxsize=64)
-def _compile(robot: str, bodies: tuple[Body, ...], base: Base, surroundings: Surroundings):
-    return mujoco.MjModel.from_xml_string(scene_mjcf(ROBOTS[robot], bodies, base, surroundings))
+def _compile(robot: str, bodies: tuple[Body, ...], base: Base, workplace: Workplace):
+    return mujoco.MjModel.from_xml_string(scene_mjcf(ROBOTS[robot], bodies, base, workplace))
 
 
 def base_of(robot: str, scene: Scene) -> Base:
@@ -102,17 +104,37 @@ def base_of(robot: str, scene: Scene) -> Base:
 
 
 def physics_fingerprint(task: Task) -> str:
-    """SHA-256 over everything that determines a task's motion, success and images: the source text
-    of the simulator, of the task's robot and of the task's own files, and the task's objects.
+    """SHA-256 over everything that determines a task's motion, success and images: the code of the
+    simulator, of the task's robot and of the task's own files, and the task's objects.
 
     The MJCF alone would not be enough: it has neither the controllers' limits nor the settings of
-    the inverse kinematics, the success rule or the ray renderer's lights. Even a changed comment in
-    these files changes the hash; other tasks and robots do not.
+    the inverse kinematics, the success rule or the ray renderer's lights. Comments, docstrings,
+    other tasks and other robots do not change the hash.
     """
     folder = Path(__file__).parents[1]
     own = (f"tabletop/{name}" for name in ROBOTS[task.robot.name].sources)
-    sources = [(folder / name).read_bytes() for name in (*_DECISIVE, *own)]
+    sources = [folder / name for name in (*_DECISIVE, *own)]
     classes = [one for one in type(task).__mro__ if issubclass(one, Task) and one is not Task]
-    sources += [Path(inspect.getfile(one)).read_bytes() for one in classes]
-    sources.append(repr(task.bodies).encode())
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+    sources += [Path(inspect.getfile(one)) for one in classes]
+    parts = [*(_code(path.read_text()) for path in sources), repr(task.bodies)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _code(source: str) -> str:
+    """The syntax tree of Python code as text, without docstrings, the same in all Pythons."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return repr(_plain(tree))
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as lists; empty fields, which not all Pythons have, are left out."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return [type(node).__name__, *((name, _plain(value)) for name, value in fields)]

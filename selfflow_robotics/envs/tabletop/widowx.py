@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, box, numbers, rpy_quaternion
 
-CONTROL_HZ = 5
 SUBSTEPS = 20  # physics steps in a control step
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 FINGERS = ("left_finger", "right_finger")

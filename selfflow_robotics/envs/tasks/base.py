@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
+from selfflow_robotics.envs.simpler.surroundings import Surroundings
 from selfflow_robotics.envs.tasks.objects import Body, Rest
 from selfflow_robotics.envs.tasks.plan import Skill
 from selfflow_robotics.envs.tasks.rules import Rule, Seen
@@ -111,6 +112,11 @@ class Scene:
     station: Literal["table", "sink"] = "table"  # of WidowX
 
 
+# The google robot at the table: its place, and where it picks objects up (m, world).
+TABLE_BASE_XY = (0.35, 0.20)
+TABLE_XY = Range((-0.35, -0.02), (-0.12, 0.42))
+
+
 class Task(ABC):
     """One task.
 
@@ -136,6 +142,13 @@ class Task(ABC):
         if self.simpler is None:
             raise UserError(f"{self.name} runs on the tabletop only; use sim=tabletop")
         return self.simpler
+
+    def move_to(self, surroundings: Surroundings | None) -> None:
+        """Become the task in these surroundings, `name@variation`; None: stay the usual one."""
+        if surroundings:
+            self.surroundings = surroundings.name
+            self.name += f"@{surroundings.name}"
+            self.simpler = surroundings.of(self.bound())
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -1,20 +1,9 @@
 """SIMPLER's widowx_carrot_on_plate."""
 
-from selfflow_robotics.envs.tasks.base import Choice, Episode, Range
-from selfflow_robotics.envs.tasks.objects import Z_ALONG_X, Body, Quaternion, Rest, Shape
-from selfflow_robotics.envs.tasks.plan import Grasp, PutOn
-from selfflow_robotics.envs.tasks.put_on import (
-    PLACES,
-    SHIFT_M,
-    SHIFT_ROOM_M,
-    TABLE,
-    PutOnTask,
-    about_z,
-    corners,
-)
+from selfflow_robotics.envs.tasks.objects import Z_ALONG_X, Body, Rest, Shape
+from selfflow_robotics.envs.tasks.put_on import TABLE, PutOnTableTask, about_z
 
-_HALF_EDGE_M = 0.075
-_TURNS = {"lengthwise": about_z(180), "crosswise": about_z(-90)}  # seen by the robot
+_TURNS = {"lengthwise": about_z(180), "crosswise": about_z(-90)}
 
 _CARROT = Body(
     "carrot",
@@ -35,20 +24,11 @@ _PLATE = Body(
 )
 
 
-class CarrotOnPlate(PutOnTask):
-    """`variant` is the carrot's orientation, `places` the corners of a square for carrot and plate,
-    `shift_xy` a shift of both (m)."""
-
+class CarrotOnPlate(PutOnTableTask):
     name = "carrot_on_plate"
     words = "put carrot on plate"
-    starts = {  # noqa: RUF012
-        "variant": Choice(tuple(_TURNS)),
-        "places": Choice(tuple(PLACES)),
-        "shift_xy": Range((-SHIFT_M, -SHIFT_M), (SHIFT_M, SHIFT_M), SHIFT_ROOM_M),
-    }
+    turns = _TURNS
     bodies = (_CARROT, _PLATE)
-    grasp = Grasp()
-    put = PutOn()
 
     def __init__(self) -> None:
         self.simpler = self.binding(
@@ -56,17 +36,3 @@ class CarrotOnPlate(PutOnTask):
             ("bridge_carrot_generated_modified", "bridge_plate_objaverse_larger"),
             **TABLE,
         )
-
-    def places(self, episode: Episode) -> list[tuple[float, float]]:
-        return corners(_HALF_EDGE_M, episode["places"], episode["shift_xy"])
-
-    def turn(self, episode: Episode) -> Quaternion:
-        return _TURNS[episode["variant"]]
-
-    def grid(self) -> list[Episode]:
-        """24 episodes: 12 pairs of corners x 2 turns."""
-        return [
-            {"variant": variant, "places": places, "shift_xy": [0.0, 0.0]}
-            for places in PLACES
-            for variant in self.variants
-        ]

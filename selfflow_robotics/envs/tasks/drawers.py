@@ -76,10 +76,7 @@ class Drawer(Task):
             objects=lambda simulation: [],
             **CABINET,
         )
-        if surroundings:
-            self.surroundings = surroundings.name
-            self.name += f"@{surroundings.name}"
-            self.simpler = surroundings.of(self.bound())
+        self.move_to(surroundings)
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return (f"{self.verb} {episode['variant']} drawer",)

@@ -32,6 +32,7 @@ from selfflow_robotics.envs.tasks.plan import Pick, Place, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
 from selfflow_robotics.robot.rotations import from_wxyz
 
+# As SIMPLER lists it, long along y; its mesh, as in pick_object, is long along x.
 _SPONGE = Body(
     "sponge",
     size=(0.07, 0.10, 0.036),
@@ -148,7 +149,7 @@ class MoveNear(Task):
                 for name, model in _MODELS.items()
                 if name not in _UNPAINTED
             }
-        usual = SimplerBinding(
+        self.simpler = SimplerBinding(
             env_id=f"MoveNearGoogleBakedTexInScene-{version}",
             stage="google_pick_coke_can_1_v4",
             overlay="real_inpainting/google_move_near_real_eval_1.png",
@@ -162,11 +163,9 @@ class MoveNear(Task):
                 for triplet, names in _TRIPLETS.items()
             },
         )
-        self.simpler = usual
+        self.move_to(surroundings)
         if surroundings:
-            self.surroundings = surroundings.name
-            self.name += f"@{surroundings.name}"
-            self.simpler = replace(surroundings.of(usual), env_id="MoveNearGoogleInScene-v0")
+            self.simpler = replace(self.bound(), env_id="MoveNearGoogleInScene-v0")
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         names = _TRIPLETS[episode["variant"]]

@@ -6,14 +6,21 @@ import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.simpler.surroundings import ON_TABLE, Surroundings
-from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.base import (
+    TABLE_BASE_XY,
+    TABLE_XY,
+    Choice,
+    Episode,
+    Placed,
+    Scene,
+    Task,
+)
 from selfflow_robotics.envs.tasks.objects import COKE_CAN
 from selfflow_robotics.envs.tasks.plan import Pick
 from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
 
 # Our name for the can's orientation -> SIMPLER's.
 ORIENTATIONS = {"standing": "upright", "horizontal": "lr_switch", "vertical": "laid_vertically"}
-_X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
 _GRID_POINTS = 5  # along each axis
 # Fingers that close above the middle of a lying can slide off its round top (12 mm above, 3 of 10
 # grasps hold in SIMPLER; 8 mm below, 16 of 16). Aiming lower leaves a margin for a policy's errors.
@@ -74,14 +81,8 @@ class PickCokeCan(Task):
         """orientations: the possible variants. surroundings: None for the usual scene."""
         chosen = f"{orientations[0]}_" if len(orientations) == 1 else ""
         self.name = f"pick_{chosen}coke_can"
-        if surroundings:
-            self.surroundings = surroundings.name
-            self.name += f"@{surroundings.name}"
-            self.simpler = surroundings.of(self.bound())
-        self.starts = {
-            "variant": Choice(orientations),
-            "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
-        }
+        self.move_to(surroundings)
+        self.starts = {"variant": Choice(orientations), "object_xy": TABLE_XY}
 
     def instructions(self, episode: Episode) -> tuple[str, ...]:
         return ("pick coke can",)
@@ -89,7 +90,7 @@ class PickCokeCan(Task):
     def scene(self, episode: Episode) -> Scene:
         x, y = episode["object_xy"]
         can = Placed(COKE_CAN, (x, y), COKE_CAN.rests[episode["variant"]])
-        return Scene((can,), base_xy=(0.35, 0.20))
+        return Scene((can,), base_xy=TABLE_BASE_XY)
 
     def rule(self, episode: Episode, settled: Seen) -> PickRule:
         return PickRule(settled.height(0))
@@ -99,7 +100,7 @@ class PickCokeCan(Task):
 
     def grid(self) -> list[Episode]:
         """Each orientation at 5 x 5 positions (scripts/rt1_pick_coke_can_visual_matching.sh)."""
-        xs, ys = (np.linspace(*ends, _GRID_POINTS).round(6).tolist() for ends in (_X_M, _Y_M))
+        xs, ys = np.linspace(TABLE_XY.low, TABLE_XY.high, _GRID_POINTS).round(6).T.tolist()
         return [
             {"variant": variant, "object_xy": [x, y]}
             for variant, x, y in product(self.variants, xs, ys)

@@ -2,7 +2,15 @@
 (ManiSkill2_real2sim envs/custom_scenes/grasp_single_in_scene.py)."""
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
-from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.base import (
+    TABLE_BASE_XY,
+    TABLE_XY,
+    Choice,
+    Episode,
+    Placed,
+    Scene,
+    Task,
+)
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
     PEPSI_CAN,
@@ -20,7 +28,8 @@ from selfflow_robotics.envs.tasks.plan import Pick
 from selfflow_robotics.envs.tasks.rules import PICK_FLAGS, PickRule, Seen
 
 _CUBE = (0.03, 0.03, 0.03)
-# Name in the instruction -> SIMPLER's model, and ours of primitive shapes with the same mass.
+# Name in the instruction -> SIMPLER's model, and ours of primitive shapes with the same mass. The
+# spoon, carrot and eggplant are rods, which lie in every pose, unlike those of WidowX's tasks.
 _OBJECTS: dict[str, tuple[str, Body]] = {
     "pepsi can": ("opened_pepsi_can", PEPSI_CAN),
     "coke can": ("opened_coke_can", COKE_CAN),
@@ -49,7 +58,6 @@ _ROUND = ("apple", "orange", "green cube", "yellow cube")
 _FLAT = ("sponge", "spoon", "carrot", "eggplant")
 # Height above the table at which lying objects are grasped: higher up, the fingers slide off.
 _AIM_M, _FLAT_AIM_M = 0.026, 0.010
-_X_M, _Y_M = (-0.35, -0.12), (-0.02, 0.42)
 
 
 class PickObject(Task):
@@ -61,7 +69,7 @@ class PickObject(Task):
     starts = {  # noqa: RUF012
         "variant": Choice(tuple(_OBJECTS)),
         "orientation": Choice(tuple(ORIENTATIONS)),
-        "object_xy": Range((_X_M[0], _Y_M[0]), (_X_M[1], _Y_M[1])),
+        "object_xy": TABLE_XY,
     }
     bodies = tuple(body for _, body in _OBJECTS.values())
     targets = ("object_position", "gripper", "tool_position")
@@ -86,7 +94,7 @@ class PickObject(Task):
         _, body = _OBJECTS[episode["variant"]]
         x, y = episode["object_xy"]
         placed = Placed(body, (x, y), body.rests[episode["orientation"]])
-        return Scene((placed,), base_xy=(0.35, 0.20))
+        return Scene((placed,), base_xy=TABLE_BASE_XY)
 
     def rule(self, episode: Episode, settled: Seen) -> PickRule:
         return PickRule(settled.height(0))

@@ -55,10 +55,9 @@ class PlaceAppleInDrawer(Task):
 
     def __init__(self, surroundings: Surroundings | None = None) -> None:
         """surroundings: None for the usual scene."""
+        self.move_to(surroundings)
         if surroundings:
-            self.surroundings = surroundings.name
-            self.name += f"@{surroundings.name}"
-            binding = surroundings.of(self.bound())
+            binding = self.bound()
             self.simpler = replace(
                 binding,
                 settings={**binding.settings, "model_ids": [_AGGREGATION_MODEL]},

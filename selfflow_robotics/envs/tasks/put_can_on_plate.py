@@ -3,7 +3,15 @@
 import math
 from dataclasses import dataclass
 
-from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.base import (
+    TABLE_BASE_XY,
+    Choice,
+    Episode,
+    Placed,
+    Range,
+    Scene,
+    Task,
+)
 from selfflow_robotics.envs.tasks.objects import COKE_CAN, UNTURNED, Body, Rest, Shape
 from selfflow_robotics.envs.tasks.plan import Pick, Place
 from selfflow_robotics.envs.tasks.rules import MIN_IMPULSE, Seen
@@ -39,7 +47,7 @@ class PutCanOnPlate(Task):
         (x, y), (plate_x, plate_y) = episode["object_xy"], episode["plate_xy"]
         can = Placed(COKE_CAN, (x, y), COKE_CAN.rests[episode["variant"]])
         plate = Placed(_PLATE, (plate_x, plate_y), _PLATE.rests["flat"])
-        return Scene((can, plate), base_xy=(0.35, 0.20))
+        return Scene((can, plate), base_xy=TABLE_BASE_XY)
 
     def rule(self, episode: Episode, settled: Seen) -> "OnPlateRule":
         return OnPlateRule()

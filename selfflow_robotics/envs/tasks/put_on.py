@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
-from selfflow_robotics.envs.tasks.base import WIDOWX, Episode, Placed, Scene, Task
+from selfflow_robotics.envs.tasks.base import WIDOWX, Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.objects import UNTURNED, Body, Quaternion
 from selfflow_robotics.envs.tasks.plan import Grasp, PutOn, Skill
 from selfflow_robotics.envs.tasks.rules import CONSECUTIVE_GRASP_STEPS, Seen, is_grasped
@@ -21,6 +21,7 @@ MIDDLE = (-0.16, 0.0)  # of the squares, m, world
 SHIFT_M = 0.02  # of the whole layout, along each axis
 # Demonstrations may shift it further by this, which stays within the arm's reach.
 SHIFT_ROOM_M = 0.02
+_HALF_EDGE_M = 0.075  # of the square of `PutOnTableTask`
 
 FLAGS = (
     "moved_correct_obj",
@@ -116,6 +117,34 @@ class PutOnTask(Task):
             models=models,
             **more,
         )
+
+
+class PutOnTableTask(PutOnTask):
+    """The object lies lengthwise or crosswise, and both are at corners of a square of 15 cm.
+
+    `variant` is the object's orientation, `places` the two corners, `shift_xy` a shift of both (m).
+    """
+
+    turns: dict[str, Quaternion]  # the object's, by variant
+    starts = {  # noqa: RUF012
+        "variant": Choice(("lengthwise", "crosswise")),  # seen by the robot
+        "places": Choice(tuple(PLACES)),
+        "shift_xy": Range((-SHIFT_M, -SHIFT_M), (SHIFT_M, SHIFT_M), SHIFT_ROOM_M),
+    }
+
+    def places(self, episode: Episode) -> list[tuple[float, float]]:
+        return corners(_HALF_EDGE_M, episode["places"], episode["shift_xy"])
+
+    def turn(self, episode: Episode) -> Quaternion:
+        return self.turns[episode["variant"]]
+
+    def grid(self) -> list[Episode]:
+        """24 episodes: 12 pairs of corners x 2 turns."""
+        return [
+            {"variant": variant, "places": places, "shift_xy": [0.0, 0.0]}
+            for places in PLACES
+            for variant in self.variants
+        ]
 
 
 @dataclass

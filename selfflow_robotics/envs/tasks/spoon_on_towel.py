@@ -1,20 +1,10 @@
 """SIMPLER's widowx_spoon_on_towel."""
 
-from selfflow_robotics.envs.tasks.base import Choice, Episode, Range
-from selfflow_robotics.envs.tasks.objects import Z_ALONG_X, Body, Quaternion, Rest, Shape
+from selfflow_robotics.envs.tasks.objects import Z_ALONG_X, Body, Rest, Shape
 from selfflow_robotics.envs.tasks.plan import Grasp, PutOn
-from selfflow_robotics.envs.tasks.put_on import (
-    PLACES,
-    SHIFT_M,
-    SHIFT_ROOM_M,
-    TABLE,
-    PutOnTask,
-    about_z,
-    corners,
-)
+from selfflow_robotics.envs.tasks.put_on import TABLE, PutOnTableTask, about_z
 
-_HALF_EDGE_M = 0.075
-_TURNS = {"lengthwise": about_z(0), "crosswise": about_z(90)}  # seen by the robot
+_TURNS = {"lengthwise": about_z(0), "crosswise": about_z(90)}
 _HANDLE, _BOWL = (0.50, 0.72, 0.15), (0.72, 0.74, 0.74)
 
 _SPOON = Body(
@@ -34,18 +24,11 @@ _TOWEL = Body(
 )
 
 
-class SpoonOnTowel(PutOnTask):
-    """`variant` is the spoon's orientation, `places` the corners of a square for spoon and towel,
-    `shift_xy` a shift of both (m)."""
-
+class SpoonOnTowel(PutOnTableTask):
     name = "spoon_on_towel"
     words = "put the spoon on the towel"
     may_touch_others = True
-    starts = {  # noqa: RUF012
-        "variant": Choice(tuple(_TURNS)),
-        "places": Choice(tuple(PLACES)),
-        "shift_xy": Range((-SHIFT_M, -SHIFT_M), (SHIFT_M, SHIFT_M), SHIFT_ROOM_M),
-    }
+    turns = _TURNS
     bodies = (_SPOON, _TOWEL)
     # By the handle, which is thick, and not so low that the fingers meet the table.
     grasp = Grasp(along_m=0.03, below_m=-0.010)
@@ -57,17 +40,3 @@ class SpoonOnTowel(PutOnTask):
             ("bridge_spoon_generated_modified", "table_cloth_generated_shorter"),
             **TABLE,
         )
-
-    def places(self, episode: Episode) -> list[tuple[float, float]]:
-        return corners(_HALF_EDGE_M, episode["places"], episode["shift_xy"])
-
-    def turn(self, episode: Episode) -> Quaternion:
-        return _TURNS[episode["variant"]]
-
-    def grid(self) -> list[Episode]:
-        """24 episodes: 12 pairs of corners x 2 turns."""
-        return [
-            {"variant": variant, "places": places, "shift_xy": [0.0, 0.0]}
-            for places in PLACES
-            for variant in self.variants
-        ]

@@ -1,4 +1,4 @@
-"""WidowX's surroundings as MJCF: a table, or a sink with a basket, after SIMPLER's photographs.
+"""WidowX's workplaces as MJCF: a table, or a sink with a basket, after SIMPLER's photographs.
 
 The table's height is as measured in SIMPLER (stage bridge_table_1_v1), its visible edges as in the
 photograph. The sink's floors, walls and rim are boxes at the heights of SIMPLER's mesh
