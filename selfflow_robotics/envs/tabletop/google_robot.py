@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, numbers, rpy_quaternion
+from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, drive, numbers, rpy_quaternion
 
 SUBSTEPS = 33  # physics steps in a control step
 BASE_HEIGHT = 0.06205 + 0.017
@@ -190,23 +190,14 @@ def robot_body(base: Base) -> str:
 
 
 def robot_actuators(timestep: float) -> str:
-    """MJCF of the drives: torque = stiffness (target - q) - damping q', limited (SAPIEN's drive).
-
-    timestep: of the physics, s.
-    """
-    # A joint this strongly damped creeps to its target with the time constant damping / stiffness.
-    # Implicit springs make that longer by half a physics step, ours as SAPIEN's 1/513 s; a little
-    # less damping makes up for the difference (mean tool error 1.55 -> 0.22 mm over the replays).
+    """MJCF of the drives. timestep: of the physics, s."""
+    # Against SAPIEN's 1/513 s (mean tool error 1.55 -> 0.22 mm over the replays).
     lag = 0.5 / 513 - timestep / 2
     drives = [
         *zip(ARM_JOINTS, ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT, strict=True),
         *((name, FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT) for name in FINGERS),
     ]
-    return "".join(
-        f'<general name="{name}" joint="{name}" gainprm="{stiffness!r}" biastype="affine" '
-        f'biasprm="0 {-stiffness!r} {-damping - lag * stiffness!r}" forcerange="{-limit} {limit}"/>'
-        for name, stiffness, damping, limit in drives
-    )
+    return "".join(drive(*each, lag) for each in drives)
 
 
 def arm_only_mjcf() -> str:

@@ -49,3 +49,20 @@ def box_between(low, high, material: str, more: str) -> str:
     middle = tuple((a + b) / 2 for a, b in zip(low, high, strict=True))
     half = tuple((b - a) / 2 for a, b in zip(low, high, strict=True))
     return box(middle, half, material, more)
+
+
+def drive(
+    joint: str, stiffness: float, damping: float, limit: float | None, timestep_lag: float
+) -> str:
+    """SAPIEN's drive of a joint: torque = stiffness (target - q) - damping q', at most `limit`.
+
+    A joint this strongly damped creeps to its target with the time constant damping / stiffness.
+    Implicit springs make that longer by half a physics step, ours as SAPIEN's. timestep_lag: half
+    of SAPIEN's step less half of ours (s), by which a little less damping makes up for it.
+    """
+    damping += timestep_lag * stiffness
+    force = "" if limit is None else f' forcerange="{-limit} {limit}"'
+    return (
+        f'<general name="{joint}" joint="{joint}" gainprm="{stiffness!r}" biastype="affine" '
+        f'biasprm="0 {-stiffness!r} {-damping!r}"{force}/>'
+    )

@@ -10,7 +10,7 @@ its fingers move along y.
 import math
 from dataclasses import dataclass
 
-from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, box, numbers, rpy_quaternion
+from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, box, drive, numbers, rpy_quaternion
 
 SUBSTEPS = 20  # physics steps in a control step
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -171,21 +171,13 @@ def robot_body(base: Base) -> str:
 
 
 def robot_actuators(timestep: float) -> str:
-    """MJCF of the drives: force = stiffness (target - q) - damping q' (SAPIEN's drive).
-
-    timestep: of the physics, s.
-    """
-    # See the google robot's: implicit springs lag by half a physics step, SAPIEN's of 1/500 s.
-    lag = 0.5 / 500 - timestep / 2
+    """MJCF of the drives. timestep: of the physics, s."""
+    lag = 0.5 / 500 - timestep / 2  # against SAPIEN's 1/500 s
     drives = [
         *zip(ARM_JOINTS, ARM_STIFFNESS, ARM_DAMPING, strict=True),
         *((name, FINGER_STIFFNESS, FINGER_DAMPING) for name in FINGERS),
     ]
-    return "".join(
-        f'<general name="{name}" joint="{name}" gainprm="{stiffness!r}" biastype="affine" '
-        f'biasprm="0 {-stiffness!r} {-damping - lag * stiffness!r}"/>'
-        for name, stiffness, damping in drives
-    )
+    return "".join(drive(*each, limit=None, timestep_lag=lag) for each in drives)
 
 
 def arm_only_mjcf() -> str:
