@@ -197,7 +197,7 @@ def robot_actuators(timestep: float) -> str:
         *zip(ARM_JOINTS, ARM_STIFFNESS, ARM_DAMPING, ARM_FORCE_LIMIT, strict=True),
         *((name, FINGER_STIFFNESS, FINGER_DAMPING, FINGER_FORCE_LIMIT) for name in FINGERS),
     ]
-    return "".join(drive(*each, lag) for each in drives)
+    return "".join(drive(*each, timestep_lag=lag) for each in drives)
 
 
 def arm_only_mjcf() -> str:
