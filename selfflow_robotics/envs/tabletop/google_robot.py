@@ -7,11 +7,21 @@ Lengths in metres, angles in radians, masses in kilograms, frames as in that URD
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, drive, numbers, rpy_quaternion
+from selfflow_robotics.envs.tabletop.mjcf import (
+    CAMERA,
+    NO_TOUCH,
+    TOUCH_ARM,
+    TOUCH_LEFT,
+    TOUCH_RIGHT,
+    Base,
+    Link,
+    drive,
+    numbers,
+    rpy_quaternion,
+)
 
 SUBSTEPS = 33  # physics steps in a control step
 BASE_HEIGHT = 0.06205 + 0.017
@@ -56,63 +66,42 @@ HEAD_PAN_POSITION = (0.0, 0.0, 1.16902)
 HEAD_TILT_POSITION = (0.0718099999986988, 0.0, 0.11848)
 CAMERA_POSITION = (0.10488, 0.0, 0.0)  # in the head's frame, looking along its x
 
-# Which shapes can touch: see scene.py. The camera sees geom group 1, but not group 2, the head and
-# base around it.
-_TOUCH_ARM = 'contype="0" conaffinity="3"'
-_TOUCH_RIGHT = 'contype="0" conaffinity="11"'
-_TOUCH_LEFT = 'contype="8" conaffinity="3"'
-_NO_TOUCH = 'contype="0" conaffinity="0"'
 
-
-@dataclass(frozen=True)
-class _Link:
-    """One moving link: its joint and what hangs on it."""
-
-    name: str
-    position: tuple[float, float, float]
-    axis: str
-    limits: tuple[float, float]
-    mass: float
-    center: tuple[float, float, float]
-    inertia: tuple[float, float, float]  # about the centre of mass, kg m^2
-    geoms: str
-
-
-def _capsule(start: str, end: str, radius: float, material: str, touch: str = _NO_TOUCH) -> str:
+def _capsule(start: str, end: str, radius: float, material: str, touch: str = NO_TOUCH) -> str:
     ends = f'fromto="{start} {end}"'
     return f'<geom type="capsule" {ends} size="{radius}" material="{material}" {touch}/>'
 
 
-def _box(position: str, half: str, material: str, touch: str = _NO_TOUCH, more: str = "") -> str:
+def _box(position: str, half: str, material: str, touch: str = NO_TOUCH, more: str = "") -> str:
     return f'<geom type="box" pos="{position}" size="{half}" material="{material}" {touch} {more}/>'
 
 
 _LINKS = (
-    _Link("torso", (0, 0, 0.5945), "0 0 1", (-4.49, 1.35), 1.8957, (-0.0035, -0.0607, 0.1118),
+    Link("torso", (0, 0, 0.5945), "0 0 1", (-4.49, 1.35), 1.8957, (-0.0035, -0.0607, 0.1118),
           (0.0133, 0.0067, 0.0115),
           _capsule("0 0 0.05", "0 0 0.14", 0.077, "shell")
           + _capsule("0 0 0.113", "0 -0.12 0.113", 0.065, "shell")),
-    _Link("shoulder", (0, -0.16728852885, 0.113), "0 1 0", (-2.66, 3.18), 1.8472,
+    Link("shoulder", (0, -0.16728852885, 0.113), "0 1 0", (-2.66, 3.18), 1.8472,
           (0.0011, 0.0048, 0.1049), (0.0140, 0.0142, 0.0029),
           _capsule("0 -0.02 0", "0 0.02 0", 0.062, "shell")
           + _capsule("0 0 0", "0 0 0.17", 0.055, "shell")),
-    _Link("bicep", (0, 0.002289, 0.21502852885), "0 0 1", (-2.13, 3.71), 1.2474,
+    Link("bicep", (0, 0.002289, 0.21502852885), "0 0 1", (-2.13, 3.71), 1.2474,
           (0.0004, -0.0211, 0.1352), (0.0070, 0.0069, 0.0019),
-          _capsule("0 0 0.05", "0 0 0.18", 0.052, "shell", _TOUCH_ARM)),
-    _Link("elbow", (0, -0.064, 0.1849715), "0 1 0", (-2.05, 3.79), 0.6464,
+          _capsule("0 0 0.05", "0 0 0.18", 0.052, "shell", TOUCH_ARM)),
+    Link("elbow", (0, -0.064, 0.1849715), "0 1 0", (-2.05, 3.79), 0.6464,
           (0.0017, -0.0766, 0.0367), (0.0018, 0.0012, 0.0013),
-          _capsule("0 -0.05 0", "0 -0.095 0", 0.051, "shell", _TOUCH_ARM)
-          + _capsule("0 -0.101 0", "0 -0.101 0.05", 0.045, "shell", _TOUCH_ARM)),
-    _Link("forearm", (0, -0.101, 0.0915), "0 0 1", (-2.92, 2.92), 0.7244,
+          _capsule("0 -0.05 0", "0 -0.095 0", 0.051, "shell", TOUCH_ARM)
+          + _capsule("0 -0.101 0", "0 -0.101 0.05", 0.045, "shell", TOUCH_ARM)),
+    Link("forearm", (0, -0.101, 0.0915), "0 0 1", (-2.92, 2.92), 0.7244,
           (0.0, 0.0151, 0.1818), (0.0072, 0.0072, 0.0006),
-          _capsule("0 0 0.03", "0 0.01 0.25", 0.044, "shell", _TOUCH_ARM)),
-    _Link("wrist", (0, -0.00604, 0.2735), "0 1 0", (-1.79, 1.79), 0.5019,
+          _capsule("0 0 0.03", "0 0.01 0.25", 0.044, "shell", TOUCH_ARM)),
+    Link("wrist", (0, -0.00604, 0.2735), "0 1 0", (-1.79, 1.79), 0.5019,
           (-0.0003, -0.0073, 0.0537), (0.0011, 0.0011, 0.0004),
-          _capsule("0 0 0.0", "0 0 0.07", 0.04, "shell", _TOUCH_ARM)),
-    _Link("gripper", (0, 0.0060384, 0.10911), "0 0 1", (-4.49, 1.35), 0.4051,
+          _capsule("0 0 0.0", "0 0 0.07", 0.04, "shell", TOUCH_ARM)),
+    Link("gripper", (0, 0.0060384, 0.10911), "0 0 1", (-4.49, 1.35), 0.4051,
           (0.0004, 0.0001, 0.0379), (0.00029, 0.00026, 0.00031),
           '<geom type="cylinder" pos="0 0 0.033" size="0.045 0.032" material="shell" '
-          + _TOUCH_ARM + "/>"
+          + TOUCH_ARM + "/>"
           + _box("0 0 0.066", "0.030 0.040 0.012", "tendon")),
 )  # fmt: skip
 
@@ -131,7 +120,7 @@ def _finger(name: str, y: float, yaw: float, touch: str) -> str:
   <inertial mass="0.0333" pos="0 0.0004 0.0372" diaginertia="1.5e-5 1.2e-5 6e-6"/>
   {_box("0 -0.0045 0.0445", "0.0245 0.012 0.0245", "finger", touch, pad)}
   <geom type="capsule" fromto="-0.02 0 0.008 0.02 0 0.008" size="0.011" material="finger"
-        {_NO_TOUCH}/>
+        {NO_TOUCH}/>
   <body name="{name}_tip" pos="{numbers(FINGER_TIP)}" gravcomp="1"
         quat="{numbers(rpy_quaternion(FINGER_TIP_ANGLE, 0, 0))}">
     <inertial mass="0.0162" pos="0 0.0004 0.0216" diaginertia="1e-5 1e-5 2e-6"/>
@@ -145,8 +134,8 @@ def _gripper_parts() -> str:
     return (
         f'<site name="tool" pos="{numbers(TOOL_POSITION)}" '
         f'quat="{numbers(rpy_quaternion(*TOOL_RPY))}" group="5"/>'
-        + _finger("finger_right", -0.025, np.pi, _TOUCH_RIGHT)
-        + _finger("finger_left", 0.025, 0.0, _TOUCH_LEFT)
+        + _finger("finger_right", -0.025, np.pi, TOUCH_RIGHT)
+        + _finger("finger_left", 0.025, 0.0, TOUCH_LEFT)
     )
 
 
@@ -174,13 +163,13 @@ def robot_body(base: Base) -> str:
     """MJCF of the robot in the world, with the camera in its head."""
     return f"""
 <body name="base" pos="{numbers(base.position)}" quat="{numbers(base.quaternion)}">
-  <geom type="cylinder" pos="-0.1 0 0.15" size="0.28 0.15" material="shell" group="2" {_NO_TOUCH}/>
-  <geom type="box" pos="-0.08 0 0.65" size="0.09 0.11 0.5" material="shell" group="2" {_NO_TOUCH}/>
+  <geom type="cylinder" pos="-0.1 0 0.15" size="0.28 0.15" material="shell" group="2" {NO_TOUCH}/>
+  <geom type="box" pos="-0.08 0 0.65" size="0.09 0.11 0.5" material="shell" group="2" {NO_TOUCH}/>
   <body name="head_pan" pos="{numbers(HEAD_PAN_POSITION)}"
         quat="{numbers(rpy_quaternion(0, 0, HEAD[0]))}">
     <body name="head_tilt" pos="{numbers(HEAD_TILT_POSITION)}"
           quat="{numbers(rpy_quaternion(0, HEAD[1], 0))}">
-      <geom type="box" pos="0.05 0 0" size="0.05 0.1 0.04" material="shell" group="2" {_NO_TOUCH}/>
+      <geom type="box" pos="0.05 0 0" size="0.05 0.1 0.04" material="shell" group="2" {NO_TOUCH}/>
       <camera name="{CAMERA}" pos="{numbers(CAMERA_POSITION)}" xyaxes="0 -1 0 0 0 1"
               fovy="{CAMERA_FOVY!r}"/>
     </body>

@@ -8,6 +8,28 @@ import numpy as np
 CAMERA = "overhead"  # the name of every robot's camera
 
 
+# Attributes of a robot's shapes: which others they can touch (see scene.py). The camera sees geom
+# group 1, but not group 2, the robot's parts around it.
+TOUCH_ARM = 'contype="0" conaffinity="3"'
+TOUCH_RIGHT = 'contype="0" conaffinity="11"'
+TOUCH_LEFT = 'contype="8" conaffinity="3"'
+NO_TOUCH = 'contype="0" conaffinity="0"'
+
+
+@dataclass(frozen=True)
+class Link:
+    """One moving link of an arm: its joint and what hangs on it."""
+
+    name: str
+    position: tuple[float, float, float]
+    axis: str
+    limits: tuple[float, float]
+    mass: float
+    center: tuple[float, float, float]
+    inertia: tuple[float, float, float]  # about the centre of mass, kg m^2
+    geoms: str
+
+
 @dataclass(frozen=True)
 class Base:
     """The pose of the robot's base in the world (wxyz)."""

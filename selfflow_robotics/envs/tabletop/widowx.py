@@ -10,7 +10,19 @@ its fingers move along y.
 import math
 from dataclasses import dataclass
 
-from selfflow_robotics.envs.tabletop.mjcf import CAMERA, Base, box, drive, numbers, rpy_quaternion
+from selfflow_robotics.envs.tabletop.mjcf import (
+    CAMERA,
+    NO_TOUCH,
+    TOUCH_ARM,
+    TOUCH_LEFT,
+    TOUCH_RIGHT,
+    Base,
+    Link,
+    box,
+    drive,
+    numbers,
+    rpy_quaternion,
+)
 
 SUBSTEPS = 20  # physics steps in a control step
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -67,53 +79,33 @@ _CAMERA_PX, _FOCAL_PX = (640, 480), 623.588
 
 MATERIALS = {"shell": "0.13 0.13 0.14", "finger": "0.10 0.10 0.11"}
 
-# Which shapes can touch: see scene.py. The camera sees geom group 1, but not group 2 around it.
-_TOUCH_ARM = 'contype="0" conaffinity="3"'
-_TOUCH_RIGHT = 'contype="0" conaffinity="11"'
-_TOUCH_LEFT = 'contype="8" conaffinity="3"'
-_NO_TOUCH = 'contype="0" conaffinity="0"'
 
-
-@dataclass(frozen=True)
-class _Link:
-    """One moving link: its joint and what hangs on it."""
-
-    name: str
-    position: tuple[float, float, float]
-    axis: str
-    limits: tuple[float, float]
-    mass: float
-    center: tuple[float, float, float]
-    inertia: tuple[float, float, float]  # about the centre of mass, kg m^2
-    geoms: str
-
-
-def _capsule(start: str, end: str, radius: float, touch: str = _NO_TOUCH) -> str:
+def _capsule(start: str, end: str, radius: float, touch: str = NO_TOUCH) -> str:
     ends = f'fromto="{start} {end}"'
     return f'<geom type="capsule" {ends} size="{radius}" material="shell" {touch}/>'
 
 
-def _shell(middle, half, touch: str = _TOUCH_ARM) -> str:
+def _shell(middle, half, touch: str = TOUCH_ARM) -> str:
     return box(middle, half, "shell", touch)
 
 
 _LINKS = (
-    _Link("waist", (0, 0, 0.072), "0 0 1", (-3.14159, 3.14159), 0.4809, (0.0, 0.0, 0.0066),
+    Link("waist", (0, 0, 0.072), "0 0 1", (-3.14159, 3.14159), 0.4809, (0.0, 0.0, 0.0066),
           (0.00038, 0.00056, 0.00059), _capsule("0 0 0.0", "0 0 0.02", 0.045)),
-    _Link("shoulder", (0, 0, 0.03865), "0 1 0", (-1.88496, 1.98968), 0.4308,
+    Link("shoulder", (0, 0, 0.03865), "0 1 0", (-1.88496, 1.98968), 0.4308,
           (0.0172, 0.0, 0.1913), (0.0036, 0.0035, 0.0004),
-          _shell((0.0, 0, 0.12), (0.014, 0.03, 0.12), _NO_TOUCH)
-          + _shell((0.023, 0, 0.25), (0.037, 0.03, 0.018), _NO_TOUCH)),
-    _Link("elbow", (0.04975, 0, 0.25), "0 1 0", (-2.14675, 1.60570), 0.2346,
+          _shell((0.0, 0, 0.12), (0.014, 0.03, 0.12), NO_TOUCH)
+          + _shell((0.023, 0, 0.25), (0.037, 0.03, 0.018), NO_TOUCH)),
+    Link("elbow", (0.04975, 0, 0.25), "0 1 0", (-2.14675, 1.60570), 0.2346,
           (0.108, 0.0001, 0.0), (0.00004, 0.00089, 0.00089), 
-          _capsule("0.02 0 0", "0.16 0 0", 0.02, _TOUCH_ARM)),
-    _Link("forearm_roll", (0.175, 0, 0), "1 0 0", (-3.14158, 3.14158), 0.2210,
+          _capsule("0.02 0 0", "0.16 0 0", 0.02, TOUCH_ARM)),
+    Link("forearm_roll", (0.175, 0, 0), "1 0 0", (-3.14158, 3.14158), 0.2210,
           (0.0374, -0.0052, 0.0), (0.00006, 0.00017, 0.00018),
           _shell((0.041, 0.0, 0), (0.045, 0.025, 0.0245))),
-    _Link("wrist_angle", (0.075, 0, 0), "0 1 0", (-1.74533, 2.14675), 0.0850,
+    Link("wrist_angle", (0.075, 0, 0), "0 1 0", (-1.74533, 2.14675), 0.0850,
           (0.0424, 0.0, 0.0106), (0.00003, 0.00003, 0.00003),
           _shell((0.031, 0, 0.006), (0.034, 0.022, 0.026))),
-    _Link("wrist_rotate", (0.065, 0, 0), "1 0 0", (-3.14158, 3.14158), 0.1124,
+    Link("wrist_rotate", (0.065, 0, 0), "1 0 0", (-3.14158, 3.14158), 0.1124,
           (0.0350, 0.0, 0.0092), (0.00006, 0.00008, 0.00009),
           _shell((0.0215, 0, 0.006), (0.0215, 0.02, 0.026))
           + _shell((0.057, 0, 0.0), (0.0146, 0.0523, 0.0145))
@@ -155,12 +147,12 @@ def robot_body(base: Base) -> str:
     width, height = _CAMERA_PX
     # Of 1 m focal length: only ratios matter.
     sensor = numbers((width / _FOCAL_PX, height / _FOCAL_PX))
-    fingers = _finger("left_finger", "1 0 0 0", _TOUCH_LEFT)
-    fingers += _finger("right_finger", "0 1 0 0", _TOUCH_RIGHT)
+    fingers = _finger("left_finger", "1 0 0 0", TOUCH_LEFT)
+    fingers += _finger("right_finger", "0 1 0 0", TOUCH_RIGHT)
     return f"""
 <body name="base" pos="{numbers(base.position)}" quat="{numbers(base.quaternion)}">
   <geom type="box" pos="-0.04 0 0.036" size="0.1 0.07 0.036" material="shell" group="2"
-        {_NO_TOUCH}/>
+        {NO_TOUCH}/>
   <body name="camera" pos="{numbers(station.camera_position)}"
         quat="{numbers(station.camera_quaternion)}">
     <camera name="{CAMERA}" xyaxes="0 -1 0 0 0 1" resolution="{width} {height}"
