@@ -67,16 +67,16 @@ def check_texts(texts: Iterable[str], most_bytes: int) -> None:
 def text_bytes(
     texts: list[str], most_bytes: int = 127, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """UTF-8 bytes of each text, padded: int64 [B, 1 + most_bytes].
+    """UTF-8 bytes of each text, padded to the longest of them: int64 [B, 1 + length].
 
     The first position is always PAD, so that the empty text (the null condition of classifier-free
     guidance) has a token to attend to. Raises UserError if a text is too long.
     """
     check_texts(texts, most_bytes)
-    ids = torch.full((len(texts), 1 + most_bytes), PAD, dtype=torch.long)
-    for row, text in zip(ids, texts, strict=True):
-        raw = _encoded(text)
-        row[1 : 1 + len(raw)] = torch.tensor(list(raw), dtype=torch.long)
+    coded = [list(_encoded(text)) for text in texts]
+    ids = torch.full((len(texts), 1 + max(map(len, coded), default=0)), PAD, dtype=torch.long)
+    for row, raw in zip(ids, coded, strict=True):
+        row[1 : 1 + len(raw)] = torch.tensor(raw, dtype=torch.long)
     return ids.to(device)
 
 
@@ -102,9 +102,11 @@ class ByteTextEncoder(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Bytes [B, 1 + most_bytes] -> text tokens [B, num_tokens, D]."""
+        """Bytes [B, 1 + length], of at most most_bytes -> text tokens [B, num_tokens, D]."""
         padding = ids == PAD
         padding[:, 0] = False
-        hidden = self.layer(self.embed(ids) + self.positions, src_key_padding_mask=padding)
+        hidden = self.layer(
+            self.embed(ids) + self.positions[: ids.shape[1]], src_key_padding_mask=padding
+        )
         queries = self.queries.expand(len(ids), -1, -1)
         return self.pool(queries, hidden, hidden, key_padding_mask=padding, need_weights=False)[0]

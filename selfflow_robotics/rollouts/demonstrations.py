@@ -23,7 +23,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
 from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX, Range, Robot, Task
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks, own_names
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks, list_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
@@ -57,7 +57,7 @@ class CollectConfig:
     """
 
     sim: str = "tabletop"  # as `SimulatorSpec.simulator`
-    task: str = DEFAULT_TASK  # as `envs.tasks.catalog.get_tasks`; several alternate
+    task: str = DEFAULT_TASK  # as `envs.tasks.catalog.list_tasks`; several alternate
     mode: Literal["demonstrations", "play"] = "demonstrations"
     num_episodes: int = 300
     seed: int = FIRST_SEED
@@ -302,11 +302,13 @@ class _Plan(Iterator[EpisodeSpec]):
 
     def _attempt(self, number: int, attempt: int) -> EpisodeSpec:
         seed = self.config.seed + number * TRIES + attempt
-        tasks = get_tasks(self.config.task)
-        task = tasks[number % len(tasks)]
+        tasks = list_tasks(self.config.task)
+        rounds, place = divmod(number, len(tasks))
+        task = tasks[place]
+        earlier = rounds * tasks.count(task) + tasks[:place].count(task)  # episodes of this task
         left_out = self.left_out.get(task.name, ())
         variants = [variant for variant in task.variants if variant not in left_out]
-        variant = variants[number // len(tasks) % len(variants)]
+        variant = variants[earlier % len(variants)]
         return EpisodeSpec(task.name, variant, seed, _places(task, seed))
 
 

@@ -10,6 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -68,6 +70,18 @@ def test_what_is_recorded(recorded):
     assert min(episode["seed"] for episode in episodes) >= FIRST_SEED
     assert {episode["unrecorded_steps"] > 0 for episode in episodes} == {True, False}
     assert index.instruction_of(0) == "pick coke can"
+
+
+def test_a_task_that_is_named_twice_has_twice_the_episodes_in_all_its_variants():
+    config = replace(FAKE, task="move_near,pick_coke_can,move_near", num_episodes=100)
+    writer = SimpleNamespace(episodes_done=0)
+    plan = demonstrations._Plan(config, cast(Any, writer), 100, 0, {})
+    specs = [next(plan) for _ in range(30)]
+    assert [spec.task for spec in specs[:4]] == [*config.task.split(","), "move_near"]
+    for task, count in (("move_near", 20), ("pick_coke_can", 10)):
+        variants = get_task(task).variants
+        told = [spec.variant for spec in specs if spec.task == task]
+        assert told == ([*variants] * 10)[:count]
 
 
 def test_disturbed_episodes_are_told_apart_also_beside_damaged_ones(recorded, tmp_path):

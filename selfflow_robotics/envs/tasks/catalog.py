@@ -71,20 +71,21 @@ def get_task(name: str) -> Task:
 
 
 def get_tasks(names: str) -> list[Task]:
-    """The tasks of `names`: a task, one of GROUPS, or several of either, separated by commas.
+    """The tasks of `names`, each once: see `list_tasks`."""
+    return list({task.name: task for task in list_tasks(names)}.values())
+
+
+def list_tasks(names: str) -> list[Task]:
+    """The tasks of `names`: a task, one of GROUPS, or several of either, separated by commas. A
+    task named more than once is there as often.
 
     Raises UserError with suggestions for an unknown name.
     """
-    chosen: dict[str, Task] = {}
-    for name in own_names(names).split(","):
-        for member in GROUPS.get(name, (name,)):
-            task = get_task(member)
-            chosen[task.name] = task
-    return list(chosen.values())
+    own = own_names(names).split(",")
+    return [get_task(member) for name in own for member in GROUPS.get(name, (name,))]
 
 
 def own_names(names: str) -> str:
-    """`names` as for `get_tasks`, each once, with SIMPLER's names replaced by ours."""
+    """`names` as for `list_tasks`, with SIMPLER's names replaced by ours."""
     given = [name.strip() for name in names.split(",")]
-    own = (name if name in GROUPS else get_task(name).name for name in given)
-    return ",".join(dict.fromkeys(own))
+    return ",".join(name if name in GROUPS else get_task(name).name for name in given)
