@@ -54,20 +54,18 @@ from selfflow_robotics.evaluation.domain import (
     Simulator,
     check_robot,
     choose_simulator,
-    is_real,
     out_of_domain,
 )
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import (
-    DRAWN,
     Protocol,
     Shard,
     evaluation_episodes,
     resolve_protocol,
     tasks_of,
 )
-from selfflow_robotics.evaluation.published import published_line
+from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.runner import play_missing
@@ -161,8 +159,9 @@ def main(config: EvalConfig) -> int:
     if len(tasks) > 1:
         summarize(config, reports, checkpoint)
     print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
-    troubles = [has_trouble(report) for report in reports]
-    return 1 if lacking or any(troubles) else 0
+    troubles = [trouble for report in reports for trouble in report.troubles()]
+    print(*troubles, sep="\n", end="\n" if troubles else "", file=sys.stderr)
+    return 1 if lacking or troubles else 0
 
 
 def tasks_to_evaluate(config: EvalConfig) -> list[Task]:
@@ -244,7 +243,9 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
         left_out=left_out,
-        remarks=told(config) + remarks(task, simulator, protocol, len(episodes), provenance, data),
+        remarks=remarks(
+            *(task, simulator, protocol, len(episodes)), provenance, data, config.instruction
+        ),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
     )
@@ -252,27 +253,6 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
     report.write(ledger.folder)
     print(f"report: {ledger.folder / 'report.md'}")
     return report
-
-
-def has_trouble(report: Report) -> bool:
-    """Whether episodes failed, were left out or are repeated; prints which to stderr."""
-    errors = [record for records in report.episodes.values() for record in records if record.error]
-    if errors:
-        print(
-            f"{report.task}: {len(errors)} episodes failed to run, the last with: "
-            f"{errors[-1].error}; repeat the command to retry them",
-            file=sys.stderr,
-        )
-    for variant, why in report.left_out.items():
-        print(f"{report.task}: {variant} was not evaluated: {why}", file=sys.stderr)
-    repeated = 0 if report.protocol in DRAWN else report.repeated_starts()
-    if repeated:
-        print(
-            f"{report.task}: {repeated} episodes repeat the initial state of another; report this "
-            "as a bug of the simulator or task",
-            file=sys.stderr,
-        )
-    return bool(errors or report.left_out or repeated)
 
 
 def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None) -> None:
@@ -283,42 +263,6 @@ def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None
     folder = results_root(config, checkpoint) / folder_name("summary", settings)
     summary.write(folder)
     print(f"summary: {folder / 'summary.md'}")
-
-
-def told(config: EvalConfig) -> tuple[str, ...]:
-    """The remark that the policy got another instruction than the task's."""
-    if config.instruction is None:
-        return ()
-    return (f"The policy's instruction was \"{config.instruction}\" instead of the task's.",)
-
-
-def remarks(
-    task: Task,
-    simulator: str,
-    protocol: str,
-    num_episodes: int,
-    provenance: dict[str, Any],
-    data: dict[str, Any] | None,
-) -> tuple[str, ...]:
-    """The remarks under the table: what limits the comparison with other results."""
-    lines = []
-    if data is not None and data.get("simulator") == simulator:
-        lines.append(f"Trained on demonstrations recorded in {TITLES[simulator]} itself.")
-    if provenance.get("stage_is_stand_in"):
-        lines.append(
-            f"The table ({provenance['stage']}) is a stand-in for SIMPLER's own, with the same "
-            "height and position. SIMPLER's photograph hides it in the images."
-        )
-    if invisible := provenance.get("invisible"):
-        lines.append(
-            f"Invisible in the images: {', '.join(invisible)} (no mesh in SIMPLER's checkout)."
-        )
-    if simulator == "simpler" and task.simpler and task.simpler.remark:
-        lines.append(task.simpler.remark)
-    comparable = data is not None and is_real(data) and simulator == "simpler"
-    if comparable and (line := published_line(task.name, protocol, num_episodes)):
-        lines.append(line)
-    return tuple(lines)
 
 
 def play(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
@@ -142,6 +143,27 @@ class Report:
         """How many episodes of the evaluated policy began in the state of an earlier one."""
         starts = [r.start for r in self.episodes[self.policy] if r.start is not None]
         return len(starts) - len(set(starts))
+
+    def troubles(self) -> list[str]:
+        """What went wrong, a line each: episodes that failed to run, were left out or repeat."""
+        lines = []
+        errors = [
+            record for records in self.episodes.values() for record in records if record.error
+        ]
+        if errors:
+            lines.append(
+                f"{self.task}: {len(errors)} episodes failed to run, the last with: "
+                f"{errors[-1].error}; repeat the command to retry them"
+            )
+        for variant, why in self.left_out.items():
+            lines.append(f"{self.task}: {variant} was not evaluated: {why}")
+        repeated = 0 if self.protocol in DRAWN else self.repeated_starts()
+        if repeated:
+            lines.append(
+                f"{self.task}: {repeated} episodes repeat the initial state of another; report "
+                "this as a bug of the simulator or task"
+            )
+        return lines
 
     def table(self) -> list[list[str]]:
         """Header, and for each policy one row per variant and one for all, as text."""

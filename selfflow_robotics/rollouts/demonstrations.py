@@ -77,6 +77,10 @@ class CollectConfig:
             raise UserError(
                 f"a data set is of one robot, but {self.task} has tasks of {' and '.join(robots)}"
             )
+        if self.renderer != "ray" and self.sim != "tabletop":
+            raise UserError(
+                f"renderer={self.renderer} is for the tabletop, not {self.sim}; remove it"
+            )
         check_least(self, 1, "num_episodes")
         if not 0 <= self.recovery <= 1:
             raise UserError(f"recovery must be between 0 and 1, got {self.recovery}")
@@ -99,7 +103,7 @@ class CollectConfig:
             parts.append("play")
         elif self.recovery:
             parts.append(f"recovery{round(100 * self.recovery)}")
-        if self.sim == "tabletop" and self.renderer != "ray":
+        if self.renderer != "ray":
             parts.append(self.renderer)
         return "_".join([*parts, str(self.num_episodes)])
 

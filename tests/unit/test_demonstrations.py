@@ -376,6 +376,7 @@ def test_an_unfit_expert_is_said_to_be(tmp_path, monkeypatch):
         {"num_episodes": 0},
         {"recovery": 1.5},
         {"seed": 5},
+        {"renderer": "gl"},
         {"processes": 0},
         {"task": "pick_coke"},
     ],
