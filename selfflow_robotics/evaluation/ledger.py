@@ -69,13 +69,13 @@ def _key(policy: str, episode: EpisodeSpec) -> str:
 def common_episodes(
     first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]
 ) -> list[tuple[EpisodeRecord, EpisodeRecord]]:
-    """The episodes that two policies both played without an error, in the first one's order."""
-    played = {record.episode: record for record in second if record.error is None}
-    return [
-        (record, played[record.episode])
-        for record in first
-        if record.error is None and record.episode in played
+    """The episodes that two policies both played without an error, each once, in the first one's
+    order."""
+    played = [
+        {record.episode: record for record in records if record.error is None}
+        for records in (first, second)
     ]
+    return [(one, played[1][key]) for key, one in played[0].items() if key in played[1]]
 
 
 class Ledger:

@@ -4,6 +4,7 @@ Power is the probability that a two-sided test at level `alpha` finds the differ
 differences are in [0, 1].
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +40,12 @@ def discordance(first: float, second: float, correlation: float) -> float:
     _check(first, second)
     shared = correlation * math.sqrt(first * (1 - first) * second * (1 - second))
     share = first * (1 - second) + second * (1 - first) - 2 * shared
-    return min(max(share, abs(first - second)), first + second, 2 - first - second)
+    # The nearest share that the rates permit; rounded, since 0.2 - 0.1 is less than 0.1.
+    least, most = abs(first - second), min(first + second, 2 - first - second)
+    return round(min(max(share, least), most), 12)
 
 
+@functools.lru_cache(maxsize=4096)
 def paired_episodes(
     difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05
 ) -> int:
@@ -99,8 +103,8 @@ def plan(
 ) -> list[PlanRow]:
     """Episodes for a difference, from different rates on: 10 %, 20 % and so on."""
     rows = []
-    for first in np.arange(0.1, 1.0 - difference + 1e-9, 0.1).round(2).tolist():
-        second = round(first + difference, 6)
+    for first in np.arange(0.1, 1.0 - difference + 1e-9, 0.1).round(12).tolist():
+        second = round(first + difference, 12)
         paired = {
             correlation: paired_episodes(difference, discordance(first, second, correlation), power)
             for correlation in correlations
