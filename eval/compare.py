@@ -19,9 +19,10 @@ McNemar's exact p-value, and the same adjusted by Holm's method over all rows, w
 below the table uses. With several rows, a difference in any of them is claimed wrongly in at most
 5 % of comparisons.
 
-If the verdict is "not enough episodes", play that many more (num_episodes=) of both and compare
-again. The p-value is for looking once; if you look again and again, go by the e-value: it reaches
-20 by chance with a probability of at most 5 %, however often you look.
+If the verdict is "not enough episodes", play that many more of both (num_episodes=; grids have an
+end, protocol=random has not) and compare again. The p-value is for looking once. If you look again
+and again, go by the e-value: if the policies are equally good, it ever reaches 20 with a
+probability of at most 5 %.
 """
 
 import json
