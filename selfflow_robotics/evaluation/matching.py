@@ -46,8 +46,8 @@ class Evaluation:
             simulator = settings.pop("simulator")
             found = cls(folder, simulator["task"], settings["protocol"], settings, simulator)
             named = (found.task, found.protocol, settings["policy"])
-            if not all(isinstance(name, str) for name in named):
-                raise TypeError("not names")
+            if not (all(isinstance(name, str) for name in named) and type(found.seed) is int):
+                raise TypeError("not names and a seed")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{path} is damaged or not from eval/simpler.py; leave {folder} out"
@@ -61,9 +61,9 @@ class Evaluation:
         return World(self.task, self.protocol, json.dumps(fixed, sort_keys=True))
 
     @property
-    def seed(self) -> Any:
+    def seed(self) -> int:
         """Determines the episodes."""
-        return self.settings.get("seed")
+        return self.settings["seed"]
 
     @property
     def player(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Candidate:
             raise UserError(f"{path} has no results with {chosen.replace(',', ' and ')}")
         return cls(label, given, tuple(found))
 
-    def of(self, world: World, seeds: Collection[Any]) -> list[Evaluation]:
+    def of(self, world: World, seeds: Collection[int]) -> list[Evaluation]:
         """Its results with these seeds: one, or several with a seed each. Raises UserError if they
         are not of one policy."""
         found = [one for one in self.evaluations if one.world == world and one.seed in seeds]
@@ -138,7 +138,7 @@ class Candidate:
     def _ambiguous(self, task: str, first: dict[str, Any], other: dict[str, Any]) -> UserError:
         key = differing([first, other])[0]
         values = [short(key, settings.get(key)) for settings in (first, other)]
-        # A value that the user can type: separators of the selection are left to the folder names.
+        # A value with one of the selection's separators cannot be selected.
         easy = not any(mark in values[0] for mark in ",:@ ")
         advice = f"{self.given}{',' if '@' in self.given else '@'}{key}:{values[0]}"
         return UserError(
@@ -176,22 +176,21 @@ def match_results(first: Candidate, second: Candidate) -> Matches:
     shared = [world for world in worlds[0] if world in worlds[1]]
     if not shared:
         raise _nothing_shared(first, second)
-    result, seen, refused = Matches(), set(), None
+    result, seen = Matches(), set()
     for world in shared:
+        try:
+            result.found.append(_match(first, second, world))
+        except _NoEpisodes as error:
+            result.remarks.append(str(error))
+            continue
         if world[:2] in seen:
             raise UserError(
                 f"{first.given} and {second.given} have results of {world.task} in several "
                 "versions of the simulator; name the folders of one"
             )
         seen.add(world[:2])
-        try:
-            result.found.append(_match(first, second, world))
-        except _NoEpisodes as error:
-            refused = error
-            result.remarks.append(str(error))
     if not result.found:
-        assert refused is not None
-        raise UserError(str(refused))
+        raise UserError(result.remarks[0])
     tasks = [{one.task for one in candidate.evaluations} for candidate in (first, second)]
     for candidate, missing in ((first, tasks[0] - tasks[1]), (second, tasks[1] - tasks[0])):
         if missing:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
 from selfflow_robotics.rng import numpy_generator
 
 Interval = tuple[float, float]
+
+NUM_RESAMPLES = 10_000
 
 
 def wilson_interval(successes: int, count: int) -> Interval:
@@ -69,15 +71,11 @@ def task_bootstrap_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"a bootstrap over tasks needs at least two, got {len(values)}")
-    if len(set(values)) == 1:
-        return values[0], values[0]
-    found = bootstrap(
-        (np.asarray(values, np.float64),),
-        np.mean,
-        method="percentile",
-        random_state=numpy_generator("task bootstrap", seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    generator = numpy_generator("task bootstrap", seed)
+    drawn = generator.integers(len(values), size=(NUM_RESAMPLES, len(values)))
+    means = np.asarray(values, np.float64)[drawn].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def mcnemar_p(first: Sequence[bool], second: Sequence[bool]) -> float:

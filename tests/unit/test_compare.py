@@ -177,6 +177,22 @@ def test_one_of_several_results_is_chosen_by_its_settings(tmp_path, result, refu
     assert "six" in refusal("a@replan_steps:6", str(run / "six"))
 
 
+def test_two_versions_of_the_simulator_are_not_mixed(tmp_path, result, refusal):
+    for run in "ab":
+        for version in ("4.0.0", "4.1.0"):
+            folder = tmp_path / run / version
+            evaluation(folder, "01", simulator={"mujoco": version}, replan_steps=3)
+    assert "several versions" in refusal("a", "b")
+    assert result("a@mujoco:4.1.0", "b")["tasks"][0]["count"] == 2
+
+
+def test_the_same_results_twice_are_refused(tmp_path, refusal):
+    for name in ("x", "y"):
+        evaluation(tmp_path / "a" / name, "01")
+    evaluation(tmp_path / "b", "01")
+    assert "twice" in refusal("a", "b")
+
+
 def test_other_pictures_are_remarked_and_not_refused(tmp_path, result):
     a = evaluation(tmp_path / "a", "01")
     b = evaluation(tmp_path / "b", "01", simulator={"image_size": [128, 160]})
@@ -232,6 +248,10 @@ def test_what_is_no_result_is_one_line(tmp_path, refusal):
         ("evaluation.json", "{"),
         ("evaluation.json", "[1]"),
         ("evaluation.json", '{"simulator": {"task": 3}, "protocol": "random", "policy": "p"}'),
+        (
+            "evaluation.json",
+            '{"simulator": {"task": "x"}, "protocol": "random", "policy": "p", "seed": [0]}',
+        ),
         ("episodes.jsonl", '{"policy": 3}\n'),
         ("episodes.jsonl", "[" * 100_000 + "\n"),
     ],

@@ -105,9 +105,10 @@ def test_holm_errs_in_at_most_five_percent_of_families():
 def test_the_stratified_mean_covers():
     strata, count, rates = 3, 60, (0.3, 0.6, 0.9)
     successes = np.random.default_rng(0).binomial(count, rates, (2000, strata))
+    wilson = [wilson_interval(k, count) for k in range(count + 1)]
     covered = 0
     for drawn in successes.tolist():
-        intervals = [wilson_interval(k, count) for k in drawn]
+        intervals = [wilson[k] for k in drawn]
         mean, (low, high) = stratified_mean([k / count for k in drawn], intervals, [1 / 3] * 3)
         assert low < mean < high
         covered += low <= np.mean(rates) <= high
@@ -135,18 +136,9 @@ def test_the_bootstrap_over_tasks():
 def _outcomes(generator, shape, first, second, correlation):
     """Outcomes of two policies on the same episodes, bool [2, *shape]."""
     shared = correlation * np.sqrt(first * (1 - first) * second * (1 - second))
-    both, only_first, only_second = (
-        first * second + shared,
-        first * (1 - second) - shared,
-        second * (1 - first) - shared,
-    )
-    drawn = generator.uniform(size=shape)
-    edges = np.cumsum([both, only_first, only_second])
-    return np.stack([drawn < edges[1], (drawn < edges[0]) | _within(drawn, edges[1:])])
-
-
-def _within(drawn, edges):
-    return (edges[0] <= drawn) & (drawn < edges[1])
+    both = first * second + shared
+    kind = np.searchsorted([both, first, first + second - both], generator.uniform(size=shape))
+    return np.stack([kind <= 1, (kind == 0) | (kind == 2)])  # both, only first, only second
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
