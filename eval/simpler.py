@@ -23,7 +23,7 @@ expert play the same episodes for comparison.
 
 Results are written to RUN/eval/: a folder per task with episodes.jsonl (one line per episode),
 videos/, report.md and report.json, and for several tasks a folder with summary.md. Repeat an
-interrupted command to resume it.
+interrupted command to resume it. eval/compare.py compares the results of two policies.
 
 To share an evaluation between processes or machines, run it with shard=1/4, shard=2/4 and so on.
 Then run it without shard= for the report over all episodes; if the shards ran on several machines,

@@ -23,7 +23,8 @@
 On the command line, `--task V` and `--task=V` mean `task=V`, and `experiment=debug` selects
 `configs/experiment/simpler/debug.yaml` (part of the same config; `--help` shows its first comment
 line). Use a `literal` flag for paths: it quotes the value, so that hydra does not interpret `=` and
-`,`. Everything else is plain hydra: `key=value`, `--cfg job`, `-m`.
+`,`. With `positional="runs"`, words without `=` are the items of the list `runs`. Everything else
+is plain hydra: `key=value`, `--cfg job`, `-m`.
 
 The dataclass may nest others and use str, int, float, bool, Literal, tuple, list, dict, Path and `|
 None` (add an entry to a dict with `+names.key=value`). Its `__post_init__` checks ranges and raises
@@ -70,7 +71,10 @@ def config_dir() -> Path:
 
 
 def hydra_app(
-    config_name: str, schema: type, flags: Sequence[Flag] = ()
+    config_name: str,
+    schema: type,
+    flags: Sequence[Flag] = (),
+    positional: str | None = None,
 ) -> Callable[[Callable[[Any], int | None]], Callable[..., None]]:
     """Decorate `main(config)`; see the module's docstring. The result takes an optional argv."""
 
@@ -103,7 +107,7 @@ def hydra_app(
                 print(help_text(config_dir(), config_name, doc or "", flags, modules_of(schema)))
                 return 0
             keys = [*keys_of(schema), "experiment", *groups(config_dir(), config_name)]
-            overrides = to_overrides(arguments, flags, config_name, keys)
+            overrides = to_overrides(arguments, flags, config_name, keys, positional)
             if any(word.startswith("hydra/launcher=") for word in overrides):
                 _through_hydra(config_name, schema, overrides, main)
                 return 0

@@ -45,17 +45,22 @@ def quoted(value: str) -> str:
 
 
 def to_overrides(
-    argv: Sequence[str], flags: Sequence[Flag], config_name: str, keys: Collection[str] = ()
+    argv: Sequence[str],
+    flags: Sequence[Flag],
+    config_name: str,
+    keys: Collection[str] = (),
+    positional: str | None = None,
 ) -> list[str]:
     """`argv` with flags rewritten and `experiment=X` resolved to the command's experiments.
 
     Hydra's options come first, since its parser expects all overrides in one block. `keys` are
-    settings that users may mistake for options.
+    settings that users may mistake for options. Words that are neither options nor key=value (a
+    path may contain "=") are the items of the list `positional`, literally; None: there are none.
 
     Raises UserError for an unknown option, or one without a value.
     """
     by_name = {flag.name: flag for flag in flags}
-    words, options, overrides = list(argv), [], []
+    words, options, overrides, values = list(argv), [], [], []
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
@@ -81,13 +86,23 @@ def to_overrides(
             options.append(word)
         elif name.lstrip("+") == "experiment":
             overrides.append(f"experiment/{config_name}@_global_={value}")
+        elif positional and _is_positional(name, equals):
+            _refuse_empty(positional, word)
+            values.append(quoted(word))
         elif not equals and not word.startswith("~"):
             raise UserError(f"'{word}' is neither an option nor key=value; see --help")
         else:
             if name in {flag.config_key for flag in flags}:
                 _refuse_empty(name, value.strip("'\""))
             overrides.append(word)
+    if values:
+        overrides.append(f"{positional}=[{','.join(values)}]")
     return options + overrides
+
+
+def _is_positional(name: str, equals: str) -> bool:
+    """Whether NAME or NAME=... is no override of hydra's."""
+    return "/" in name and not name.startswith("hydra/") if equals else not name.startswith("~")
 
 
 def _next_value(words: list[str], name: str, example: str) -> str:

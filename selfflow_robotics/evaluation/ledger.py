@@ -12,12 +12,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Literal, get_args, get_origin, get_type_hints
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
+from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
+
+# When an episode counts as a success. SIMPLER counts the last step. Evaluations that stop at the
+# first success ("early_stop") count the same episodes as "any_step": what follows is not played.
+SuccessRule = Literal["last_step", "any_step", "early_stop"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,37 @@ class EpisodeRecord:
     @property
     def key(self) -> str:
         """Identifies policy and episode."""
-        return _key(self.policy, EpisodeSpec(self.task, self.variant, self.seed, self.options))
+        return _key(self.policy, self._spec)
+
+    @property
+    def episode(self) -> str:
+        """Identifies the episode, whoever plays it."""
+        return _key("", self._spec)
+
+    @property
+    def _spec(self) -> EpisodeSpec:
+        return EpisodeSpec(self.task, self.variant, self.seed, self.options)
+
+    def succeeded(self, rule: SuccessRule = "last_step") -> bool:
+        """Whether the episode counts as a success."""
+        return self.success if rule == "last_step" else self.success_at_any_step
 
 
 def _key(policy: str, episode: EpisodeSpec) -> str:
     parts = [policy, episode.task, episode.variant, episode.seed, episode.options]
     return json.dumps(parts, sort_keys=True)
+
+
+def common_episodes(
+    first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]
+) -> list[tuple[EpisodeRecord, EpisodeRecord]]:
+    """The episodes that two policies both played without an error, each once, in the first one's
+    order."""
+    played = [
+        {record.episode: record for record in records if record.error is None}
+        for records in (first, second)
+    ]
+    return [(one, played[1][key]) for key, one in played[0].items() if key in played[1]]
 
 
 class Ledger:
@@ -71,11 +101,29 @@ class Ledger:
                 check_settings(path, fingerprint, "an evaluation")
             else:
                 write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
-            shards = [_shard(path, fingerprint) for path in sorted(folder.glob("shard_*"))]
-            records = [*chain(*shards), *_read(folder / "episodes.jsonl")]
+            records = _read_all(folder, fingerprint, repair=True)
         except OSError as error:
             raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from None
         return cls(folder, records)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[dict[str, Any], "Ledger"]:
+        """(fingerprint, ledger) of an evaluation, which may be running; nothing is written.
+
+        Raises UserError if the folder has none, or if it is damaged.
+        """
+        path = folder / "evaluation.json"
+        try:
+            fingerprint = read_json(path)
+            if not isinstance(fingerprint, dict):
+                raise ValueError("not an object")
+            return fingerprint, cls(folder, _read_all(folder, fingerprint, repair=False))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} is missing; evaluate there first") from None
+        except OSError as error:
+            raise UserError(f"cannot read {folder}: {error.strerror}") from None
+        except ValueError:
+            raise UserError(f"{path} is damaged; evaluate again in another folder") from None
 
     @property
     def records(self) -> list[EpisodeRecord]:
@@ -121,22 +169,28 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _shard(folder: Path, fingerprint: dict[str, Any]) -> list[EpisodeRecord]:
+def _read_all(folder: Path, fingerprint: dict[str, Any], repair: bool) -> list[EpisodeRecord]:
+    """The records of a folder and its shards; see `_read`."""
+    shards = [_shard(path, fingerprint, repair) for path in sorted(folder.glob("shard_*"))]
+    return [*chain(*shards), *_read(folder / "episodes.jsonl", repair)]
+
+
+def _shard(folder: Path, fingerprint: dict[str, Any], repair: bool) -> list[EpisodeRecord]:
     """The records of a shard, as records of the folder that it is in."""
     check_settings(folder / "evaluation.json", fingerprint, "an evaluation")
     return [
         replace(record, video=record.video and f"{folder.name}/{record.video}")
-        for record in _read(folder / "episodes.jsonl")
+        for record in _read(folder / "episodes.jsonl", repair)
     ]
 
 
-def _read(path: Path) -> list[EpisodeRecord]:
-    """The records in the file. A truncated last line is removed from it."""
+def _read(path: Path, repair: bool) -> list[EpisodeRecord]:
+    """The records in the file without a truncated last line, which `repair` removes from it."""
     if not path.exists():
         return []
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    if repair and whole < len(content):
         os.truncate(path, whole)
     records = []
     for number, line in enumerate(content[:whole].splitlines(), 1):

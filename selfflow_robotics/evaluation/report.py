@@ -6,15 +6,20 @@ failures, all errors successes). Rates of different simulators are never in the 
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.ledger import EpisodeRecord, SuccessRule, common_episodes
 from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.results import write_whole, writing
-from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
+from selfflow_robotics.evaluation.statistics import (
+    clopper_pearson_interval,
+    mcnemar_p,
+    stratified_mean,
+    wilson_interval,
+)
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 
@@ -49,10 +54,22 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval; with errors, from the lower bound's to the upper bound's."""
+        return self._interval(wilson_interval)
+
+    @property
+    def exact_interval(self) -> tuple[float, float]:
+        """The same by Clopper and Pearson."""
+        return self._interval(clopper_pearson_interval)
+
+    def _interval(self, method: Callable[[int, int], tuple[float, float]]) -> tuple[float, float]:
         total = self.count + self.errors
-        low, _ = wilson_interval(self.successes, total)
-        _, high = wilson_interval(self.successes + self.errors, total)
+        low, _ = method(self.successes, total)
+        _, high = method(self.successes + self.errors, total)
         return low, high
+
+    def under(self, rule: SuccessRule) -> "Rate":
+        """The rate if success is counted by `rule`."""
+        return self if rule == "last_step" else replace(self, successes=self.successes_at_any_step)
 
     def text(self) -> str:
         """`42 %`, `40-45 %` with errors, `-` without episodes."""
@@ -69,6 +86,7 @@ class Rate:
             "rate": rate,
             "bounds": self.bounds,
             "wilson_95": self.interval if self.count + self.errors else None,
+            "clopper_pearson_95": self.exact_interval if self.count + self.errors else None,
         }
 
 
@@ -105,16 +123,21 @@ class Report:
         return {other: self._paired_p(first, other) for other in others}
 
     def _paired_p(self, first: str, second: str) -> float:
-        outcomes = [
-            {
-                (r.variant, r.seed, json.dumps(r.options, sort_keys=True)): r.success
-                for r in self.episodes[policy]
-                if r.error is None
-            }
-            for policy in (first, second)
-        ]
-        shared = [key for key in outcomes[0] if key in outcomes[1]]
-        return mcnemar_p([outcomes[0][key] for key in shared], [outcomes[1][key] for key in shared])
+        pairs = common_episodes(self.episodes[first], self.episodes[second])
+        return mcnemar_p([one.success for one, _ in pairs], [other.success for _, other in pairs])
+
+    def mean_of_variants(self, policy: str) -> dict[str, Any] | None:
+        """The rate with equal weights for the variants, and its 95 % interval; None with errors or
+        if a variant was not played. JSON-able."""
+        rates = [self.rate(policy, variant) for variant in self.variants]
+        if not rates or any(rate.errors or not rate.count for rate in rates):
+            return None
+        mean, interval = stratified_mean(
+            [rate.successes / rate.count for rate in rates],
+            [rate.interval for rate in rates],
+            [1 / len(rates)] * len(rates),
+        )
+        return {"rate": mean, "interval_95": interval}
 
     def to_json(self) -> dict[str, Any]:
         """Everything in the table, with provenance."""
@@ -134,6 +157,7 @@ class Report:
                 }
                 for policy in self.episodes
             },
+            "mean_of_variants": {policy: self.mean_of_variants(policy) for policy in self.episodes},
             "mcnemar_p": self.comparisons(),
             "simulator_provenance": self.simulator_provenance,
             "policy_provenance": self.policy_provenance,

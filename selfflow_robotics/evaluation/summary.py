@@ -6,7 +6,6 @@ of the same kind.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from selfflow_robotics.envs.tasks.catalog import GROUPS, get_task
 from selfflow_robotics.evaluation.report import Rate, Report, percent
 from selfflow_robotics.evaluation.results import write_whole, writing
+from selfflow_robotics.evaluation.statistics import stratified_mean
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 # A cell is a task, or one variant of it.
@@ -63,9 +63,8 @@ class Summary:
     def averages(self, policy: str, *, at_any_step: bool = False) -> list[Average]:
         """The averages whose cells were all evaluated without errors.
 
-        The interval combines the cells' Wilson intervals (Zou & Donner, "Construction of confidence
-        limits about effect measures", 2008). at_any_step: count success at any step, as in
-        evaluations that end an episode at its first success.
+        The interval combines the cells' Wilson intervals (`stratified_mean`). at_any_step: count
+        success at any step, as in evaluations that end an episode at its first success.
         """
         found = []
         for name, groups in (AVERAGES | self._aggregations()).items():
@@ -172,12 +171,10 @@ class Summary:
 
 def _average(name: str, rates: Sequence[tuple[Rate, float]], at_any_step: bool) -> Average:
     """The weighted mean of rates without errors; the weights sum to 1."""
-    mean = below = above = 0.0
-    for counted, weight in rates:
-        successes = counted.successes_at_any_step if at_any_step else counted.successes
-        rate = Rate(successes, counted.count)
-        value, (low, high) = successes / counted.count, rate.interval
-        mean += weight * value
-        below += (weight * (value - low)) ** 2
-        above += (weight * (high - value)) ** 2
-    return Average(name, mean, (mean - math.sqrt(below), mean + math.sqrt(above)))
+    counted = [rate.under("any_step" if at_any_step else "last_step") for rate, _ in rates]
+    mean, interval = stratified_mean(
+        [rate.successes / rate.count for rate in counted],
+        [rate.interval for rate in counted],
+        [weight for _, weight in rates],
+    )
+    return Average(name, mean, interval)

@@ -102,6 +102,19 @@ def test_a_literal_flag_means_exactly_what_is_typed(run, path):
     assert quoted(path).startswith("'")
 
 
+def test_positional_words_are_the_items_of_a_list():
+    words = ["a", "x/y=1", "it's", "steps=3", "hydra/launcher=b", "--cfg", "job", "~c"]
+    overrides = to_overrides(words, (), "demo", positional="names")
+    options, names = overrides[:2], overrides[-1]
+    assert options == ["--cfg", "job"]
+    assert names == "names=[" + ",".join(map(quoted, ["a", "x/y=1", "it's"])) + "]"
+    assert overrides[2:-1] == ["steps=3", "hydra/launcher=b", "~c"]
+    with pytest.raises(UserError, match="names is empty"):
+        to_overrides([""], (), "demo", positional="names")
+    with pytest.raises(UserError, match="neither an option nor key=value"):
+        to_overrides(["a"], (), "demo")
+
+
 @pytest.mark.parametrize("word", ["experiment=debug", "+experiment=debug"])
 def test_an_experiment_changes_the_config_and_overrides_change_the_experiment(run, word):
     [config] = run(word, "sampler.num_steps=3")

@@ -1,10 +1,11 @@
 """The numbers of a report and the words around them."""
 
 import json
+from typing import get_args
 
 import pytest
 
-from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.ledger import EpisodeRecord, SuccessRule
 from selfflow_robotics.evaluation.report import Rate, Report
 
 VARIANTS = ("standing", "horizontal")
@@ -78,6 +79,23 @@ def test_a_stranger_is_marked_in_the_table():
     assert "network (out of domain)" in text
     assert "random (out of domain)" not in text
     assert "Out of domain: trained on data of SIMPLER, measured here." in text
+
+
+def test_the_exact_interval_and_the_mean_of_variants_are_in_the_file():
+    policies = _report(policy="0101110111").to_json()
+    # 0 to 6 of 10 by Clopper and Pearson; 2 of 5 and 5 of 5, weighed equally.
+    exact = policies["policies"]["network"]["all"]["clopper_pearson_95"]
+    assert exact == pytest.approx((0.3475471, 0.9332605), abs=1e-6)
+    mean = policies["mean_of_variants"]["network"]
+    assert mean["rate"] == pytest.approx(0.7)
+    low, high = mean["interval_95"]
+    assert low < 0.7 < high
+    assert _report(policy="11ee000000").mean_of_variants("network") is None
+
+
+def test_success_by_another_rule():
+    rate = Rate(6, 10, 0, 7)
+    assert [rate.under(rule).successes for rule in get_args(SuccessRule)] == [6, 7, 7]
 
 
 def test_nothing_played_is_no_rate():
