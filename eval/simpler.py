@@ -49,6 +49,7 @@ from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.audit import Audit
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -232,7 +233,7 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
         baselines = [name for name in config.baselines if name != config.policy]
         players = [policy, *(scripted(name, config) for name in baselines)]
         for player in players:
-            play(config, ledger, player, clients, episodes)
+            play(config, ledger, player, clients, episodes, Audit(protocol))
 
     report = Report(
         task=task.name,
@@ -271,9 +272,12 @@ def play(
     policy: Policy,
     clients: list[SimulatorClient],
     episodes: list[EpisodeSpec],
+    audit: Audit,
 ) -> None:
     """Play the missing episodes, with a progress bar."""
     done = [record for record in ledger.of(policy.name, episodes) if record.error is None]
+    for record in done:
+        audit.add(record)
     if len(done) == len(episodes):
         print(f"{policy.name}: all {len(episodes)} episodes are done")
         return
@@ -281,6 +285,8 @@ def play(
 
         def show(record: EpisodeRecord) -> None:
             done.append(record)
+            if record.error is None:
+                audit.add(record)
             successes = sum(r.success for r in done)
             bar.set_postfix_str(f"{successes} of {len(done)} succeed", refresh=False)
             bar.update()

@@ -36,6 +36,7 @@ class EpisodeRecord:
     wall_s: float = 0.0
     video: str | None = None  # relative to the folder
     start: str | None = None  # digest of the initial state; equal for equal states
+    picture: str | None = None  # digest of the first image and instruction, if the policy looks
 
     @property
     def key(self) -> str:

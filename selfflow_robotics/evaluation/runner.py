@@ -44,7 +44,7 @@ def play_missing(
         roll_out(clients, others, policy, replan_steps=replan_steps),
     )
     for result in results:
-        record = _record(ledger, policy.name, result)
+        record = _record(ledger, policy, result)
         ledger.add(record)
         on_record(record)
 
@@ -59,12 +59,13 @@ def _variants_in_turn(episodes: Sequence[EpisodeSpec]) -> list[EpisodeSpec]:
     return [episode for _, episode in sorted(zip(turns, episodes, strict=True), key=lambda t: t[0])]
 
 
-def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord:
+def _record(ledger: Ledger, policy: Policy, result: EpisodeResult) -> EpisodeRecord:
     video = None
     if result.frames:
-        video = _film(ledger, policy, result, result.frames)
+        video = _film(ledger, policy.name, result, result.frames)
+    looks = getattr(policy, "looks", True)  # a film of one that does not is not what it acts on
     return EpisodeRecord(
-        policy=policy,
+        policy=policy.name,
         task=result.spec.task,
         variant=result.spec.variant,
         seed=result.spec.seed,
@@ -76,6 +77,7 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord
         wall_s=round(result.wall_s, 3),
         video=video,
         start=_start(result),
+        picture=_picture(result) if looks else None,
     )
 
 
@@ -91,6 +93,15 @@ def _start(result: EpisodeResult) -> str | None:
     task, drawn = get_task(result.spec.task), result.drawn
     shown = [state, drawn.get("robot_variant"), task.instructions(drawn)[0]]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+
+def _picture(result: EpisodeResult) -> str | None:
+    """Digest of the first image and the instruction beside it. None if nothing was rendered."""
+    first = result.first_observation
+    if not first:
+        return None
+    shown = np.ascontiguousarray(first["image"]).tobytes() + first["instruction"].encode()
+    return hashlib.sha256(shown).hexdigest()[:16]
 
 
 def _film(
