@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from selfflow_robotics.errors import UserError, unknown
 
@@ -21,12 +22,19 @@ HYDRA_OPTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Flag:
-    """An option of a script: `--name VALUE` means the override `name=VALUE`."""
+    """An option of a script: `--name VALUE` means the override `name=VALUE`.
+
+    A name without dashes is an operand: the first word that is neither an option nor key=value.
+    """
 
     name: str  # with the dashes
     key: str = ""  # config key, if different from the name
     literal: bool = False  # quote the value: for paths and free text
     help: str = ""
+
+    @property
+    def is_operand(self) -> bool:
+        return not self.name.startswith("-")
 
     @property
     def config_key(self) -> str:
@@ -54,7 +62,8 @@ def to_overrides(
 
     Raises UserError for an unknown option, or one without a value.
     """
-    by_name = {flag.name: flag for flag in flags}
+    by_name = {flag.name: flag for flag in flags if not flag.is_operand}
+    operands = [flag for flag in flags if flag.is_operand]
     words, options, overrides = list(argv), [], []
     while words:
         word = words.pop(0)
@@ -79,6 +88,9 @@ def to_overrides(
             raise unknown("option", name, [*by_name, "--help", "--cfg", "--multirun"])
         elif word.startswith("-"):
             options.append(word)
+        elif operands and (not equals or Path(word).exists()) and not word.startswith("~"):
+            _refuse_empty(operands[0].name, word)
+            overrides.append(operands.pop(0).override(word))
         elif name.lstrip("+") == "experiment":
             overrides.append(f"experiment/{config_name}@_global_={value}")
         elif not equals and not word.startswith("~"):

@@ -16,7 +16,13 @@ def help_text(
     schema."""
     parts = [doc.strip()]
     if flags:
-        rows = [(f"{f.name} VALUE", f.help or f"same as {f.config_key}=VALUE") for f in flags]
+        rows = [
+            (
+                f.name if f.is_operand else f"{f.name} VALUE",
+                f.help or f"same as {f.config_key}=VALUE",
+            )
+            for f in flags
+        ]
         parts.append("Flags:\n" + _table(rows))
     experiments = experiment_headers(configs, config_name)
     if experiments:
