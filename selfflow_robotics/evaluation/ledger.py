@@ -19,6 +19,8 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
 from selfflow_robotics.locks import hold
 
+FINGERPRINT, EPISODES = "evaluation.json", "episodes.jsonl"
+
 
 @dataclass(frozen=True)
 class EpisodeRecord:
@@ -64,7 +66,7 @@ class Ledger:
         folder's differs, if another process is using it, or if it cannot be written.
         """
         fingerprint = json.loads(json.dumps(fingerprint))
-        path = folder / "evaluation.json"
+        path = folder / FINGERPRINT
         try:
             folder.mkdir(parents=True, exist_ok=True)
             hold(folder)
@@ -73,7 +75,7 @@ class Ledger:
             else:
                 write_whole(path, json.dumps(fingerprint, indent=2, sort_keys=True) + "\n")
             shards = [_shard(path, fingerprint) for path in sorted(folder.glob("shard_*"))]
-            records = [*chain(*shards), *_read(folder / "episodes.jsonl")]
+            records = [*chain(*shards), *_read(folder / EPISODES)]
         except OSError as error:
             raise UserError(f"cannot write the evaluation to {folder}: {error.strerror}") from None
         return cls(folder, records)
@@ -91,7 +93,7 @@ class Ledger:
         line = json.dumps(asdict(record), sort_keys=True) + "\n"
         with (
             writing(self.folder),
-            (self.folder / "episodes.jsonl").open("ab", buffering=0) as file,
+            (self.folder / EPISODES).open("ab", buffering=0) as file,
         ):
             size = file.tell()
             try:
@@ -124,10 +126,10 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
 
 def _shard(folder: Path, fingerprint: dict[str, Any]) -> list[EpisodeRecord]:
     """The records of a shard, as records of the folder that it is in."""
-    check_settings(folder / "evaluation.json", fingerprint, "an evaluation")
+    check_settings(folder / FINGERPRINT, fingerprint, "an evaluation")
     return [
         replace(record, video=record.video and f"{folder.name}/{record.video}")
-        for record in _read(folder / "episodes.jsonl")
+        for record in _read(folder / EPISODES)
     ]
 
 
@@ -142,12 +144,34 @@ def _read(path: Path) -> list[EpisodeRecord]:
     records = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
-            records.append(_record(json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
+            records.append(parse_record(line))
+        except ValueError:
             raise UserError(
                 f"{path} line {number} is damaged; remove that line to resume"
             ) from None
     return records
+
+
+def parse_record(line: bytes) -> EpisodeRecord:
+    """The record in a line of episodes.jsonl. Raises ValueError if it is damaged."""
+    try:
+        return _record(json.loads(line))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def ledger_files(folder: Path) -> list[Path]:
+    """The existing ledgers of a results folder in the order in which `Ledger.open` reads them:
+    those of its shards, then its own. Later records replace earlier ones."""
+    files = [*(shard / EPISODES for shard in sorted(folder.glob("shard_*"))), folder / EPISODES]
+    return [path for path in files if path.is_file()]
+
+
+def read_complete_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """The lines of a ledger without their ends, and what follows the last line: an unfinished
+    one, or nothing. Unlike `Ledger.open`, it changes nothing. Raises OSError."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    return lines, rest
 
 
 def _record(values: dict[str, Any]) -> EpisodeRecord:

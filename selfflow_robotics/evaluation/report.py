@@ -88,6 +88,8 @@ class Report:
     remarks: tuple[str, ...] = ()  # further lines under the table
     simulator_provenance: dict[str, Any] | None = None
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
+    num_episodes: int | None = None  # asked for; None: the protocol's number
+    shard: str | None = None  # part of the episodes, such as 1/4; None: all
 
     @property
     def policy(self) -> str:
@@ -124,6 +126,8 @@ class Report:
             "simulator": self.simulator,
             "protocol": self.protocol,
             "seed": self.seed,
+            "num_episodes": self.num_episodes,
+            "shard": self.shard,
             "initial_states": self.initial_states().to_json(),
             "repeated_starts": self.initial_states().repeated,
             "out_of_domain": self.out_of_domain,

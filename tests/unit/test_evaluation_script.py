@@ -18,6 +18,7 @@ from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.verify import find_results, verify
 from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +206,8 @@ def test_several_tasks_have_a_folder_each_and_a_summary(main, tmp_path, capsys):
         "tabletop-pick_coke_can-random",
     ]
     assert (folders[0] / "summary.md").is_file()
+    checks = [check for folder in find_results(tmp_path) for check in verify(folder)]
+    assert [check for check in checks if check.differences] == []
     for wrong in (["pick_coke_can,move_neer"], ["pick_coke_can,move_near", "output=here"]):
         with pytest.raises(SystemExit) as stop:
             main(["--task", *wrong, *arguments])
