@@ -53,7 +53,11 @@ from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.audit import Audit
-from selfflow_robotics.evaluation.checksums import write_report_checksums, write_summary_checksums
+from selfflow_robotics.evaluation.checksums import (
+    check_unchanged,
+    write_report_checksums,
+    write_summary_checksums,
+)
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -235,6 +239,7 @@ def evaluate(
         }
         folder = output_folder(config, task, checkpoint, simulator, fingerprint)
         ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
+        check_unchanged(ledger.folder)
         print(f"results in {ledger.folder}")
         baselines = [name for name in config.baselines if name != config.policy]
         players = [policy, *(scripted(name, config) for name in baselines)]

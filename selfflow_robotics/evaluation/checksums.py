@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
 
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.ledger import (
     FINGERPRINT,
     EpisodeRecord,
@@ -81,6 +82,22 @@ def write_summary_checksums(folder: Path, results: Sequence[Path]) -> None:
     Raises UserError if that fails.
     """
     _write(folder, results, SUMMARY_FILES)
+
+
+def check_unchanged(folder: Path) -> None:
+    """Raise UserError if a ledger no longer begins with the lines that it had at the last report: the
+    next report must not give edited lines new checksums."""
+    try:
+        sums = Checksums.read(folder)
+        for name, digests in sums.ledgers.items() if sums else ():
+            lines = read_complete_lines(folder / name)[0] if (folder / name).exists() else []
+            if [line_digest(line) for line in lines[: len(digests)]] != digests:
+                raise ValueError(f"{name} has changed since the last report")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / CHECKSUMS}: {error}; restore the original, or remove {CHECKSUMS} to accept "
+            "what is there"
+        ) from None
 
 
 def line_digest(line: bytes) -> str:

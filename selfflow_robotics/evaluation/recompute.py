@@ -37,7 +37,7 @@ def recomputed_report(
     key = str(fingerprint["simulator"]["simulator"])
     protocol, seed = fingerprint["protocol"], int(fingerprint["seed"])
     task = get_task(records[0].task if records else written["task"])
-    left_out, shard = dict(written["left_out"]), written.get("shard")
+    left_out, shard = dict(written.get("left_out", {})), written.get("shard")
     policies = list(dict.fromkeys([fingerprint["policy"], *written["policies"]]))
     if "num_episodes" in written:
         planned = evaluation_episodes(task, key, protocol, written["num_episodes"], seed)
@@ -56,11 +56,11 @@ def recomputed_report(
         seed=seed,
         variants=tuple(variant for variant in task.variants if variant not in left_out),
         episodes={policy: _episodes_of(policy, records, episodes) for policy in policies},
-        out_of_domain=written["out_of_domain"],
+        out_of_domain=written.get("out_of_domain"),
         left_out=left_out,
-        remarks=tuple(written["remarks"]),
+        remarks=tuple(written.get("remarks", ())),
         simulator_provenance=fingerprint["simulator"],
-        policy_provenance=written["policy_provenance"],
+        policy_provenance=written.get("policy_provenance"),
         num_episodes=written.get("num_episodes"),
         shard=shard,
     )

@@ -214,6 +214,8 @@ def _states_check(folder: Path, report: Report) -> Check:
     """A protocol that promises different initial states has them."""
     states = report.initial_states()
     promised = report.protocol not in DRAWN
+    if not states.count:
+        return Check("initial states: not in the ledger of an earlier version")
     where = f"{folder / EPISODES}: expected {states.count} different initial states"
     differs = (f"{where}, found {states.different}",) if promised and states.repeated else ()
     return Check(states.text(), differs)

@@ -238,3 +238,15 @@ def test_help_shows_flags_experiments_and_options(run, capsys):
 def test_hydra_options_keep_their_values():
     argv = ["--cfg", "job", "-m", "--resolve", "a=1"]
     assert to_overrides(argv, (), "demo") == argv
+
+
+def test_an_operand_is_the_first_word_that_is_no_setting(tmp_path):
+    flags = (Flag("FOLDER", key="folder", literal=True), Flag("--task"))
+    assert to_overrides(["runs/a,b", "seed=1"], flags, "demo") == ["folder='runs/a,b'", "seed=1"]
+    assert to_overrides(["--task", "x", "here"], flags, "demo") == ["task=x", "folder='here'"]
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    assert to_overrides([str(odd)], flags, "demo") == [f"folder='{odd}'"]
+    for words in (["here", "there"], [" "]):
+        with pytest.raises(UserError):
+            to_overrides(words, flags, "demo")

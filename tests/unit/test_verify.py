@@ -349,5 +349,7 @@ def test_what_an_evaluation_writes_verifies(main, tmp_path, monkeypatch):
     evaluate([*arguments, "num_episodes=3"])
     assert _exit_code(main, "runs") == 0
     [ledger] = Path("runs").glob("eval/random/*/shard_1_of_2/episodes.jsonl")
-    ledger.write_text(ledger.read_text().replace('"seed": ', '"seed": 1'))
+    ledger.write_text(ledger.read_text().replace('"steps": ', '"steps": 1'))
     assert _exit_code(main, "runs") == 1
+    # Nor does a longer evaluation give the edited line a new checksum.
+    assert _exit_code(evaluate, *arguments, "num_episodes=4") == 2
