@@ -85,7 +85,7 @@ def write_summary_checksums(folder: Path, results: Sequence[Path]) -> None:
 
 
 def check_unchanged(folder: Path) -> None:
-    """Raise UserError if a ledger no longer begins with the lines that it had at the last report: the
+    """Raise UserError if a ledger no longer begins with the lines it had at the last report: the
     next report must not give edited lines new checksums."""
     try:
         sums = Checksums.read(folder)
