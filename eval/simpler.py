@@ -22,8 +22,12 @@ training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own 
 expert play the same episodes for comparison.
 
 Results are written to RUN/eval/: a folder per task with episodes.jsonl (one line per episode),
-videos/, report.md and report.json, and for several tasks a folder with summary.md. Repeat an
-interrupted command to resume it. eval/compare.py compares the results of two policies.
+videos/, report.md, report.json and checksums.json, and for several tasks a folder with summary.md.
+Repeat an interrupted command to resume it. eval/compare.py compares the results of two policies,
+and eval/verify.py checks all files of a result.
+
+A protocol with a grid promises that all initial states differ. An evaluation stops with an error at
+the first episode that repeats one, and reports the count.
 
 To share an evaluation between processes or machines, run it with shard=1/4, shard=2/4 and so on.
 Then run it without shard= for the report over all episodes; if the shards ran on several machines,
@@ -49,6 +53,12 @@ from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.audit import Audit
+from selfflow_robotics.evaluation.checksums import (
+    check_unchanged,
+    write_report_checksums,
+    write_summary_checksums,
+)
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -155,11 +165,11 @@ def main(config: EvalConfig) -> int:
         raise SimplerMissing(lacking[0])
     if not any(one.episodes for one in plans):
         raise UserError(f"shard={config.shard} has no episodes of {config.task}")
-    reports = [evaluate(config, one, policy, checkpoint) for one in plans if one.episodes]
+    results = [evaluate(config, one, policy, checkpoint) for one in plans if one.episodes]
     if len(tasks) > 1:
-        summarize(config, reports, checkpoint)
+        summarize(config, results, checkpoint)
     print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
-    troubles = [trouble for report in reports for trouble in report.troubles()]
+    troubles = [trouble for _, report in results for trouble in report.troubles()]
     print(*troubles, sep="\n", end="\n" if troubles else "", file=sys.stderr)
     return 1 if lacking or troubles else 0
 
@@ -198,8 +208,10 @@ def plan(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> Plan:
     return Plan(task, simulator, why, protocol, playable, left_out)
 
 
-def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | None) -> Report:
-    """Play the missing episodes of one task, and write and print its report."""
+def evaluate(
+    config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | None
+) -> tuple[Path, Report]:
+    """Play the missing episodes of one task; write and print its report. Returns its folder too."""
     data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
     task, simulator, why, protocol, episodes, left_out = plan
     shard = Shard.parse(config.shard) if config.shard else None
@@ -228,11 +240,12 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
         }
         folder = output_folder(config, task, checkpoint, simulator, fingerprint)
         ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
+        check_unchanged(ledger.folder)
         print(f"results in {ledger.folder}")
         baselines = [name for name in config.baselines if name != config.policy]
         players = [policy, *(scripted(name, config) for name in baselines)]
         for player in players:
-            play(config, ledger, player, clients, episodes)
+            play(config, ledger, player, clients, episodes, Audit(protocol))
 
     report = Report(
         task=task.name,
@@ -248,20 +261,27 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
         ),
         simulator_provenance=provenance,
         policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
+        num_episodes=config.num_episodes,
+        shard=config.shard,
     )
     print(f"\n{report.to_text()}\n")  # first: the disk may be full
     report.write(ledger.folder)
+    write_report_checksums(ledger.folder, ledger.records)
     print(f"report: {ledger.folder / 'report.md'}")
-    return report
+    return ledger.folder, report
 
 
-def summarize(config: EvalConfig, reports: list[Report], checkpoint: Path | None) -> None:
+def summarize(
+    config: EvalConfig, results: list[tuple[Path, Report]], checkpoint: Path | None
+) -> None:
     """Print and write the table over all tasks."""
-    summary = Summary(tuple(reports))
+    folders, reports = zip(*results, strict=True)
+    summary = Summary(reports)
     print(f"\n{summary.to_text()}\n")
     settings = {"settings": [report.to_json() for report in reports]}
     folder = results_root(config, checkpoint) / folder_name("summary", settings)
     summary.write(folder)
+    write_summary_checksums(folder, folders)
     print(f"summary: {folder / 'summary.md'}")
 
 
@@ -271,9 +291,12 @@ def play(
     policy: Policy,
     clients: list[SimulatorClient],
     episodes: list[EpisodeSpec],
+    audit: Audit,
 ) -> None:
     """Play the missing episodes, with a progress bar."""
     done = [record for record in ledger.of(policy.name, episodes) if record.error is None]
+    for record in done:
+        audit.add(record)
     if len(done) == len(episodes):
         print(f"{policy.name}: all {len(episodes)} episodes are done")
         return
@@ -281,6 +304,8 @@ def play(
 
         def show(record: EpisodeRecord) -> None:
             done.append(record)
+            if record.error is None:
+                audit.add(record)
             successes = sum(r.success for r in done)
             bar.set_postfix_str(f"{successes} of {len(done)} succeed", refresh=False)
             bar.update()

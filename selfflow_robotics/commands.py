@@ -18,6 +18,7 @@ COMMANDS = {
     "eval/probe.py": "selfflow-probe",
     "eval/class_probe.py": "selfflow-class-probe",
     "eval/run_page.py": "selfflow-run-page",
+    "eval/verify.py": "selfflow-verify",
 }
 
 

@@ -20,6 +20,8 @@ from selfflow_robotics.evaluation.results import check_settings, write_whole, wr
 from selfflow_robotics.json_file import read_json
 from selfflow_robotics.locks import hold
 
+FINGERPRINT, EPISODES = "evaluation.json", "episodes.jsonl"
+
 # When an episode counts as a success. SIMPLER counts the last step. Evaluations that stop at the
 # first success ("early_stop") count the same episodes as "any_step": what follows is not played.
 SuccessRule = Literal["last_step", "any_step", "early_stop"]
@@ -41,6 +43,7 @@ class EpisodeRecord:
     wall_s: float = 0.0
     video: str | None = None  # relative to the folder
     start: str | None = None  # digest of the initial state; equal for equal states
+    picture: str | None = None  # digest of the first image and instruction, if the policy looks
 
     @property
     def key(self) -> str:
@@ -93,7 +96,7 @@ class Ledger:
         folder's differs, if another process is using it, or if it cannot be written.
         """
         fingerprint = json.loads(json.dumps(fingerprint))
-        path = folder / "evaluation.json"
+        path = folder / FINGERPRINT
         try:
             folder.mkdir(parents=True, exist_ok=True)
             hold(folder)
@@ -112,7 +115,7 @@ class Ledger:
 
         Raises UserError if the folder has none, or if it is damaged.
         """
-        path = folder / "evaluation.json"
+        path = folder / FINGERPRINT
         try:
             fingerprint = read_json(path)
             if not isinstance(fingerprint, dict):
@@ -138,7 +141,7 @@ class Ledger:
         line = json.dumps(asdict(record), sort_keys=True) + "\n"
         with (
             writing(self.folder),
-            (self.folder / "episodes.jsonl").open("ab", buffering=0) as file,
+            (self.folder / EPISODES).open("ab", buffering=0) as file,
         ):
             size = file.tell()
             try:
@@ -172,15 +175,15 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
 def _read_all(folder: Path, fingerprint: dict[str, Any], repair: bool) -> list[EpisodeRecord]:
     """The records of a folder and its shards; see `_read`."""
     shards = [_shard(path, fingerprint, repair) for path in sorted(folder.glob("shard_*"))]
-    return [*chain(*shards), *_read(folder / "episodes.jsonl", repair)]
+    return [*chain(*shards), *_read(folder / EPISODES, repair)]
 
 
 def _shard(folder: Path, fingerprint: dict[str, Any], repair: bool) -> list[EpisodeRecord]:
     """The records of a shard, as records of the folder that it is in."""
-    check_settings(folder / "evaluation.json", fingerprint, "an evaluation")
+    check_settings(folder / FINGERPRINT, fingerprint, "an evaluation")
     return [
         replace(record, video=record.video and f"{folder.name}/{record.video}")
-        for record in _read(folder / "episodes.jsonl", repair)
+        for record in _read(folder / EPISODES, repair)
     ]
 
 
@@ -195,12 +198,34 @@ def _read(path: Path, repair: bool) -> list[EpisodeRecord]:
     records = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
-            records.append(_record(json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
+            records.append(parse_record(line))
+        except ValueError:
             raise UserError(
                 f"{path} line {number} is damaged; remove that line to resume"
             ) from None
     return records
+
+
+def parse_record(line: bytes) -> EpisodeRecord:
+    """The record in a line of episodes.jsonl. Raises ValueError if it is damaged."""
+    try:
+        return _record(json.loads(line))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def ledger_files(folder: Path) -> list[Path]:
+    """The existing ledgers of a results folder in the order in which `Ledger.open` reads them:
+    those of its shards, then its own. Later records replace earlier ones."""
+    files = [*(shard / EPISODES for shard in sorted(folder.glob("shard_*"))), folder / EPISODES]
+    return [path for path in files if path.is_file()]
+
+
+def read_complete_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """The lines of a ledger without their ends, and what follows the last line: an unfinished
+    one, or nothing. Unlike `Ledger.open`, it changes nothing. Raises OSError."""
+    *lines, rest = path.read_bytes().split(b"\n")
+    return lines, rest
 
 
 def _record(values: dict[str, Any]) -> EpisodeRecord:

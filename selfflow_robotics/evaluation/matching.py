@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfflow_robotics.errors import UserError, unknown
-from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger, common_episodes
+from selfflow_robotics.evaluation.ledger import (
+    FINGERPRINT,
+    EpisodeRecord,
+    Ledger,
+    common_episodes,
+)
 from selfflow_robotics.json_file import read_json
 
 # What may differ between two results of the same simulator: the computer, and what the policy sees.
@@ -40,7 +45,7 @@ class Evaluation:
     @classmethod
     def open(cls, folder: Path) -> "Evaluation":
         """Read evaluation.json. Raises UserError if it is damaged or from another command."""
-        path = folder / "evaluation.json"
+        path = folder / FINGERPRINT
         try:
             settings = read_json(path)
             simulator = settings.pop("simulator")
@@ -276,7 +281,7 @@ def _results_folders(path: Path) -> list[Path]:
     another one."""
     patterns = ("", "shard_*/", "*/", "*/shard_*/", "eval/*/", "eval/*/shard_*/")
     found = dict.fromkeys(
-        file.parent for one in patterns for file in sorted(path.glob(f"{one}evaluation.json"))
+        file.parent for one in patterns for file in sorted(path.glob(f"{one}{FINGERPRINT}"))
     )
     return [folder for folder in found if folder.parent not in found]
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, SuccessRule, common_episodes
 from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.results import write_whole, writing
@@ -105,6 +106,8 @@ class Report:
     remarks: tuple[str, ...] = ()  # further lines under the table
     simulator_provenance: dict[str, Any] | None = None
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
+    num_episodes: int | None = None  # asked for; None: the protocol's number
+    shard: str | None = None  # part of the episodes, such as 1/4; None: all
 
     @property
     def policy(self) -> str:
@@ -146,7 +149,10 @@ class Report:
             "simulator": self.simulator,
             "protocol": self.protocol,
             "seed": self.seed,
-            "repeated_starts": self.repeated_starts(),
+            "num_episodes": self.num_episodes,
+            "shard": self.shard,
+            "initial_states": self.initial_states().to_json(),
+            "repeated_starts": self.initial_states().repeated,
             "out_of_domain": self.out_of_domain,
             "left_out": self.left_out,
             "remarks": self.remarks,
@@ -163,10 +169,9 @@ class Report:
             "policy_provenance": self.policy_provenance,
         }
 
-    def repeated_starts(self) -> int:
-        """How many episodes of the evaluated policy began in the state of an earlier one."""
-        starts = [r.start for r in self.episodes[self.policy] if r.start is not None]
-        return len(starts) - len(set(starts))
+    def initial_states(self) -> InitialStates:
+        """How many initial states of the evaluated policy's episodes differ."""
+        return InitialStates.of(self.episodes[self.policy])
 
     def troubles(self) -> list[str]:
         """What went wrong, a line each: episodes that failed to run, were left out or repeat."""
@@ -181,7 +186,7 @@ class Report:
             )
         for variant, why in self.left_out.items():
             lines.append(f"{self.task}: {variant} was not evaluated: {why}")
-        repeated = 0 if self.protocol in DRAWN else self.repeated_starts()
+        repeated = 0 if self.protocol in DRAWN else self.initial_states().repeated
         if repeated:
             lines.append(
                 f"{self.task}: {repeated} episodes repeat the initial state of another; report "
@@ -222,7 +227,10 @@ class Report:
             notes.append(
                 f"{self.policy} and {other} on the same episodes: exact McNemar p = {p:.2g}."
             )
-        if repeated := self.repeated_starts():
+        states = self.initial_states()
+        if states.count:
+            notes.append(f"{states.text()}.")
+        if repeated := states.repeated:
             notes.append(
                 f"{repeated} episodes repeat the initial state of another: the success rate counts "
                 "some states several times, and its interval is too narrow."

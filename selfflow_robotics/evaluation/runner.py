@@ -39,12 +39,15 @@ def play_missing(
     shown = _variants_in_turn(episodes)[:num_videos]
     filmed = [episode for episode in shown if episode in missing]
     others = [episode for episode in missing if episode not in filmed]
+    # Where objects may be invisible, different states can look the same; and a policy that does not
+    # look gets no images, though its films have some.
+    looks = getattr(policy, "looks", True) and not clients[0].spec.allow_invisible
     results = chain(
         roll_out(clients, filmed, policy, replan_steps=replan_steps, record="frames"),
         roll_out(clients, others, policy, replan_steps=replan_steps),
     )
     for result in results:
-        record = _record(ledger, policy.name, result)
+        record = _record(ledger, policy.name, result, looks)
         ledger.add(record)
         on_record(record)
 
@@ -59,7 +62,7 @@ def _variants_in_turn(episodes: Sequence[EpisodeSpec]) -> list[EpisodeSpec]:
     return [episode for _, episode in sorted(zip(turns, episodes, strict=True), key=lambda t: t[0])]
 
 
-def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord:
+def _record(ledger: Ledger, policy: str, result: EpisodeResult, looks: bool) -> EpisodeRecord:
     video = None
     if result.frames:
         video = _film(ledger, policy, result, result.frames)
@@ -76,6 +79,7 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult) -> EpisodeRecord
         wall_s=round(result.wall_s, 3),
         video=video,
         start=_start(result),
+        picture=_picture(result) if looks else None,
     )
 
 
@@ -91,6 +95,15 @@ def _start(result: EpisodeResult) -> str | None:
     task, drawn = get_task(result.spec.task), result.drawn
     shown = [state, drawn.get("robot_variant"), task.instructions(drawn)[0]]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+
+def _picture(result: EpisodeResult) -> str | None:
+    """Digest of the first image and the instruction beside it. None if nothing was rendered."""
+    first = result.first_observation
+    if not first:
+        return None
+    shown = np.ascontiguousarray(first["image"]).tobytes() + first["instruction"].encode()
+    return hashlib.sha256(shown).hexdigest()[:16]
 
 
 def _film(

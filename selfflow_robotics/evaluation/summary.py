@@ -147,6 +147,10 @@ class Summary:
         lines.insert(1, "-" * max(map(len, lines)))
         return "\n".join([self.title(), "", *lines])
 
+    def to_markdown(self) -> str:
+        """For a page."""
+        return f"# {self.title()}\n\n{markdown_table(self.table())}"
+
     def to_json(self) -> dict[str, Any]:
         """The averages of every policy and the tasks' reports."""
         return {
@@ -164,8 +168,7 @@ class Summary:
         """Write summary.md and summary.json. Raises UserError if that fails."""
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            page = f"# {self.title()}\n\n{markdown_table(self.table())}\n"
-            write_whole(folder / "summary.md", page)
+            write_whole(folder / "summary.md", self.to_markdown() + "\n")
             write_whole(folder / "summary.json", json.dumps(self.to_json(), indent=2) + "\n")
 
 

@@ -52,6 +52,7 @@ class EpisodeResult:
     wall_s: float
     error: str | None = None
     start: dict[str, Any] = field(default_factory=dict)  # `info` of the reset
+    first_observation: dict[str, Any] = field(default_factory=dict)  # empty if not rendered
     frames: list[np.ndarray] | None = None  # uint8 [H, W, 3], steps + 1 of them
     trajectory: Trajectory | None = None
 
@@ -158,6 +159,7 @@ class _Episode:
     started: float = field(default_factory=time.monotonic)
     horizon: int = 0
     hold_steps: int = 0  # of success, after which it ends; 0: it goes on
+    first_observation: dict[str, Any] = field(default_factory=dict)
     observations: list[dict[str, Any]] = field(default_factory=list)
     infos: list[dict[str, Any]] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
@@ -188,6 +190,7 @@ class _Episode:
             wall_s=time.monotonic() - self.started,
             error=error,
             start=self.infos[0] if self.infos else {},
+            first_observation=self.first_observation,
             frames=frames,
             trajectory=trajectory,
         )
@@ -241,6 +244,7 @@ class _Slot:
         reply = self.client.result()
         if not self.running.infos:
             observations, infos = [reply["observation"] or {}], [reply["info"]]
+            self.running.first_observation = observations[0]
         else:
             observations, infos = reply["observations"] or [{}], reply["infos"]
         self.running.infos += infos

@@ -150,7 +150,25 @@ def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
     Raises UserError if the file is missing, truncated or modified.
     """
     path = checkpoint / f"{name}.safetensors"
-    expected = read_manifest(checkpoint)["files"].get(path.name)
+    _check_file(path, read_manifest(checkpoint)["files"].get(path.name))
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} has no tensors ({error}); use another checkpoint") from error
+
+
+def check_files(checkpoint: Path) -> None:
+    """Verify the size and checksum of every file in a checkpoint's manifest.
+
+    Raises UserError for the first one that is missing, truncated or modified, and if the manifest
+    is.
+    """
+    for name, expected in read_manifest(checkpoint)["files"].items():
+        _check_file(checkpoint / name, expected)
+
+
+def _check_file(path: Path, expected: dict[str, Any] | None) -> None:
+    """Raise UserError unless the file has the size and checksum `expected`."""
     if expected is None or not path.is_file():
         raise UserError(f"{path} is missing, so the checkpoint is incomplete; use another one")
     size = path.stat().st_size
@@ -159,15 +177,11 @@ def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
             f"{path} is truncated or modified: {size} bytes, but the manifest says "
             f"{expected['bytes']}; copy it again or use another checkpoint"
         )
-    if _crc32c(path) != expected["crc32c"]:
+    if (found := _crc32c(path)) != expected["crc32c"]:
         raise UserError(
-            f"{path} is damaged: its checksum differs from the manifest; copy it again or use "
-            "another checkpoint"
+            f"{path} is damaged: its checksum is {found}, but the manifest says "
+            f"{expected['crc32c']}; copy it again or use another checkpoint"
         )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} has no tensors ({error}); use another checkpoint") from error
 
 
 def load_module(build: Callable[[], Module], tensors: dict[str, Tensor], source: Path) -> Module:

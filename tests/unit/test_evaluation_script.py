@@ -14,9 +14,11 @@ import pytest
 
 from selfflow_robotics.envs.simpler.preflight import INSTALL
 from selfflow_robotics.envs.tasks.catalog import TASKS
+from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.verify import find_results, verify
 from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]
@@ -204,6 +206,8 @@ def test_several_tasks_have_a_folder_each_and_a_summary(main, tmp_path, capsys):
         "tabletop-pick_coke_can-random",
     ]
     assert (folders[0] / "summary.md").is_file()
+    checks = [check for folder in find_results(tmp_path) for check in verify(folder)]
+    assert [check for check in checks if check.differences] == []
     for wrong in (["pick_coke_can,move_neer"], ["pick_coke_can,move_near", "output=here"]):
         with pytest.raises(SystemExit) as stop:
             main(["--task", *wrong, *arguments])
@@ -261,6 +265,6 @@ def test_only_a_grid_must_not_repeat_initial_states():
     records = [EpisodeRecord("random", "open_drawer", "top", n, start="same") for n in range(3)]
     for protocol, troubled in (("random", False), ("held_out", False), ("grid", True)):
         report = Report("open_drawer", "SIMPLER", protocol, 0, ("top",), {"random": records})
-        assert report.repeated_starts() == 2
+        assert report.initial_states() == InitialStates(count=3, different=1)
         assert "repeat the initial state" in report.to_text()
         assert bool(report.troubles()) == troubled
