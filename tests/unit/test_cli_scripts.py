@@ -83,6 +83,7 @@ def test_each_config_belongs_to_a_script():
         "pretrain_images",
         "finetune_rt1",
         "collect",
+        "inspect_data",
         "simpler",
         "compare",
         "world_model",
