@@ -74,10 +74,14 @@ def choose_episodes(episodes: Sequence[Episode], count: int) -> list[Episode]:
     for episode in episodes:
         by_instruction.setdefault(episode.instruction, []).append(episode)
     groups = sorted(by_instruction.values(), key=lambda group: -len(group))
-    shares = np.bincount(np.arange(count) % max(1, len(groups)), minlength=len(groups))
+    shares = [0] * len(groups)
+    for _ in range(min(count, len(episodes))):
+        # One more of the group with the fewest that has any left.
+        left = [place for place, group in enumerate(groups) if shares[place] < len(group)]
+        shares[min(left, key=shares.__getitem__)] += 1
     chosen = []
     for group, share in zip(groups, shares, strict=True):
-        places = np.linspace(0, len(group) - 1, min(int(share), len(group))).astype(int)
+        places = np.linspace(0, len(group) - 1, share).astype(int)
         chosen += [group[place] for place in places]
     return chosen
 
@@ -114,6 +118,7 @@ def _sections(found: Survey, report: dict[str, Any]) -> Iterator[tuple[str, str,
 def _suspects(found: Survey, report: dict[str, Any]) -> list[tuple[str, list[Strip]]]:
     """(finding, pictures) of the episodes that look worst."""
     by_number = {episode.number: episode for episode in found.episodes}
+    by_place = {(one.path.name, one.record): one.number for one in found.episodes}
     same = report["duplicates"]["episodes"][:1]
     kinds = [
         ("Actions far outside", [(o["episode"], o["step"]) for o in report["outliers"]]),
@@ -123,11 +128,9 @@ def _suspects(found: Survey, report: dict[str, Any]) -> list[tuple[str, list[Str
         (
             "Damaged images",
             [
-                (episode.number, fault["step"])
+                (by_place[fault["shard"], fault["record"]], fault["step"])
                 for fault in report["faults"]
                 if fault["kind"] == "frame"
-                for episode in found.episodes
-                if (episode.path.name, episode.record) == (fault["shard"], fault["record"])
             ],
         ),
     ]
