@@ -173,6 +173,19 @@ def test_a_run_with_a_checkpoint_keeps_its_configuration(tmp_path):
 
 
 @dataclass(frozen=True)
+class _NewConfig(_Config):
+    stride: int = 1
+
+
+def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path):
+    run = open_run("finetune", tmp_path / "a", _Config())
+    _write_checkpoint(run, 1)
+    assert open_run("finetune", run, _NewConfig()) == run
+    with pytest.raises(UserError, match="stride=1, not 2"):
+        open_run("finetune", run, _NewConfig(stride=2))
+
+
+@dataclass(frozen=True)
 class _Train:
     steps: int = 100
     save_every: int = 10
