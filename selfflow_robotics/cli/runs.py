@@ -180,7 +180,10 @@ def _defaults(schema: type) -> dict[str, Any]:
             given[one.name] = one.default
         elif one.default_factory is not MISSING:
             given[one.name] = one.default_factory()
-    plain = {key: asdict(value) if is_dataclass(value) else value for key, value in given.items()}
+    plain = {}
+    for key, value in given.items():
+        nested = is_dataclass(value) and not isinstance(value, type)
+        plain[key] = asdict(value) if nested else value
     return json.loads(json.dumps(plain, default=str))
 
 

@@ -25,12 +25,14 @@ def instruction_chart(rows: Sequence[dict]) -> go.Figure:
     figure = _figure(title, "episodes", "")
     # By position, since shortened labels may be equal.
     places = list(range(len(shown)))
+    outcomes = 0
     for name, color in (("success", COLORS[2]), ("failure", COLORS[1]), ("unknown", "#9aa5b1")):
         counts = [
             row["episodes"] - row["success"] - row["failure"] if name == "unknown" else row[name]
             for row in shown
         ]
         if any(counts):
+            outcomes += 1
             figure.add_bar(
                 x=counts,
                 y=places,
@@ -40,7 +42,7 @@ def instruction_chart(rows: Sequence[dict]) -> go.Figure:
                 customdata=[row["instruction"] for row in shown],
                 hovertemplate=f"%{{customdata}}<br>%{{x}} {name}<extra></extra>",
             )
-    figure.update_layout(barmode="stack", hovermode="closest", showlegend=len(figure.data) > 1)
+    figure.update_layout(barmode="stack", hovermode="closest", showlegend=outcomes > 1)
     figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False)
     return figure
 
@@ -82,9 +84,11 @@ def gripper_charts(stored: dict[str, float], episodes: Sequence[Episode]) -> lis
         traces = _traces(episodes, closes)
         if not len(traces):
             continue
+        reached = np.isfinite(traces).any(axis=0)  # an episode may end right after a command
+        traces, x = traces[:, reached], steps[reached]
         low, high = np.nanquantile(traces, [0.1, 0.9], axis=0)
         follow.add_scatter(
-            x=[*steps, *steps[::-1]],
+            x=[*x, *x[::-1]],
             y=[*high, *low[::-1]],
             fill="toself",
             fillcolor=color,
@@ -95,7 +99,7 @@ def gripper_charts(stored: dict[str, float], episodes: Sequence[Episode]) -> lis
         )
         label = f"told to {name} ({len(traces)})"
         mean = np.nanmean(traces, axis=0)
-        follow.add_scatter(x=steps, y=mean, name=label, mode="lines+markers", line_color=color)
+        follow.add_scatter(x=x, y=mean, name=label, mode="lines+markers", line_color=color)
     if follow.data:
         follow.add_vline(x=0, line={"color": "#777", "dash": "dot"})
         follow.update_yaxes(range=[-0.05, 1.05])

@@ -70,7 +70,7 @@ def outliers(episodes: Sequence[Episode]) -> list[Outlier]:
     """Episodes with arm actions far outside, the farthest first."""
     if not episodes:
         return []
-    actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
+    actions = np.concatenate([episode.actions for episode in episodes])
     # Quantiles that are steps of the data, so that a single outlier does not widen the range.
     low = np.quantile(actions, 0.01, axis=0, method="higher")
     high = np.quantile(actions, 0.99, axis=0, method="lower")

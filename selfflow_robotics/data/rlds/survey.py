@@ -8,8 +8,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ class Episode:
 
     path: Path  # its shard
     record: int  # in the shard
-    number: int  # record of the split, counted over all shards
+    number: int  # record of the split, or of the sum of splits, counted over all shards
     instruction: str  # of the first step
     success: bool | None  # as recorded; None: unknown
     actions: np.ndarray  # float32 [T, 7] policy vectors (`robot.actions`), m and rad
@@ -64,11 +65,6 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.actions)
-
-    @property
-    def name(self) -> str:
-        """How reports name it: the number that `--split 'train[N:N+1]'` selects."""
-        return str(self.number)
 
     def encoded_frame(self, step: int) -> bytes:
         """The stored JPEG or PNG file of a step. Raises OSError if the shard is gone."""
@@ -105,7 +101,7 @@ def survey(directory: str | Path, split: str = "train", frames: Frames = "sample
     features.json cannot be used, or the split is unknown.
     """
     info = read_info(Path(os.path.expanduser(directory)))
-    pieces = info.pieces(split)
+    pieces = _numbered(info.pieces(split))
     shards = sorted({piece.path for piece in pieces})
     found = Survey(info, split, shards, 0, sum(piece.take for piece in pieces))
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
@@ -125,6 +121,19 @@ def survey(directory: str | Path, split: str = "train", frames: Frames = "sample
     found.num_bytes = sum(path.stat().st_size for path in shards if path.is_file())
     _read_history(found)
     return found
+
+
+def _numbered(pieces: list[Piece]) -> list[Piece]:
+    """The pieces; those of a sum of splits count over the sum, so that each record has a number of
+    its own."""
+    spans = sorted((one.before + one.skip, one.before + one.skip + one.take) for one in pieces)
+    if all(end <= start for (_, end), (start, _) in pairwise(spans)):
+        return pieces
+    starts = np.cumsum([0, *(piece.take for piece in pieces)]).tolist()
+    return [
+        replace(piece, before=start - piece.skip)
+        for piece, start in zip(pieces, starts, strict=False)
+    ]
 
 
 @dataclass(frozen=True)
