@@ -23,10 +23,13 @@ damaged record and exits with 1 if there is any; a report alone exits with 0.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
+from tqdm import tqdm
+
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.data.rlds.survey import Frames, Survey, survey
+from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey, survey
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.data_page import write_page
 from selfflow_robotics.evaluation.data_report import data_report, report_text
@@ -56,7 +59,7 @@ def main(config: InspectConfig) -> int:
     if not config.data:
         raise UserError("name a data set: the folder <name>/<version> that has dataset_info.json")
     if config.verify:
-        return max(verify(survey(directory, config.split, "all")) for directory in config.data)
+        return max(verify(directory, config.split) for directory in config.data)
     for directory in config.data:
         inspect(survey(directory, config.split, config.frames), config)
     return 0
@@ -73,20 +76,23 @@ def inspect(found: Survey, config: InspectConfig) -> None:
     print(f"\nwritten to {folder / 'page.html'} and report.json")
 
 
-def verify(found: Survey) -> int:
-    """Print a line per damaged record. Returns 1 if there is any, else 0."""
-    lines: dict[tuple[str, int | None], list[str]] = {}
-    for fault in found.faults:
-        if fault.kind != "episode":  # too short or not finite: left out, but not damaged
-            lines.setdefault((fault.shard, fault.record), []).append(fault.message)
-    for first, *others in lines.values():
-        print(first + (f" (and {len(others)} more images of it)" if others else ""))
-    counts = f"{found.num_records} records, {found.frames_decoded} images"
-    if lines:
-        print(f"{found.info.directory}: {counts}: {len(lines)} damaged")
-        return 1
-    print(f"{found.info.directory}: {counts}: all intact")
-    return 0
+def verify(directory: str, split: str) -> int:
+    """Print a line per damaged record as it is found. Returns 1 if there is any, else 0."""
+    damaged = 0
+
+    def tell(faults: list[Fault]) -> None:
+        nonlocal damaged
+        for _, group in groupby(faults, lambda fault: (fault.shard, fault.record)):
+            first, *others = group
+            if first.kind == "episode":  # too short or not finite: left out, but not damaged
+                continue
+            damaged += 1
+            tqdm.write(first.message + (f" (and {len(others)} more images)" if others else ""))
+
+    found = survey(directory, split, "all", tell)
+    result = f"{damaged} damaged" if damaged else "all intact"
+    print(f"{directory}: {found.num_records} records, {found.frames_decoded} images: {result}")
+    return 1 if damaged else 0
 
 
 if __name__ == "__main__":

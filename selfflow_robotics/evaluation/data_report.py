@@ -24,6 +24,12 @@ from selfflow_robotics.robot.normalize import NormStats
 
 # RLDS stores no control rate. Published: Open X-Embodiment's table of data sets.
 CONTROL_HZ = {FRACTAL.name: 3.0, BRIDGE.name: 5.0}
+_CAUSE = {
+    "shard": "missing or cut short",
+    "record": "damaged or without a feature",
+    "episode": "left out by training",
+    "frame": "damaged",
+}
 _DEAD_ZONE = 0.1  # stored commands this near to 0, open or closed count as it
 _MOST_LISTED = 10
 
@@ -88,7 +94,9 @@ def warnings(report: dict[str, Any]) -> list[str]:
     lines = []
     for kind, count in Counter(fault["kind"] for fault in report["faults"]).items():
         first = next(f["message"] for f in report["faults"] if f["kind"] == kind)
-        lines.append(f"{_count(count, kind)} damaged, missing or left out: {first}")
+        lines.append(
+            first if kind == "data set" else f"{_count(count, kind)} {_CAUSE[kind]}: {first}"
+        )
     verdict = report["gripper"]["verdict"]
     if verdict == "reversed":
         lines.append(

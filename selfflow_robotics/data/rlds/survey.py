@@ -6,7 +6,7 @@ and decodes frames, for a report on the data (`evaluation.data_report`) or to ve
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -93,17 +93,31 @@ class Survey:
         return sum(episode.frames_decoded for episode in self.episodes)
 
 
-def survey(directory: str | Path, split: str = "train", frames: Frames = "sample") -> Survey:
+def survey(
+    directory: str | Path,
+    split: str = "train",
+    frames: Frames = "sample",
+    tell: Callable[[list[Fault]], None] = lambda faults: None,
+) -> Survey:
     """Read every record of a split of `<root>/<name>/<version>` and check its checksums.
 
     frames: which images to decode: the first, middle and last one of each episode ("sample"), all,
-    or none. Damage is recorded in `Survey.faults`. Raises UserError only if dataset_info.json or
+    or none. tell: called with new faults during the pass, those of a record together. Damage is
+    recorded in `Survey.faults`. Raises UserError only if dataset_info.json or
     features.json cannot be used, or the split is unknown.
     """
     info = read_info(Path(os.path.expanduser(directory)))
     pieces = _numbered(info.pieces(split))
     shards = sorted({piece.path for piece in pieces})
     found = Survey(info, split, shards, 0, sum(piece.take for piece in pieces))
+    told = 0
+
+    def tell_new() -> None:
+        nonlocal told
+        if new := found.faults[told:]:
+            tell(new)
+        told = len(found.faults)
+
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -118,8 +132,11 @@ def survey(directory: str | Path, split: str = "train", frames: Frames = "sample
                     if episode is not None:
                         found.episodes.append(episode)
                     progress.update()
+                tell_new()
+            tell_new()
     found.num_bytes = sum(path.stat().st_size for path in shards if path.is_file())
     _read_history(found)
+    tell_new()
     return found
 
 
