@@ -3,13 +3,15 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from selfflow_robotics.cli.runs import open_run
 from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.robot_windows import RobotData, choose_episodes
+from selfflow_robotics.data.robot_windows import ClipData, RobotData, choose_episodes
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
 from tests.rlds_sets import make_steps, write_set
 
@@ -83,6 +85,19 @@ def test_training_sees_the_chosen_episodes_alone(index, settings):
     assert data.stats.num_transitions == 4 + 3 + 2
     told = {"successes_only": False, "instruction": "pick .*"}
     assert told.items() <= data.provenance.items()
+
+
+def test_training_reads_every_nth_frame(index, settings):
+    model = RobotConfig(image_size=(16, 24), patch=8, later_frames=2, frame_stride=2)
+    config = settings(model=model, roles={"video": 1.0}, play_share=0, validation=0, frame_batch=4)
+    clips = ClipData(index, {"clip": 1.0}, {"clip": 4}, 3, (16, 24), seed=0, frame_stride=2)
+    for data in (RobotData(index, None, config), clips):
+        windows = data.batch_at(0)[2]
+        for row, (episode, step) in enumerate(zip(windows.episode, windows.step, strict=True)):
+            start, last = index.episode_start[episode], index.episode_length[episode] - 1
+            for place in range(3):
+                frame = index.frame(start + min(step + 2 * place, last))
+                np.testing.assert_array_equal(windows.frames[row, place], frame)
 
 
 def test_a_run_resumes_with_the_same_filters_only(settings, tmp_path):
