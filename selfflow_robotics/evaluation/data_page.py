@@ -21,7 +21,7 @@ from selfflow_robotics.evaluation.data_page_charts import (
     instruction_chart,
     length_chart,
 )
-from selfflow_robotics.evaluation.data_report import action_rows, gripper_line
+from selfflow_robotics.evaluation.data_report import action_rows, counted, gripper_line
 from selfflow_robotics.evaluation.results import write_whole
 
 MOST_ROWS = 200  # of a table of findings; report.json has all
@@ -91,9 +91,10 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     data, counts = report["data"], report["counts"]
     size, rate = data["image_size"], data["control_hz"]
     facts = [
-        (f"{counts['episodes']:,}", "episodes"),
-        (f"{counts['steps']:,}", "steps"),
-        (f"{counts['instructions']:,}", "instructions"),
+        *(
+            (f"{counts[key]:,}", key if counts[key] != 1 else key[:-1])
+            for key in ("episodes", "steps", "instructions")
+        ),
         (f"{size[0]} x {size[1]}" if size else "none", "image size, px"),
         (f"{rate:g} Hz" if rate else "unknown", "control rate"),
     ]
@@ -102,7 +103,7 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     told = counts["success"] + counts["failure"]
     share = f"{counts['success'] / told:.0%}" if told else "unknown"
     size_on_disk = f"{data['bytes'] / 1e6:,.0f} MB"
-    return [*facts, (share, "success"), (size_on_disk, f"{data['shards']} shards")]
+    return [*facts, (share, "success"), (size_on_disk, counted(data["shards"], "shard"))]
 
 
 def _sections(found: Survey, report: dict[str, Any]) -> Iterator[tuple[str, str, list[go.Figure]]]:

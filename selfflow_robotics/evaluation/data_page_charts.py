@@ -10,6 +10,7 @@ from selfflow_robotics.data.rlds.survey import Episode
 from selfflow_robotics.evaluation.run_page_charts import COLORS, STYLE
 
 BINS = 60
+LEAST_ROWS = 6  # it leaves room for so many
 MOST_BARS = 15  # instructions in the chart; the table has all
 BEFORE, AFTER = 3, 8  # steps around a gripper command
 _LONGEST_LABEL = 44
@@ -44,6 +45,8 @@ def instruction_chart(rows: Sequence[dict]) -> go.Figure:
             )
     figure.update_layout(barmode="stack", hovermode="closest", showlegend=outcomes > 1)
     figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False)
+    # A few bars are not thicker than many.
+    figure.update_yaxes(range=[len(shown) - max(len(shown), LEAST_ROWS) - 0.5, len(shown) - 0.5])
     return figure
 
 

@@ -95,7 +95,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
     for kind, count in Counter(fault["kind"] for fault in report["faults"]).items():
         first = next(f["message"] for f in report["faults"] if f["kind"] == kind)
         lines.append(
-            first if kind == "data set" else f"{_count(count, kind)} {_CAUSE[kind]}: {first}"
+            first if kind == "data set" else f"{counted(count, kind)} {_CAUSE[kind]}: {first}"
         )
     verdict = report["gripper"]["verdict"]
     if verdict == "reversed":
@@ -128,7 +128,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
         if found := report[key]:
             worst = found[0]
             lines.append(
-                f"{_count(len(found), 'episode')}: {words}; "
+                f"{counted(len(found), 'episode')}: {words}; "
                 f"the worst is {worst['episode']}, step {worst['step']}"
             )
     same = report["duplicates"]
@@ -136,7 +136,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
         copies = sum(len(group) - 1 for group in same["episodes"])
         numbers = ", ".join(map(str, same["episodes"][0][:5]))
         lines.append(
-            f"{_count(copies, 'episode')} with the actions and first image of another: the first "
+            f"{counted(copies, 'episode')} with the actions and first image of another: the first "
             f"group is {numbers}"
         )
     for key, words in (("actions", "the same actions"), ("first_frames", "the same first image")):
@@ -144,11 +144,11 @@ def warnings(report: dict[str, Any]) -> list[str]:
         if groups:
             numbers = ", ".join(map(str, groups[0][:5]))
             lines.append(
-                f"{_count(len(groups), 'group')} of episodes with {words}; the first is {numbers}"
+                f"{counted(len(groups), 'group')} of episodes with {words}; the first is {numbers}"
             )
     empty = next((i for i in report["instructions"] if not i["instruction"].strip()), None)
     if empty:
-        lines.append(f"{_count(empty['episodes'], 'episode')} without an instruction")
+        lines.append(f"{counted(empty['episodes'], 'episode')} without an instruction")
     return lines
 
 
@@ -158,8 +158,8 @@ def report_text(report: dict[str, Any]) -> str:
     size, rate = data["image_size"], data["control_hz"]
     facts = [
         f"{data['name']} ({data['layout']}'s features), split {data['split']}",
-        f"{counts['episodes']} episodes, {counts['steps']} steps, {counts['instructions']} "
-        f"instructions, {data['shards']} shards, {data['bytes'] / 1e6:.0f} MB",
+        ", ".join(counted(counts[key], key[:-1]) for key in ("episodes", "steps", "instructions"))
+        + f", {counted(data['shards'], 'shard')}, {data['bytes'] / 1e6:.0f} MB",
         f"images {size[0]} x {size[1]} px" if size else "no readable image",
         f"control rate {rate:g} Hz" if rate else "control rate not recorded",
         f"outcome: {counts['success']} success, {counts['failure']} failure, {counts['unknown']} "
@@ -256,5 +256,6 @@ def _summary(values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, quantiles, strict=True)) | {"mean": round(float(values.mean()), 2)}
 
 
-def _count(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, which gets an s for the plural."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
