@@ -182,8 +182,9 @@ def _defaults(schema: type) -> dict[str, Any]:
             given[one.name] = one.default_factory()
     plain = {}
     for key, value in given.items():
-        nested = is_dataclass(value) and not isinstance(value, type)
-        plain[key] = asdict(value) if nested else value
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        plain[key] = value
     return json.loads(json.dumps(plain, default=str))
 
 
