@@ -22,7 +22,6 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
-from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.home import own_spec
@@ -82,7 +81,7 @@ def main(config: WorldModelConfig) -> None:
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
     bundle = load_bundle(checkpoint, choose_device(config.device)).with_autoencoder()
     bundle.require("world_model")
-    size, longest = bundle.frames.image_size, bundle.later_frames
+    size, longest = bundle.frames.image_size, bundle.most_imagined
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
     task = get_task(config.task)
@@ -100,7 +99,7 @@ def main(config: WorldModelConfig) -> None:
         if result is None:
             try:
                 futures = [
-                    record_future(client, episode, config.num_frames, size)
+                    record_future(client, episode, config.num_frames, size, bundle.frame_stride)
                     for episode in tqdm(
                         random_episodes(task, config.num_episodes, config.seed),
                         unit="episode",
@@ -113,13 +112,13 @@ def main(config: WorldModelConfig) -> None:
             imagined = imagine_futures(bundle, futures, config.num_steps, config.seed)
             result = score(futures, imagined)
             with writing(output):
-                draw(output, task, futures, imagined)
+                draw(output, task.robot.control_hz / bundle.frame_stride, futures, imagined)
                 write_report(output / "report.json", {**result, "settings": settings})
     print_table(result)
     print(f"rows of {output / 'strip.png'}: simulator, imagined; then both for mirrored actions")
 
 
-def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) -> None:
+def draw(output: Path, frames_per_s: float, futures: list[Future], imagined: Imagined) -> None:
     """Write strip.png of the first episodes and imagined.mp4 of all."""
     rows = []
     for future, frames, mirrored in zip(
@@ -131,9 +130,7 @@ def draw(output: Path, task: Task, futures: list[Future], imagined: Imagined) ->
     write_grid(output / "strip.png", shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1])
     height, width = shown.shape[2:4]
     film = np.stack(rows).reshape(-1, 4, *shown.shape[1:]).transpose(0, 2, 3, 1, 4, 5)
-    write_video(
-        output / "imagined.mp4", film.reshape(-1, height, 4 * width, 3), task.robot.control_hz
-    )
+    write_video(output / "imagined.mp4", film.reshape(-1, height, 4 * width, 3), frames_per_s)
 
 
 def print_table(result: dict[str, Any]) -> None:

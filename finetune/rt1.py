@@ -3,6 +3,7 @@
     python finetune/rt1.py                          # demonstrations on the built-in simulator
     python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
     python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
+    python finetune/rt1.py --data DIR --instruction "pick .*|move .* near .*" max_length=100
     python finetune/rt1.py init=none                # from scratch
     python finetune/rt1.py experiment=fractal_xl --data DIR --latents DIR --init RELEASED.pt
     python finetune/rt1.py text.encoder=wordllama name=wordllama   # a frozen text encoder
@@ -35,7 +36,7 @@ from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
-from selfflow_robotics.data.robot_windows import RobotData
+from selfflow_robotics.data.robot_windows import RobotData, check_filters
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError, check_least
@@ -67,6 +68,9 @@ class FinetuneConfig(JobConfig):
     split: str = "train"
     latents: str | None = None
     successes_only: bool = False
+    instruction: str | None = None
+    min_length: int | None = None
+    max_length: int | None = None
     collect: CollectConfig = field(default_factory=CollectConfig)
     play_data: str | None = None
     play_split: str = "train"
@@ -93,6 +97,7 @@ class FinetuneConfig(JobConfig):
             raise UserError(f"validation must be a fraction in [0, 1), got {self.validation}")
         if not 0 <= self.play_share < 1:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
+        check_filters(self.instruction, self.min_length, self.max_length)
         check_weights(self.roles)
         check_latents(self.model, self.latents)
         if self.latents is not None and self.augment.active:
@@ -120,6 +125,7 @@ class FinetuneConfig(JobConfig):
     flags=(
         Flag("--data", literal=True, help="the version folder of an RLDS data set"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
+        Flag("--instruction", literal=True, help="train on these instructions only: 'pick .*'"),
         Flag("--latents", literal=True, help="its frames, encoded ahead by pretrain/encode.py"),
         Flag("--init", literal=True, help="a run, a checkpoint, a weights file, auto, or none"),
     ),
@@ -196,6 +202,7 @@ def main(config: FinetuneConfig) -> None:
         job.device,
         config.conditioning.attention,
         texts=given.texts,
+        frame_stride=config.model.frame_stride,
     )
     job.train(
         state,

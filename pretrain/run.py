@@ -119,6 +119,7 @@ def main(config: PretrainConfig) -> None:
         config.seed,
         job.ranks.share,
         given.latents,
+        config.model.frame_stride,
     )
     codecs = {FRAMES: given.frames}
     shape = config.model.network(given.frames, given.text, feature_channels)
@@ -164,6 +165,7 @@ def main(config: PretrainConfig) -> None:
         job.device,
         config.conditioning.attention,
         texts=given.texts,
+        frame_stride=config.model.frame_stride,
     )
     job.train(
         state,

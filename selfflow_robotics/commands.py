@@ -11,6 +11,7 @@ COMMANDS = {
     "pretrain/encode.py": "selfflow-encode",
     "finetune/rt1.py": "selfflow-finetune-rt1",
     "finetune/collect.py": "selfflow-collect",
+    "finetune/inspect_data.py": "selfflow-inspect",
     "eval/simpler.py": "selfflow-simpler",
     "eval/compare.py": "selfflow-compare",
     "eval/world_model.py": "selfflow-world-model",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
@@ -66,3 +67,35 @@ def edit_record(path: Path, number: int, edit: Callable) -> None:
     (split,) = info["splits"]
     split["numBytes"] = str(int(split["numBytes"]) + path.stat().st_size - before)
     told.write_text(json.dumps(info))
+
+
+def make_grasp(seed: int, length: int = 24, instruction: str = "pick coke can") -> list[dict]:
+    """An episode whose numbers fit together: the tool moves as commanded, and the gripper closes
+    after step length // 3 and opens after 2 * length // 3."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    steps = make_steps(seed, length, instruction)
+    moves = generator.uniform(-0.03, 0.03, (length, 3))
+    tool = generator.normal(size=3) + np.cumsum(moves, axis=0) - moves
+    closes, opens = length // 3, 2 * length // 3
+    closedness = 0.0
+    for t, step in enumerate(steps):
+        step["world_vector"] = moves[t]
+        step["rotation_delta"] = generator.uniform(-0.1, 0.1, 3)
+        step["gripper_closedness_action"] = float(t == closes) - float(t == opens)
+        step["proprio"] = np.array([*tool[t], 0.0, 0.6, 0.0, 0.8, closedness])
+        closedness = np.clip(closedness + (0.3 if closes <= t < opens else -0.3), 0.0, 0.8)
+    return steps
+
+
+def write_set(
+    root: Path,
+    episodes: list[list[dict]],
+    per_shard: int = 2,
+    layout: Literal["fractal", "bridge"] = "fractal",
+) -> Path:
+    """A finished set of these episodes, all but the last successful."""
+    where = (root, "toy", "0.1.0", IMAGE_SIZE, {"simulator": "none"}, per_shard)
+    with RldsWriter(*where, layout=layout) as writer:
+        for number, steps in enumerate(episodes):
+            writer.write_episode(steps, {"success": number < len(episodes) - 1, "seed": number})
+        return writer.finish()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,7 +92,7 @@ def open_run(kind: Kind, folder: Path, config: Any, ranks: Ranks = ALONE) -> Pat
         hold(folder)
         check_manifests(folder)
         if latest_checkpoint(folder):
-            _refuse_other(folder, _settings(config))
+            _refuse_other(folder, config)
             return folder
         created = datetime.now(UTC).isoformat(timespec="seconds")
         begun = folder / ".run.json"  # a partial run.json would not be recognised
@@ -172,6 +172,22 @@ def _settings(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config), default=str))
 
 
+def _defaults(schema: type) -> dict[str, Any]:
+    """The defaults of a dataclass's settings, without those that have none."""
+    given = {}
+    for one in fields(schema):
+        if one.default is not MISSING:
+            given[one.name] = one.default
+        elif one.default_factory is not MISSING:
+            given[one.name] = one.default_factory()
+    plain = {}
+    for key, value in given.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        plain[key] = value
+    return json.loads(json.dumps(plain, default=str))
+
+
 def _not_writable(folder: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write the run folder {folder} ({error.strerror}); choose another runs_dir"
@@ -201,13 +217,17 @@ def _refuse_strangers(folder: Path, kind: Kind) -> None:
     )
 
 
-def _refuse_other(folder: Path, now: dict[str, Any]) -> None:
-    """Raise UserError naming the setting in which an existing run differs."""
-    old, new = _flat(recorded_settings(folder)), _flat(now)
+def _refuse_other(folder: Path, config: Any) -> None:
+    """Raise UserError naming the setting in which an existing run differs.
+
+    Settings that did not exist yet when the run started had their defaults.
+    """
+    old, new = _flat(recorded_settings(folder)), _flat(_settings(config))
     if not old:
         raise UserError(
             f"{folder}/config.yaml is missing or damaged; restore it or choose another name=..."
         )
+    old = {key: v for key, v in _flat(_defaults(type(config))).items() if key in new} | old
     changed = [
         key for key in new | old if old.get(key) != new.get(key) and not ANY_VALUE.fullmatch(key)
     ]

@@ -1,6 +1,8 @@
 """Choose the training windows for each role, step by step: `ClipData` for pretraining, `RobotData`
 for fine-tuning."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -14,6 +16,8 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
 
 HELD_OUT_BATCHES = 8  # evaluated with each checkpoint
+# Settings that choose episodes; a run records them and resumes with the same ones only.
+FILTERS = ("successes_only", "instruction", "min_length", "max_length")
 
 
 class ClipData:
@@ -29,11 +33,14 @@ class ClipData:
         seed: int,
         share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
         frames: FrameReader | None = None,
+        frame_stride: int = 1,
     ) -> None:
         """`roles` and `batches` give the weight and the batch size of each role; `share` and
-        `frames` as in `RobotData`."""
+        `frames` as in `RobotData`, `frame_stride` as in `WindowReader`."""
         self._share = share
-        self._reader = WindowReader(index, 1, clip_frames - 1, image_size, frames=frames)
+        self._reader = WindowReader(
+            index, 1, clip_frames - 1, image_size, frames=frames, frame_stride=frame_stride
+        )
         self._schedule = RoleSchedule(roles, seed)
         self._samplers = {
             role: EpochSampler(len(self._reader), size, seed, role)
@@ -62,6 +69,8 @@ class Shape(Protocol):
     @property
     def later_frames(self) -> int: ...
     @property
+    def frame_stride(self) -> int: ...
+    @property
     def action_horizon(self) -> int: ...
 
 
@@ -76,6 +85,12 @@ class Settings(Protocol):
     def roles(self) -> dict[str, float]: ...
     @property
     def successes_only(self) -> bool: ...
+    @property
+    def instruction(self) -> str | None: ...
+    @property
+    def min_length(self) -> int | None: ...
+    @property
+    def max_length(self) -> int | None: ...
     @property
     def validation(self) -> float: ...
     @property
@@ -119,7 +134,8 @@ class RobotData:
                 "(play_share=0)"
             )
         self.settings, self._share = settings, share
-        self.provenance = index.provenance | {"successes_only": settings.successes_only}
+        filters = {key: getattr(settings, key) for key in FILTERS}
+        self.provenance = index.provenance | filters
         self.fingerprints = {"data": index.fingerprint}
         training, held_out = split_episodes(choose_episodes(index, settings), settings)
         self.stats = index.stats(training)
@@ -185,6 +201,7 @@ class RobotData:
             image_size=model.image_size,
             episodes=episodes,
             frames=frames,
+            frame_stride=model.frame_stride,
         )
 
 
@@ -194,17 +211,62 @@ def has_frames(role: str) -> bool:
 
 
 def choose_episodes(index: RldsIndex, settings: Settings) -> list[int]:
-    """The episodes to use, before any are held out."""
-    if not settings.successes_only:
-        return list(range(index.num_episodes))
-    chosen = np.flatnonzero(index.success).tolist()
-    if not chosen:
+    """The episodes that pass all of `FILTERS`, before any are held out.
+
+    The instruction is that of an episode's first step. Raises UserError if there are none, naming
+    the filter that leaves none.
+    """
+    chosen = np.ones(index.num_episodes, bool)
+    if settings.successes_only:
+        chosen &= index.success
+        if not chosen.any():
+            raise UserError(
+                f"successes_only=true leaves no episodes: of {index.num_episodes}, "
+                f"{int(index.failed.sum())} are recorded as failures and none as a success "
+                "(aspects/success); train with successes_only=false"
+            )
+    if settings.instruction is not None:
+        matches = np.array([_matches(settings.instruction, text) for text in index.instructions])
+        chosen &= matches[index.first_instructions]
+        if not chosen.any():
+            known = Counter(index.instructions[n] for n in index.first_instructions)
+            shown = ", ".join(f"'{text}'" for text, _ in known.most_common(5))
+            raise UserError(
+                f"instruction='{settings.instruction}' leaves no episodes: it is a regular "
+                f"expression for whole instructions; there are {len(known)}, such as {shown}"
+            )
+    shortest, longest = settings.min_length, settings.max_length
+    chosen &= index.episode_length >= (0 if shortest is None else shortest)
+    if longest is not None:
+        chosen &= index.episode_length <= longest
+    if not chosen.any():
+        lengths = index.episode_length
         raise UserError(
-            f"successes_only=true leaves no episodes: of {index.num_episodes}, "
-            f"{int(index.failed.sum())} are recorded as failures and none as a success "
-            "(aspects/success); train with successes_only=false"
+            f"min_length={shortest} and max_length={longest} leave no episodes: they have "
+            f"{lengths.min()} to {lengths.max()} steps"
         )
-    return chosen
+    return np.flatnonzero(chosen).tolist()
+
+
+def check_filters(instruction: str | None, shortest: int | None, longest: int | None) -> None:
+    """Raise UserError for an invalid regular expression or range of lengths."""
+    if instruction is not None:
+        try:
+            re.compile(instruction)
+        except re.error as error:
+            raise UserError(
+                f"instruction='{instruction}' is no regular expression ({error}); write \\ "
+                "before characters such as ( that stand for themselves"
+            ) from error
+    for name, value in (("min_length", shortest), ("max_length", longest)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1 step, got {value}")
+    if shortest is not None and longest is not None and shortest > longest:
+        raise UserError(f"min_length={shortest} is above max_length={longest}")
+
+
+def _matches(expression: str, text: str) -> bool:
+    return re.fullmatch(expression, text) is not None
 
 
 def split_episodes(episodes: list[int], settings: Settings) -> tuple[list[int], list[int]]:

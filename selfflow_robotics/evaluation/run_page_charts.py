@@ -12,8 +12,8 @@ HEAT_COLUMNS = 60
 FEW = 30  # up to this many points are drawn with markers
 # Okabe and Ito's palette for colour-blind readers, with the pale colours last.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
-_AXIS = {"gridcolor": "#e3e3e3", "linecolor": "#777", "ticks": "outside", "zeroline": False}
-_STYLE = go.layout.Template(
+AXIS = {"gridcolor": "#e3e3e3", "linecolor": "#777", "ticks": "outside", "zeroline": False}
+STYLE = go.layout.Template(
     layout={
         "colorway": COLORS,
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#222"},
@@ -21,8 +21,8 @@ _STYLE = go.layout.Template(
         "title_font_size": 14,
         "margin": {"l": 64, "r": 12, "t": 54, "b": 44},
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        "xaxis": _AXIS | {"title": {"text": "step", "standoff": 6}, "hoverformat": ",.0f"},
-        "yaxis": _AXIS | {"title": {"standoff": 6}, "hoverformat": ".4~g", "automargin": True},
+        "xaxis": AXIS | {"title": {"text": "step", "standoff": 6}, "hoverformat": ",.0f"},
+        "yaxis": AXIS | {"title": {"standoff": 6}, "hoverformat": ".4~g", "automargin": True},
         "hovermode": "x unified",
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -110,5 +110,5 @@ def _finite(points: Points) -> np.ndarray:
 
 
 def _figure(title: str, unit: str) -> go.Figure:
-    figure = go.Figure(layout={"template": _STYLE, "title_text": title})
+    figure = go.Figure(layout={"template": STYLE, "title_text": title})
     return figure.update_yaxes(title_text=unit)

@@ -48,11 +48,14 @@ def write_imagined(path: Path, bundle: Bundle, reader: WindowReader, *, seed: in
     )
     batch = reader.read(chosen)
     first = batch.frames[:, :1]
-    num_later = batch.frames.shape[1] - 1
-    imagined = imagine(
-        ready, first[:, 0], batch.actions[:, :num_later], batch.instruction, seed=seed
-    )
-    rows = np.stack([batch.frames, np.concatenate([first, imagined], axis=1)], axis=1)
+    num_later = min(batch.frames.shape[1] - 1, ready.most_imagined)
+    if num_later == 0:
+        print("no sample images: the actions of a chunk end before the first later frame")
+        return
+    actions = batch.actions[:, : num_later * ready.frame_stride]
+    imagined = imagine(ready, first[:, 0], actions, batch.instruction, seed=seed)
+    truth = batch.frames[:, : 1 + num_later]
+    rows = np.stack([truth, np.concatenate([first, imagined], axis=1)], axis=1)
     write_grid(path, rows.reshape(-1, *first.shape[2:]), columns=1 + num_later)
 
 

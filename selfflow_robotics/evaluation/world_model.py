@@ -27,27 +27,34 @@ MIRROR = np.array([1, -1, 1, -1, 1, -1, 1], np.float32)
 
 @dataclass
 class Future:
-    """One start and two futures of F steps; frames are uint8 [F, h, w, 3]."""
+    """One start and two futures of F frames, uint8 [F, h, w, 3], n control steps apart."""
 
     spec: EpisodeSpec
     instruction: str
     first: np.ndarray  # uint8 [h, w, 3]
-    actions: np.ndarray  # environment actions float32 [F, 7]; mirrored ones are actions * MIRROR
+    actions: np.ndarray  # environment actions float32 [F * n, 7]; mirrored: actions * MIRROR
     frames: np.ndarray
     mirrored_frames: np.ndarray
 
 
 def record_future(
-    client: SimulatorClient, spec: EpisodeSpec, num_frames: int, size: tuple[int, int]
+    client: SimulatorClient,
+    spec: EpisodeSpec,
+    num_frames: int,
+    size: tuple[int, int],
+    frame_stride: int = 1,
 ) -> Future:
-    """Play `spec` with the expert to a random step, then play both futures from there."""
+    """Play `spec` with the expert to a random step, then play both futures from there.
+
+    Frames are `frame_stride` control steps apart.
+    """
     prefix_steps = int(numpy_generator("future prefix", spec.seed).integers(MAX_PREFIX_STEPS + 1))
     expert = ScriptedExpert()
     expert.begin(0, spec)
     start = client.call("reset", **_reset(spec))
     first, info = start["observation"], start["info"]
     actions, seen = [], [first]
-    for _ in range(prefix_steps + num_frames):
+    for _ in range(prefix_steps + num_frames * frame_stride):
         (action,) = expert.act([0], [seen[-1]], [info])[0]
         reply = client.call("run", actions=action[None], observe="last")
         info = reply["infos"][-1]
@@ -62,8 +69,9 @@ def record_future(
     def small(observations: Sequence[dict]) -> np.ndarray:
         return np.stack([resize_image(seen["image"], size) for seen in observations])
 
-    frames = small(seen[prefix_steps:])
-    return Future(spec, first["instruction"], frames[0], ahead, frames[1:], small(mirrored))
+    frames = small(seen[prefix_steps::frame_stride])
+    mirrored_frames = small(mirrored[frame_stride - 1 :: frame_stride])
+    return Future(spec, first["instruction"], frames[0], ahead, frames[1:], mirrored_frames)
 
 
 def _reset(spec: EpisodeSpec) -> dict:

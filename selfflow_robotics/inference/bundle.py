@@ -52,6 +52,7 @@ class Bundle:
     # Classes that occurred in training; None: all. The embeddings of others are untrained.
     labels: list[int] | None = None
     texts: TextStore | None = None  # for networks with a frozen text encoder
+    frame_stride: int = 1  # control steps between frames, as in training
     taken: str = ""  # which of a file's weights these are; see `read_released`
 
     @property
@@ -79,6 +80,13 @@ class Bundle:
         """Most frames after the first one."""
         return self.later_steps * self.frames.stride
 
+    @property
+    def most_imagined(self) -> int:
+        """Most frames after the first one that `inference.imagine` can tell from the actions of a
+        chunk."""
+        most = min(self.later_frames, self.horizon // self.frame_stride)
+        return most - most % self.frames.stride
+
     def record(
         self, data: dict[str, str] | None = None, start: dict[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -95,6 +103,7 @@ class Bundle:
             "roles": sorted(self.roles),
             "attention": self.attention,
             "labels": self.labels,
+            "frame_stride": self.frame_stride,
             "data": data,
             "start": start,
             "texts": None if self.texts is None else self.texts.fingerprint,
@@ -196,6 +205,9 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         if not isinstance(provenance, dict):
             raise TypeError("provenance is not a dict")
         attention, labels = record["attention"], record["labels"]
+        frame_stride = record.get("frame_stride", 1)  # older runs have none
+        if type(frame_stride) is not int or frame_stride < 1:
+            raise ValueError("frame_stride is no number of steps")
         if labels is not None and not set(labels) <= set(range(config.num_classes or 0)):
             raise ValueError("labels are not classes of the network")
     except (UserError, *_UNFIT) as error:
@@ -211,7 +223,16 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
                 f"{run_of(checkpoint)}; copy the whole run again"
             )
     return Bundle(
-        network, codecs, roles, provenance, checkpoint, device, attention, labels or None, texts
+        network,
+        codecs,
+        roles,
+        provenance,
+        checkpoint,
+        device,
+        attention,
+        labels or None,
+        texts,
+        frame_stride,
     )
 
 

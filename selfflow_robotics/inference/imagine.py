@@ -18,21 +18,25 @@ def imagine(
     num_steps: int = 10,
     seed: int = 0,
 ) -> np.ndarray:
-    """Imagined frames after each action.
+    """Imagined frames after each action, or after every n-th one for a network with frame stride n.
 
     Args:
         frames: current frames, uint8 [B, H, W, 3] at the network's image size.
-        actions: policy vectors (`robot.actions`) in metres and radians, [B, F, 7]; F is at most the
-            network's `later_frames`.
+        actions: policy vectors (`robot.actions`) in metres and radians, one for each control step:
+            [B, F * n, 7]; F is at most the network's `most_imagined`.
         instructions: B texts.
         num_steps: solver steps.
 
     Returns uint8 [B, F, H, W, 3].
     """
     codec, frames_codec = bundle.require("world_model"), bundle.frames
-    num_frames = actions.shape[1]
-    longest = min(bundle.later_frames, bundle.horizon)
-    stride = frames_codec.stride
+    num_frames, left_over = divmod(actions.shape[1], bundle.frame_stride)
+    longest, stride = bundle.most_imagined, frames_codec.stride
+    if left_over:
+        raise UserError(
+            f"this network imagines a frame for every {bundle.frame_stride} actions, and "
+            f"{actions.shape[1]} is no multiple of that"
+        )
     if not 1 <= num_frames <= longest or num_frames % stride:
         several = "" if stride == 1 else f", a multiple of {stride}"
         raise UserError(f"this network imagines 1 to {longest} frames{several}, not {num_frames}")

@@ -91,6 +91,7 @@ class RobotConfig:
     image_size: tuple[int, int] = (64, 80)  # (height, width) px
     patch: int = 16  # patch size in px
     later_frames: int = 6  # most frames after the first
+    frame_stride: int = 1  # control steps between frames; actions are those of every control step
     action_horizon: int = 6
     action_dim: int = 7
     text_tokens: int = 2
@@ -110,6 +111,7 @@ class RobotConfig:
             raise UserError(
                 "model.later_frames, action_horizon, action_dim and text_tokens must be at least 1"
             )
+        check_least(self, 1, "frame_stride", prefix="model.")
         # They share one sequence of tokens.
         if max(self.later_frames, self.action_horizon, self.text_tokens) > MOST_PLACES:
             raise UserError(

@@ -52,7 +52,7 @@ WRAPPERS = {
     "av": ("evaluation/", "data/"),
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "filelock": ("locks.py", "data/rlds/writer.py"),
-    "plotly": ("evaluation/run_page.py", "evaluation/run_page_charts.py"),
+    "plotly": ("evaluation/run_page", "evaluation/data_page"),
     "matplotlib": (),
     "diffusers": ("autoencoders/",),
     "transformers": ("encoders/patches.py", "text/pretrained.py"),

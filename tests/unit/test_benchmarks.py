@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import pretraining, speed, throughput
+from benchmarks import pretraining, rlds_index, speed, throughput
 from benchmarks.speed_sides import GROUPS, Setup, variants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,3 +158,14 @@ def test_throughput_has_a_row_per_number_of_workers(capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["1", "2"]
     assert all(float(cell) > 0 for row in rows[2:] for cell in row.split("|")[2:4])
+
+
+def test_the_index_benchmark_runs(tmp_path, capsys):
+    rlds_index.main(["--episodes", "6", "--shards", "2", "--steps", "3", "--folder", str(tmp_path)])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[1:]] == [
+        "built",
+        "opened again",
+        "opened from a copy elsewhere",
+    ]
+    assert list(tmp_path.iterdir()) == []

@@ -83,6 +83,7 @@ def test_each_config_belongs_to_a_script():
         "pretrain_images",
         "finetune_rt1",
         "collect",
+        "inspect_data",
         "simpler",
         "compare",
         "world_model",
@@ -170,6 +171,19 @@ def test_a_run_with_a_checkpoint_keeps_its_configuration(tmp_path):
         open_run("finetune", run, _Config())
     with pytest.raises(UserError, match=r"collect\.seed=0, not 1"):
         open_run("finetune", run, _Config(lr=0.2, collect=_Collect(seed=1)))
+
+
+@dataclass(frozen=True)
+class _NewConfig(_Config):
+    stride: int = 1
+
+
+def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path):
+    run = open_run("finetune", tmp_path / "a", _Config())
+    _write_checkpoint(run, 1)
+    assert open_run("finetune", run, _NewConfig()) == run
+    with pytest.raises(UserError, match="stride=1, not 2"):
+        open_run("finetune", run, _NewConfig(stride=2))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
 """The network behind the policy interface, and as a world model, from a checkpoint on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.inference.bundle import load_bundle
+from selfflow_robotics.inference.bundle import load_bundle, read_record
 from selfflow_robotics.inference.imagine import imagine, psnr
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.policies.flow_policy import FlowPolicy
-from selfflow_robotics.training.checkpoint import save_checkpoint
+from selfflow_robotics.training.checkpoint import load_part, save_checkpoint
 from tests.fractal import FRACTAL_STATS
 from tests.networks import robot_network, robot_record
 
@@ -132,6 +134,34 @@ def test_imagined_frames_depend_on_the_actions(checkpoint):
     assert not np.array_equal(still, moved)
     with pytest.raises(UserError, match="imagines 1 to 6 frames"):
         imagine(network, frames, np.zeros((2, 7, 7)), ["pick", "pick"])
+
+
+def test_with_a_frame_stride_each_frame_takes_several_actions(checkpoint):
+    network = replace(load_bundle(checkpoint, CPU), frame_stride=2)
+    assert network.most_imagined == 3
+    frames = np.stack([o["image"] for o in observations(2)])
+    words = ["pick", "pick"]
+    later = imagine(network, frames, np.zeros((2, 6, 7), np.float32), words, num_steps=2)
+    assert later.shape == (2, 3, 64, 80, 3)
+    for actions, message in ((5, "5 is no multiple"), (8, "imagines 1 to 3 frames, not 4")):
+        with pytest.raises(UserError, match=message):
+            imagine(network, frames, np.zeros((2, actions, 7), np.float32), words)
+
+
+def test_a_checkpoint_keeps_its_frame_stride(checkpoint, tmp_path):
+    assert load_bundle(checkpoint, CPU).frame_stride == 1
+    record, tensors = read_record(checkpoint), load_part(checkpoint, "teacher")
+
+    def loaded(step, **changes):
+        folder = save_checkpoint(
+            tmp_path / "checkpoints", step, {"teacher": tensors}, {**record, **changes}
+        )
+        return load_bundle(folder, CPU)
+
+    assert loaded(1, frame_stride=3).frame_stride == 3
+    for step, damaged in enumerate((0, "2", 1.5), 2):
+        with pytest.raises(UserError):
+            loaded(step, frame_stride=damaged)
 
 
 def test_psnr():

@@ -254,6 +254,20 @@ def test_png_pictures_and_equal_neighbours(toy):
     assert index._offset[1] > index._offset[0]
 
 
+def test_the_index_is_found_again_in_a_copy(toy, tmp_path, monkeypatch):
+    """It belongs to the content: neither the path nor the time of the files matters."""
+    monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_module, "CACHE_FROM_BYTES", 0)
+    first = RldsIndex.open(toy)
+    copy = shutil.copytree(toy, tmp_path / "elsewhere" / "9.9.9", copy_function=shutil.copyfile)
+    shutil.rmtree(toy)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "scan_shards", None)  # a second scan would fail
+        again = RldsIndex.open(copy)
+    assert again.fingerprint == first.fingerprint
+    assert again.frame(19).shape == (*IMAGE_SIZE, 3)
+
+
 def test_index_is_kept_and_renewed_when_the_data_change(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(index_module, "CACHE_FROM_BYTES", 0)

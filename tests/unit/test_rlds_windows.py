@@ -59,6 +59,33 @@ def test_frames_to_come(index):
             np.testing.assert_array_equal(batch.frames[row, position], index.frame(frame))
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 7])
+def test_every_nth_frame_and_every_action(index, stride):
+    """Against a loop over the steps of each window."""
+    later, horizon = 2, 4
+    reader = WindowReader(index, horizon, later, IMAGE_SIZE, frame_stride=stride)
+    batch = reader.read(range(len(reader)))
+    row = 0
+    for episode, length in enumerate(LENGTHS):
+        start = index.episode_start[episode]
+        for step in range(length):
+            assert (batch.episode[row], batch.step[row]) == (episode, step)
+            for place in range(1 + later):
+                t = step + place * stride
+                assert batch.frames_valid[row, place] == (t < length)
+                expected = index.frame(start + min(t, length - 1))
+                np.testing.assert_array_equal(batch.frames[row, place], expected)
+            for place in range(horizon):
+                t = step + place
+                expected = index.actions[start + min(t, length - 1)].copy()
+                expected[:6] *= t < length
+                np.testing.assert_array_equal(batch.actions[row, place], expected)
+                assert batch.action_valid[row, place] == (t < length)
+            np.testing.assert_array_equal(batch.proprio[row], index.proprio[start + step])
+            row += 1
+    assert row == len(reader)
+
+
 def test_pictures_are_scaled_as_a_policy_scales_them(index):
     batch = WindowReader(index, image_size=(8, 8)).read([3])
     np.testing.assert_array_equal(batch.frames[0, 0], resize_image(index.frame(3), (8, 8)))

@@ -143,6 +143,11 @@ class RldsIndex:
             key.update(np.ascontiguousarray(table).tobytes())
         return key.hexdigest()
 
+    @property
+    def first_instructions(self) -> np.ndarray:
+        """int32 [E], the instruction of each episode's first step: a place in `instructions`."""
+        return self._instruction[self.episode_start]
+
     def instruction_of(self, frame: int) -> str:
         """The instruction of a step; may be empty."""
         return self.instructions[self._instruction[frame]]

@@ -14,7 +14,7 @@ from selfflow_robotics.data.rlds.pictures import picture_size
 from selfflow_robotics.data.rlds.schema import BRIDGE, layout_of
 from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.robot.actions import policy_from_rt1
+from selfflow_robotics.robot.actions import GRIPPER, policy_from_rt1
 from selfflow_robotics.robot.bridge import policy_from_bridge, proprio_from_state
 
 _CONVERT = "its checksum is correct, so it was written this way: convert the data again"
@@ -36,7 +36,7 @@ def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
             chosen = slice(piece.skip, piece.skip + piece.take)
             records = read_records(piece.path, check_data, chosen)
             for count, (offset, record) in enumerate(records, piece.skip):
-                episode = _read_episode(
+                episode = read_episode(
                     record, f"{piece.path}: record {count} (counted from 0)", size
                 )
                 size = episode.pop("image_size") or size
@@ -79,10 +79,22 @@ def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
     return tables
 
 
-def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
-    """The values of one episode; `offset` counts from the start of the record.
+def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
+    """The values of the episode in `record`, whose name in error messages is `where`.
 
-    `image_size` is that of the previous episodes.
+    | key                  | type                     | meaning                                 |
+    |----------------------|--------------------------|-----------------------------------------|
+    | actions              | float32 [T, 7]           | policy vectors (`robot.actions`)        |
+    | gripper_command      | float32 [T]              | as stored: closing, for Bridge opening  |
+    | proprio              | float32 [T, 8]           | tool xyz, quaternion xyzw, closedness   |
+    | texts                | list of T str            | instructions                            |
+    | offset, size, crc    | int64, int32, uint32 [T] | of image files, from the record's start |
+    | image_size           | (int, int)               | height, width; None without steps       |
+    | success, failed      | bool                     | as recorded; both false: unknown        |
+    | recording, disturbed | str, int                 | from the note (`metadata`)              |
+
+    `image_size` is that of the previous episodes. Raises UserError if the record is no episode with
+    the features of `schema`, or an image is not of that size.
     """
     try:
         example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
@@ -125,14 +137,16 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
         position = offsets[step] + len(image)
     note = read_note(features)
     if layout is BRIDGE:
-        actions = policy_from_bridge(floats("steps/action"))
+        stored = floats("steps/action")
+        actions, gripper_command = policy_from_bridge(stored), stored[:, GRIPPER]
         proprio = proprio_from_state(floats("steps/observation/state"))
         success = note.episode.get("success") if note else None
     else:
+        gripper_command = floats("steps/action/gripper_closedness_action")[:, 0]
         actions = policy_from_rt1(
             floats("steps/action/world_vector"),
             floats("steps/action/rotation_delta"),
-            floats("steps/action/gripper_closedness_action"),
+            gripper_command,
         )
         proprio = np.concatenate(
             [
@@ -146,6 +160,7 @@ def _read_episode(record: bytes, where: str, image_size: tuple[int, int] | None)
         "recording": note.recording if note else "",
         "disturbed": note.disturbed if note else UNTOLD,
         "actions": actions,
+        "gripper_command": gripper_command,
         "proprio": proprio,
         "texts": [text.decode("utf-8", "replace") for text in values[layout.text]],
         "image_size": image_size,

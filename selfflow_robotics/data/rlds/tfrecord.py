@@ -43,29 +43,44 @@ def read_framing(path: Path) -> np.ndarray:
     position if a length is damaged, exceeds the file or is above `MAX_RECORD_BYTES`. A file
     truncated exactly between two records looks complete, so compare the number of records.
     """
+    framing, damage = readable_framing(path)
+    if damage is not None:
+        raise damage
+    return framing
+
+
+def readable_framing(path: Path) -> tuple[np.ndarray, UserError | None]:
+    """(the framing of the records up to the first damaged length, what `read_framing` raises).
+
+    The records after a damaged length cannot be found. Raises UserError if `path` cannot be read.
+    """
+    frames: list[tuple[int, int, int]] = []
+    damage = None
     with _open(path) as file:
         end = os.fstat(file.fileno()).st_size
-        frames: list[tuple[int, int, int]] = []
         position = 0
-        while position < end:
+        while position < end and damage is None:
             where = _where(path, len(frames), position)
             file.seek(position)
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
-                raise UserError(f"{where} is cut short; copy the file again")
+                damage = UserError(f"{where} is cut short; copy the file again")
+                continue
             length, length_crc = _HEADER.unpack(header)
-            if masked_crc(header[:8]) != length_crc:
-                raise UserError(f"{where} has a damaged length; copy the file again")
-            if length > MAX_RECORD_BYTES:
-                raise UserError(f"{where} claims {length} bytes, more than {MAX_RECORD_BYTES}")
             start = position + _HEADER.size
-            file.seek(start + length)
-            footer = file.read(_FOOTER.size)
-            if len(footer) < _FOOTER.size:
-                raise UserError(f"{where} is cut short; copy the file again")
-            frames.append((start, length, _FOOTER.unpack(footer)[0]))
-            position = start + length + _FOOTER.size
-    return np.array(frames, np.int64).reshape(-1, 3)
+            if masked_crc(header[:8]) != length_crc:
+                damage = UserError(f"{where} has a damaged length; copy the file again")
+            elif length > MAX_RECORD_BYTES:
+                damage = UserError(f"{where} claims {length} bytes, more than {MAX_RECORD_BYTES}")
+            else:
+                file.seek(start + length)
+                footer = file.read(_FOOTER.size)
+                if len(footer) < _FOOTER.size:
+                    damage = UserError(f"{where} is cut short; copy the file again")
+                else:
+                    frames.append((start, length, _FOOTER.unpack(footer)[0]))
+                    position = start + length + _FOOTER.size
+    return np.array(frames, np.int64).reshape(-1, 3), damage
 
 
 def read_records(

@@ -21,8 +21,10 @@ MOST_THREADS = 8  # for decoding the images of a batch
 class WindowBatch:
     """B windows, numpy. F = future frames, H = horizon.
 
-    Beyond an episode's end, frames repeat the last one; actions keep the arm still (zeros) and the
-    gripper as it was. Both are marked as not valid.
+    Frames are `frame_stride` control steps apart (`WindowReader`); actions are those of the H
+    control steps from the first frame on, whatever the stride. Beyond an episode's end, frames
+    repeat the last one; actions keep the arm still (zeros) and the gripper as it was. Both are
+    marked as not valid.
     """
 
     # uint8 [B, 1 + F, h, w, 3], or latents float16 [B, 1 + F, C, h, w]; frame 0 is the current one
@@ -85,7 +87,8 @@ class WindowReader:
     """All windows of the chosen episodes, one starting at each step, in the index's order.
 
     `frames` is the source of frames; None: images resized to `image_size`. They are kept in memory
-    if all of them fit into `cache_bytes`.
+    if all of them fit into `cache_bytes`. With `frame_stride` n, a window has every n-th frame, and
+    still every action: a robot executes all of them, so none may be left out or summed up.
     """
 
     def __init__(
@@ -97,12 +100,13 @@ class WindowReader:
         episodes: Sequence[int] | None = None,
         cache_bytes: int = CACHE_BYTES,
         frames: FrameReader | None = None,
+        frame_stride: int = 1,
     ) -> None:
         self.index = index
         self.image_size = image_size
         self._frames = DecodedFrames(index, image_size) if frames is None else frames
         self._ahead = np.arange(horizon)
-        self._frames_ahead = np.arange(1 + future_frames)
+        self._frames_ahead = np.arange(1 + future_frames) * frame_stride
         chosen = (
             np.arange(index.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         )

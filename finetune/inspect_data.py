@@ -1,0 +1,99 @@
+"""Inspect robot data before training on it: what it contains, and what is wrong with it.
+
+    python finetune/inspect_data.py .../fractal20220817_data/0.1.0
+    python finetune/inspect_data.py DATA --split 'train[:1000]'    # a first look at large data
+    python finetune/inspect_data.py DATA frames=all                # decode every image
+    python finetune/inspect_data.py DATA verify=true && echo intact
+
+DATA is the version folder of an RLDS data set with the features of RT-1's fractal20220817_data or
+of BridgeData V2's bridge_dataset. The report is printed and written to inspections/NAME: page.html,
+a single self-contained file with charts and pictures, and report.json. It shows instructions,
+episode lengths, outcomes and action statistics, and warns about
+
+* records that are damaged or lack a feature, missing shards, and images that cannot be decoded;
+* actions far outside the range of the others, and arms that stand still for long;
+* a gripper that moves against its commands, or without any, and a tool that moves against them;
+* episodes recorded twice, and images that do not change.
+
+Training refuses a data set with damaged records, and reads all the rest: drop episodes with the
+settings instruction, min_length, max_length and successes_only of finetune/rt1.py.
+
+verify=true checks the checksum of every record and decodes every image. It prints a line per
+damaged record and exits with 1 if there is any; a report alone exits with 0.
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from tqdm import tqdm
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey, survey
+from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.data_page import write_page
+from selfflow_robotics.evaluation.data_report import data_report, report_text
+from selfflow_robotics.evaluation.results import write_report, writing
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    data: tuple[str, ...] = ()
+    split: str = "train"
+    frames: Frames = "sample"
+    verify: bool = False
+    pictures: int = 12
+    output: str = "inspections"
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, "pictures")
+
+
+@hydra_app(
+    "inspect_data",
+    InspectConfig,
+    flags=(Flag("--split", literal=True, help="train, val, train[:1000], train+val, ..."),),
+    positional="data",
+)
+def main(config: InspectConfig) -> int:
+    if not config.data:
+        raise UserError("name a data set: the folder <name>/<version> that has dataset_info.json")
+    if config.verify:
+        return max(verify(directory, config.split) for directory in config.data)
+    for directory in config.data:
+        inspect(survey(directory, config.split, config.frames), config)
+    return 0
+
+
+def inspect(found: Survey, config: InspectConfig) -> None:
+    """Print the report and write it as a page and as JSON."""
+    report = data_report(found)
+    print(report_text(report))
+    folder = Path(config.output) / found.info.name
+    write_page(found, report, folder / "page.html", config.pictures)
+    with writing(folder):
+        write_report(folder / "report.json", report)
+    print(f"\nwritten to {folder / 'page.html'} and report.json")
+
+
+def verify(directory: str, split: str) -> int:
+    """Print a line per damaged record as it is found. Returns 1 if there is any, else 0."""
+    damaged = 0
+
+    def tell(faults: list[Fault]) -> None:
+        nonlocal damaged
+        for _, group in groupby(faults, lambda fault: (fault.shard, fault.record)):
+            first, *others = group
+            if first.kind == "episode":  # too short or not finite: left out, but not damaged
+                continue
+            damaged += 1
+            tqdm.write(first.message + (f" (and {len(others)} more images)" if others else ""))
+
+    found = survey(directory, split, "all", tell)
+    result = f"{damaged} damaged" if damaged else "all intact"
+    print(f"{directory}: {found.num_records} records, {found.frames_decoded} images: {result}")
+    return 1 if damaged else 0
+
+
+if __name__ == "__main__":
+    main()
