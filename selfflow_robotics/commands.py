@@ -12,6 +12,7 @@ COMMANDS = {
     "finetune/rt1.py": "selfflow-finetune-rt1",
     "finetune/collect.py": "selfflow-collect",
     "eval/simpler.py": "selfflow-simpler",
+    "eval/serve.py": "selfflow-serve",
     "eval/compare.py": "selfflow-compare",
     "eval/world_model.py": "selfflow-world-model",
     "eval/generation.py": "selfflow-generation",

@@ -84,6 +84,7 @@ def test_each_config_belongs_to_a_script():
         "finetune_rt1",
         "collect",
         "simpler",
+        "serve",
         "compare",
         "world_model",
         "generation",
