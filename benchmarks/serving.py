@@ -89,8 +89,8 @@ def ask(port: int, seconds: float, barrier: Any, results: Any) -> None:
 
 
 def measure(policy: Policy, limits: Limits, clients: int, seconds: float) -> list[str]:
-    """A row: requests/s, percentiles over all requests, the server's processor time for each, and how
-    equally the clients were served."""
+    """A row: requests/s, percentiles over all requests, the server's processor time for each, and
+    how equally the clients were served."""
     ready, stop, port = threading.Event(), threading.Event(), []
     server = threading.Thread(target=serve, args=(policy, limits, ready, stop, port))
     server.start()

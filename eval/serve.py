@@ -11,8 +11,8 @@ A client then is any of these:
     vla-eval run --config CONFIG.yaml                                # with server.url there
     python eval/simpler.py policy=remote:ws://127.0.0.1:8000         # this project's evaluation
 
-Each connection is a session with episodes of its own. The requests of all clients are collected for
-window_ms and answered as one batch. A request that cannot be answered within deadline_s, or comes
+Each connection is a session with episodes of its own. Requests that arrive together, within at most
+window_ms, are answered as one batch. A request that cannot be answered within deadline_s, or comes
 when queue others already wait, gets an error instead.
 
 Observations have an image (uint8 [H, W, 3], raw, PNG or JPEG) and an instruction, under the usual
@@ -77,7 +77,7 @@ class ServeConfig:
     seed: int = 0
     device: str = "auto"
     max_batch: int = 16
-    window_ms: float = 2.0
+    window_ms: float = 10.0
     queue: int = 64
     max_clients: int = 64
     deadline_s: float = 20.0

@@ -1,9 +1,10 @@
 """One policy for many clients: a thread collects requests for a moment and answers them as a batch.
 
 The policy runs in a thread of its own, so that a slow one does not delay other messages, and never
-in two threads at once. A batch closes after `window_s`, or as soon as every client waits for it. A
-request that waits past its deadline is dropped; one that the policy cannot answer does not harm the
-others of its batch.
+in two threads at once. A batch closes as soon as every client waits for it, or after a quarter of
+the policy's last time, at most `window_s`: a fast policy need not wait for company. A request that
+waits past its deadline is dropped; one that the policy cannot answer does not harm the others of
+its batch.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.serving.latency import Latencies
 
 MAX_KNOWN_INSTRUCTIONS = 1000
+WINDOW = 0.25  # of the policy's last time
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Batcher:
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
         self._known: OrderedDict[str, None] = OrderedDict()  # instructions that were checked
         self._busy_since: float | None = None
+        self._last_s = 0.0  # time of the last batch
         # A daemon: a policy that hangs must not keep the server from ending.
         self._thread = threading.Thread(target=self._work, name="policy", daemon=True)
 
@@ -108,7 +111,8 @@ class Batcher:
 
     def _work(self) -> None:
         while (first := self._queue.get()) is not None:
-            batch, open_until = [first], time.perf_counter() + self.window_s
+            window_s = min(self.window_s, WINDOW * self._last_s)
+            batch, open_until = [first], time.perf_counter() + window_s
             while len(batch) < min(self.max_batch, self.clients):
                 try:
                     left = open_until - time.perf_counter()
@@ -120,6 +124,7 @@ class Batcher:
                 batch.append(request)
             self._busy_since = time.perf_counter()
             self._answer([request for request in batch if not request.answer.cancelled()])
+            self._last_s = time.perf_counter() - self._busy_since
             self._busy_since = None
             try:
                 self._loop.call_soon_threadsafe(_deliver, batch)

@@ -67,7 +67,7 @@ class Limits(NamedTuple):
 
     max_clients: int = 64
     max_batch: int = 16
-    window_s: float = 0.002  # to wait for a batch
+    window_s: float = 0.010  # to wait for a batch, at most
     max_waiting: int = 64  # requests
     deadline_s: float = 20.0  # for an answer; vla-eval's client waits 30
 

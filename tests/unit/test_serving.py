@@ -166,10 +166,11 @@ def test_a_policy_that_hangs_shows_in_the_health_answer():
 
 
 def test_a_failure_of_the_policy_is_told_without_its_text_and_spares_the_others():
-    server = our_server(Slow(), Limits(window_s=0.1))
+    server = our_server(Slow(seconds=0.4), Limits(window_s=0.1))
     with server as (port, _), Client(port) as good, Client(port) as bad:
         for client in (good, bad):
             client.receive()
+        good.ask(request())  # how long the policy takes decides how long a batch stays open
         results = {}
         threads = [
             threading.Thread(target=lambda: results.update(good=good.ask(request()))),
