@@ -1,4 +1,4 @@
-"""Requests per second of the policy server, over loopback, with clients in processes of their own.
+"""Requests per second of the policy server, over loopback, from clients in another process.
 
     python -m benchmarks.serving                      # 8 clients, raw images of 256 x 320
     python -m benchmarks.serving --clients 1 8 32 --seconds 10
@@ -70,22 +70,31 @@ def serve(
     asyncio.run(run())
 
 
-def ask(port: int, seconds: float, barrier: Any, results: Any) -> None:
-    """One client: puts the times of its requests (ms) into `results`."""
-    from websockets.sync.client import connect
+def ask(port: int, clients: int, seconds: float, barrier: Any, results: Any) -> None:
+    """All clients, in a process of their own: puts the times of each one's requests (ms) into
+    `results`."""
+    from websockets.asyncio.client import connect
 
     image = np.zeros((*IMAGE_SIZE, 3), np.uint8)
-    request = {"observation/image": image, "prompt": "pick coke can"}
-    with connect(f"ws://127.0.0.1:{port}", compression=None) as connection:
-        connection.recv()
-        barrier.wait()
-        times, until = [], time.perf_counter() + seconds
-        while (began := time.perf_counter()) < until:
-            connection.send(pack(request, "bytes"))
-            answer = unpack(connection.recv())  # type: ignore[arg-type]
-            assert answer["actions"].shape[1] == 7
-            times.append((time.perf_counter() - began) * 1e3)
-    results.put(times)
+    request = pack({"observation/image": image, "prompt": "pick coke can"}, "bytes")
+
+    async def client() -> list[float]:
+        async with connect(f"ws://127.0.0.1:{port}", compression=None) as connection:
+            await connection.recv()
+            times, until = [], time.perf_counter() + seconds
+            while (began := time.perf_counter()) < until:
+                await connection.send(request)
+                answer = await connection.recv()
+                times.append((time.perf_counter() - began) * 1e3)
+            assert isinstance(answer, bytes), answer  # text is an error
+            assert unpack(answer)["actions"].shape[1] == 7
+        return times
+
+    async def run() -> list[list[float]]:
+        return await asyncio.gather(*[client() for _ in range(clients)])
+
+    barrier.wait()
+    results.put(asyncio.run(run()))
 
 
 def measure(policy: Policy, limits: Limits, clients: int, seconds: float) -> list[str]:
@@ -96,19 +105,14 @@ def measure(policy: Policy, limits: Limits, clients: int, seconds: float) -> lis
     server.start()
     ready.wait()
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(clients + 1), context.Queue()
-    workers = [
-        context.Process(target=ask, args=(port[0], seconds, barrier, results))
-        for _ in range(clients)
-    ]
-    for worker in workers:
-        worker.start()
+    barrier, results = context.Barrier(2), context.Queue()
+    worker = context.Process(target=ask, args=(port[0], clients, seconds, barrier, results))
+    worker.start()
     barrier.wait()
-    began = time.process_time()  # of the server; the clients are other processes
-    times = [results.get() for _ in workers]
+    began = time.process_time()  # of the server; the clients are another process
+    times = results.get()
     cpu_s = time.process_time() - began
-    for worker in workers:
-        worker.join()
+    worker.join()
     stop.set()
     server.join()
     rates = [len(one) / seconds for one in times]

@@ -68,6 +68,7 @@ from selfflow_robotics.evaluation.players import (
     check_policy,
     data_of,
     image_size_of,
+    provenance_of,
 )
 from selfflow_robotics.evaluation.protocol import (
     Protocol,
@@ -173,6 +174,8 @@ def main(config: EvalConfig) -> int:
     reports = [evaluate(config, one, policy, checkpoint) for one in plans if one.episodes]
     if len(tasks) > 1:
         summarize(config, reports, checkpoint)
+    if close := getattr(policy, "close", None):
+        close()
     print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
     troubles = [trouble for report in reports for trouble in report.troubles()]
     print(*troubles, sep="\n", end="\n" if troubles else "", file=sys.stderr)
@@ -263,7 +266,7 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
             *(task, simulator, protocol, len(episodes)), provenance, data, config.instruction
         ),
         simulator_provenance=provenance,
-        policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
+        policy_provenance=provenance_of(policy, checkpoint),
     )
     print(f"\n{report.to_text()}\n")  # first: the disk may be full
     report.write(ledger.folder)

@@ -1,6 +1,7 @@
 """`policy=` of an evaluation, and what a policy says about itself."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
@@ -42,6 +43,14 @@ def data_of(policy: Policy) -> dict[str, Any] | None:
     """Provenance of the data that the policy was trained on; None if there are none, or if it does
     not say."""
     return getattr(policy, "data_provenance", None)
+
+
+def provenance_of(policy: Policy, checkpoint: Path | None) -> dict[str, Any] | None:
+    """Where the policy comes from, for its report; None for the built-in ones."""
+    if checkpoint is not None:
+        return {"checkpoint": str(checkpoint), "data": data_of(policy)}
+    server = getattr(policy, "fingerprint", None)
+    return None if server is None else {"remote": server, "data": data_of(policy)}
 
 
 def image_size_of(policy: Policy) -> tuple[int, int] | None:

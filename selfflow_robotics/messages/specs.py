@@ -126,7 +126,7 @@ def vla_eval_spec(robot: str | None) -> ActionSpec:
 def check_actions(actions: Any, who: str) -> np.ndarray:
     """Actions as an array [n, 7], n >= 1. Raises UserError for another shape or type."""
     try:
-        array = np.asarray(actions)
+        array: np.ndarray = np.asarray(actions)
     except ValueError:  # lists of several lengths
         array = np.empty(0, object)
     is_chunk = array.ndim == 2 and array.shape[1] == ACTION_DIM and len(array)

@@ -229,7 +229,7 @@ class _Client:
     def _begin(self, task: Any) -> None:
         task = task if isinstance(task, dict) else {}
         name, index = task.get("task_name", task.get("name", "")), task.get("episode_idx")
-        told = {"task": name} if isinstance(name, str) else {}
+        told: dict[str, Any] = {"task": name} if isinstance(name, str) else {}
         if type(index) is int and index >= 0:
             told["seed"] = index
         self.session.begin_as_told(told)

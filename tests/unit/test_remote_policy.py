@@ -14,14 +14,20 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.players import check_policy, data_of, image_size_of
 from selfflow_robotics.messages.packing import pack
 from selfflow_robotics.messages.specs import OPENPI, ActionSpec
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.models.presets import RobotConfig
+from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.policies.address import parse_address
 from selfflow_robotics.policies.custom import custom_policy
+from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.noop import NoopPolicy
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.policies.remote import RemotePolicy
 from selfflow_robotics.serving.access import Access
 from selfflow_robotics.serving.description import Description
 from selfflow_robotics.serving.server import Limits
+from tests.fractal import FRACTAL_STATS
+from tests.networks import robot_bundle, robot_network, waken
 from tests.servers import Slow, openpi_server, our_server
 
 EPISODE = EpisodeSpec("pick_coke_can", "standing", 5)
@@ -53,6 +59,22 @@ def test_our_server_acts_as_the_policy_itself(prefix):
             assert chunk.dtype == np.float32
             assert_allclose(chunk, expected, atol=1e-6)
         policy.close()
+
+
+def test_a_network_on_a_server_acts_as_it_does_here():
+    config = RobotConfig(SiTConfig(width=32, depth=2, heads=2))
+    network = waken(Network(robot_network(config)))
+    local = FlowPolicy(robot_bundle(config, network, ["policy"], FRACTAL_STATS))
+    seen = {**SEEN, "image": np.full((64, 80, 3), 100, np.uint8)}
+    local.begin(0, EPISODE)
+    expected = [local.act([0], [seen])[0] for _ in range(2)]
+    with our_server(local) as (port, _):
+        policy = remote(port)
+        policy.begin(0, EPISODE)
+        for chunk in expected:
+            assert_allclose(policy.act([0], [seen])[0], chunk, atol=1e-5)
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}"):
+            policy.act([0], [{**seen, "instruction": "x" * 900}])
 
 
 def test_each_slot_is_a_session_and_the_server_batches_them():
