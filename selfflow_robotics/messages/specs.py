@@ -1,7 +1,8 @@
 """What the numbers of an action mean, as servers and clients tell each other at the handshake.
 
-A spec has vla-eval's layout (arXiv 2603.13966; there `DimSpec`): a map from component to `{name,
-dims, format}`, plus an optional range and description. The components of an action, in order:
+A spec has the layout of vla-eval's `DimSpec` (src/vla_eval/specs.py): a map from component to
+`{name, dims, format}`, plus an optional range and description. The components of an action, in
+order:
 
 | component | dims | formats                                                                  |
 |-----------|------|--------------------------------------------------------------------------|
