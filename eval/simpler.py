@@ -241,7 +241,7 @@ def evaluate(config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | 
             "replan_steps": config.replan_steps,
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
-            **({"remote": told} if (told := getattr(policy, "fingerprint", None)) else {}),
+            **getattr(policy, "fingerprint", {}),
             **({"joint": True} if config.joint else {}),
             **({} if config.instruction is None else {"instruction": config.instruction}),
         }

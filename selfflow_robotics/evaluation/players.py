@@ -49,8 +49,8 @@ def provenance_of(policy: Policy, checkpoint: Path | None) -> dict[str, Any] | N
     """Where the policy comes from, for its report; None for the built-in ones."""
     if checkpoint is not None:
         return {"checkpoint": str(checkpoint), "data": data_of(policy)}
-    server = getattr(policy, "fingerprint", None)
-    return None if server is None else {"remote": server, "data": data_of(policy)}
+    origin = getattr(policy, "fingerprint", None)
+    return None if origin is None else {**origin, "data": data_of(policy)}
 
 
 def image_size_of(policy: Policy) -> tuple[int, int] | None:

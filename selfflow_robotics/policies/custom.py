@@ -1,9 +1,11 @@
 """`policy=module:Class`: somebody's own policy, in Python."""
 
+import hashlib
 import os
 import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.errors import UserError
@@ -22,7 +24,8 @@ def custom_policy(text: str) -> Policy:
 
     The module is found as Python does, or in the current folder. Raises UserError if it or the
     class cannot be imported, or if the instance is no policy (`policies.base.Policy`). Exceptions
-    of the class itself pass through.
+    of the class itself pass through. `fingerprint` is added to the instance: the class, and a hash
+    of its module's source, so that results of other versions are told apart.
     """
     module, _, name = text.partition(":")
     if (folder := os.getcwd()) not in sys.path:
@@ -43,6 +46,15 @@ def custom_policy(text: str) -> Policy:
     for attribute, default in (("name", name), ("privileged", False)):
         if not hasattr(policy, attribute):
             setattr(policy, attribute, default)
+    policy.fingerprint = {"class": {"name": text, "source": _source_hash(module)}}
     if not re.fullmatch(r"[\w.-]{1,60}", str(policy.name)):  # it becomes a part of file names
         raise UserError(f"policy={text}: its name must be letters, digits, '.', '_' and '-'")
     return policy
+
+
+def _source_hash(module: str) -> str | None:
+    """SHA-256 of the module's file; None if it has none that can be read."""
+    try:
+        return hashlib.sha256(Path(sys.modules[module].__file__ or "").read_bytes()).hexdigest()
+    except OSError:
+        return None

@@ -39,13 +39,10 @@ class RemotePolicy:
         self.told, self._identity = self._spare.told, self._spare.identity
 
     @property
-    def fingerprint(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, Any]:
         """What the results of this policy depend on, as far as it is known."""
-        return {
-            "protocol": self.address.protocol,
-            "address": self.address.shown,
-            "handshake": self._identity,
-        }
+        server = {"protocol": self.address.protocol, "address": self.address.shown}
+        return {"remote": {**server, "handshake": self._identity}}
 
     @property
     def data_provenance(self) -> dict[str, Any] | None:

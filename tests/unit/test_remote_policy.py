@@ -280,6 +280,10 @@ def test_a_class_of_somebodys_is_a_policy(module):
     policy = custom_policy("somebodys:Mine")
     assert (policy.name, policy.privileged) == ("Mine", False)
     assert len(played(policy)) == 2
+    before = policy.fingerprint
+    assert custom_policy("somebodys:Mine").fingerprint == before
+    module(GOOD + "# changed\n")
+    assert custom_policy("somebodys:Mine").fingerprint != before
 
 
 @pytest.mark.parametrize(
