@@ -1,6 +1,7 @@
 """Policy servers in threads of this process: ours, and stand-ins for other people's."""
 
 import asyncio
+import http.client
 import threading
 import time
 from contextlib import contextmanager
@@ -145,3 +146,11 @@ def picture(value=0, size=(16, 20)):
 
 def request(value=0, instruction="pick", **more):
     return {"observation/image": picture(value), "prompt": instruction, **more}
+
+
+def get(port, path, headers=None):
+    """(status, text) of an HTTP request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers=headers or {})
+    response = connection.getresponse()
+    return response.status, response.read().decode()
