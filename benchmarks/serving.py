@@ -25,13 +25,19 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
 from benchmarks.arguments import Parser, positive
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.tables import markdown_table
-from selfflow_robotics.messages.packing import pack, unpack
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.noop import NoopPolicy
 from selfflow_robotics.serving.batching import Batcher
 from selfflow_robotics.serving.description import Description
-from selfflow_robotics.serving.server import Limits, serving
+
+try:
+    from selfflow_robotics.messages.packing import pack, unpack
+    from selfflow_robotics.serving.server import Limits, serving
+except UserError as error:  # the extra is not installed
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 IMAGE_SIZE = (256, 320)
 POLICY_S = 0.020

@@ -94,14 +94,19 @@ def test_a_policy_is_served_evaluated_and_stopped(run, tmp_path):
     assert (remote.start, remote.steps, remote.error) == (local.start, local.steps, None)
 
 
-def test_answers_that_are_not_finite_are_errors_of_their_episodes(run, tmp_path):
-    nan = [[float("nan")] * 7]
-    with openpi_server(lambda message: {"actions": nan}) as (port, _):
+@pytest.mark.parametrize(("value", "code", "steps"), [(0.0, 0, 80), (float("nan"), 1, 0)])
+def test_a_server_of_openpi_plays_whole_episodes_and_nan_is_an_error(
+    value, code, steps, run, tmp_path
+):
+    with openpi_server(lambda message: {"actions": [[value] * 7] * 10}) as (port, asked):
         arguments = [f"policy=remote:ws://127.0.0.1:{port}", "num_episodes=1", "output=x"]
-        done = run(*command("simpler.py", *SHORT, *arguments))
-    assert done.returncode == 1
+        done = run(*command("simpler.py", *SHORT, "replan_steps=10", *arguments))
+    assert done.returncode == code, done.stderr
     [record] = Ledger.read(tmp_path / "x")[1].records
-    assert "not finite" in record.error
+    assert record.steps == steps
+    assert len(asked) == max(1, steps // 10)
+    assert asked[0]["observation/primary_image"].shape == (256, 320, 3)
+    assert (record.error is None) == (code == 0)
 
 
 @pytest.mark.parametrize(
