@@ -36,7 +36,8 @@ def check_policy(text: str) -> None:
     if is_remote(text):
         parse_address(text)
     elif text not in BUILT_IN and not is_custom(text):
-        raise unknown("policy", text, [*BUILT_IN, f"{PREFIX}ws://HOST:PORT", "module:Class"])
+        choices = [*BUILT_IN, f"{PREFIX}ws://HOST:PORT", "module:Class"]
+        raise UserError(f"policy: {unknown('value', text, choices)}")
 
 
 def data_of(policy: Policy) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ class Access:
         if self._token is None:
             return True
         kind, _, value = str(headers.get("Authorization", "")).strip().partition(" ")
-        given = value.strip().encode()
+        given = value.strip().encode("utf-8", "surrogateescape")  # headers may be any bytes
         if kind.lower() == "basic":
             try:
                 given = base64.b64decode(given, validate=True).partition(b":")[2]
