@@ -8,6 +8,8 @@
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py instruction="open top drawer"         # instead of the task's own
     python eval/simpler.py policy=expert                         # no checkpoint needed
+    python eval/simpler.py policy=remote:ws://127.0.0.1:8000     # a policy server
+    python eval/simpler.py policy=my_policies:MyPolicy           # a Python class of your own
     python eval/simpler.py experiment=debug policy=expert        # a minute
 
 Google robot (--task all): pick_coke_can, move_near, open_drawer, close_drawer and
@@ -16,10 +18,13 @@ orientation, such as open_top_drawer and pick_standing_coke_can. WidowX (--task 
 spoon_on_towel, carrot_on_plate, stack_cube and put_eggplant_in_basket. A policy can only play the
 tasks of the robot that it was trained on.
 
-The default policy is the latest fine-tuned run. The default simulator (sim=auto) is the one its
-training data came from: the built-in MuJoCo tabletop, or SIMPLER from your own checkout
-(sim=simpler; if it is missing, the command says what to install). Random actions and a scripted
-expert play the same episodes for comparison.
+The default policy is the latest fine-tuned run. Policy servers speak openpi's protocol, or that of
+vla-eval's model servers (policy=remote:vla-eval+ws://HOST:PORT); see docs/serving.md. Random
+actions and a scripted expert play the same episodes for comparison.
+
+The default simulator (sim=auto) is the one the policy's training data came from: the built-in
+MuJoCo tabletop, or SIMPLER from your own checkout (sim=simpler; if it is missing, the command says
+what to install).
 
 Results are written to RUN/eval/: a folder per task with episodes.jsonl (one line per episode),
 videos/, report.md, report.json and checksums.json, and for several tasks a folder with summary.md.
@@ -68,6 +73,13 @@ from selfflow_robotics.evaluation.domain import (
 )
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.players import (
+    RemoteConfig,
+    check_policy,
+    data_of,
+    image_size_of,
+    provenance_of,
+)
 from selfflow_robotics.evaluation.protocol import (
     Protocol,
     Shard,
@@ -83,7 +95,9 @@ from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.inference.bundle import weights_hash
+from selfflow_robotics.policies.address import is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.policies.custom import custom_policy, is_custom
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.policies.random import RandomPolicy
@@ -93,7 +107,7 @@ from selfflow_robotics.rng import check_seed
 @dataclass(frozen=True)
 class EvalConfig:
     task: str
-    policy: Literal["network", "random", "expert"] = "network"
+    policy: str = "network"
     checkpoint: str | None = None
     sim: Simulator = "auto"
     renderer: Literal["ray", "gl"] | None = None
@@ -112,6 +126,7 @@ class EvalConfig:
     device: str = "auto"
     output: str | None = None
     timeout_s: float = TIMEOUT_S
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
@@ -130,6 +145,7 @@ class EvalConfig:
             raise UserError(f"videos must not be negative, got {self.videos}")
         if self.guidance_scale is not None:
             check_scale(self.guidance_scale)
+        check_policy(self.policy)
         for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
             if self.policy != "network" and getattr(self, name) not in (None, False):
                 raise UserError(f"{name} is for a network; remove it, or policy={self.policy}")
@@ -148,8 +164,8 @@ def main(config: EvalConfig) -> int:
     tasks = tasks_to_evaluate(config)
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
-    policy = trained(checkpoint, config) if checkpoint else scripted(config.policy, config)
-    data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
+    policy = trained(checkpoint, config) if checkpoint else other(config.policy, config)
+    data = data_of(policy)
     for task in tasks:
         check_robot(task, data)
     print(f"policy: {checkpoint or config.policy}")
@@ -168,6 +184,8 @@ def main(config: EvalConfig) -> int:
     results = [evaluate(config, one, policy, checkpoint) for one in plans if one.episodes]
     if len(tasks) > 1:
         summarize(config, results, checkpoint)
+    if close := getattr(policy, "close", None):
+        close()
     print(*lacking, sep="\n", end="\n" if lacking else "", file=sys.stderr)
     troubles = [trouble for _, report in results for trouble in report.troubles()]
     print(*troubles, sep="\n", end="\n" if troubles else "", file=sys.stderr)
@@ -212,13 +230,13 @@ def evaluate(
     config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | None
 ) -> tuple[Path, Report]:
     """Play the missing episodes of one task; write and print its report. Returns its folder too."""
-    data = policy.data_provenance if isinstance(policy, FlowPolicy) else None
+    data = data_of(policy)
     task, simulator, why, protocol, episodes, left_out = plan
     shard = Shard.parse(config.shard) if config.shard else None
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
 
     with ExitStack() as stack:
-        image_size = policy.image_size if isinstance(policy, FlowPolicy) else None
+        image_size = image_size_of(policy)
         spec = home_spec(
             *(simulator, task.name, config.simpler, data, image_size),
             *(config.renderer, config.timeout_s),
@@ -235,6 +253,7 @@ def evaluate(
             "replan_steps": config.replan_steps,
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
+            **getattr(policy, "fingerprint", {}),
             **({"joint": True} if config.joint else {}),
             **({} if config.instruction is None else {"instruction": config.instruction}),
         }
@@ -243,7 +262,7 @@ def evaluate(
         check_unchanged(ledger.folder)
         print(f"results in {ledger.folder}")
         baselines = [name for name in config.baselines if name != config.policy]
-        players = [policy, *(scripted(name, config) for name in baselines)]
+        players = [policy, *(other(name, config) for name in baselines)]
         for player in players:
             play(config, ledger, player, clients, episodes, Audit(protocol))
 
@@ -260,7 +279,7 @@ def evaluate(
             *(task, simulator, protocol, len(episodes)), provenance, data, config.instruction
         ),
         simulator_provenance=provenance,
-        policy_provenance={"checkpoint": str(checkpoint), "data": data} if checkpoint else None,
+        policy_provenance=provenance_of(policy, checkpoint),
         num_episodes=config.num_episodes,
         shard=config.shard,
     )
@@ -321,8 +340,15 @@ def play(
         )
 
 
-def scripted(name: str, config: EvalConfig) -> Policy:
-    """The policy `name`, which needs no training."""
+def other(name: str, config: EvalConfig) -> Policy:
+    """The policy `name`, which is not a checkpoint."""
+    if is_remote(name):
+        # It needs msgpack and websockets, which other policies do not.
+        from selfflow_robotics.policies.remote import RemotePolicy
+
+        return RemotePolicy(parse_address(name), config.remote.timeout_s, config.remote.image_key)
+    if is_custom(name):
+        return custom_policy(name)
     if name == "random":
         return RandomPolicy(config.seed, horizon=config.replan_steps)
     return ScriptedExpert()
@@ -359,7 +385,8 @@ def results_root(config: EvalConfig, checkpoint: Path | None) -> Path:
     """The folder of all results of this policy."""
     if checkpoint:
         return run_of(checkpoint) / "eval"
-    return Path("runs") / "eval" / config.policy
+    name = "remote" if is_remote(config.policy) else config.policy.replace(":", "-")
+    return Path("runs") / "eval" / name
 
 
 if __name__ == "__main__":

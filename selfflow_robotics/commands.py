@@ -13,6 +13,7 @@ COMMANDS = {
     "finetune/collect.py": "selfflow-collect",
     "finetune/inspect_data.py": "selfflow-inspect",
     "eval/simpler.py": "selfflow-simpler",
+    "eval/serve.py": "selfflow-serve",
     "eval/compare.py": "selfflow-compare",
     "eval/world_model.py": "selfflow-world-model",
     "eval/generation.py": "selfflow-generation",

@@ -61,7 +61,7 @@ def is_real(data: dict[str, Any]) -> bool:
 def check_robot(task: Task, data: dict[str, Any] | None) -> None:
     """Raise UserError if the training data (their provenance) come from another robot than the
     task's."""
-    robot = None if data is None else _robot_of(data)
+    robot = None if data is None else robot_of(data)
     if robot not in (None, task.robot.name):
         names = [name for name, one in TASKS.items() if one.robot.name == robot]
         raise UserError(
@@ -70,8 +70,8 @@ def check_robot(task: Task, data: dict[str, Any] | None) -> None:
         )
 
 
-def _robot_of(data: dict[str, Any]) -> str | None:
-    """The robot of the data; None if unknown."""
+def robot_of(data: dict[str, Any]) -> str | None:
+    """The robot of the data with this provenance; None if unknown."""
     dataset, robot = str(data.get("dataset")), str(data.get("robot"))
     if "simulator" not in data and dataset in _REAL_ROBOTS:
         return _REAL_ROBOTS[dataset]

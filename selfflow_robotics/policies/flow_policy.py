@@ -51,11 +51,11 @@ class FlowPolicy:
             raise UserError(
                 f"replan_steps must be 1 to {bundle.horizon} (the chunk), got {replan_steps}"
             )
+        self.bundle, self.joint = bundle, joint
         if instruction is not None:
-            bundle.network.encode_words(bundle.words([instruction]))  # raises if it is too long
+            self.check_instruction(instruction)
         if instruction == "" and guidance_scale not in (None, 1.0):
             raise UserError("guidance_scale has no effect with an empty instruction; remove one")
-        self.bundle, self.joint = bundle, joint
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
@@ -87,6 +87,10 @@ class FlowPolicy:
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels to which images are averaged down."""
         return self.bundle.frames.image_size
+
+    def check_instruction(self, instruction: str) -> None:
+        """Raise UserError for an instruction that the network cannot read."""
+        self.bundle.network.encode_words(self.bundle.words([instruction]))
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         self._looks[slot] = (episode.seed, 0)

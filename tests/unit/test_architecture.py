@@ -18,12 +18,12 @@ MAX_LINES = 400
 
 FLOORS = [
     {"cli"},
-    {"evaluation"},
+    {"evaluation", "serving"},
     {"rollouts"},
     {"policies", "encoders"},
     {"inference", "data"},
     {"objective", "models", "training", "envs"},
-    {"modalities"},
+    {"modalities", "messages"},
     {"autoencoders", "flow", "locks", "robot", "text"},
     {"batch", "finite", "timesteps"},
     {"commands", "errors", "json_file", "rng", "signals", "whole_file"},
@@ -52,6 +52,8 @@ WRAPPERS = {
     "av": ("evaluation/", "data/"),
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "filelock": ("locks.py", "data/rlds/writer.py"),
+    "msgpack": ("messages/packing.py",),
+    "websockets": ("serving/server.py", "policies/connections.py"),
     "plotly": ("evaluation/run_page", "evaluation/data_page"),
     "matplotlib": (),
     "diffusers": ("autoencoders/",),

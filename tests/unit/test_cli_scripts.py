@@ -85,6 +85,7 @@ def test_each_config_belongs_to_a_script():
         "collect",
         "inspect_data",
         "simpler",
+        "serve",
         "compare",
         "world_model",
         "generation",

@@ -1,0 +1,62 @@
+"""`policy=` of an evaluation, and what a policy says about itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
+from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
+from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.policies.custom import is_custom
+from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.policies.random import RandomPolicy
+
+BUILT_IN = ("network", "random", "expert")
+
+
+@dataclass(frozen=True)
+class RemoteConfig:
+    """How a policy server is asked."""
+
+    timeout_s: float = 30.0
+    image_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_s <= MAX_TIMEOUT_S:
+            raise UserError(
+                f"remote.timeout_s must be in (0, {MAX_TIMEOUT_S}], got {self.timeout_s:g}"
+            )
+        if self.image_key == "":
+            raise UserError("remote.image_key is empty; leave it out for the usual one")
+
+
+def check_policy(text: str) -> None:
+    """Raise UserError if `policy=` has none of its forms."""
+    if is_remote(text):
+        parse_address(text)
+    elif text not in BUILT_IN and not is_custom(text):
+        choices = [*BUILT_IN, f"{PREFIX}ws://HOST:PORT", "module:Class"]
+        raise UserError(f"policy: {unknown('value', text, choices)}")
+
+
+def data_of(policy: Policy) -> dict[str, Any] | None:
+    """Provenance of the data that the policy was trained on; None if there are none, or if it does
+    not say."""
+    return getattr(policy, "data_provenance", None)
+
+
+def provenance_of(policy: Policy, checkpoint: Path | None) -> dict[str, Any] | None:
+    """Where the policy comes from, for its report; None for the built-in ones."""
+    if checkpoint is not None:
+        return {"checkpoint": str(checkpoint), "data": data_of(policy)}
+    origin = getattr(policy, "fingerprint", None)
+    return None if origin is None else {**origin, "data": data_of(policy)}
+
+
+def image_size_of(policy: Policy) -> tuple[int, int] | None:
+    """(height, width) at which to render for the policy; None: it has no wish. One that does not
+    say gets RT-1's size."""
+    if isinstance(policy, RandomPolicy | ScriptedExpert):
+        return None
+    return getattr(policy, "image_size", None) or SIMPLER_IMAGE_SIZE
