@@ -54,7 +54,8 @@ def pack(value: Any, keys: Keys = "str") -> bytes:
 
     Raises TypeError for other types, and for arrays that are not of `DTYPES`.
     """
-    return msgpack.packb(value, default=_encode_bytes if keys == "bytes" else _encode_str)
+    packer = msgpack.Packer(default=_encode_bytes if keys == "bytes" else _encode_str)
+    return bytes(packer.pack(value))
 
 
 def unpack(data: bytes) -> Any:
