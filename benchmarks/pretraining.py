@@ -38,8 +38,8 @@ from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.home import own_spec
-from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
-from selfflow_robotics.evaluation.probes import probe
+from selfflow_robotics.evaluation.probing.frames import play_frames, probe_episodes
+from selfflow_robotics.evaluation.probing.probes import probe
 from selfflow_robotics.inference.bundle import load_bundle
 from selfflow_robotics.rng import numpy_generator
 

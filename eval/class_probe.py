@@ -28,15 +28,15 @@ from selfflow_robotics.cli.runs import find_checkpoint, open_results, recorded_s
 from selfflow_robotics.data.latents import RECORD, LatentReader, sha256_of
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.errors import UserError, check_least
-from selfflow_robotics.evaluation.class_probe_report import to_markdown, to_text
-from selfflow_robotics.evaluation.class_probes import (
+from selfflow_robotics.evaluation.probing.class_probes import (
     MIN_PICTURES,
     check_fits,
     num_batches,
     probe_classes,
     split_pictures,
 )
-from selfflow_robotics.evaluation.probes import check_timesteps, chosen_layers
+from selfflow_robotics.evaluation.probing.class_report import to_markdown, to_text
+from selfflow_robotics.evaluation.probing.probes import check_timesteps, chosen_layers
 from selfflow_robotics.evaluation.results import (
     folder_name,
     known_report,

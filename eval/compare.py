@@ -32,9 +32,9 @@ from pathlib import Path
 
 from selfflow_robotics.cli.app import hydra_app
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.comparison import Goal, compare
+from selfflow_robotics.evaluation.comparing.comparison import Goal, compare
+from selfflow_robotics.evaluation.comparing.power import PlanRow, plan
 from selfflow_robotics.evaluation.ledger import SuccessRule
-from selfflow_robotics.evaluation.power import PlanRow, plan
 from selfflow_robotics.evaluation.results import write_report, writing
 from selfflow_robotics.evaluation.tables import text_table
 

@@ -26,9 +26,14 @@ from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.home import own_spec
-from selfflow_robotics.evaluation.probe_frames import play_frames, probe_episodes
-from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
-from selfflow_robotics.evaluation.probes import MIN_EPISODES, check_timesteps, chosen_layers, probe
+from selfflow_robotics.evaluation.probing.frames import play_frames, probe_episodes
+from selfflow_robotics.evaluation.probing.probes import (
+    MIN_EPISODES,
+    check_timesteps,
+    chosen_layers,
+    probe,
+)
+from selfflow_robotics.evaluation.probing.report import to_markdown, to_text
 from selfflow_robotics.evaluation.results import (
     folder_name,
     known_report,

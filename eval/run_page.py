@@ -15,8 +15,8 @@ from typing import get_args
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import Kind, runs_of_kind
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.run_page import read_run, write_page
-from selfflow_robotics.evaluation.run_page_warnings import run_warnings
+from selfflow_robotics.evaluation.pages.run_page import read_run, write_page
+from selfflow_robotics.evaluation.pages.run_warnings import run_warnings
 
 
 @dataclass(frozen=True)

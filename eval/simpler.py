@@ -59,11 +59,6 @@ from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.audit import Audit
-from selfflow_robotics.evaluation.checksums import (
-    check_unchanged,
-    write_report_checksums,
-    write_summary_checksums,
-)
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     Simulator,
@@ -92,6 +87,11 @@ from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.evaluation.summary import Summary
+from selfflow_robotics.evaluation.verifying.checksums import (
+    check_unchanged,
+    write_report_checksums,
+    write_summary_checksums,
+)
 from selfflow_robotics.flow.guidance import check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.inference.bundle import weights_hash

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.verify import find_results, is_unfinished, verify
+from selfflow_robotics.evaluation.verifying.verify import find_results, is_unfinished, verify
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from tqdm import tqdm
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey, survey
 from selfflow_robotics.errors import UserError, check_least
-from selfflow_robotics.evaluation.data_page import write_page
-from selfflow_robotics.evaluation.data_report import data_report, report_text
+from selfflow_robotics.evaluation.pages.data_page import write_page
+from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
 from selfflow_robotics.evaluation.results import write_report, writing
 
 

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from selfflow_robotics.envs.tasks.catalog import TASKS
-from selfflow_robotics.evaluation.checksums import write_report_checksums, write_summary_checksums
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary
+from selfflow_robotics.evaluation.verifying.checksums import (
+    write_report_checksums,
+    write_summary_checksums,
+)
 from selfflow_robotics.inference.bundle import weights_hash
 
 NUM_EPISODES = 12

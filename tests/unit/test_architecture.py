@@ -54,7 +54,7 @@ WRAPPERS = {
     "filelock": ("locks.py", "data/rlds/writer.py"),
     "msgpack": ("messages/packing.py",),
     "websockets": ("serving/server.py", "policies/connections.py"),
-    "plotly": ("evaluation/run_page", "evaluation/data_page"),
+    "plotly": ("evaluation/pages/",),
     "matplotlib": (),
     "diffusers": ("autoencoders/",),
     "transformers": ("encoders/patches.py", "text/pretrained.py"),

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from selfflow_robotics.data.latents import LatentReader, row_dtype, sha256_of, shard_path
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.class_probe_report import lines_of
-from selfflow_robotics.evaluation.class_probes import (
+from selfflow_robotics.evaluation.probing.class_probes import (
     flat_latents,
     num_batches,
     probe_classes,
@@ -22,7 +21,8 @@ from selfflow_robotics.evaluation.class_probes import (
     score_source,
     split_pictures,
 )
-from selfflow_robotics.evaluation.probes import Source, picture_features
+from selfflow_robotics.evaluation.probing.class_report import lines_of
+from selfflow_robotics.evaluation.probing.probes import Source, picture_features
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig

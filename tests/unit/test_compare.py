@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.comparison import Goal, compare
+from selfflow_robotics.evaluation.comparing.comparison import Goal, compare
+from selfflow_robotics.evaluation.comparing.matching import Candidate
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger, common_episodes
-from selfflow_robotics.evaluation.matching import Candidate
 
 ROOT = Path(__file__).parents[2]
 PHYSICS = {"simulator": "tabletop", "mujoco": "4.0.0", "image_size": [64, 80]}

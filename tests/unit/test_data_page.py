@@ -6,9 +6,9 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.data.rlds.survey import survey
-from selfflow_robotics.evaluation.data_page import choose_episodes, page_html
-from selfflow_robotics.evaluation.data_page_charts import gripper_charts
-from selfflow_robotics.evaluation.data_report import data_report
+from selfflow_robotics.evaluation.pages.data_charts import gripper_charts
+from selfflow_robotics.evaluation.pages.data_page import choose_episodes, page_html
+from selfflow_robotics.evaluation.pages.data_report import data_report
 from tests.rlds_sets import make_grasp, write_set
 
 COUNT = 6

@@ -18,7 +18,7 @@ from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
-from selfflow_robotics.evaluation.verify import find_results, verify
+from selfflow_robotics.evaluation.verifying.verify import find_results, verify
 from selfflow_robotics.policies.random import RandomPolicy
 
 ROOT = Path(__file__).parents[2]

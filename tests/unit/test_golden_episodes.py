@@ -14,7 +14,7 @@ import pytest
 from selfflow_robotics.envs.episodes import EpisodeSpec, draw_start
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks.catalog import get_task
-from selfflow_robotics.evaluation.probe_frames import probe_episodes
+from selfflow_robotics.evaluation.probing.frames import probe_episodes
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player
 from selfflow_robotics.policies.expert import ScriptedExpert

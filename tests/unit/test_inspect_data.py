@@ -10,8 +10,8 @@ import pytest
 
 from selfflow_robotics.data.rlds.survey import survey
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.data_page import page_html
-from selfflow_robotics.evaluation.data_report import data_report, report_text
+from selfflow_robotics.evaluation.pages.data_page import page_html
+from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
 from tests.rlds_sets import GOLDEN, GOLDEN_SET, edit_record, make_grasp, shard, write_set
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from selfflow_robotics.evaluation.paired import PairedCounts
-from selfflow_robotics.evaluation.power import (
+from selfflow_robotics.evaluation.comparing.paired import PairedCounts
+from selfflow_robotics.evaluation.comparing.power import (
     discordance,
     mcnemar_power,
     paired_episodes,
@@ -15,7 +15,7 @@ from selfflow_robotics.evaluation.power import (
     plan,
     unpaired_episodes,
 )
-from selfflow_robotics.evaluation.verdict import Goal, judge
+from selfflow_robotics.evaluation.comparing.verdict import Goal, judge
 
 GOAL = Goal(difference=0.1, power=0.8)
 

@@ -13,7 +13,7 @@ from selfflow_robotics.envs.spec import SimulatorSpec
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation import protocol
-from selfflow_robotics.evaluation.probe_frames import (
+from selfflow_robotics.evaluation.probing.frames import (
     FIRST_SEED,
     NUM_SEEDS,
     TARGETS,
@@ -24,8 +24,7 @@ from selfflow_robotics.evaluation.probe_frames import (
     play_frames,
     probe_episodes,
 )
-from selfflow_robotics.evaluation.probe_report import to_markdown, to_text
-from selfflow_robotics.evaluation.probes import (
+from selfflow_robotics.evaluation.probing.probes import (
     Source,
     flatten,
     picture_features,
@@ -34,7 +33,8 @@ from selfflow_robotics.evaluation.probes import (
     score_source,
     split_by_episode,
 )
-from selfflow_robotics.evaluation.ridge import (
+from selfflow_robotics.evaluation.probing.report import to_markdown, to_text
+from selfflow_robotics.evaluation.probing.ridge import (
     Ridge,
     median_and_interval,
     r2_and_interval,

@@ -12,9 +12,9 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.run_page import NUM_SAMPLES, page_html, read_run
-from selfflow_robotics.evaluation.run_page_charts import heat_map, line_chart, thin
-from selfflow_robotics.evaluation.run_page_warnings import run_warnings
+from selfflow_robotics.evaluation.pages.run_charts import heat_map, line_chart, thin
+from selfflow_robotics.evaluation.pages.run_page import NUM_SAMPLES, page_html, read_run
+from selfflow_robotics.evaluation.pages.run_warnings import run_warnings
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = [

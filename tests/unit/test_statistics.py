@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from selfflow_robotics.evaluation.paired import PairedCounts, e_values, tango_interval
+from selfflow_robotics.evaluation.comparing.paired import PairedCounts, e_values, tango_interval
 from selfflow_robotics.evaluation.statistics import (
     clopper_pearson_interval,
     holm_adjusted,

@@ -16,7 +16,7 @@ from selfflow_robotics.envs.tasks import catalog
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Range
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task, get_tasks, own_names
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.probe_frames import TARGETS, contents
+from selfflow_robotics.evaluation.probing.frames import TARGETS, contents
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.rollouts.demonstrations import CollectConfig

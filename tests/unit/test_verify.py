@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from selfflow_robotics.envs.tasks.catalog import TASKS
-from selfflow_robotics.evaluation.checksums import CHECKSUMS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
-from selfflow_robotics.evaluation.verify import find_results, verify
+from selfflow_robotics.evaluation.verifying.checksums import CHECKSUMS
+from selfflow_robotics.evaluation.verifying.verify import find_results, verify
 from selfflow_robotics.training.checkpoint import save_checkpoint
 from tests.evaluations import NUM_EPISODES, STEP, write_results, write_summary
 

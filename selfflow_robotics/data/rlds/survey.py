@@ -1,7 +1,7 @@
 """Read a whole data set without stopping at damage: every episode, and every fault by its place.
 
 `RldsIndex` refuses a data set that has one damaged record. This pass goes on, names all of them,
-and decodes frames, for a report on the data (`evaluation.data_report`) or to verify a copy.
+and decodes frames, for a report on the data (`evaluation.pages.data_report`) or to verify a copy.
 """
 
 import hashlib

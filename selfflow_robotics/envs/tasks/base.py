@@ -134,7 +134,7 @@ class Task(ABC):
     bodies: tuple[Body, ...]  # all objects that its scenes may contain
     simpler: SimplerBinding | None = None  # None: the task runs on the tabletop only
     surroundings: str = ""  # variation of SIMPLER's variant aggregation; "": the usual scene
-    # What linear probes predict: names in `evaluation.probe_frames.TARGETS`.
+    # What linear probes predict: names in `evaluation.probing.frames.TARGETS`.
     targets: tuple[str, ...] = ("object_position", "object_axis", "gripper", "tool_position")
 
     def bound(self) -> SimplerBinding:

@@ -1,9 +1,8 @@
 """Verify the results of `eval/simpler.py`: numbers, checksums and checkpoint.
 
 A results folder verifies if its settings, ledger, videos and checkpoint have the recorded checksums
-(`evaluation.checksums`), and if every number of its report is what the ledger gives
-(`evaluation.recompute`). A ledger that has grown since its report still verifies. Nothing is
-written or changed.
+(`checksums`), and if every number of its report is what the ledger gives (`recompute`). A ledger
+that has grown since its report still verifies. Nothing is written or changed.
 """
 
 import json
@@ -14,29 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.checksums import (
+from selfflow_robotics.evaluation.ledger import EPISODES, FINGERPRINT, EpisodeRecord
+from selfflow_robotics.evaluation.protocol import DRAWN
+from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.results import folder_name
+from selfflow_robotics.evaluation.summary import Summary
+from selfflow_robotics.evaluation.verifying.checksums import (
     CHECKSUMS,
     REPORT_FILES,
     SUMMARY_FILES,
     Checksums,
 )
-from selfflow_robotics.evaluation.ledger import EPISODES, FINGERPRINT, EpisodeRecord
-from selfflow_robotics.evaluation.protocol import DRAWN
-from selfflow_robotics.evaluation.recompute import (
-    json_differences,
-    page_differences,
-    recomputed_report,
-)
-from selfflow_robotics.evaluation.report import Report
-from selfflow_robotics.evaluation.results import folder_name
-from selfflow_robotics.evaluation.summary import Summary
-from selfflow_robotics.evaluation.verify_files import (
+from selfflow_robotics.evaluation.verifying.files import (
     checkpoint_differences,
     file_differences,
     find_evaluated,
     missing_files,
 )
-from selfflow_robotics.evaluation.verify_ledger import later_differences, read_ledgers
+from selfflow_robotics.evaluation.verifying.ledgers import later_differences, read_ledgers
+from selfflow_robotics.evaluation.verifying.recompute import (
+    json_differences,
+    page_differences,
+    recomputed_report,
+)
 from selfflow_robotics.json_file import read_json, read_text
 
 # What an edited file may raise where it is read as if the evaluation had written it.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from selfflow_robotics.evaluation.probe_frames import TARGETS
+from selfflow_robotics.evaluation.probing.frames import TARGETS
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 Rows = Sequence[dict[str, Any]]

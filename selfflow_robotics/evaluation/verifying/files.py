@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.checksums import Checksums, file_sha256
+from selfflow_robotics.evaluation.verifying.checksums import Checksums, file_sha256
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.training.checkpoint import MANIFEST, check_files
 

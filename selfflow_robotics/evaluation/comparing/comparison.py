@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfflow_robotics.evaluation.comparison_notes import Pairing, notes, troubles
-from selfflow_robotics.evaluation.ledger import SuccessRule
-from selfflow_robotics.evaluation.matching import (
+from selfflow_robotics.evaluation.comparing.matching import (
     Candidate,
     Evaluation,
     differing,
     match_results,
     short,
 )
-from selfflow_robotics.evaluation.paired import PairedCounts
+from selfflow_robotics.evaluation.comparing.notes import Pairing, notes, troubles
+from selfflow_robotics.evaluation.comparing.paired import PairedCounts
+from selfflow_robotics.evaluation.comparing.verdict import Goal, Verdict, judge
+from selfflow_robotics.evaluation.ledger import SuccessRule
 from selfflow_robotics.evaluation.report import Rate, percent
 from selfflow_robotics.evaluation.statistics import (
     Interval,
@@ -28,7 +29,6 @@ from selfflow_robotics.evaluation.statistics import (
     task_bootstrap_interval,
 )
 from selfflow_robotics.evaluation.tables import text_table
-from selfflow_robotics.evaluation.verdict import Goal, Verdict, judge
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from selfflow_robotics.evaluation.paired import PairedCounts
-from selfflow_robotics.evaluation.power import paired_episodes
+from selfflow_robotics.evaluation.comparing.paired import PairedCounts
+from selfflow_robotics.evaluation.comparing.power import paired_episodes
 
 ALPHA = 0.05
 

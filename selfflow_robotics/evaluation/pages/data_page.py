@@ -15,13 +15,13 @@ from plotly.offline import get_plotlyjs
 from selfflow_robotics.data.rlds.pictures import JPEG_START, decode_picture
 from selfflow_robotics.data.rlds.survey import Episode, Survey
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.data_page_charts import (
+from selfflow_robotics.evaluation.pages.data_charts import (
     action_charts,
     gripper_charts,
     instruction_chart,
     length_chart,
 )
-from selfflow_robotics.evaluation.data_report import action_rows, counted, gripper_line
+from selfflow_robotics.evaluation.pages.data_report import action_rows, counted, gripper_line
 from selfflow_robotics.evaluation.results import write_whole
 
 MOST_ROWS = 200  # of a table of findings; report.json has all
@@ -51,7 +51,7 @@ def write_page(found: Survey, report: dict[str, Any], path: Path, num_episodes: 
 
 def page_html(found: Survey, report: dict[str, Any], num_episodes: int = 12) -> str:
     """The page's HTML."""
-    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation")
+    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation/pages")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("data_page.html")
     return template.render(
         report=report,

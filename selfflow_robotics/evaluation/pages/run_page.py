@@ -17,9 +17,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.pages.run_charts import heat_map, line_chart
+from selfflow_robotics.evaluation.pages.run_warnings import run_warnings, values_of
 from selfflow_robotics.evaluation.results import write_whole
-from selfflow_robotics.evaluation.run_page_charts import heat_map, line_chart
-from selfflow_robotics.evaluation.run_page_warnings import run_warnings, values_of
 from selfflow_robotics.training.checkpoint import latest_checkpoint
 
 NUM_SAMPLES = 12
@@ -85,7 +85,7 @@ def write_page(run: Run, path: Path) -> None:
 
 def page_html(run: Run) -> str:
     """The page's HTML."""
-    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation")
+    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation/pages")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("run_page.html")
     checkpoint = latest_checkpoint(run.folder)
     return template.render(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from selfflow_robotics.evaluation.probe_report import Rows
+from selfflow_robotics.evaluation.probing.report import Rows
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 NOTES = (

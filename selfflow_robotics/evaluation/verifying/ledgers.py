@@ -7,7 +7,6 @@ from typing import Any
 
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.checksums import Checksums, line_digest
 from selfflow_robotics.evaluation.ledger import (
     EPISODES,
     EpisodeRecord,
@@ -16,6 +15,7 @@ from selfflow_robotics.evaluation.ledger import (
     read_complete_lines,
 )
 from selfflow_robotics.evaluation.protocol import DRAWN, NUM_SEEDS, evaluation_episodes
+from selfflow_robotics.evaluation.verifying.checksums import Checksums, line_digest
 
 
 @dataclass

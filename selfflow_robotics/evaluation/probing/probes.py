@@ -28,8 +28,8 @@ from einops import rearrange
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.probe_frames import TARGETS, Frames
-from selfflow_robotics.evaluation.ridge import (
+from selfflow_robotics.evaluation.probing.frames import TARGETS, Frames
+from selfflow_robotics.evaluation.probing.ridge import (
     PENALTIES,
     Ridge,
     median_and_interval,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from selfflow_robotics.evaluation.matching import MAY_DIFFER, Match, differing
+from selfflow_robotics.evaluation.comparing.matching import MAY_DIFFER, Match, differing
 
 
 class Pairing(NamedTuple):

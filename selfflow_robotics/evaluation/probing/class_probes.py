@@ -25,8 +25,8 @@ from torch import Tensor
 
 from selfflow_robotics.data.latents import LatentReader, sample_posterior
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.probes import BATCH, Source, picture_features
-from selfflow_robotics.evaluation.ridge import PENALTIES, Ridge
+from selfflow_robotics.evaluation.probing.probes import BATCH, Source, picture_features
+from selfflow_robotics.evaluation.probing.ridge import PENALTIES, Ridge
 from selfflow_robotics.evaluation.statistics import wilson_interval
 from selfflow_robotics.flow import path
 from selfflow_robotics.inference.bundle import Bundle

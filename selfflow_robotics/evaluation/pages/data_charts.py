@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from selfflow_robotics.data.rlds.checks import ACTION_NAMES, gripper_changes
 from selfflow_robotics.data.rlds.survey import Episode
-from selfflow_robotics.evaluation.run_page_charts import COLORS, STYLE
+from selfflow_robotics.evaluation.pages.run_charts import COLORS, STYLE
 
 BINS = 60
 LEAST_ROWS = 6  # it leaves room for so many
