@@ -43,8 +43,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import robot_of
-from selfflow_robotics.flow.guidance import check_scale
-from selfflow_robotics.flow.solvers import check_num_steps
+from selfflow_robotics.evaluation.players import check_network_settings
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.messages.specs import check_actions
 from selfflow_robotics.policies.address import is_loopback
@@ -95,13 +94,7 @@ class ServeConfig:
             if not 0 < getattr(self, name) <= 86_400:
                 raise UserError(f"{name} must be in (0, 86400], got {getattr(self, name):g}")
         check_seed(self.seed)
-        if self.num_steps is not None:
-            check_num_steps(self.num_steps)
-        if self.guidance_scale is not None:
-            check_scale(self.guidance_scale)
-        for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
-            if self.policy != "network" and getattr(self, name) not in (None, False):
-                raise UserError(f"{name} is for a network; remove it, or policy={self.policy}")
+        check_network_settings(self)
 
 
 @hydra_app(

@@ -70,6 +70,7 @@ from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.players import (
     RemoteConfig,
+    check_network_settings,
     check_policy,
     data_of,
     image_size_of,
@@ -92,8 +93,6 @@ from selfflow_robotics.evaluation.verifying.checksums import (
     write_report_checksums,
     write_summary_checksums,
 )
-from selfflow_robotics.flow.guidance import check_scale
-from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.address import is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
@@ -138,17 +137,11 @@ class EvalConfig:
         if self.shard is not None:
             Shard.parse(self.shard)
         check_least(self, 1, "num_episodes", "replan_steps", "processes")
-        if self.num_steps is not None:
-            check_num_steps(self.num_steps)
         check_seed(self.seed)
         if self.videos < 0:
             raise UserError(f"videos must not be negative, got {self.videos}")
-        if self.guidance_scale is not None:
-            check_scale(self.guidance_scale)
         check_policy(self.policy)
-        for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
-            if self.policy != "network" and getattr(self, name) not in (None, False):
-                raise UserError(f"{name} is for a network; remove it, or policy={self.policy}")
+        check_network_settings(self)
 
 
 @hydra_app(

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import is_custom
@@ -29,6 +31,34 @@ class RemoteConfig:
             )
         if self.image_key == "":
             raise UserError("remote.image_key is empty; leave it out for the usual one")
+
+
+class NetworkSettings(Protocol):
+    """The settings of a command that only concern a network of this project."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def checkpoint(self) -> str | None: ...
+    @property
+    def num_steps(self) -> int | None: ...
+    @property
+    def guidance_scale(self) -> float | None: ...
+    @property
+    def joint(self) -> bool: ...
+    @property
+    def instruction(self) -> str | None: ...
+
+
+def check_network_settings(settings: NetworkSettings) -> None:
+    """Raise UserError if one is out of range, or is set for another policy."""
+    if settings.num_steps is not None:
+        check_num_steps(settings.num_steps)
+    if settings.guidance_scale is not None:
+        check_scale(settings.guidance_scale)
+    for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
+        if settings.policy != "network" and getattr(settings, name) not in (None, False):
+            raise UserError(f"{name} is for a network; remove it, or policy={settings.policy}")
 
 
 def check_policy(text: str) -> None:

@@ -10,6 +10,7 @@ Sources: openpi (packages/openpi-client) and vla-eval (src/vla_eval/connection.p
 import hashlib
 import json
 import time
+from abc import ABC, abstractmethod
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -43,7 +44,7 @@ MAX_SHOWN_CHARS = 200
 VLA_EVAL_PROTOCOL = 1
 
 
-class Connection:
+class Connection(ABC):
     """What the two protocols share. `told`: what the server said at the handshake."""
 
     keys: Keys
@@ -77,22 +78,22 @@ class Connection:
             self.close()
             raise
 
+    @abstractmethod
     def greet(self) -> dict[str, Any]:
         """The handshake. Raises UserError if the server's specs do not fit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, episode: EpisodeSpec) -> None:
         """An episode starts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, observation: dict[str, Any]) -> None:
         """Send an observation of `envs.base`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, until: float) -> np.ndarray:
         """The environment actions float32 [n, 7] for the last observation, NaN where the server's
         are not finite; waits until the time `until` of `time.monotonic`."""
-        raise NotImplementedError
 
     @property
     def identity(self) -> str:
