@@ -83,6 +83,7 @@ from selfflow_robotics.evaluation.protocol import (
     resolve_protocol,
     tasks_of,
 )
+from selfflow_robotics.evaluation.reference_frames import compare_frame
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
@@ -237,6 +238,7 @@ def evaluate(
         count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = clients[0].provenance()
+        frame = compare_frame(clients[0], task)
         fingerprint = {
             "policy": policy.name,
             "checkpoint": weights_hash(checkpoint) if checkpoint else None,
@@ -272,6 +274,7 @@ def evaluate(
             *(task, simulator, protocol, len(episodes)), provenance, data, config.instruction
         ),
         simulator_provenance=provenance,
+        reference_frame=frame,
         policy_provenance=provenance_of(policy, checkpoint),
         num_episodes=config.num_episodes,
         shard=config.shard,

@@ -14,6 +14,7 @@ from typing import Any
 from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, SuccessRule, common_episodes
 from selfflow_robotics.evaluation.protocol import DRAWN
+from selfflow_robotics.evaluation.reference_frames import FrameDifference
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.statistics import (
     clopper_pearson_interval,
@@ -104,6 +105,7 @@ class Report:
     out_of_domain: str | None = None  # why the simulator is out of domain for the first policy
     left_out: dict[str, str] = field(default_factory=dict)  # variants not played, and why
     remarks: tuple[str, ...] = ()  # further lines under the table
+    reference_frame: FrameDifference | None = None  # of this machine's pictures
     simulator_provenance: dict[str, Any] | None = None
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
     num_episodes: int | None = None  # asked for; None: the protocol's number
@@ -153,6 +155,7 @@ class Report:
             "shard": self.shard,
             "initial_states": self.initial_states().to_json(),
             "repeated_starts": self.initial_states().repeated,
+            "reference_frame": self.reference_frame and self.reference_frame.to_json(),
             "out_of_domain": self.out_of_domain,
             "left_out": self.left_out,
             "remarks": self.remarks,
@@ -241,6 +244,8 @@ class Report:
                 f"{errors} episodes failed to run: rates are bounds (all of them failures, all of "
                 "them successes)."
             )
+        if self.reference_frame:
+            notes.append(self.reference_frame.text())
         notes += [f"Without {variant}: {why}" for variant, why in self.left_out.items()]
         return [*notes, *self.remarks]
 

@@ -16,6 +16,7 @@ from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.evaluation.domain import TITLES
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.protocol import Shard, evaluation_episodes
+from selfflow_robotics.evaluation.reference_frames import FrameDifference
 from selfflow_robotics.evaluation.report import Report
 
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
@@ -38,6 +39,7 @@ def recomputed_report(
     protocol, seed = fingerprint["protocol"], int(fingerprint["seed"])
     task = get_task(records[0].task if records else written["task"])
     left_out, shard = dict(written.get("left_out", {})), written.get("shard")
+    frame = written.get("reference_frame")
     policies = list(dict.fromkeys([fingerprint["policy"], *written["policies"]]))
     if "num_episodes" in written:
         planned = evaluation_episodes(task, key, protocol, written["num_episodes"], seed)
@@ -60,6 +62,7 @@ def recomputed_report(
         left_out=left_out,
         remarks=tuple(written.get("remarks", ())),
         simulator_provenance=fingerprint["simulator"],
+        reference_frame=FrameDifference(**frame) if frame else None,
         policy_provenance=written.get("policy_provenance"),
         num_episodes=written.get("num_episodes"),
         shard=shard,
