@@ -121,7 +121,8 @@ def main(config: PlayConfig) -> None:
             recording = stack.enter_context(open_recording(config, spec, tasks))
         asyncio.run(serve_until_stopped(config, bundle, spec, tasks, recording))
     if recording is not None and recording.episodes:
-        print(f"{recording.episodes} episodes recorded in {recording.path}")
+        count = recording.episodes
+        print(f"recorded in {recording.path}: {count} episode{'s' * (count > 1)}")
 
 
 def choose_tasks(names: str | None, data: dict[str, Any]) -> dict[str, Task]:
