@@ -3,7 +3,7 @@
     python eval/play.py                                   # then open http://127.0.0.1:8010
     python eval/play.py --checkpoint runs/rt1 port=9000
     python eval/play.py --task move_near,open_drawer      # choose among these tasks on the page
-    python eval/play.py num_steps=5 window=3              # slower imagination, other horizon
+    python eval/play.py num_steps=5                       # sharper frames, more slowly
 
 The page shows three pictures: the camera as the world model imagines it, the simulator's camera
 under the same actions, and what the policy would do next, imagined. Arrow keys move the hand
@@ -63,7 +63,7 @@ class PlayConfig:
     port: int = 8010
     certificate: str | None = None
     private_key: str | None = None
-    num_steps: int = 2
+    num_steps: int = 1
     window: int | None = None
     seed: int = 1_500_000_000
     fps: float = 15.0
