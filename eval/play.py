@@ -101,7 +101,10 @@ class PlayConfig:
 )
 def main(config: PlayConfig) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    open_access(config.host, config.certificate, config.private_key)  # refuse before loading
+    # Refuse before loading.
+    import selfflow_robotics.serving.play.server  # noqa: F401 (needs websockets)
+
+    open_access(config.host, config.certificate, config.private_key)
     torch.set_num_threads(1)  # a session and its policy's future are a thread each
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
     bundle = load_bundle(checkpoint, choose_device(config.device)).with_autoencoder()

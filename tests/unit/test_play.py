@@ -144,6 +144,25 @@ def test_a_long_episode_ends_and_stays_recorded(bundle, tmp_path, monkeypatch):
         assert session.recording.episodes == 1
 
 
+def test_an_episode_that_cannot_be_written_is_kept(bundle, tmp_path, monkeypatch):
+    with new_session(bundle, recording_in(tmp_path)) as session:
+        session.reset("pick_coke_can", FIRST_SEED)
+        session.act([])
+        session.act([])
+
+        def full(*_):
+            raise UserError("disk full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(session.recording, "write", full)
+            with pytest.raises(UserError, match="disk full"):
+                session.reset("pick_coke_can", FIRST_SEED + 1)
+        with pytest.raises(UserError):
+            session.act([])  # no episode is running
+        session.reset("pick_coke_can", FIRST_SEED + 1)
+        assert session.recording.episodes == 1
+
+
 @pytest.fixture(scope="module")
 def port(bundle):
     with game(bundle=bundle, max_tabs=16) as port:

@@ -146,8 +146,7 @@ class _Tab:
                     await self._send(_text("error", message=str(error)))
                 except SimulatorError as error:
                     logger.error("the simulator failed: %s", " ".join(str(error).split()))
-                    await self.server.in_thread(self._mend)
-                    text = "the simulator failed and has been started again; begin a new episode"
+                    text = await self.server.in_thread(self._mend)
                     await self._send(_text("error", message=text))
                 else:
                     await self._send(_frames("view", view.told, view.imagined, view.truth))
@@ -177,9 +176,14 @@ class _Tab:
     async def _do(self, method: Callable[..., View], *arguments: Any) -> View:
         return await self.server.in_thread(method, *arguments)
 
-    def _mend(self) -> None:
-        self.session.end()
+    def _mend(self) -> str:
+        """Replace the simulator and record what was played; what to say of it."""
         self.session.client.restart()
+        try:
+            self.session.end()
+        except UserError as error:
+            return f"the simulator failed, and {error}"
+        return "the simulator failed and has been started again; begin a new episode"
 
     async def _imagine_future(self) -> None:
         """Send the future of the last view, and of those that come meanwhile."""

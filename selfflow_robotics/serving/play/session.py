@@ -79,7 +79,7 @@ class PlaySession:
         nothing is recorded."""
         self.client, self.tasks, self.recording = client, tasks, recording
         self.imagination, self.policy = imagination, policy
-        self.steps_played, self.seconds = 0, 0.0  # of all episodes
+        self.is_running = False  # an episode, in a simulator that has not failed
         self._observations: list[dict[str, Any]] = []
         self._actions: list[np.ndarray] = []
         self._plan: deque[np.ndarray] = deque()
@@ -97,7 +97,8 @@ class PlaySession:
         drawn = start["info"]["episode"]
         self._episode = EpisodeSpec(task, drawn["variant"], seed)
         self._drawn, self._success, self._is_closed = drawn, False, False
-        self._observations = [start["observation"]]
+        self._observations, self._actions = [start["observation"]], []
+        self.is_running = True
         self.imagination.start(self._truth(), self._instruction)
         return self._show(time.perf_counter() - began)
 
@@ -134,15 +135,22 @@ class PlaySession:
         return self._show(0.0)
 
     def end(self) -> None:
-        """Record the episode, if there is one to record."""
-        observations, self._observations = self._observations, []
-        actions, self._actions = self._actions, []
+        """Record the episode, if there is one to record.
+
+        Raises UserError if it cannot be written; it stays in memory then, for another try.
+        """
+        self.is_running = False
         self._plan.clear()
-        if self.recording is None or not actions or not self.recording.takes(self._episode.seed):
-            return
-        spec = self._episode
-        told = {"task": spec.task, "seed": spec.seed, "variant": spec.variant, "drawn": self._drawn}
-        self.recording.write(observations, actions, self._success, told)
+        if (
+            self.recording is not None
+            and self._actions
+            and self.recording.takes(self._episode.seed)
+        ):
+            spec = self._episode
+            told = {"task": spec.task, "seed": spec.seed, "variant": spec.variant}
+            told["drawn"] = self._drawn
+            self.recording.write(self._observations, self._actions, self._success, told)
+        self._observations, self._actions = [], []
 
     def __enter__(self) -> "PlaySession":
         return self
@@ -163,7 +171,7 @@ class PlaySession:
         )
 
     def _check_running(self) -> None:
-        if not self._observations:
+        if not self.is_running:
             raise UserError("no episode is running; begin a new one")
         if len(self._actions) + self.imagination.control_steps > MOST_STEPS:
             raise UserError(
@@ -182,7 +190,6 @@ class PlaySession:
         self.imagination.instruction = self._instruction  # of the task's stage
         self._success = bool(reply["infos"][-1]["success"])
         seconds = time.perf_counter() - began
-        self.steps_played, self.seconds = self.steps_played + 1, self.seconds + seconds
         return self._show(seconds, imagined_s)
 
     def _show(self, seconds: float, imagined_s: float = 0.0) -> View:
