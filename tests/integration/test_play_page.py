@@ -102,3 +102,13 @@ def test_nothing_is_wider_than_the_window(browser, width):
         page = opened(browser, port, viewport={"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.close()
+
+
+def test_a_browser_sends_the_password_for_the_websocket_too(browser):
+    token = "a-secret-of-some-length"
+    with game(token=token) as port:
+        context = browser.new_context(http_credentials={"username": "me", "password": token})
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        shows(page, "step", "0")
+        context.close()

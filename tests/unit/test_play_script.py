@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("websockets", reason="the extra 'serve' is not installed")
 
+from benchmarks import play
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.training.checkpoint import save_checkpoint
@@ -102,3 +103,17 @@ def test_a_run_ends_with_a_data_set(trained, tmp_path):
     index = RldsIndex.open(tmp_path / "datasets" / "mine" / "0.1.0")
     assert (index.num_episodes, index.num_frames) == (1, 2)
     assert index.provenance["task"] == "pick_coke_can,move_near"
+
+
+def test_the_benchmarks_mistakes_are_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--checkpoint", "nowhere"])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_held_keys_at_random_are_a_function_of_the_seed():
+    actions = play.random_actions(7, 24)
+    assert actions.shape == (24, 7)
+    assert (actions == play.random_actions(7, 24)).all()
+    assert (actions != play.random_actions(8, 24)).any()
