@@ -7,10 +7,10 @@
 | `{"type": "act", "keys": [...], "toggle", "slow"}` | `view`                                      |
 | `{"type": "policy"}`, `{"type": "resync"}`         | `view`                                      |
 
-`error` (JSON text with one line) comes instead of a view, and after each view, where the network
-has a policy, a `future`: what the policy would do, imagined. While one is computed, no other is
-begun, so a tab that acts quickly gets those of some views only. Views and futures are binary: the
-length of a JSON object (uint32, little endian), the object, and its `count` frames as RGB bytes.
+`error` (JSON text with one line) comes instead of a view. Where the network has a policy, a
+`future` follows, what the policy would do, imagined: as soon as the tab pauses, and once a second
+while it acts, as it slows the next frames down. Views and futures are binary: the length of a JSON
+object (uint32, little endian), the object, and its `count` frames as RGB bytes.
 
 A request comes from this page or it is refused: its Origin must be the address that it asks for,
 and without a token that must be a name of this machine (DNS can be made to point anywhere).
@@ -21,6 +21,7 @@ import json
 import logging
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -50,6 +51,7 @@ PAGE = Path(__file__).with_name("page.html")
 SOCKET = "/play"
 MAX_BYTES, MAX_QUEUE = 4096, 4  # of a message; messages that wait before the tab must
 HANDSHAKE_S, SEND_S, PING_S = 5.0, 30.0, 20.0
+PAUSE_S, FUTURE_S = 0.2, 1.0  # a tab without requests for so long pauses; between two futures
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src "
     "'unsafe-inline'; img-src data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -135,6 +137,7 @@ class _Tab:
     ) -> None:
         self.connection, self.session, self.server = connection, session, server
         self._future: asyncio.Task[None] | None = None
+        self._viewed_s = self._future_s = 0.0  # when the last view was sent, and future begun
 
     async def run(self) -> None:
         await self._send(_text("hello", **self.server.hello))
@@ -150,6 +153,7 @@ class _Tab:
                     await self._send(_text("error", message=text))
                 else:
                     await self._send(_frames("view", view.told, view.imagined, view.truth))
+                    self._viewed_s = time.monotonic()
                     if self.session.policy is not None and (
                         self._future is None or self._future.done()
                     ):
@@ -189,7 +193,12 @@ class _Tab:
         """Send the future of the last view, and of those that come meanwhile."""
         policy, steps, sent = self.session.policy, self.server.future_steps, None
         try:
-            while (view := self.session.view) is not sent:
+            while self.session.view is not sent:
+                while (now := time.monotonic()) < self._future_s + FUTURE_S and (
+                    now < self._viewed_s + PAUSE_S
+                ):
+                    await asyncio.sleep(PAUSE_S / 4)
+                self._future_s, view = now, self.session.view
                 frames = await self.server.in_thread(imagine_future, policy, view, steps)
                 await self._send(_frames("future", {"step": view.told["step"]}, *frames))
                 sent = view
