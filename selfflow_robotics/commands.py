@@ -16,6 +16,7 @@ COMMANDS = {
     "eval/serve.py": "selfflow-serve",
     "eval/compare.py": "selfflow-compare",
     "eval/world_model.py": "selfflow-world-model",
+    "eval/play.py": "selfflow-play",
     "eval/generation.py": "selfflow-generation",
     "eval/probe.py": "selfflow-probe",
     "eval/class_probe.py": "selfflow-class-probe",

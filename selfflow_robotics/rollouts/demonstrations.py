@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from selfflow_robotics.data.rlds.metadata import read_metadata
@@ -27,8 +26,8 @@ from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_tasks, list_t
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.policies.demonstrator import Demonstrator, Player, Track
 from selfflow_robotics.rng import numpy_generator
-from selfflow_robotics.robot.actions import GRIPPER, policy_from_environment, rt1_from_policy
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
+from selfflow_robotics.rollouts.recorded_steps import recorded_steps
 
 FIRST_SEED = 1_000_000  # evaluations use lower seeds (`evaluation.protocol`)
 MAX_SEED = 2**31
@@ -261,7 +260,14 @@ def _record(
                 bar.set_postfix(failed=failures.total())
                 plan.again(result)
                 continue
-            finished[number] = (_steps(result, track.labels), _metadata(result, track))
+            assert result.trajectory is not None
+            steps = recorded_steps(
+                result.trajectory.observations,
+                result.trajectory.actions,
+                result.success,
+                track.labels,
+            )
+            finished[number] = (steps, _metadata(result, track))
             while writer.episodes_done in finished:
                 writer.write_episode(*finished.pop(writer.episodes_done))
                 bar.update()
@@ -324,30 +330,6 @@ def _places(task: Task, seed: int) -> dict[str, Any]:
         for name, option in task.starts.items()
         if isinstance(option, Range)
     }
-
-
-def _steps(result: EpisodeResult, labels: list[np.ndarray | None]) -> list[dict[str, Any]]:
-    """The recorded steps of an episode: observations and the expert's actions."""
-    assert result.trajectory is not None
-    executed = result.trajectory.actions
-    # Unrecorded steps have also moved the gripper.
-    told = [done if label is None else label for done, label in zip(executed, labels, strict=True)]
-    vectors = policy_from_environment(np.stack(told))
-    kept = [t for t, label in enumerate(labels) if label is not None]
-    open_before = kept[0] == 0 or vectors[kept[0] - 1, GRIPPER] > 0.5
-    world_vector, rotation_delta, gripper = rt1_from_policy(vectors[kept], bool(open_before))
-    observations = result.trajectory.observations
-    return [
-        {
-            **observations[t],
-            "world_vector": world_vector[row],
-            "rotation_delta": rotation_delta[row],
-            "gripper_closedness_action": gripper[row],
-            "terminate": row == len(kept) - 1,
-            "reward": float(row == len(kept) - 1 and result.success),
-        }
-        for row, t in enumerate(kept)
-    ]
 
 
 def _metadata(result: EpisodeResult, track: Track) -> dict[str, Any]:

@@ -53,7 +53,7 @@ WRAPPERS = {
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "filelock": ("locks.py", "data/rlds/writer.py"),
     "msgpack": ("messages/packing.py",),
-    "websockets": ("serving/server.py", "policies/connections.py"),
+    "websockets": ("serving/server.py", "serving/play/server.py", "policies/connections.py"),
     "plotly": ("evaluation/pages/",),
     "matplotlib": (),
     "diffusers": ("autoencoders/",),

@@ -88,6 +88,7 @@ def test_each_config_belongs_to_a_script():
         "serve",
         "compare",
         "world_model",
+        "play",
         "generation",
         "probe",
         "class_probe",

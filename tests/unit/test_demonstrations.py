@@ -36,7 +36,7 @@ from selfflow_robotics.rollouts.demonstrations import (
     collect,
     ensure_demonstrations,
 )
-from selfflow_robotics.rollouts.engine import EpisodeResult, Trajectory
+from selfflow_robotics.rollouts.recorded_steps import recorded_steps
 from tests.fakes import FakeEnv
 from tests.rlds_sets import edit_record, shard
 
@@ -282,11 +282,8 @@ def test_the_gripper_before_the_recording_is_known():
         ([], [goes_on, closes], [0, 1]),
     ):
         executed = np.stack([*prefix, *labels])
-        trajectory = Trajectory([{}] * (len(executed) + 1), [], executed)
-        result = EpisodeResult(
-            0, EpisodeSpec("", "", 0), True, True, len(executed), 0.0, trajectory=trajectory
-        )
-        steps = demonstrations._steps(result, [None] * len(prefix) + labels)
+        observations = [{}] * (len(executed) + 1)
+        steps = recorded_steps(observations, executed, True, [None] * len(prefix) + labels)
         assert [float(step["gripper_closedness_action"][0]) for step in steps] == told
 
 
