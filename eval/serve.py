@@ -3,7 +3,7 @@
     python eval/serve.py --checkpoint runs/rt1            # ws://127.0.0.1:8000
     python eval/serve.py port=9000 deadline_s=5
     python eval/serve.py policy=my_policies:MyPolicy      # a Python class of your own
-    python eval/serve.py execution=rtc replan_steps=3 delay=1     # docs/execution.md
+    python eval/serve.py execution=rtc replan_steps=3 delay=1    # docs/execution.md
     python eval/serve.py policy=noop                      # does nothing: for load tests
 
 A client then is any of these:
