@@ -53,7 +53,7 @@ from selfflow_robotics.training.device import choose_device
 
 PATCH = 16
 TOLERANCE = 1e-4  # of kept against recomputed keys and values, in float32
-WARM_UP = 3
+WARM_UP = 2
 ALL_SIZES = {"tiny": SiTConfig(width=48, depth=2, heads=3), "default": SiTConfig(), **SIZES}
 
 
@@ -220,8 +220,7 @@ def latency(bundle: Bundle, case: Case, arguments: argparse.Namespace) -> tuple[
 HEAD = ("execution", "solver", "batch", "evaluations", "p50", "p90", "p99", "p50 / action", "CPU")
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(__doc__)
+def parse(words: Sequence[str] | None, parser: Parser) -> argparse.Namespace:
     parser.add_argument("--size", choices=tuple(ALL_SIZES), default="S")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto")
     parser.add_argument("--threads", type=positive, default=1, help="on a CPU")
@@ -246,7 +245,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    arguments = parse(words)
+    parser = Parser(__doc__)
+    arguments = parse(words, parser)
     try:
         device = choose_device(arguments.device)
         torch.set_num_threads(arguments.threads)
@@ -258,7 +258,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(compare_decoding(bundle, arguments.decoding_steps, arguments.samples), flush=True)
         rows = [latency(bundle, case, arguments) for case in cases(arguments)]
     except UserError as error:
-        sys.exit(f"error: {error}")
+        parser.error(str(error))
     print(f"\n{arguments.precision}{', compiled' if arguments.compile else ''}\n")
     print(markdown_table([HEAD, *rows]))
 

@@ -103,7 +103,7 @@ from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import custom_policy, is_custom
 from selfflow_robotics.policies.execution import Mode
 from selfflow_robotics.policies.expert import ScriptedExpert
-from selfflow_robotics.policies.flow_policy import Precision
+from selfflow_robotics.policies.flow_policy import FlowPolicy, Precision
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.rng import check_seed
 
@@ -337,10 +337,15 @@ def play(
             policy,
             clients,
             episodes,
-            replan_steps=getattr(policy, "replan_steps", config.replan_steps),
+            replan_steps=_steps(policy, config),
             num_videos=config.videos,
             on_record=show,
         )
+
+
+def _steps(policy: Policy, config: EvalConfig) -> int:
+    """Actions between observations; the execution decides it for a network."""
+    return policy.replan_steps if isinstance(policy, FlowPolicy) else config.replan_steps
 
 
 def other(name: str, config: EvalConfig) -> Policy:
