@@ -67,9 +67,9 @@ class ChunkSampler:
         return torch.randn(count, generator=torch_generator("policy noise", seed, look))
 
     def action_noise(self, seed: int, look: int) -> Tensor:
-        """The part of `noise` for the actions, [H, C]."""
+        """The part of `noise` for the actions, [H, C] on the device."""
         numbers = self.noise(seed, look)[: self.actions.channels * self.horizon]
-        return numbers.unflatten(0, (self.horizon, -1))
+        return numbers.unflatten(0, (self.horizon, -1)).to(self.bundle.device)
 
     def chunks(
         self,

@@ -42,7 +42,7 @@ class Streaming:
         stairs = self._on_stairs(episodes, seen)
         entering = [self.sampler.action_noise(e.seed, e.looks + 1)[-1] for e in episodes]
         done = self.sampler.down_the_stairs(seen, stairs, late=0)
-        finished, tokens = advance(done, torch.stack(entering).to(done.device))
+        finished, tokens = advance(done, torch.stack(entering))
         for episode, left in zip(episodes, tokens, strict=True):
             episode.tokens, episode.looks = left, episode.looks + 1
         return list(self.sampler.decode(finished[:, None]))
