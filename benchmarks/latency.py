@@ -67,23 +67,23 @@ class Time(NamedTuple):
         return float(np.percentile(self.wall, share))
 
 
-def timed(run: Callable[[], object], samples: int, device: torch.device) -> Time:
-    """Time `run`, after some runs that compile and allocate."""
+def timed(runs: Sequence[Callable[[], object]], samples: int, device: torch.device) -> list[Time]:
+    """Time the runs in turn, after some that compile and allocate."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    for _ in range(WARM_UP):
-        run()
-    wait()
-    times = Time([], [])
-    for _ in range(samples):
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        wait()
-        times.wall.append((time.perf_counter() - wall) * 1e3)
-        times.cpu.append((time.process_time() - cpu) * 1e3)
+    times = [Time([], []) for _ in runs]
+    for sample_number in range(-WARM_UP, samples):
+        for run, found in zip(runs, times, strict=True):
+            wait()
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            wait()
+            if sample_number >= 0:
+                found.wall.append((time.perf_counter() - wall) * 1e3)
+                found.cpu.append((time.process_time() - cpu) * 1e3)
     return times
 
 
@@ -150,12 +150,12 @@ def compare_decoding(bundle: Bundle, num_steps: int, samples: int) -> str:
     difference = (decoding.kept() - decoding.recomputed()).abs().max().item()
     if not difference < TOLERANCE:
         raise UserError(f"decoding with kept keys and values differs by {difference:.1e}")
-    rows, medians = [("observation's keys and values", "p50", "CPU")], []
-    for name, run in (("one sequence at every step", decoding.recomputed), ("kept", decoding.kept)):
-        times = timed(run, samples, bundle.device)
-        on_gpu = bundle.device.type == "cuda"
-        medians.append(statistics.median(times.wall if on_gpu else times.cpu))
-        rows.append((name, f"{times.percentile(50):.1f}", f"{statistics.median(times.cpu):.1f}"))
+    times = timed((decoding.recomputed, decoding.kept), samples, bundle.device)
+    on_gpu = bundle.device.type == "cuda"
+    medians = [statistics.median(one.wall if on_gpu else one.cpu) for one in times]
+    rows = [("observation's keys and values", "p50", "CPU")]
+    for name, one in zip(("one sequence at every step", "kept"), times, strict=True):
+        rows.append((name, f"{one.percentile(50):.1f}", f"{statistics.median(one.cpu):.1f}"))
     gain = medians[0] / medians[1]
     tokens = bundle.frames.tokens_per_step
     return (
@@ -200,7 +200,7 @@ def latency(bundle: Bundle, case: Case, arguments: argparse.Namespace) -> tuple[
     seen, slots = [Seen(picture, "")] * case.batch, list(range(case.batch))
     for slot in slots:
         policy.execution.begin(slot, seed=slot)
-    times = timed(lambda: policy.execution.act(slots, seen), arguments.samples, bundle.device)
+    [times] = timed([lambda: policy.execution.act(slots, seen)], arguments.samples, bundle.device)
     evaluations = 1
     if case.steps is not None:
         evaluations = len(evaluation_times(sampling_times(case.steps), case.solver))

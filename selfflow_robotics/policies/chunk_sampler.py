@@ -1,5 +1,6 @@
 """Asks the network for action chunks, or for one denoising step of a stream of actions."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
 # Matrix products of other sizes round differently. On a CPU, every batch has this size, so that an
 # episode does not depend on the others running at the same time; a GPU takes a multiple at once.
 BATCH = 4
+STREAMED = ("staircase", "per_token")  # training schedules that streaming works with
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ class ChunkSampler:
         return self.actions.decode(tokens).cpu().numpy()
 
     def check_streaming(self) -> None:
-        """Raise UserError for settings that `down_the_stairs` would ignore."""
+        """Raise UserError for settings that `down_the_stairs` would ignore; warn about a network
+        that has only seen actions at one common timestep."""
         if self.joint or self.guidance_scale != 1.0 or self.solver != "euler":
             raise UserError(
                 "execution=streaming does without joint, guidance_scale and solver; remove them"
@@ -117,6 +122,12 @@ class ChunkSampler:
             raise UserError(
                 f"execution=streaming denoises every action in {self.horizon} steps (the chunk); "
                 f"remove num_steps={self.given_steps}"
+            )
+        if self.bundle.schedule not in STREAMED:
+            logger.warning(
+                "execution=streaming: %s was trained with the same timestep for all actions of a "
+                "chunk; fine-tune it with policy_objective.schedule=staircase",
+                self.bundle.origin,
             )
 
     def _parts(self, count: int) -> list[list[int]]:

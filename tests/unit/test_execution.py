@@ -1,6 +1,7 @@
 """Execution of action chunks: which prediction becomes which action, in every mode."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -252,6 +253,14 @@ def test_a_stream_with_one_picture_is_the_solvers_diagonal(bundle):
     tau = Timesteps(stairs(HORIZON)[None], torch.arange(HORIZON)[None])
     expected = tokens - velocity({"actions": tokens[None]}, tau)["actions"][0] / HORIZON
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_streaming_warns_about_a_network_without_timesteps_per_action(bundle, caplog):
+    FlowPolicy(bundle, execution="streaming")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    caplog.clear()
+    FlowPolicy(replace(bundle, schedule="staircase"), execution="streaming")
+    assert not caplog.records
 
 
 def test_weights_in_bfloat16_change_actions_little(bundle):
