@@ -3,6 +3,7 @@
     python eval/serve.py --checkpoint runs/rt1            # ws://127.0.0.1:8000
     python eval/serve.py port=9000 deadline_s=5
     python eval/serve.py policy=my_policies:MyPolicy      # a Python class of your own
+    python eval/serve.py execution=rtc replan_steps=3 delay=1    # docs/execution.md
     python eval/serve.py policy=noop                      # does nothing: for load tests
 
 A client then is any of these:
@@ -43,13 +44,15 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import robot_of
-from selfflow_robotics.evaluation.players import check_network_settings
+from selfflow_robotics.evaluation.players import check_network_settings, network_policy
+from selfflow_robotics.flow.solvers import Method
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.messages.specs import check_actions
 from selfflow_robotics.policies.address import is_loopback
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import custom_policy, is_custom
-from selfflow_robotics.policies.flow_policy import FlowPolicy
+from selfflow_robotics.policies.execution import Mode
+from selfflow_robotics.policies.flow_policy import Precision
 from selfflow_robotics.policies.noop import NoopPolicy
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.serving.access import open_access
@@ -73,6 +76,12 @@ class ServeConfig:
     guidance_scale: float | None = None
     joint: bool = False
     instruction: str | None = None
+    execution: Mode = "receding"
+    delay: int = 0
+    ensemble_decay: float = 0.01
+    solver: Method = "euler"
+    precision: Precision = "fp32"
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     max_batch: int = 16
@@ -124,15 +133,7 @@ def load(config: ServeConfig) -> tuple[Policy, Description]:
             policy.name, needs_proprio=getattr(policy, "needs_proprio", False)
         )
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
-    policy = FlowPolicy.from_checkpoint(
-        checkpoint,
-        replan_steps=config.replan_steps,
-        num_steps=config.num_steps,
-        guidance_scale=config.guidance_scale,
-        joint=config.joint,
-        instruction=config.instruction,
-        device=config.device,
-    )
+    policy = network_policy(checkpoint, config)
     training = policy.data_provenance
     robot = robot_of(training)
     rates = {task.robot.name: task.robot.control_hz for task in TASKS.values()}

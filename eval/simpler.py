@@ -7,6 +7,7 @@
     python eval/simpler.py sim=simpler protocol=variant_aggregation
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py instruction="open top drawer"         # instead of the task's own
+    python eval/simpler.py execution=ensemble                    # docs/execution.md
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py policy=remote:ws://127.0.0.1:8000     # a policy server
     python eval/simpler.py policy=my_policies:MyPolicy           # a Python class of your own
@@ -74,6 +75,8 @@ from selfflow_robotics.evaluation.players import (
     check_policy,
     data_of,
     image_size_of,
+    network_fingerprint,
+    network_policy,
     provenance_of,
 )
 from selfflow_robotics.evaluation.protocol import (
@@ -94,12 +97,14 @@ from selfflow_robotics.evaluation.verifying.checksums import (
     write_report_checksums,
     write_summary_checksums,
 )
+from selfflow_robotics.flow.solvers import Method
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.address import is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import custom_policy, is_custom
+from selfflow_robotics.policies.execution import Mode
 from selfflow_robotics.policies.expert import ScriptedExpert
-from selfflow_robotics.policies.flow_policy import FlowPolicy
+from selfflow_robotics.policies.flow_policy import FlowPolicy, Precision
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.rng import check_seed
 
@@ -120,6 +125,12 @@ class EvalConfig:
     guidance_scale: float | None = None
     joint: bool = False
     instruction: str | None = None
+    execution: Mode = "receding"
+    delay: int = 0
+    ensemble_decay: float = 0.01
+    solver: Method = "euler"
+    precision: Precision = "fp32"
+    compile: bool = False
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
     videos: int = 3
     processes: int | None = None
@@ -158,7 +169,7 @@ def main(config: EvalConfig) -> int:
     tasks = tasks_to_evaluate(config)
     is_network = config.policy == "network"
     checkpoint = find_checkpoint(config.checkpoint, "finetune") if is_network else None
-    policy = trained(checkpoint, config) if checkpoint else other(config.policy, config)
+    policy = network_policy(checkpoint, config) if checkpoint else other(config.policy, config)
     data = data_of(policy)
     for task in tasks:
         check_robot(task, data)
@@ -249,8 +260,7 @@ def evaluate(
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
             **getattr(policy, "fingerprint", {}),
-            **({"joint": True} if config.joint else {}),
-            **({} if config.instruction is None else {"instruction": config.instruction}),
+            **network_fingerprint(config),
         }
         folder = output_folder(config, task, checkpoint, simulator, fingerprint)
         ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
@@ -330,10 +340,15 @@ def play(
             policy,
             clients,
             episodes,
-            replan_steps=config.replan_steps,
+            replan_steps=_steps(policy, config),
             num_videos=config.videos,
             on_record=show,
         )
+
+
+def _steps(policy: Policy, config: EvalConfig) -> int:
+    """Actions between observations; the execution decides it for a network."""
+    return policy.replan_steps if isinstance(policy, FlowPolicy) else config.replan_steps
 
 
 def other(name: str, config: EvalConfig) -> Policy:
@@ -348,19 +363,6 @@ def other(name: str, config: EvalConfig) -> Policy:
     if name == "random":
         return RandomPolicy(config.seed, horizon=config.replan_steps)
     return ScriptedExpert()
-
-
-def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
-    """The network of `checkpoint` as a policy."""
-    return FlowPolicy.from_checkpoint(
-        checkpoint,
-        replan_steps=config.replan_steps,
-        num_steps=config.num_steps,
-        guidance_scale=config.guidance_scale,
-        joint=config.joint,
-        instruction=config.instruction,
-        device=config.device,
-    )
 
 
 def output_folder(

@@ -203,6 +203,7 @@ def main(config: FinetuneConfig) -> None:
         config.conditioning.attention,
         texts=given.texts,
         frame_stride=config.model.frame_stride,
+        schedule=config.policy_objective.schedule,
     )
     job.train(
         state,

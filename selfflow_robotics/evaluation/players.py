@@ -7,11 +7,13 @@ from typing import Any, Protocol
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow.guidance import check_scale
-from selfflow_robotics.flow.solvers import check_num_steps
+from selfflow_robotics.flow.solvers import Method, check_num_steps
 from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import is_custom
+from selfflow_robotics.policies.execution import ExecutionConfig, Mode
 from selfflow_robotics.policies.expert import ScriptedExpert
+from selfflow_robotics.policies.flow_policy import FlowPolicy, Precision
 from selfflow_robotics.policies.random import RandomPolicy
 
 BUILT_IN = ("network", "random", "expert")
@@ -41,6 +43,8 @@ class NetworkSettings(Protocol):
     @property
     def checkpoint(self) -> str | None: ...
     @property
+    def replan_steps(self) -> int: ...
+    @property
     def num_steps(self) -> int | None: ...
     @property
     def guidance_scale(self) -> float | None: ...
@@ -48,6 +52,38 @@ class NetworkSettings(Protocol):
     def joint(self) -> bool: ...
     @property
     def instruction(self) -> str | None: ...
+    @property
+    def execution(self) -> Mode: ...
+    @property
+    def delay(self) -> int: ...
+    @property
+    def ensemble_decay(self) -> float: ...
+    @property
+    def solver(self) -> Method: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def compile(self) -> bool: ...
+    @property
+    def device(self) -> str: ...
+
+
+# Settings that only a network has, and their defaults.
+_DEFAULTS = {
+    "checkpoint": None,
+    "num_steps": None,
+    "guidance_scale": None,
+    "joint": False,
+    "instruction": None,
+    "execution": "receding",
+    "delay": 0,
+    "ensemble_decay": 0.01,
+    "solver": "euler",
+    "precision": "fp32",
+    "compile": False,
+}
+# Older results do not have these.
+_LATER = tuple(_DEFAULTS)[3:]
 
 
 def check_network_settings(settings: NetworkSettings) -> None:
@@ -56,9 +92,40 @@ def check_network_settings(settings: NetworkSettings) -> None:
         check_num_steps(settings.num_steps)
     if settings.guidance_scale is not None:
         check_scale(settings.guidance_scale)
-    for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
-        if settings.policy != "network" and getattr(settings, name) not in (None, False):
+    for name, default in _DEFAULTS.items():
+        if settings.policy != "network" and getattr(settings, name) != default:
             raise UserError(f"{name} is for a network; remove it, or policy={settings.policy}")
+    ExecutionConfig(
+        settings.execution, settings.replan_steps, settings.delay, settings.ensemble_decay
+    )
+
+
+def network_policy(checkpoint: Path, settings: NetworkSettings) -> FlowPolicy:
+    """The network of `checkpoint` as a policy."""
+    return FlowPolicy.from_checkpoint(
+        checkpoint,
+        device=settings.device,
+        replan_steps=settings.replan_steps,
+        num_steps=settings.num_steps,
+        guidance_scale=settings.guidance_scale,
+        joint=settings.joint,
+        instruction=settings.instruction,
+        execution=settings.execution,
+        delay=settings.delay,
+        ensemble_decay=settings.ensemble_decay,
+        solver=settings.solver,
+        precision=settings.precision,
+        compiled=settings.compile,
+    )
+
+
+def network_fingerprint(settings: NetworkSettings) -> dict[str, Any]:
+    """The settings that results depend on, as far as they are not the default."""
+    return {
+        name: getattr(settings, name)
+        for name in _LATER
+        if getattr(settings, name) != _DEFAULTS[name]
+    }
 
 
 def check_policy(text: str) -> None:

@@ -6,7 +6,7 @@ together.
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,8 @@ from selfflow_robotics.errors import UserError
 MAX_STEPS = 10_000  # far beyond any benefit
 State = dict[str, Tensor]
 VelocityField = Callable[[State, float], State]
-Method = Literal["euler", "heun", "multistep"]
+Method = Literal["euler", "heun", "midpoint", "multistep"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def check_num_steps(num_steps: int, least: int = 1) -> None:
@@ -36,20 +37,30 @@ def solve_ode(field: VelocityField, noise: State, times: Tensor, method: Method 
     """Integrate dx/dt = field(x, t) along `times` (decreasing, from 1 to 0).
 
     Euler is first order with one evaluation per step. Heun is second order with two; its last step
-    is an Euler step, since the second evaluation would be at t = 0. Multistep is third order with
-    one.
+    is an Euler step, since the second evaluation would be at t = 0. Midpoint is second order with
+    two as well. Multistep is third order with one.
     """
     if method == "multistep":
         return _solve_multistep(field, noise, times)
     x = noise
     for t, t_next in pairwise(times.tolist()):
         v = field(x, t)
+        if method == "midpoint":
+            v = field(step(x, v, (t_next - t) / 2), (t + t_next) / 2)
         x_next = step(x, v, t_next - t)
         if method == "heun" and t_next > 0:
             v_next = field(x_next, t_next)
             x_next = step(x, _combine([0.5, 0.5], [v, v_next]), t_next - t)
         x = x_next
     return x
+
+
+def evaluation_times(times: Tensor, method: str) -> list[float]:
+    """The times at which a solver evaluates the field, each once."""
+    grid = times.tolist()
+    if method != "midpoint":
+        return grid[:-1]  # no solver evaluates at the end
+    return [t for now, after in pairwise(grid) for t in (now, (now + after) / 2)]
 
 
 def _solve_multistep(field: VelocityField, noise: State, times: Tensor) -> State:

@@ -53,6 +53,7 @@ class Bundle:
     labels: list[int] | None = None
     texts: TextStore | None = None  # for networks with a frozen text encoder
     frame_stride: int = 1  # control steps between frames, as in training
+    schedule: str = "dual"  # of the actions' timesteps in training (`objective.schedules`)
     taken: str = ""  # which of a file's weights these are; see `read_released`
 
     @property
@@ -104,6 +105,7 @@ class Bundle:
             "attention": self.attention,
             "labels": self.labels,
             "frame_stride": self.frame_stride,
+            "schedule": self.schedule,
             "data": data,
             "start": start,
             "texts": None if self.texts is None else self.texts.fingerprint,
@@ -208,6 +210,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         frame_stride = record.get("frame_stride", 1)  # older runs have none
         if type(frame_stride) is not int or frame_stride < 1:
             raise ValueError("frame_stride is no number of steps")
+        schedule = str(record.get("schedule", "dual"))
         if labels is not None and not set(labels) <= set(range(config.num_classes or 0)):
             raise ValueError("labels are not classes of the network")
     except (UserError, *_UNFIT) as error:
@@ -233,6 +236,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         labels or None,
         texts,
         frame_stride,
+        schedule,
     )
 
 

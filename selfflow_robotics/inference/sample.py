@@ -8,21 +8,20 @@ from torch import Tensor
 
 from selfflow_robotics.batch import Slot, Words, check_samples
 from selfflow_robotics.errors import UserError, unknown
-from selfflow_robotics.flow import path
 from selfflow_robotics.flow.guidance import guide
+from selfflow_robotics.flow.inpainting import Inpainting, inpaint
 from selfflow_robotics.flow.sde import sde_times, solve_sde
-from selfflow_robotics.flow.solvers import State, VelocityField, solve_ode
+from selfflow_robotics.flow.solvers import State, VelocityField, evaluation_times, solve_ode
 from selfflow_robotics.flow.timesteps import sampling_times
-from selfflow_robotics.models.network import Attention, Context, ModulationTable, Network
+from selfflow_robotics.inference.velocity import ModulationAhead, Velocity
+from selfflow_robotics.models.network import Attention, Network
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
 
-SampleMethod = Literal["sde", "euler", "heun", "multistep"]
+SampleMethod = Literal["sde", "euler", "heun", "midpoint", "multistep"]
 
 # Draws standard normal numbers of shape [B, N, C]; each call draws new ones.
 Normal = Callable[[torch.Size], Tensor]
-
-ROWS = 512  # rows of a modulation table; more do not make its products cheaper
 
 
 class SeededNormal:
@@ -42,30 +41,6 @@ class SeededNormal:
         return torch.stack(draws).to(self.device, non_blocking=True)
 
 
-class ModulationAhead:
-    """The network's modulation at the sampler's times, computed for several times at once."""
-
-    def __init__(
-        self, network: Network, context: Context, times: Tensor, slots: Sequence[str]
-    ) -> None:
-        """`times` [S]: the times that will be passed to `at`, on the network's device."""
-        self._network, self._context, self._slots = network, context, slots
-        self._times, self._numbers = times, times.tolist()
-        groups = 1 if context.condition is None else len(context.condition)
-        self._ahead = max(1, ROWS // groups)
-        self._table: ModulationTable | None = None
-        self._made = range(0)  # times in the table
-
-    def at(self, t: float) -> ModulationTable:
-        """The rows for one of the times."""
-        number = self._numbers.index(t)
-        if self._table is None or number not in self._made:
-            self._made = range(number, number + self._ahead)
-            times = self._times[number : number + self._ahead]
-            self._table = self._network.modulation_table(times, self._context, self._slots)
-        return self._table.at(number - self._made.start)
-
-
 @torch.no_grad()
 def sample(
     network: Network,
@@ -82,6 +57,7 @@ def sample(
     attention: Attention = "prefix",
     normal: Normal | None = None,
     no_words: Words | None = None,
+    inpainting: Inpainting | None = None,
 ) -> dict[str, Tensor]:
     """Denoise the slots of `noise`, given clean slots, words and labels: tokens [B, N, C].
 
@@ -92,7 +68,8 @@ def sample(
         network: in float32, or fully in bfloat16 (`copy.deepcopy(network).bfloat16()`): faster
             than autocast, which casts every weight at every step. The state stays float32.
         noise: standard normal tokens of each slot, at t = 1.
-        num_steps: solver steps, each with one network evaluation (two for "heun").
+        num_steps: solver steps, each with one network evaluation (two for "heun" and
+            "midpoint").
         clean, words, labels, attention: as in `Network.encode_context`.
         method: "sde" is the paper's for ImageNet (`flow.sde`); the others solve the ODE.
         guidance_scale: classifier-free guidance, with empty text and the null label as the
@@ -101,6 +78,7 @@ def sample(
         shift: shifts the steps towards noise (`flow.timesteps.shift_timesteps`).
         normal: the noise of "sde": one draw per slot and step, except the last step.
         no_words: the words for the unconditional pass; None: empty texts.
+        inpainting: tokens to be steered towards known values; not with "sde".
 
     Raises UserError for slots, words or labels that do not fit the network or one another.
     """
@@ -110,30 +88,23 @@ def sample(
         raise UserError("nothing to denoise; give the noise of at least one slot")
     if method == "sde" and normal is None:
         raise UserError("method=sde adds noise at every step; give normal=SeededNormal(seeds)")
+    if method == "sde" and inpainting is not None:
+        raise UserError("method=sde cannot inpaint; choose another one")
     check_samples(noise)
     check_samples(clean or {}, words, labels)
     times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
-    dtype = network.dtype
-    first = next(iter(noise.values())).tokens
-    clean = {slot: x.to(dtype) for slot, x in (clean or {}).items()}
 
     def field_given(words: Words | None, labels: Tensor | None) -> VelocityField:
-        context = network.encode_context(clean, words, labels=labels, attention=attention)
+        velocity = Velocity(network, noise, clean or {}, words, labels, attention)
         ahead = None
-        if context.tokens is None:
-            # No solver evaluates at t = 0.
-            ahead = ModulationAhead(network, context, times[:-1].to(first.device), list(noise))
+        if velocity.context.tokens is None:
+            asked = evaluation_times(times, method)
+            ahead = ModulationAhead(network, velocity.context, asked, list(noise))
 
         def field(x_t: State, t: float) -> State:
-            slots = {slot: noise[slot].with_tokens(x.to(dtype)) for slot, x in x_t.items()}
             joined = torch.cat([x[..., :1] for x in x_t.values()], dim=1)
             table = None if ahead is None else ahead.at(t)
-            outputs, _ = network(slots, Timesteps.constant(t, joined), context, table=table)
-            at = torch.tensor(t, device=joined.device)  # never 0, so it needs no cap
-            return {
-                slot: path.as_velocity(outputs[slot].float(), network.prediction[slot], x, at, 0.0)
-                for slot, x in x_t.items()
-            }
+            return velocity(x_t, Timesteps.constant(t, joined), table)
 
         return field
 
@@ -143,6 +114,8 @@ def sample(
         if words is not None and empty is None:
             empty = [""] * len(words)
         field = guide(field, field_given(empty, None), guidance_scale, guidance_interval)
+    if inpainting is not None:
+        field = inpaint(field, inpainting)
     start = {slot: x.tokens for slot, x in noise.items()}
     if method == "sde":
         assert normal is not None

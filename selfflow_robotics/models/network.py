@@ -129,6 +129,13 @@ class ModulationTable(NamedTuple):
             {name: rows[:, part] for name, rows in self.adapters.items()},
         )
 
+    def expand(self, groups: int) -> "ModulationTable":
+        """The same rows for each of `groups` samples, if there is one row of them."""
+        return ModulationTable(
+            [rows.expand(groups, *rows.shape[1:]) for rows in self.backbone],
+            {name: rows.expand(groups, *rows.shape[1:]) for name, rows in self.adapters.items()},
+        )
+
 
 class Network(nn.Module):
     """A backbone with adapters, conditioned on words and labels."""

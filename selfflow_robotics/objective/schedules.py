@@ -2,7 +2,8 @@
 
 `dual` is the paper's Dual-Timestep Scheduling (`dual_timestep`). The others are comparisons: in
 `near` the two timesteps are close, in `full_mask` the masked tokens are pure noise, and in
-`per_token` every token draws its own (diffusion forcing, arXiv 2407.01392).
+`per_token` every token draws its own (diffusion forcing, arXiv 2407.01392). `staircase` is for
+policies that stream actions (`policies.execution`): each token is noisier than the one before.
 """
 
 from collections.abc import Callable
@@ -60,9 +61,28 @@ def draw_per_token(
     return Timesteps(values.view(batch, num_tokens), index)
 
 
+def draw_staircase(
+    batch: int,
+    num_tokens: int,
+    mask_ratio: float,
+    distribution: TimestepConfig,
+    generator: torch.Generator,
+    places: Tensor | None = None,
+) -> Timesteps:
+    """Token i of N at min(1, t + i / N), without a mask.
+
+    A stream's tokens are at t = 1/N, 2/N, ..., 1 (`flow.staircase`), and at larger t while it
+    starts.
+    """
+    t = sample_timesteps(distribution, batch, generator)
+    index = torch.arange(num_tokens, device=t.device).expand(batch, -1)
+    return Timesteps((t[:, None] + index / num_tokens).clamp(max=1), index)
+
+
 SCHEDULES: dict[str, Callable[..., Timesteps]] = {
     "dual": draw_dual_timesteps,
     "near": draw_near,
     "full_mask": draw_full_mask,
     "per_token": draw_per_token,
+    "staircase": draw_staircase,
 }

@@ -1,24 +1,22 @@
-"""The network as a policy: observe, denoise an action chunk, execute it."""
+"""The network as a policy: observe, denoise actions, execute them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.errors import UserError
+from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.flow.solvers import Method
 from selfflow_robotics.inference.bundle import Bundle, load_bundle
-from selfflow_robotics.modalities.base import first_frame
-from selfflow_robotics.rng import torch_generator
+from selfflow_robotics.policies.chunk_sampler import ChunkSampler, Seen
+from selfflow_robotics.policies.execution import ExecutionConfig, Mode
 from selfflow_robotics.robot.actions import environment_from_policy
 from selfflow_robotics.robot.observation import resize_image
+from selfflow_robotics.training.compile import compile_blocks, missing_compiler
 from selfflow_robotics.training.device import choose_device
 
-NUM_STEPS = 5  # Euler steps for a chunk; 2, 5 and 10 succeed equally often
-# Matrix products of other sizes round differently. On a CPU, every batch has this size, so that an
-# episode does not depend on the others running at the same time; a GPU takes a multiple at once.
-BATCH = 4
+Precision = Literal["fp32", "bf16"]
 
 
 class FlowPolicy:
@@ -39,44 +37,61 @@ class FlowPolicy:
         guidance_scale: float | None = None,
         joint: bool = False,
         instruction: str | None = None,
+        *,
+        execution: Mode = "receding",
+        delay: int = 0,
+        ensemble_decay: float = 0.01,
+        solver: Method = "euler",
+        precision: Precision = "fp32",
+        compiled: bool = False,
     ) -> None:
-        """`joint`: denoise later frames and actions together (role "joint") instead of only actions
-        (role "policy"). `instruction`: replaces the task's instruction.
-
-        Raises UserError for a role that the network was not trained on, too many steps, and an
-        instruction that it cannot read.
         """
-        self._actions = bundle.require("joint" if joint else "policy")
-        if not 1 <= replan_steps <= bundle.horizon:
-            raise UserError(
-                f"replan_steps must be 1 to {bundle.horizon} (the chunk), got {replan_steps}"
-            )
-        self.bundle, self.joint = bundle, joint
+        Args:
+            bundle: the network, with its autoencoder.
+            replan_steps, execution, delay, ensemble_decay: `policies.execution.ExecutionConfig`.
+            num_steps: solver steps for a chunk; None: 5.
+            guidance_scale: classifier-free guidance; None: 1, none.
+            joint: denoise later frames and actions together (role "joint") instead of only actions
+                (role "policy").
+            instruction: replaces the task's instruction.
+            solver: `flow.solvers`.
+            precision: "bf16": a copy of the weights in bfloat16.
+            compiled: compile the network's blocks at their first use.
+
+        Raises UserError for a role that the network was not trained on, too many steps, settings
+        that contradict each other, and an instruction that it cannot read.
+        """
+        if precision not in ("fp32", "bf16"):
+            raise unknown("precision", precision, ("fp32", "bf16"))
+        if precision == "bf16":
+            bundle = bundle.in_bfloat16()
+        if compiled:
+            if missing := missing_compiler():
+                raise UserError(f"compile=true needs {missing}; install it, or use compile=false")
+            compile_blocks(bundle.network)
+        self.bundle = bundle
+        self.sampler = ChunkSampler(bundle, num_steps, guidance_scale, joint, solver)
+        how = ExecutionConfig(execution, replan_steps, delay, ensemble_decay)
+        self.execution = how.build(self.sampler)
         if instruction is not None:
             self.check_instruction(instruction)
         if instruction == "" and guidance_scale not in (None, 1.0):
             raise UserError("guidance_scale has no effect with an empty instruction; remove one")
-        self.replan_steps = replan_steps
-        self.num_steps = NUM_STEPS if num_steps is None else num_steps
-        self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
         self.instruction = instruction
-        self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, observations so far)
 
     @classmethod
     def from_checkpoint(
-        cls,
-        path: Path | str,
-        *,
-        replan_steps: int = 6,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        joint: bool = False,
-        instruction: str | None = None,
-        device: str = "auto",
+        cls, path: Path | str, *, device: str = "auto", **settings: Any
     ) -> "FlowPolicy":
-        """Load the policy of a run or checkpoint folder. Raises UserError if that fails."""
+        """Load the policy of a run or checkpoint folder; `settings` as above. Raises UserError if
+        that fails."""
         bundle = load_bundle(Path(path), choose_device(device)).with_autoencoder()
-        return cls(bundle, replan_steps, num_steps, guidance_scale, joint, instruction)
+        return cls(bundle, **settings)
+
+    @property
+    def replan_steps(self) -> int:
+        """Actions between observations."""
+        return self.execution.steps
 
     @property
     def data_provenance(self) -> dict[str, Any]:
@@ -93,7 +108,7 @@ class FlowPolicy:
         self.bundle.network.encode_words(self.bundle.words([instruction]))
 
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
-        self._looks[slot] = (episode.seed, 0)
+        self.execution.begin(slot, episode.seed)
 
     def act(
         self,
@@ -101,53 +116,13 @@ class FlowPolicy:
         observations: list[dict[str, Any]],
         infos: list[dict[str, Any]] | None = None,
     ) -> list[np.ndarray]:
-        """Chunks of `replan_steps` environment actions, float32 [replan_steps, 7] each."""
-        padded = [*range(len(slots)), *[0] * (-len(slots) % BATCH)]
-        frames = [resize_image(obs["image"], self.image_size) for obs in observations]
-        noise = [self._noise(slot) for slot in slots]
-        words = [
-            obs["instruction"] if self.instruction is None else self.instruction
-            for obs in observations
-        ]
-        size = BATCH if self.bundle.device.type == "cpu" else len(padded)
-        chunks = [
-            self.chunks(
-                np.stack([frames[i] for i in part]),
-                [words[i] for i in part],
-                torch.stack([noise[i] for i in part]),
+        """`replan_steps` environment actions for each slot, float32 [replan_steps, 7]."""
+        seen = [
+            Seen(
+                resize_image(observation["image"], self.image_size),
+                observation["instruction"] if self.instruction is None else self.instruction,
             )
-            for part in (padded[start : start + size] for start in range(0, len(padded), size))
+            for observation in observations
         ]
-        vectors = np.concatenate(chunks)[: len(slots), : self.replan_steps]
+        vectors = np.stack(self.execution.act(slots, seen))
         return list(environment_from_policy(vectors))
-
-    def chunks(
-        self, frames: np.ndarray, instructions: list[str], noise: torch.Tensor
-    ) -> np.ndarray:
-        """Policy vectors [B, horizon, 7] in metres and radians for images uint8 [B, h, w, 3] and
-        noise [B, n]."""
-        bundle, codec = self.bundle, self.bundle.frames
-        first = first_frame(codec, torch.from_numpy(frames).to(bundle.device))
-        actions = self._actions.channels * bundle.horizon
-        tokens = {"actions": noise[:, :actions].unflatten(1, (bundle.horizon, -1))}
-        if self.joint:
-            # Tokens have the order of training.
-            later = noise[:, actions:].unflatten(1, (-1, codec.channels))
-            tokens = {"later_frames": later, **tokens}
-        tokens = bundle.ask(
-            tokens,
-            {"first_frame": first},
-            words=instructions,
-            num_steps=self.num_steps,
-            guidance_scale=self.guidance_scale,
-        )
-        return self._actions.decode(tokens["actions"]).cpu().numpy()
-
-    def _noise(self, slot: int) -> torch.Tensor:
-        """Standard normal numbers [n], for the actions, then the later frames."""
-        seed, looks = self._looks[slot]
-        self._looks[slot] = (seed, looks + 1)
-        bundle, count = self.bundle, self._actions.channels * self.bundle.horizon
-        if self.joint:
-            count += bundle.later_steps * bundle.frames.tokens_per_step * bundle.frames.channels
-        return torch.randn(count, generator=torch_generator("policy noise", seed, looks))

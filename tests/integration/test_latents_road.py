@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import load_bundle
 from selfflow_robotics.inference.imagine import imagine
+from selfflow_robotics.policies.chunk_sampler import Seen
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.training.checkpoint import read_manifest, resolve_checkpoint
 from tests.rlds_sets import make_set
@@ -118,8 +119,9 @@ def test_world_model_and_policy_act_on_frames_and_new_words(here):
     later = imagine(bundle, frames, actions, words, num_steps=2)
     assert later.shape == (2, 3, 32, 48, 3)
     policy = FlowPolicy(bundle, replan_steps=3, num_steps=2)
-    noise = torch.randn(2, 7 * bundle.horizon)
-    chunks = policy.chunks(frames, words, noise)
+    seen = [Seen(frame, text) for frame, text in zip(frames, words, strict=True)]
+    sampler = policy.sampler
+    chunks = sampler.decode(sampler.chunks(seen, [sampler.noise(seed, 0) for seed in (0, 1)]))
     assert chunks.shape == (2, bundle.horizon, 7)
     assert np.isfinite(chunks).all()
     with pytest.raises(UserError, match="longer than the 8 tokens"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import pretraining, rlds_index, speed, throughput
+from benchmarks import latency, pretraining, rlds_index, speed, throughput
 from benchmarks.speed_sides import GROUPS, Setup, variants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +73,42 @@ def test_speed_writes_what_it_was_told_to(capsys):
     assert sorted(path.name for path in Path("sp").iterdir()) == ["a.b.c.json", "a.b.c.md"]
     assert json.loads(Path("sp/a.b.c.json").read_text())["rounds"] == "1"
     assert speed.writable(Path("sp/a.md")) == Path("sp/a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "foo"], "'foo' is unknown"),
+        (["--size", "foo"], "--size: invalid choice"),
+        (["--steps", "0"], "--steps: must be"),
+        (["--horizon", "1"], "--horizon must be at least 2"),
+        (["--quick", "--image-tokens", "0"], "--image-tokens: must be"),
+    ],
+)
+def test_latency_refuses(refused, arguments, says):
+    assert says in refused(latency.main, *arguments)
+
+
+def test_latency_has_a_row_for_every_execution_and_kept_equals_recomputed(capsys):
+    threads = torch.get_num_threads()
+    try:
+        latency.main(["--quick", "--steps", "2", "--samples", "1"])
+    finally:
+        torch.set_num_threads(threads)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    evaluations = {row[0].strip("| "): row[3] for row in rows if len(row) > 3}
+    assert evaluations == {
+        "execution": "evaluations", "receding": "2", "open_loop": "2", "rtc": "2", "ensemble": "2",
+        "streaming": "1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("horizon", [4, 16])
+def test_decoding_with_kept_keys_and_values_equals_recomputing_them(horizon):
+    bundle = latency.random_bundle(latency.ALL_SIZES["tiny"], 32, horizon, torch.device("cpu"))
+    decoding = latency.Decoding(bundle, num_steps=10)
+    assert decoding.kept().abs().max() > 0.5
+    torch.testing.assert_close(decoding.kept(), decoding.recomputed(), rtol=0, atol=1e-5)
 
 
 def test_groups_are_those_of_the_table():

@@ -93,7 +93,7 @@ def test_shift_one_is_the_identity():
     torch.testing.assert_close(shift_timesteps(t, 1.0), t)
 
 
-METHODS = [("euler", 1), ("heun", 2), ("multistep", 3)]
+METHODS = [("euler", 1), ("heun", 2), ("midpoint", 2), ("multistep", 3)]
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])  # equal steps, and steps that grow
@@ -119,7 +119,9 @@ def test_multistep_is_exact_on_an_uneven_grid_for_velocities_that_are_linear_in_
     torch.testing.assert_close(end["x"], -slope / 2 - 1)
 
 
-@pytest.mark.parametrize(("method", "evaluations"), [("euler", 6), ("heun", 11), ("multistep", 6)])
+@pytest.mark.parametrize(
+    ("method", "evaluations"), [("euler", 6), ("heun", 11), ("midpoint", 12), ("multistep", 6)]
+)
 def test_solvers_ask_as_often_as_they_say_and_never_at_data(method, evaluations):
     asked = []
 

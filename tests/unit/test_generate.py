@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.inference import sample as sampler
-from selfflow_robotics.inference.sample import ModulationAhead, SeededNormal, sample
+from selfflow_robotics.inference import velocity
+from selfflow_robotics.inference.sample import SeededNormal, sample
+from selfflow_robotics.inference.velocity import ModulationAhead
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RELEASED_TIME, RobotConfig, image_config
 from selfflow_robotics.models.sit import SiTConfig
@@ -38,7 +39,7 @@ def sample_images(model, labels, normal, method="sde", **settings):
     return tokens["first_frame"]
 
 
-@pytest.mark.parametrize("method", ["sde", "euler", "heun", "multistep"])
+@pytest.mark.parametrize("method", ["sde", "euler", "heun", "midpoint", "multistep"])
 def test_a_sample_depends_on_its_own_label_and_seed_alone(model, method):
     settings = {"method": method, "num_steps": 4, "guidance_scale": 2.0}
     together = sample_images(model, LABELS, SeededNormal(SEEDS), **settings)
@@ -103,7 +104,7 @@ def test_outside_the_guidance_interval_the_network_runs_once_a_step(model, monke
 def test_modulation_made_ahead_changes_no_sample(model, monkeypatch, rows):
     settings = {"method": "heun", "num_steps": 5, "guidance_scale": 2.0, "shift": 2.0}
     expected = sample_images(model, LABELS, SeededNormal(SEEDS), **settings)
-    monkeypatch.setattr(sampler, "ROWS", rows)
+    monkeypatch.setattr(velocity, "ROWS", rows)
     asked = []
     linear = model.backbone.blocks[0].adaLN_modulation
     hook = linear.register_forward_hook(lambda _module, args, _out: asked.append(args[0].shape[1]))
@@ -117,9 +118,8 @@ def test_modulation_made_ahead_changes_no_sample(model, monkeypatch, rows):
 def test_rows_of_the_table_are_those_that_the_network_makes(model):
     t, x = 0.37, torch.randn(4, 16, 16)
     timesteps, context = Timesteps.constant(t, x), model.encode_context({}, labels=LABELS)
-    times = torch.tensor([1.0, t, 0.0])
-    ahead = ModulationAhead(model, context, times, ["first_frame"])
-    table = ahead.at(times.tolist()[1])
+    ahead = ModulationAhead(model, context, [1.0, t, 0.0], ["first_frame"])
+    table = ahead.at(t)
     for layers, without in (((), {}), ((2,), {"stop": True})):
         ours = ask_image(model, x, timesteps, LABELS, layers, **without, table=table)
         plain = ask_image(model, x, timesteps, LABELS, layers, **without)
