@@ -160,6 +160,8 @@ def main(config: FinetuneConfig) -> None:
         f"run {job.run}"
     )
 
+    flops = job.flops_of(workload(config)[0])
+
     def tokens(windows: WindowBatch, role: str, *changes: Any) -> Batch:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts, *changes)
 
@@ -176,7 +178,7 @@ def main(config: FinetuneConfig) -> None:
             weights=config.loss_weights,
             step=step,
         )
-        return step_loss(terms, role=role)
+        return step_loss(terms, len(windows.instruction), flops.get(role, 0.0), role=role)
 
     def held_out() -> dict[str, float]:
         """The policy loss of the moving average on held-out episodes."""

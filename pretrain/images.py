@@ -130,6 +130,8 @@ def main(config: ImagesConfig) -> None:
     if note := missing_classes(reader.labels, reader.num_classes, reader.class_names):
         print(note)
 
+    flops = job.flops_of(workload(config)[0])
+
     def tokens(latents: LatentBatch, generator: torch.Generator) -> Batch:
         mean, std, labels = (to_device(part, job.device) for part in latents)
         frames = codec.to_tokens(sample_posterior(mean, std, generator)[:, None])
@@ -151,7 +153,7 @@ def main(config: ImagesConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        return step_loss(terms)
+        return step_loss(terms, len(latents.labels), flops.get("image", 0.0))
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few images each time."""

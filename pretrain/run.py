@@ -138,6 +138,8 @@ def main(config: PretrainConfig) -> None:
         f"{job.device} {job.precision}, run {job.run}"
     )
 
+    flops = job.flops_of(workload(config)[0])
+
     def tokens(windows: WindowBatch, role: str) -> Batch:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts)
 
@@ -154,7 +156,7 @@ def main(config: PretrainConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        return step_loss(terms, role=role)
+        return step_loss(terms, len(windows.instruction), flops.get(role, 0.0), role=role)
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few images each time."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from selfflow_robotics.cli.workloads import Facts
 from selfflow_robotics.evaluation.tables import text_table
-from selfflow_robotics.planning.estimate import CUDA_BYTES, Estimate, Memory, Strategy
+from selfflow_robotics.planning.estimate import CUDA_BYTES, HEAP, Estimate, Memory, Strategy
 from selfflow_robotics.planning.machines import Machine
 from selfflow_robotics.training.loop import TrainConfig
 
@@ -22,7 +22,9 @@ def report(
     process_bytes: float,
 ) -> str:
     """The plan for each number of processes and each strategy."""
-    layouts = [(n, s) for n in counts for s in (STRATEGIES if n > 1 else STRATEGIES[:1])]
+    layouts: list[Layout] = [
+        (n, s) for n in counts for s in (STRATEGIES if n > 1 else STRATEGIES[:1])
+    ]
     on_cpu = not machine.link
     parts = [
         _parameters(estimate),
@@ -68,7 +70,8 @@ def _memory(
     names += ["  checkpointed", "gathered blocks", "process", "peak", "  checkpointed", "fits"]
     columns = [["memory of each process", *names]]
     for processes, strategy in layouts:
-        memory = estimate.memory(processes, strategy, process_bytes)
+        heap = 1.0 if machine.link else HEAP
+        memory = estimate.memory(processes, strategy, process_bytes, heap)
         columns.append([_layout(processes, strategy), *_memory_cells(memory, machine.memory)])
     return text_table(list(zip(*columns, strict=True)))
 
@@ -131,7 +134,10 @@ def _assumed(estimate: Estimate, mfu: Mapping[str, float], on_cpu: bool, facts: 
     counted = "FLOPs and tensors of the real step, without numbers"
     if on_cpu:
         measured = f"measured: the processor's rates, and the MFU of two blocks; counted: {counted}"
-        notes = ["no other program uses the cores; reading of data overlaps with training"]
+        notes = [
+            f"the heap takes {HEAP:g} times the tensors",
+            "no other program uses the cores; reading of data takes no time",
+        ]
     else:
         measured = f"counted: {counted}"
         notes = [

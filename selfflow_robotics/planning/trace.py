@@ -31,15 +31,22 @@ from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import update_teacher
 
+
+def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+
+def _cpu_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+
+
 # torch's counter does not know its own fused attention on CPUs.
 _FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
-        sdpa_flop_count(q.shape, k.shape, v.shape)
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
-    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
 }
 
 
@@ -121,12 +128,12 @@ def trace_step(
             optimizer.step()
         update_teacher(teacher, student, 0.999)
         state = sum(_nbytes(x) for x in _state_tensors(optimizers))
-        return StepCost(
-            tokens, flops, counter.flops, peak - before, counter.peak - before - state
-        )
+        return StepCost(tokens, flops, counter.flops, peak - before, counter.peak - before - state)
 
 
-def step_loss(work: Workload, role: RoleWork, student: Network, teacher: Network, batch: int) -> Any:
+def step_loss(
+    work: Workload, role: RoleWork, student: Network, teacher: Network, batch: int
+) -> Any:
     """The terms of the loss of one role, for a batch of zeros."""
     # Dropping texts costs nothing, and needs numbers that fake tensors do not have.
     conditioning = replace(work.conditioning, text_dropout=0.0)
@@ -241,9 +248,7 @@ class _Counter(TorchDispatchMode):
         self.flops, self.peak = 0.0, self._now
         return self._now
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         count = _FLOPS.get(getattr(func, "overloadpacket", None))
         if count is not None:
