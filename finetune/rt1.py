@@ -30,8 +30,10 @@ import torch
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
+from selfflow_robotics.cli.plan import PlanConfig, print_plan
 from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_index, open_input
 from selfflow_robotics.cli.start import find_start
+from selfflow_robotics.cli.workloads import Facts, robot_workload
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -54,6 +56,7 @@ from selfflow_robotics.objective.roles import (
     denoises_frames,
 )
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.planning.trace import Workload
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
@@ -90,6 +93,7 @@ class FinetuneConfig(JobConfig):
     policy_batch: int = 32
     frame_batch: int = 16
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +135,9 @@ class FinetuneConfig(JobConfig):
     ),
 )
 def main(config: FinetuneConfig) -> None:
+    if config.plan.machine is not None:
+        folders = [config.data, config.play_data, config.latents, config.play_latents]
+        return print_plan(config, config.plan, *workload(config), folders)
     job = Job("finetune", config)
     with job.opening():
         index, play = open_data(config)
@@ -153,6 +160,8 @@ def main(config: FinetuneConfig) -> None:
         f"run {job.run}"
     )
 
+    flops = job.flops_of(workload(config)[0])
+
     def tokens(windows: WindowBatch, role: str, *changes: Any) -> Batch:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts, *changes)
 
@@ -163,13 +172,13 @@ def main(config: FinetuneConfig) -> None:
             state.teacher,
             tokens(windows, role, config.augment, generator),
             ROLES[role],
-            config.frame_objective if denoises_frames(ROLES[role]) else config.policy_objective,
+            objective_of(config, role),
             config.conditioning,
             generator,
             weights=config.loss_weights,
             step=step,
         )
-        return step_loss(terms, role=role)
+        return step_loss(terms, len(windows.instruction), flops.get(role, 0.0), role=role)
 
     def held_out() -> dict[str, float]:
         """The policy loss of the moving average on held-out episodes."""
@@ -215,6 +224,30 @@ def main(config: FinetuneConfig) -> None:
     )
     task = data.provenance.get("task", DEFAULT_TASK)
     print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
+
+
+def objective_of(config: FinetuneConfig, role: str) -> ObjectiveConfig:
+    """The objective of a role."""
+    return config.frame_objective if denoises_frames(ROLES[role]) else config.policy_objective
+
+
+def workload(config: FinetuneConfig) -> tuple[Workload, Facts]:
+    """What a run trains, for its plan."""
+
+    def settings(role: str) -> tuple[int, ObjectiveConfig]:
+        batch = config.frame_batch if "later_frames" in ROLES[role] else config.policy_batch
+        return batch, objective_of(config, role)
+
+    return robot_workload(
+        config.model,
+        config.text,
+        config.latents,
+        config.roles,
+        settings,
+        config.conditioning,
+        config.train.optimizer,
+        config.loss_weights,
+    )
 
 
 def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:

@@ -27,6 +27,8 @@ import torch
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
+from selfflow_robotics.cli.plan import PlanConfig, print_plan
+from selfflow_robotics.cli.workloads import Facts, image_workload
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.images import missing_classes
 from selfflow_robotics.data.latents import LatentBatch, LatentReader, sample_posterior
@@ -48,6 +50,7 @@ from selfflow_robotics.models.presets import ImageConfig, image_config
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.planning.trace import Workload
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.training.loop import StepLoss
 
@@ -65,6 +68,7 @@ class ImagesConfig(JobConfig):
     encoder_download: bool = False
     label_dropout: float = 0.1
     batch_size: int = 64
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +90,8 @@ class ImagesConfig(JobConfig):
     ),
 )
 def main(config: ImagesConfig) -> None:
+    if config.plan.machine is not None:
+        return print_plan(config, config.plan, *workload(config), [config.data])
     job = Job("images", config)
     frozen = None
     with job.ranks.first_alone():
@@ -124,6 +130,8 @@ def main(config: ImagesConfig) -> None:
     if note := missing_classes(reader.labels, reader.num_classes, reader.class_names):
         print(note)
 
+    flops = job.flops_of(workload(config)[0])
+
     def tokens(latents: LatentBatch, generator: torch.Generator) -> Batch:
         mean, std, labels = (to_device(part, job.device) for part in latents)
         frames = codec.to_tokens(sample_posterior(mean, std, generator)[:, None])
@@ -145,7 +153,7 @@ def main(config: ImagesConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        return step_loss(terms)
+        return step_loss(terms, len(latents.labels), flops.get("image", 0.0))
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few images each time."""
@@ -172,6 +180,18 @@ def main(config: ImagesConfig) -> None:
     )
     next_one = command("eval/generation.py")
     print(f"done: {job.run} (samples in {job.run / 'samples'}); next: {next_one}")
+
+
+def workload(config: ImagesConfig) -> tuple[Workload, Facts]:
+    """What a run trains, for its plan."""
+    return image_workload(
+        config.model,
+        config.objective,
+        config.train.optimizer,
+        config.batch_size,
+        config.data,
+        (config.num_shapes, config.shape_px),
+    )
 
 
 if __name__ == "__main__":

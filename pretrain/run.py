@@ -22,8 +22,10 @@ import torch
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
+from selfflow_robotics.cli.plan import PlanConfig, print_plan
 from selfflow_robotics.cli.robot_input import check_latents, open_index, open_input
 from selfflow_robotics.cli.start import find_start
+from selfflow_robotics.cli.workloads import Facts, robot_workload
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.robot_windows import ClipData
@@ -42,6 +44,7 @@ from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
+from selfflow_robotics.planning.trace import Workload
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from selfflow_robotics.text.encoder import TextEncoderConfig
@@ -66,6 +69,7 @@ class PretrainConfig(JobConfig):
     image_batch: int = 64
     clip_batch: int = 16
     clip_frames: int = 4
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +98,8 @@ class PretrainConfig(JobConfig):
     ),
 )
 def main(config: PretrainConfig) -> None:
+    if config.plan.machine is not None:
+        return print_plan(config, config.plan, *workload(config), [config.data, config.latents])
     job = Job("pretrain", config)
     frozen = None
     if config.encoder is not None:
@@ -132,6 +138,8 @@ def main(config: PretrainConfig) -> None:
         f"{job.device} {job.precision}, run {job.run}"
     )
 
+    flops = job.flops_of(workload(config)[0])
+
     def tokens(windows: WindowBatch, role: str) -> Batch:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts)
 
@@ -148,7 +156,7 @@ def main(config: PretrainConfig) -> None:
             step=step,
             encoder=encoder,
         )
-        return step_loss(terms, role=role)
+        return step_loss(terms, len(windows.instruction), flops.get(role, 0.0), role=role)
 
     def agreement() -> dict[str, list[float]]:
         """Student against teacher, layer by layer, on the same few images each time."""
@@ -182,6 +190,21 @@ def main(config: PretrainConfig) -> None:
     )
     next_one = command("finetune/rt1.py")
     print(f"done: {job.run} (samples in {job.run / 'samples'}); next: {next_one}")
+
+
+def workload(config: PretrainConfig) -> tuple[Workload, Facts]:
+    """What a run trains, for its plan."""
+    batches = {"image": config.image_batch, "clip": config.clip_batch}
+    return robot_workload(
+        config.model,
+        config.text,
+        config.latents,
+        config.roles,
+        lambda role: (batches[role], config.objective),
+        config.conditioning,
+        config.train.optimizer,
+        later_frames=config.clip_frames - 1,
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,8 @@ from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import LossTerms
+from selfflow_robotics.planning.machines import peak_of
+from selfflow_robotics.planning.trace import Workload, trace_step
 from selfflow_robotics.rng import check_seed, torch_seed
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
@@ -78,6 +80,24 @@ class Job:
         with enough_memory(f"choose a smaller {kind}"):
             return TrainState.start(make().to(self.device), self._config.train.optimizer)
 
+    @property
+    def peak_flops(self) -> float | None:
+        """Peak FLOP/s of this process's GPU; None if it is unknown, and for CPUs."""
+        if self.device.type != "cuda":
+            return None
+        return peak_of(torch.cuda.get_device_name(self.device), self.precision)
+
+    def flops_of(self, work: Workload) -> dict[str, float]:
+        """FLOPs of this process's share of each role's step, to log MFU; empty if the peak is
+        unknown."""
+        if self.peak_flops is None:
+            return {}
+        work = replace(work, precision=self.precision)
+        return {
+            role.role: trace_step(work, role, role.batch, gpu=True).flops / self.ranks.size
+            for role in work.roles
+        }
+
     def autocast(self) -> Any:
         """A context with the precision of training, for evaluations during training."""
         return autocast(self.device, self.precision)
@@ -112,12 +132,18 @@ class Job:
             on_checkpoint=on_checkpoint,
             on_sample=on_sample,
             ranks=self.ranks,
+            peak_flops=self.peak_flops,
         )
 
 
-def step_loss(terms: LossTerms, **told: str) -> StepLoss:
-    """Convert a loss for the training loop; `told` is logged with its metrics."""
-    return StepLoss(terms.loss, terms.num_tokens, lambda: {**told, **loss_metrics(terms)})
+def step_loss(terms: LossTerms, samples: int, flops: float = 0.0, **told: str) -> StepLoss:
+    """Convert a loss for the training loop; `told` is logged with its metrics. `samples` and
+    `flops` of the step in this process, if known, are for its rates."""
+
+    def metrics() -> dict[str, Any]:
+        return {**told, **loss_metrics(terms)}
+
+    return StepLoss(terms.loss, terms.num_tokens, metrics, num_samples=samples, num_flops=flops)
 
 
 def millions(network: nn.Module) -> str:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +34,11 @@ from selfflow_robotics.training.checkpoint import (
 from selfflow_robotics.training.compile import check_compiler, compile_blocks, compiles
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import ALONE, Ranks
-from selfflow_robotics.training.metrics import MetricsLog
+from selfflow_robotics.training.metrics import MetricsLog, Work, live
 from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
 from selfflow_robotics.training.state import TrainState
 from selfflow_robotics.training.teacher import ema_decay, update_teacher
+from selfflow_robotics.training.trackers import Tracker, check_trackers
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema_decay: float = 0.999
     log_every: int = 20
+    log_to: tuple[Tracker, ...] = ()  # beside metrics.jsonl
     save_every: int = 500
     sample_every: int = 0  # 0: only at the end
     keep_checkpoints: int = 2
@@ -62,6 +64,7 @@ class TrainConfig:
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
         check_compiler(self.compile)
+        check_trackers(self.log_to)
 
 
 @dataclass
@@ -72,6 +75,8 @@ class StepLoss:
     loss: Tensor
     num_tokens: int
     metrics: Callable[[], dict[str, Any]] = dict
+    num_samples: int = 0
+    num_flops: float = 0.0  # of matrix products; 0: unknown
 
 
 AGREE_EVERY = 10  # steps between checks whether another process was asked to stop
@@ -94,6 +99,7 @@ def train(
     on_checkpoint: Callable[[], dict[str, Any]] | None = None,
     on_sample: Callable[[Path], None] | None = None,
     ranks: Ranks = ALONE,
+    peak_flops: float | None = None,
 ) -> None:
     """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
 
@@ -106,6 +112,7 @@ def train(
             end; on resuming, also those that the interrupted run missed.
         ranks: the processes that train together. `batch_at` returns this process's share; only the
             first process logs, saves and calls `on_checkpoint` and `on_sample`.
+        peak_flops: FLOP/s of a process's device, to log MFU; None: unknown.
 
     Raises UserError if a loss or gradient is not finite or a checkpoint cannot be written. On a
     CPU, losses are checked before the weights change; on a GPU, to avoid synchronization, only at
@@ -133,7 +140,9 @@ def train(
             ranks.wait()
             return
         print(f"resuming {run} at step {state.step} of {config.steps}")
-    log = MetricsLog(run / "metrics.jsonl", state.step) if ranks.is_first else None
+    log, work = None, Work(peak_flops)
+    if ranks.is_first:
+        log = MetricsLog(run / "metrics.jsonl", state.step, config.log_to, config.steps)
     if compiles(config.compile, device):
         compile_blocks(state.model)
         compile_blocks(state.teacher)
@@ -147,7 +156,9 @@ def train(
         dynamic_ncols=True,
         disable=not ranks.is_first,
     )
-    with bar, _Prefetch(batch_at, state.step, config.steps) as batches, _stop_request() as stop:
+    logging = nullcontext() if log is None else closing(log)
+    batches = _Prefetch(batch_at, state.step, config.steps)
+    with bar, logging, batches, _stop_request() as stop:
         for batch, waited in batches:
             generator = torch_generator("training", seed, ranks.rank, state.step, device=device)
             with autocast(device, precision):
@@ -164,6 +175,7 @@ def train(
                 finite.check()
             _update(state, config)
             tokens += out.num_tokens
+            work.add(out.num_samples, out.num_flops)
             waits.append(waited)
             loss = ranks.mean(out.loss) if logged else out.loss
             if logged and log is not None:
@@ -175,13 +187,14 @@ def train(
                     "grad_norm": grad_norm,
                     "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
                     "tokens_per_s": ranks.size * tokens / seconds,
+                    **work.rates(seconds, ranks.size),
                     "step_s": seconds / len(waits),
                     "data_wait_s": sum(waits) / len(waits),
                 }
                 if on_checkpoint is not None and saved:
                     record |= on_checkpoint()
                 log.write(record)
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                bar.set_postfix(live(record), refresh=False)
             paused = time.perf_counter()  # exclude saving and sampling from the step time
             state.step = done
             bar.update()

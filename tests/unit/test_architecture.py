@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluation", "serving"},
     {"rollouts"},
     {"policies", "encoders"},
-    {"inference", "data"},
+    {"inference", "data", "planning"},
     {"objective", "models", "training", "envs"},
     {"modalities", "messages"},
     {"autoencoders", "flow", "locks", "robot", "text"},
@@ -56,6 +56,8 @@ WRAPPERS = {
     "websockets": ("serving/server.py", "serving/play/server.py", "policies/connections.py"),
     "plotly": ("evaluation/pages/",),
     "matplotlib": (),
+    "tensorboard": (),  # by torch, in training/trackers.py
+    "wandb": ("training/trackers.py",),
     "diffusers": ("autoencoders/",),
     "transformers": ("encoders/patches.py", "text/pretrained.py"),
     "huggingface_hub": ("autoencoders/", "models/released.py"),

@@ -7,6 +7,7 @@ training. Metrics without a section of their own appear under "Other".
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,12 @@ UNITS = {
     "grad_norm": "norm before clipping",
     "lr_factor": "share of the peak rate",
     "tokens_per_s": "tokens per second",
+    "samples_per_s": "samples per second",
+    "mfu": "share of the peak rate",
     "step_s": "seconds per step",
     "data_wait_s": "seconds per step",
 }
+SPEED = ("tokens_per_s", "samples_per_s", "mfu", "step_s", "data_wait_s")
 
 
 @dataclass
@@ -48,6 +52,12 @@ class Run:
     config: str  # text of config.yaml
     about: dict[str, Any]  # run.json
     samples: list[Path]  # the newest images, oldest first
+
+    @property
+    def steps(self) -> int:
+        """`train.steps`; 0 if config.yaml does not say."""
+        found = re.search(r"^train:\n(?:  .*\n)*?  steps: (\d+)$", self.config, re.MULTILINE)
+        return int(found[1]) if found else 0
 
 
 def read_run(folder: Path) -> Run:
@@ -97,7 +107,7 @@ def page_html(run: Run) -> str:
             "last logged step": run.records[-1]["step"],
             "last checkpoint": checkpoint.name if checkpoint else "none",
         },
-        warnings=run_warnings(run.records),
+        warnings=run_warnings(run.records, run.steps),
         sections=_sections(_Charts(run.records)),
         config={"displayModeBar": False, "responsive": True},
         samples={path.stem: base64.b64encode(path.read_bytes()).decode() for path in run.samples},
@@ -119,7 +129,7 @@ def _sections(charts: "_Charts") -> Iterator[tuple[str, str, list[go.Figure]]]:
     yield "features", "Features", charts.by_role(*both)
     yield "mask", "Effective mask ratio", charts.by_role("effective_mask_ratio")
     yield "optimiser", "Optimiser", charts.by_role("grad_norm") + charts.single("lr_factor")
-    yield "speed", "Speed", charts.single("tokens_per_s", "step_s", "data_wait_s")
+    yield "speed", "Speed", charts.single(*SPEED)
     yield "other", "Other", charts.rest()
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from selfflow_robotics.training.metrics import early_agreement
+
 Records = Sequence[dict[str, Any]]
 
 COSINE = 0.999  # above this, the features have probably become constant
@@ -18,9 +20,16 @@ SPREADS = {
 }
 
 
-def run_warnings(records: Records) -> list[str]:
-    """One line per problem; empty for a healthy run."""
-    return [*_not_finite(records), *_collapse(records), *_not_falling(records), *_waiting(records)]
+def run_warnings(records: Records, steps: int = 0) -> list[str]:
+    """One line per problem; empty for a healthy run. `steps` of the whole run; 0: unknown."""
+    early = early_agreement(records, steps)
+    return [
+        *_not_finite(records),
+        *([early] if early else []),
+        *_collapse(records),
+        *_not_falling(records),
+        *_waiting(records),
+    ]
 
 
 def values_of(records: Records, key: str) -> list[tuple[float, float]]:

@@ -1,0 +1,218 @@
+"""Memory and time of a run, from the counts of `trace` and the rates of a machine.
+
+    step time  = FLOPs / (peak rate x MFU) + update + communication
+    memory     = weights + average + optimizer state + max(activations, gradients and update)
+
+`replicate` keeps everything in every process and averages gradients after the backward pass;
+`fsdp` divides weights, average, gradients and optimizer state (FSDP2), gathers each block before
+use, and does so while computing. What is assumed rather than counted or measured is named here, and
+printed with each plan.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from selfflow_robotics.models.flux import FluxConfig
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.planning.machines import GPUS_PER_NODE, Machine, seconds_of
+from selfflow_robotics.planning.trace import (
+    Parameters,
+    RoleWork,
+    StepCost,
+    Workload,
+    count_parameters,
+    step_loss,
+    trace_step,
+)
+
+Strategy = Literal["replicate", "fsdp"]
+
+FP32 = 4  # bytes; weights, gradients, average and optimizer state
+# Bytes per parameter that an update reads or writes: AdamW 28, clipping 12, average 12.
+UPDATE_BYTES = 52
+# glibc's heap against the tensors in it, on a CPU that keeps freed memory: measured, 1.85 to 2.05.
+HEAP = 1.9
+CUDA_BYTES = 1e9  # assumed: CUDA's context, libraries and unused parts of allocated blocks
+
+
+class Memory(NamedTuple):
+    """Bytes in one process."""
+
+    weights: float
+    average: float
+    optimizer: float
+    gradients: float
+    activations: float
+    checkpointed: float  # activations, if only the inputs of blocks were kept
+    gathered: float  # weights and gradients of the blocks in use, for fsdp
+    process: float
+    updating: float
+    heap: float  # memory that an allocator takes for a byte of tensors
+
+    def peak(self, checkpointing: bool = False) -> float:
+        """The largest total of a step; the backward pass frees activations as it adds gradients."""
+        active = (self.checkpointed if checkpointing else self.activations) + self.gathered
+        lasting = self.weights + self.average + self.optimizer
+        return self.process + self.heap * (lasting + max(active, self.updating))
+
+
+class Seconds(NamedTuple):
+    """Parts of an average step."""
+
+    compute: float
+    update: float
+    communication: float  # that computing does not hide
+
+    @property
+    def total(self) -> float:
+        """The step time."""
+        return sum(self)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was counted for a workload, independent of the machine."""
+
+    work: Workload
+    parameters: Parameters
+    steps: dict[str, StepCost]  # of each role, for its batch in one process
+    heaviest: RoleWork  # the role with the most activations
+    fixed: tuple[float, float]  # bytes of activations that do not grow with the batch ...
+    per_sample: tuple[float, float]  # ... and those per sample: all kept, and checkpointed
+
+    @classmethod
+    def of(cls, work: Workload, gpu: bool) -> "Estimate":
+        """Count one step of every role, and the heaviest one's memory at a smaller batch."""
+        steps = {role.role: trace_step(work, role, role.batch, gpu=gpu) for role in work.roles}
+        heaviest = max(work.roles, key=lambda role: steps[role.role].activations)
+        less = max(1, heaviest.batch // 4)
+        fixed, per_sample = [], []
+        for checkpointing in (False, True):
+            many = steps[heaviest.role]
+            if checkpointing:
+                many = trace_step(work, heaviest, heaviest.batch, checkpointing, gpu)
+            few = many
+            if less < heaviest.batch:
+                few = trace_step(work, heaviest, less, checkpointing, gpu)
+            grown = max(1, heaviest.batch - less)
+            slope = max(0.0, (many.activations - few.activations) / grown)
+            per_sample.append(slope)
+            fixed.append(many.activations - slope * heaviest.batch)
+        return cls(
+            work,
+            count_parameters(work),
+            steps,
+            heaviest,
+            (fixed[0], fixed[1]),
+            (per_sample[0], per_sample[1]),
+        )
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of an average step over all processes: forward, backward, encoding of frames."""
+        return sum(
+            role.share * (self.steps[role.role].flops + role.batch * role.encoding_flops)
+            for role in self.work.roles
+        )
+
+    @property
+    def samples(self) -> float:
+        """Samples of an average step over all processes."""
+        return sum(role.share * role.batch for role in self.work.roles)
+
+    @property
+    def tokens(self) -> float:
+        """Denoised tokens of an average step over all processes."""
+        return sum(role.share * self.steps[role.role].tokens for role in self.work.roles)
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """Size of a checkpoint: weights, average, optimizer state."""
+        return 2 * FP32 * self.parameters.total + self.parameters.state_bytes
+
+    def memory(
+        self, processes: int, strategy: Strategy, process_bytes: float, heap: float = 1.0
+    ) -> Memory:
+        """Memory of each of `processes`; `process_bytes` is what it takes beside tensors, `heap`
+        what the allocator takes for a byte of these."""
+        shards = processes if strategy == "fsdp" else 1
+        # Casts of the weights are fixed; fsdp gathers blocks in their place.
+        gathered = 0.0
+        if shards > 1:  # two blocks' weights, the next one ahead, and one block's gradients
+            width = 2 if self.work.precision == "bf16" else FP32
+            gathered = self.parameters.largest_block * (2 * width + FP32)
+        samples = self.heaviest.batch / processes
+        kept, checkpointed = (
+            (0.0 if shards > 1 else fixed) + slope * samples
+            for fixed, slope in zip(self.fixed, self.per_sample, strict=True)
+        )
+        share = FP32 * self.parameters.total / shards
+        updating = max(cost.updating for cost in self.steps.values()) / shards
+        state = self.parameters.state_bytes / shards
+        tensors = (share, share, state, share, kept, checkpointed, gathered)
+        return Memory(*tensors, process_bytes, updating, heap)
+
+    def seconds(
+        self, machine: Machine, processes: int, strategy: Strategy, mfu: dict[str, float]
+    ) -> Seconds:
+        """Time of an average step; `mfu` is that of each role."""
+        peak = machine.flops[self.work.precision]
+        compute = sum(
+            role.share
+            * (self.steps[role.role].flops + role.batch * role.encoding_flops)
+            / (peak * mfu[role.role])
+            for role in self.work.roles
+        )
+        compute /= processes
+        shards = processes if strategy == "fsdp" else 1
+        update = UPDATE_BYTES * self.parameters.total / shards / machine.bandwidth
+        update += max(cost.optimizer_flops for cost in self.steps.values()) / peak
+        exchanged = self._communication(machine, processes, strategy)
+        hidden = compute if strategy == "fsdp" else 0.0
+        return Seconds(compute, update, max(0.0, exchanged - hidden))
+
+    def _communication(self, machine: Machine, processes: int, strategy: Strategy) -> float:
+        """Seconds of a step's exchange at full bandwidth: in each node, then between nodes."""
+        if processes == 1:
+            return 0.0
+        local = min(processes, GPUS_PER_NODE)
+        nodes = processes / local
+        total = self.parameters.total
+        if strategy == "replicate":  # all-reduce = reduce-scatter + all-gather
+            moved = 2 * FP32 * total
+        else:  # gather weights for forward, backward and the teacher; scatter gradients
+            moved = (3 * (2 if self.work.precision == "bf16" else FP32) + FP32) * total
+        within = moved * (local - 1) / local / machine.link
+        between = 0.0
+        if nodes > 1:
+            between = moved / local * (nodes - 1) / nodes / machine.network
+        return within + between
+
+
+def measured_mfu(work: Workload, role: RoleWork, machine: Machine) -> float:
+    """The share of `machine`'s peak rate that this computer reaches in a step of two blocks of the
+    network, timed for about half a second."""
+    small, role = _two_blocks(work, role)
+    one = trace_step(small, role, 1)
+    peak = machine.flops[work.precision]
+    batch = max(1, min(role.batch, round(0.1 * peak / one.flops)))
+    cost = trace_step(small, role, batch)
+    student = Network(small.network)
+    teacher = Network(small.network).requires_grad_(False).eval()
+
+    def step() -> None:
+        step_loss(small, role, student, teacher, batch).loss.backward()
+        student.zero_grad(set_to_none=True)
+
+    return cost.flops / seconds_of(step, 0.5) / peak
+
+
+def _two_blocks(work: Workload, role: RoleWork) -> tuple[Workload, RoleWork]:
+    backbone = work.network.backbone
+    if isinstance(backbone, FluxConfig):
+        backbone = replace(backbone, double=1, single=1)
+    else:
+        backbone = replace(backbone, depth=2)
+    objective = replace(role.objective, student_layer=1, teacher_layer=2)
+    small = replace(work, network=replace(work.network, backbone=backbone))
+    return small, replace(role, objective=objective)
