@@ -144,7 +144,6 @@ def upside_down(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.ROTATE_180)
 
 
-# Name -> (what is changed, convention and reading that the doctor names).
 FAULTS: dict[str, Edit] = {
     "gripper": gripper_reversed,
     "order": rotation_order,

@@ -243,7 +243,7 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention(
         "control rate",
         "the robot's",
-        ("position", "rotation"),
+        ("position",),
         (
             Reading(
                 "half of it (steps are missing)",

@@ -5,7 +5,7 @@ the rest is judged again. So one fault, which also spoils the evidence for other
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -84,7 +84,7 @@ class MotionEvidence:
     """The recorded motion against the recorded actions, without a simulator (`proprioception`)."""
 
     name = "recorded motion"
-    limits = Limits(0.95, 1.05, (0.05, 0.05, 0.1), (0.7, 0.7, 0.5))
+    limits = Limits(0.97, 1.05, (0.05, 0.05, 0.1), (0.7, 0.7, 0.5))
     unexplained = (0.9, 1.2, 0.5)
 
     def __init__(self, recordings: Sequence[Recording], robot: str) -> None:
@@ -131,8 +131,12 @@ class Diagnosis:
     read: Callable[[Recording], Recording]  # applies the faults found
 
 
-def diagnose(evidence: Evidence, layout: str) -> Diagnosis:
-    """Judge every convention of data with a layout's features."""
+def diagnose(evidence: Evidence, layout: str, local: Evidence | None = None) -> Diagnosis:
+    """Judge every convention of data with a layout's features.
+
+    `local`: further evidence for a motion that departs from the recording although no reading fits
+    better. The errors of a replay add up over its steps, those of the recorded motion do not.
+    """
     conventions = [one for one in CONVENTIONS if layout in one.layouts]
     faults: list[Finding] = []
     read: Callable[[Recording], Recording] = lambda one: one  # noqa: E731
@@ -140,12 +144,17 @@ def diagnose(evidence: Evidence, layout: str) -> Diagnosis:
     while True:
         tried = {one.name: _try(one, evidence, read, base) for one in conventions}
         fault = _worst(conventions, tried, evidence, base)
+        if fault is None and local is not None and _unexplained(evidence, base):
+            there = local.measure(read)
+            measured = {one.name: _try(one, local, read, there) for one in conventions}
+            fault = _worst(conventions, measured, local, there)
         if fault is None or len(faults) == _MOST_FAULTS:
             break
         convention, reading, finding = fault
-        faults.append(finding)
+        costs = tuple(cost for cost in tried[convention.name] if cost.reading == reading.name)
+        faults.append(replace(finding, costs=costs))
         conventions = [one for one in conventions if one is not convention]
-        read, base = _after(reading, read), _measured(finding)
+        read, base = _after(reading, read), costs[0].measured
     rest = [_judge(one, tried[one.name], evidence) for one in conventions]
     # A fault may leave an error that no reading mends, such as that of missing steps.
     if not faults and (too_far := _unexplained(evidence, base)):
@@ -205,7 +214,7 @@ def _worst(
     ]
     if not found:
         return None
-    least, _, convention, reading, cost = min(found, key=lambda one: (one[0], one[1]))
+    least, _, convention, reading, _ = min(found, key=lambda one: (one[0], one[1]))
     alike = tuple(
         f"{one.name}: {other.name}"
         for ratio, _, one, other, _ in found
@@ -220,7 +229,6 @@ def _worst(
         reading.mend,
         margin=1 / least,
         alike=alike,
-        costs=(cost,),
     )
     return convention, reading, finding
 
@@ -231,10 +239,6 @@ def _counts(convention: Convention, cost: Cost, limits: Limits, base: Measured) 
     return any(base.errors[place] > limits.least[place] for place in places) and all(
         cost.measured.errors[place] < limits.most[place] for place in places
     )
-
-
-def _measured(finding: Finding) -> Measured:
-    return finding.costs[0].measured
 
 
 def _judge(convention: Convention, costs: list[Cost], evidence: Evidence) -> Finding:

@@ -57,18 +57,18 @@ def examine(
     """
     robot = robot_in(found)
     pairs = [] if client is None else find_starts(client, found, task, replays)
-    evidence: Evidence
+    motion = MotionEvidence(found.episodes, robot)
+    evidence: Evidence = motion
     if client is not None and pairs:
         evidence = ReplayEvidence(client, pairs)
         how = "from their recorded start" if evidence.exact else "in another scene"
         words = f"{len(pairs)} recordings replayed in {client.spec.simulator}, {how}"
     else:
-        evidence = MotionEvidence(found.episodes, robot)
         cause = no_simulator or "no recording starts as the simulator does"
         words = f"recorded motion of {len(found.episodes)} episodes; no replay: {cause}"
-    diagnosis = diagnose(evidence, found.layout)
+    diagnosis = diagnose(evidence, found.layout, None if evidence is motion else motion)
     if client is not None and pairs:
-        pictures = _check_pictures(client, pairs)
+        pictures = check_pictures(client, pairs)
     else:
         pictures = _unseen("pictures need a replay")
     findings = [*diagnosis.findings, pictures, *_check_trained(found, robot, trained)]
@@ -76,9 +76,7 @@ def examine(
     return Examination(findings, diagnosis, words, {"robot": robot, "replays": len(pairs)})
 
 
-def _check_pictures(
-    client: SimulatorClient, pairs: Sequence[tuple[Recording, Start]]
-) -> Finding:
+def check_pictures(client: SimulatorClient, pairs: Sequence[tuple[Recording, Start]]) -> Finding:
     """Whether the recorded first images look as the simulator's."""
     recorded, rendered = [], []
     for recording, start in pairs:

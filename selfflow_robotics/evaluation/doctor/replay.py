@@ -5,7 +5,6 @@ seed and everything drawn. Of other recordings the objects are unknown; those th
 simulator's robot starts are played in another scene of the task, whose objects the arm may touch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +74,7 @@ def find_starts(
 
 def replay(client: SimulatorClient, recording: Recording, start: Start) -> Replay:
     """Play a recording's actions."""
-    client.call(
-        "reset", task=start.task, seed=start.seed, options=start.options, observe=False
-    )
+    client.call("reset", task=start.task, seed=start.seed, options=start.options, observe=False)
     actions = np.repeat(environment_from_policy(recording.actions), recording.hold, axis=0)
     infos = client.call("run", actions=actions, observe="none")["infos"]
     reached = np.stack([_seen(info) for info in infos[recording.hold - 1 :: recording.hold]])

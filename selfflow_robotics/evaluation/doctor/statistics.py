@@ -22,6 +22,7 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 # How much narrower or wider than the data's the range may be. Tasks of one robot differ by up to a
 # factor of two, the robots by three and more (docs/doctor.md).
 RANGE_LIMITS = (0.6, 2.5)
+LEAST_STEPS = 150  # recorded steps that tell the range
 # Shares of open-gripper steps that tell the two meanings apart.
 _LEAST_GRIPPER = 0.1
 
@@ -44,8 +45,11 @@ def fit(stats: NormStats, actions: np.ndarray) -> Fit:
 
 def check_range(stats: NormStats, actions: np.ndarray) -> Finding:
     """Whether the statistics are of such actions: neither clipping nor inflating them."""
-    found = fit(stats, actions)
     expected = "the data's range"
+    if len(actions) < LEAST_STEPS:
+        why = f"{len(actions)} recorded steps do not tell the range"
+        return Finding("action statistics", expected, "statistics", "not checked", why=why)
+    found = fit(stats, actions)
     numbers = (
         f"the range is {found.wider:.2g} times the data's, and {found.outside:.0%} of the recorded "
         "numbers lie outside"
