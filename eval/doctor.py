@@ -3,6 +3,7 @@
     python eval/doctor.py DATA                             # data against a simulator
     python eval/doctor.py DATA sim=none                    # actions against recorded motion
     python eval/doctor.py DATA --checkpoint runs/rt1       # and a network's statistics
+    python eval/doctor.py DATA --checkpoint runs/rt1 episodes=20       # and what each flip costs it
     python eval/doctor.py DATA statistics=dataset_statistics.json
 
 DATA is the version folder of an RLDS data set (see finetune/inspect_data.py). A wrong convention
@@ -24,22 +25,30 @@ The report has a verdict for each convention, what each other reading would do t
 sentence on every fault that says how to mend it. Exit code: 0 without fault, 1 with one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.envs.client import SimulatorClient, SimulatorError
 from selfflow_robotics.envs.simpler.preflight import check_simpler
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall, SimulatorSpec, simulator_spec
+from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.doctor.examine import Examination, examine
+from selfflow_robotics.evaluation.doctor.policy_costs import Success, cost_rows, measure_costs
 from selfflow_robotics.evaluation.doctor.recordings import Recordings, read_recordings
 from selfflow_robotics.evaluation.doctor.report import examination_json, examination_text
 from selfflow_robotics.evaluation.doctor.tasks import task_of
 from selfflow_robotics.evaluation.doctor.trained import Trained, from_checkpoint, from_file
+from selfflow_robotics.evaluation.home import own_spec
 from selfflow_robotics.evaluation.results import write_report, writing
+from selfflow_robotics.evaluation.tables import text_table
+from selfflow_robotics.policies.flow_policy import FlowPolicy
+from selfflow_robotics.training.checkpoint import resolve_checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,16 @@ class DoctorConfig:
     task: str | None = None
     checkpoint: str | None = None
     statistics: str | None = None
+    episodes: int = 0
     output: str = "inspections"
     timeout_s: float = TIMEOUT_S
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
         check_least(self, 1, "recordings", "replays")
+        check_least(self, 0, "episodes")
+        if self.episodes and not self.checkpoint:
+            raise UserError("episodes= needs the policy of a checkpoint; pass --checkpoint RUN")
         if self.task is not None:
             object.__setattr__(self, "task", get_task(self.task).name)
         if self.checkpoint and self.statistics:
@@ -91,12 +104,29 @@ def _examine(directory: str, config: DoctorConfig) -> int:
     else:
         examination = _with_simulator(spec, found, task, config.replays, trained)
     print(examination_text(examination))
+    report = {"data": str(found.directory), **examination_json(examination)}
+    if config.episodes:
+        costs = _play(config, get_task(task))
+        print("\n" + text_table(cost_rows(costs)))
+        report["policy"] = [asdict(one) for one in costs]
     path = Path(config.output) / found.name / "doctor.json"
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_report(path, {"data": str(found.directory), **examination_json(examination)})
+        write_report(path, report)
     print(f"written to {path}")
     return 1 if examination.faults else 0
+
+
+def _play(config: DoctorConfig, task: Task) -> list[Success]:
+    """Success of the checkpoint's policy in the simulator of its data, by flipped convention."""
+    torch.set_num_threads(1)
+    policy = FlowPolicy.from_checkpoint(resolve_checkpoint(Path(str(config.checkpoint))))
+    stats = policy.bundle.require("policy").stats
+    data, size = policy.data_provenance, policy.image_size
+    spec = own_spec(task.name, config.simpler, data, size, None, config.timeout_s)
+    with SimulatorClient(spec) as client:
+        client.provenance()
+        return measure_costs(client, task, policy, stats, policy.replan_steps, config.episodes)
 
 
 def _with_simulator(

@@ -15,6 +15,11 @@ from selfflow_robotics.evaluation.doctor.diagnosis import (
     diagnose,
 )
 from selfflow_robotics.evaluation.doctor.examine import check_pictures, examine
+from selfflow_robotics.evaluation.doctor.policy_costs import (
+    FlippedPolicy,
+    flips,
+    with_statistics,
+)
 from selfflow_robotics.evaluation.doctor.recordings import read_recordings
 from selfflow_robotics.evaluation.doctor.replay import find_starts
 from selfflow_robotics.evaluation.doctor.report import examination_json, examination_text
@@ -184,6 +189,49 @@ def test_a_network_of_another_robot():
     trained = Trained("run", NormStats.compute(actions), {"task": "carrot_on_plate"})
     examination = examine(found, None, "pick_coke_can", 1, trained, "sim=none")
     assert [one.convention for one in examination.faults] == ["robot of the network"]
+
+
+class Watching:
+    """A policy that keeps what it sees and always gives the same chunk."""
+
+    name, privileged = "watching", False
+    chunk = np.array([[0.1, 0.0, 0.0, 0.2, 0.3, 0.4, 1.0], [0.0, 0.1, 0.0, 0.0, 0.0, 0.0, -1.0]])
+
+    def begin(self, slot, episode):
+        pass
+
+    def act(self, slots, observations, infos=None):
+        self.seen = observations
+        return [self.chunk]
+
+
+def test_flips_change_what_a_policy_sees_or_does():
+    stats = published("fractal20220817_data")
+    table = {one.name: one for one in flips("google_robot", stats)}
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[..., 0] = 200
+    turned = np.array([0, 0, 0, 0, 0, 2**-0.5, 2**-0.5, 0.0])  # 90 degrees about z
+    observation = {"image": image, "proprio": turned, "instruction": "pick coke can"}
+
+    def played(flip):
+        policy = Watching()
+        (chunk,) = FlippedPolicy(policy, table[flip]).act([0], [observation])
+        return chunk, policy.seen[0]["image"]
+
+    chunk, seen = played("none")
+    np.testing.assert_allclose(chunk, Watching.chunk, atol=1e-6)
+    assert np.array_equal(seen, image)
+    assert played("images BGR")[1][0, 0].tolist() == [0, 0, 200]
+    assert played("images cropped to a square")[1].shape == image.shape
+    assert played("gripper reversed")[0][:, 6].tolist() == [-1.0, 1.0]
+    assert len(played("every second action dropped")[0]) == 1
+    assert played("every action executed twice")[0][1, 0] == pytest.approx(0.1)
+    np.testing.assert_allclose(
+        played("actions in the tool's frame")[0][0, :6], [0, 0.1, 0, -0.3, 0.2, 0.4], atol=1e-6
+    )
+    assert played("statistics of bridge_dataset")[0][0, 0] < 0.02
+    same = with_statistics(stats, stats)(Watching.chunk, observation)
+    np.testing.assert_allclose(same, Watching.chunk, atol=1e-6)
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
