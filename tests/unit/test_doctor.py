@@ -9,6 +9,11 @@ import pytest
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall, simulator_spec
+from selfflow_robotics.evaluation.doctor.action_statistics import (
+    PUBLISHED,
+    check_gripper,
+    check_range,
+)
 from selfflow_robotics.evaluation.doctor.diagnosis import (
     MotionEvidence,
     ReplayEvidence,
@@ -23,7 +28,6 @@ from selfflow_robotics.evaluation.doctor.policy_costs import (
 from selfflow_robotics.evaluation.doctor.recordings import read_recordings
 from selfflow_robotics.evaluation.doctor.replay import find_starts
 from selfflow_robotics.evaluation.doctor.report import examination_json, examination_text
-from selfflow_robotics.evaluation.doctor.statistics import PUBLISHED, check_gripper, check_range
 from selfflow_robotics.evaluation.doctor.tasks import robot_in, task_of
 from selfflow_robotics.evaluation.doctor.trained import Trained
 from selfflow_robotics.robot.normalize import NormStats

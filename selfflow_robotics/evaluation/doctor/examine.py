@@ -1,12 +1,12 @@
 """Examine a data set, a checkpoint and a simulator: every check, with its evidence and verdict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from selfflow_robotics.envs.client import SimulatorClient
+from selfflow_robotics.evaluation.doctor.action_statistics import check_gripper, check_range
 from selfflow_robotics.evaluation.doctor.diagnosis import (
     Diagnosis,
     Evidence,
@@ -18,7 +18,6 @@ from selfflow_robotics.evaluation.doctor.diagnosis import (
 from selfflow_robotics.evaluation.doctor.pictures import FAULTS, contrast, difference
 from selfflow_robotics.evaluation.doctor.recordings import Recording, Recordings
 from selfflow_robotics.evaluation.doctor.replay import Start, find_starts
-from selfflow_robotics.evaluation.doctor.statistics import check_gripper, check_range
 from selfflow_robotics.evaluation.doctor.tasks import robot_in
 from selfflow_robotics.evaluation.doctor.trained import Trained
 from selfflow_robotics.evaluation.domain import robot_of
@@ -35,7 +34,8 @@ class Examination:
     findings: list[Finding]
     diagnosis: Diagnosis
     evidence: str  # in words
-    facts: dict[str, Any] = field(default_factory=dict)
+    robot: str
+    replays: int  # recordings that were replayed
 
     @property
     def faults(self) -> list[Finding]:
@@ -73,7 +73,7 @@ def examine(
         pictures = _unseen("pictures need a replay")
     findings = [*diagnosis.findings, pictures, *_check_trained(found, robot, trained)]
     findings.sort(key=lambda one: ("fault", "ok", "not checked").index(one.verdict))
-    return Examination(findings, diagnosis, words, {"robot": robot, "replays": len(pairs)})
+    return Examination(findings, diagnosis, words, robot, len(pairs))
 
 
 def check_pictures(client: SimulatorClient, pairs: Sequence[tuple[Recording, Start]]) -> Finding:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.tasks.base import WIDOWX, Task
+from selfflow_robotics.evaluation.doctor.action_statistics import PUBLISHED
 from selfflow_robotics.evaluation.doctor.pictures import bgr, cropped, square
-from selfflow_robotics.evaluation.doctor.statistics import PUBLISHED
 from selfflow_robotics.evaluation.protocol import random_episodes
 from selfflow_robotics.evaluation.statistics import wilson_interval
 from selfflow_robotics.policies.base import Policy

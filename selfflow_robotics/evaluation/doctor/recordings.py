@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.data.rlds.info import read_info
+from selfflow_robotics.data.rlds.info import Piece, read_info
 from selfflow_robotics.data.rlds.pictures import decode_picture
 from selfflow_robotics.data.rlds.scan import read_episode
 from selfflow_robotics.data.rlds.schema import BRIDGE, FRACTAL
@@ -55,26 +56,27 @@ def read_recordings(directory: str, split: str, most: int) -> Recordings:
     Raises UserError for a damaged data set, and if no episode is usable.
     """
     info = read_info(Path(os.path.expanduser(directory)))
-    episodes: list[Recording] = []
+    tables = islice(_usable(info.pieces(split)), most)
     provenance: dict[str, Any] = {"dataset": info.name}
-    layout = info.layout
-    for piece in info.pieces(split):
-        records = read_records(piece.path, True, slice(piece.skip, piece.skip + piece.take))
-        for count, (_, record) in enumerate(records, piece.skip):
-            if len(episodes) == most:
-                break
-            table = read_episode(record, f"{piece.path}: record {count} (counted from 0)", None)
-            if len(table["actions"]) < 2 or not _is_finite(table):
-                continue
-            if table["recording"]:
-                provenance |= json.loads(table["recording"])["provenance"]
-            episodes.append(_recording(record, table, piece.before + count))
+    episodes: list[Recording] = []
+    for record, table, number in tables:
+        if table["recording"]:
+            provenance |= json.loads(table["recording"])["provenance"]
+        episodes.append(_recording(record, table, number))
     if not episodes:
         raise UserError(f"{directory}: split '{split}' has no usable episode")
-    return Recordings(
-        info.directory, info.name, BRIDGE.name if layout is BRIDGE else FRACTAL.name,
-        provenance, episodes,
-    )  # fmt: skip
+    layout = BRIDGE.name if info.layout is BRIDGE else FRACTAL.name
+    return Recordings(info.directory, info.name, layout, provenance, episodes)
+
+
+def _usable(pieces: list[Piece]) -> Iterator[tuple[bytes, dict[str, Any], int]]:
+    """(record, its values as of `read_episode`, its number in the split) of usable episodes."""
+    for piece in pieces:
+        records = read_records(piece.path, True, slice(piece.skip, piece.skip + piece.take))
+        for count, (_, record) in enumerate(records, piece.skip):
+            table = read_episode(record, f"{piece.path}: record {count} (counted from 0)", None)
+            if len(table["actions"]) > 1 and _is_finite(table):
+                yield record, table, piece.before + count
 
 
 def _is_finite(table: dict[str, Any]) -> bool:

@@ -18,6 +18,8 @@ from selfflow_robotics.robot.observation import proprio_vector
 
 # A recording starts where the simulator does if its tool is that near (m).
 _SAME_START_M = 0.02
+# Entries of a simulator's provenance that tell whether it repeats a recording to the bit.
+_PHYSICS = ("physics_sha256", "mujoco", "ruckig", "sapien")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Start:
     task: str
     seed: int
     options: dict[str, Any]
-    exact: bool  # the recorded scene, otherwise another one of the task
+    exact: bool  # the recorded scene and physics, not another scene or version
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def find_starts(
     same = found.provenance.get("simulator") == client.spec.simulator
     exact = [one for one in found.episodes if same and _is_told(one)]
     if exact:
-        return [(one, _told_start(one)) for one in exact[:most]]
+        return [(one, _told_start(one, client, found.provenance)) for one in exact[:most]]
     other = Start(task, 0, {}, False)
     first = _seen(client.call("reset", task=task, seed=0, options={}, observe=False)["info"])
     near = [
@@ -91,9 +93,13 @@ def _is_told(one: Recording) -> bool:
     )
 
 
-def _told_start(one: Recording) -> Start:
+def _told_start(one: Recording, client: SimulatorClient, recorded: dict[str, Any]) -> Start:
+    task, seed = one.note["task"], int(one.note["seed"])
     options = {key: value for key, value in one.note["drawn"].items() if key != "seed"}
-    return Start(one.note["task"], int(one.note["seed"]), options, True)
+    of_task = [own for own in recorded.get("tasks", [recorded]) if own.get("task") == task]
+    now = client.provenance(task)
+    same = all(own.get(key) == now.get(key) for own in of_task for key in _PHYSICS)
+    return Start(task, seed, options, same)
 
 
 def _seen(info: dict[str, Any]) -> np.ndarray:

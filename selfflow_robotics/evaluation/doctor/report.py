@@ -13,7 +13,8 @@ def examination_json(examination: Examination) -> dict[str, Any]:
     """JSON-able; errors are in metres, radians and closedness, or shares of unexplained motion."""
     return {
         "evidence": examination.evidence,
-        **examination.facts,
+        "robot": examination.robot,
+        "replays": examination.replays,
         "faults": [one.convention for one in examination.faults],
         "as_read": asdict(examination.diagnosis.as_read),
         "mended": asdict(examination.diagnosis.mended),
@@ -53,11 +54,10 @@ def _costs(examination: Examination) -> str:
     if not replayed:
         units = ("motion unexplained", "rotation unexplained", "gripper")
     header = ["convention", "read as", *units, *(["replays that succeed"] if counts else [])]
-    total = examination.facts.get("replays")
 
     def row(name: str, reading: str, measured: Measured) -> list[str]:
         cells = [name, reading, *_numbers(measured, replayed)]
-        return [*cells, f"{measured.successes} of {total}"] if counts else cells
+        return [*cells, f"{measured.successes} of {examination.replays}"] if counts else cells
 
     rows = [header, row("all", "as expected", examination.diagnosis.as_read)]
     rows += [row(one.convention, cost.reading, cost.measured) for one, cost in listed if _has(cost)]
@@ -76,8 +76,10 @@ def _numbers(measured: Measured, replayed: bool) -> list[str]:
 
 
 def _sentence(fault: Finding) -> str:
-    line = f"fault: {fault.convention} is {fault.found}, expected {fault.expected}; {fault.mend}"
-    return line + "".join(f" (explained as well by {other})" for other in fault.alike)
+    line = (
+        f"fault: {fault.convention}: {fault.found}; expected: {fault.expected}. Mend: {fault.mend}"
+    )
+    return line + "".join(f". As likely: {other}" for other in fault.alike)
 
 
 def _count(examination: Examination, verdict: str) -> int:
