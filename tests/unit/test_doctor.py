@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall, simulator_spec
@@ -32,6 +33,7 @@ from selfflow_robotics.evaluation.doctor.tasks import robot_in, task_of
 from selfflow_robotics.evaluation.doctor.trained import Trained
 from selfflow_robotics.robot.normalize import NormStats
 from selfflow_robotics.rollouts.demonstrations import CollectConfig, collect
+from selfflow_robotics.training.checkpoint import save_checkpoint
 from tests.faulty_sets import faulty
 from tests.rlds_sets import GOLDEN_SET
 
@@ -250,6 +252,13 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "fault: frame of the action" in capsys.readouterr().out
     stats = tmp_path / "dataset_statistics.json"
     stats.write_text(json.dumps({"one": {}, "other": {}}))
+    trained = {"actions": {"stats": published("fractal20220817_data").to_json()}}
+    extra = {"network": {}, "codecs": trained, "provenance": {"task": "stack_cube"}}
+    save_checkpoint(tmp_path / "run/checkpoints", 1, {"teacher": {"w": torch.zeros(1)}}, extra)
+    with pytest.raises(SystemExit) as exit_of:
+        main([str(GOLDEN_SET), "sim=none", "--checkpoint", str(tmp_path / "run")])
+    assert exit_of.value.code == 1
+    assert "fault: robot of the network: widowx" in capsys.readouterr().out
     for wrong in ([], [str(tmp_path)], [str(GOLDEN_SET), f"statistics={stats}"]):
         with pytest.raises(SystemExit) as exit_of:
             main([*wrong, "sim=none"])
