@@ -17,20 +17,20 @@ from scipy.spatial.transform import Rotation
 from selfflow_robotics.robot.actions import GRIPPER
 
 # The rotation of a tool that points straight down, in the base frame.
-_DOWN = Rotation.from_matrix([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+DOWN = Rotation.from_matrix([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 _OPEN_FROM, _CLOSED_UP_TO = 0.95, 0.05
 
 
 def state_from_proprio(proprio: np.ndarray) -> np.ndarray:
     """RT-1's proprioception [T, 8] (xyz, quaternion xyzw, closedness) as states float32 [T, 7]."""
-    turns = Rotation.from_quat(proprio[:, 3:7]) * _DOWN.inv()
+    turns = Rotation.from_quat(proprio[:, 3:7]) * DOWN.inv()
     parts = [proprio[:, :3], turns.as_euler("xyz"), 1.0 - proprio[:, 7:]]
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def proprio_from_state(state: np.ndarray) -> np.ndarray:
     """The inverse of `state_from_proprio`, float32 [T, 8]; the quaternion's w is not negative."""
-    quaternions = (Rotation.from_euler("xyz", state[:, 3:6]) * _DOWN).as_quat()
+    quaternions = (Rotation.from_euler("xyz", state[:, 3:6]) * DOWN).as_quat()
     quaternions *= np.where(quaternions[:, 3:] < 0, -1.0, 1.0)
     parts = [state[:, :3], quaternions, 1.0 - state[:, 6:]]
     return np.concatenate(parts, axis=1).astype(np.float32)

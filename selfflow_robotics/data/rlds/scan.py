@@ -92,6 +92,7 @@ def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) 
     | image_size           | (int, int)               | height, width; None without steps       |
     | success, failed      | bool                     | as recorded; both false: unknown        |
     | recording, disturbed | str, int                 | from the note (`metadata`)              |
+    | note                 | dict                     | the note's episode; empty without note  |
 
     `image_size` is that of the previous episodes. Raises UserError if the record is no episode with
     the features of `schema`, or an image is not of that size.
@@ -159,6 +160,7 @@ def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) 
     return {
         "recording": note.recording if note else "",
         "disturbed": note.disturbed if note else UNTOLD,
+        "note": note.episode if note else {},
         "actions": actions,
         "gripper_command": gripper_command,
         "proprio": proprio,
