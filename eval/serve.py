@@ -71,6 +71,7 @@ class ServeConfig:
     replan_steps: int = 6
     num_steps: int | None = None
     guidance_scale: float | None = None
+    extrapolation: float | None = None
     joint: bool = False
     instruction: str | None = None
     seed: int = 0
@@ -129,6 +130,7 @@ def load(config: ServeConfig) -> tuple[Policy, Description]:
         replan_steps=config.replan_steps,
         num_steps=config.num_steps,
         guidance_scale=config.guidance_scale,
+        extrapolation=config.extrapolation,
         joint=config.joint,
         instruction=config.instruction,
         device=config.device,

@@ -117,6 +117,7 @@ class EvalConfig:
     replan_steps: int = 6
     num_steps: int | None = None
     guidance_scale: float | None = None
+    extrapolation: float | None = None
     joint: bool = False
     instruction: str | None = None
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
@@ -247,6 +248,7 @@ def evaluate(
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
             **getattr(policy, "fingerprint", {}),
+            **({} if config.extrapolation is None else {"extrapolation": config.extrapolation}),
             **({"joint": True} if config.joint else {}),
             **({} if config.instruction is None else {"instruction": config.instruction}),
         }
@@ -354,6 +356,7 @@ def trained(checkpoint: Path, config: EvalConfig) -> FlowPolicy:
         replan_steps=config.replan_steps,
         num_steps=config.num_steps,
         guidance_scale=config.guidance_scale,
+        extrapolation=config.extrapolation,
         joint=config.joint,
         instruction=config.instruction,
         device=config.device,

@@ -99,7 +99,6 @@ def main(config: PretrainConfig) -> None:
     if config.encoder is not None:
         with job.ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, job.device)
-    feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
     with job.opening():
         index = open_index(config.data, config.split, config.collect)
         given = open_input(
@@ -122,7 +121,14 @@ def main(config: PretrainConfig) -> None:
         config.model.frame_stride,
     )
     codecs = {FRAMES: given.frames}
-    shape = config.model.network(given.frames, given.text, feature_channels)
+    shape = config.model.network(
+        given.frames,
+        given.text,
+        head_channels(
+            frozen, config.objective, config.model.transformer.width, given.frames.channels
+        ),
+        config.objective.auxiliary_layer,
+    )
     start = find_start(config.init, shape, job.run, config.runs_dir)
     state = job.first_state(
         lambda: start.build(codecs, given.texts), f"model.{config.model.backbone}"

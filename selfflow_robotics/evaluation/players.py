@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
-from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.guidance import check_extrapolation, check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
@@ -14,6 +14,9 @@ from selfflow_robotics.policies.custom import is_custom
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.random import RandomPolicy
 
+NETWORK_SETTINGS = (
+    *("checkpoint", "num_steps", "guidance_scale", "extrapolation", "joint", "instruction"),
+)
 BUILT_IN = ("network", "random", "expert")
 
 
@@ -45,6 +48,8 @@ class NetworkSettings(Protocol):
     @property
     def guidance_scale(self) -> float | None: ...
     @property
+    def extrapolation(self) -> float | None: ...
+    @property
     def joint(self) -> bool: ...
     @property
     def instruction(self) -> str | None: ...
@@ -56,7 +61,9 @@ def check_network_settings(settings: NetworkSettings) -> None:
         check_num_steps(settings.num_steps)
     if settings.guidance_scale is not None:
         check_scale(settings.guidance_scale)
-    for name in ("checkpoint", "num_steps", "guidance_scale", "joint", "instruction"):
+    if settings.extrapolation is not None:
+        check_extrapolation(settings.extrapolation)
+    for name in NETWORK_SETTINGS:
         if settings.policy != "network" and getattr(settings, name) not in (None, False):
             raise UserError(f"{name} is for a network; remove it, or policy={settings.policy}")
 

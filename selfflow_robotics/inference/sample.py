@@ -9,7 +9,7 @@ from torch import Tensor
 from selfflow_robotics.batch import Slot, Words, check_samples
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
-from selfflow_robotics.flow.guidance import guide
+from selfflow_robotics.flow.guidance import check_extrapolation, extrapolate, guide
 from selfflow_robotics.flow.sde import sde_times, solve_sde
 from selfflow_robotics.flow.solvers import State, VelocityField, solve_ode
 from selfflow_robotics.flow.timesteps import sampling_times
@@ -66,6 +66,17 @@ class ModulationAhead:
         return self._table.at(number - self._made.start)
 
 
+def check_heads(network: Network, extrapolation: float) -> None:
+    """Raise UserError for an extrapolation that is out of range or needs auxiliary heads that the
+    network does not have."""
+    check_extrapolation(extrapolation)
+    if extrapolation != 1.0 and network.config.auxiliary_layer is None:
+        raise UserError(
+            f"extrapolation={extrapolation:g} needs a network that was trained with "
+            "objective=reworld; leave it out"
+        )
+
+
 @torch.no_grad()
 def sample(
     network: Network,
@@ -78,6 +89,7 @@ def sample(
     method: SampleMethod = "euler",
     guidance_scale: float = 1.0,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    extrapolation: float = 1.0,
     shift: float = 1.0,
     attention: Attention = "prefix",
     normal: Normal | None = None,
@@ -98,11 +110,15 @@ def sample(
         guidance_scale: classifier-free guidance, with empty text and the null label as the
             unconditional input; 1: none.
         guidance_interval: (low, high) in t where guidance applies; t = 1 is noise.
+        extrapolation: from the auxiliary heads' velocity v_i to the final one, v_f, and beyond:
+            v_i + extrapolation (v_f - v_i), also of the unconditional pass; 1: none, 1.4 in
+            ReWorld.
         shift: shifts the steps towards noise (`flow.timesteps.shift_timesteps`).
         normal: the noise of "sde": one draw per slot and step, except the last step.
         no_words: the words for the unconditional pass; None: empty texts.
 
-    Raises UserError for slots, words or labels that do not fit the network or one another.
+    Raises UserError for slots, words or labels that do not fit the network or one another, and for
+    extrapolation with a network that has no auxiliary heads.
     """
     if method not in get_args(SampleMethod):
         raise unknown("sampling method", method, get_args(SampleMethod))
@@ -110,6 +126,9 @@ def sample(
         raise UserError("nothing to denoise; give the noise of at least one slot")
     if method == "sde" and normal is None:
         raise UserError("method=sde adds noise at every step; give normal=SeededNormal(seeds)")
+    check_heads(network, extrapolation)
+    early_layer = None if extrapolation == 1.0 else network.config.auxiliary_layer
+    layers = () if early_layer is None else (early_layer,)
     check_samples(noise)
     check_samples(clean or {}, words, labels)
     times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
@@ -128,12 +147,23 @@ def sample(
             slots = {slot: noise[slot].with_tokens(x.to(dtype)) for slot, x in x_t.items()}
             joined = torch.cat([x[..., :1] for x in x_t.values()], dim=1)
             table = None if ahead is None else ahead.at(t)
-            outputs, _ = network(slots, Timesteps.constant(t, joined), context, table=table)
+            timesteps = Timesteps.constant(t, joined)
+            outputs, features = network(slots, timesteps, context, layers, table=table)
             at = torch.tensor(t, device=joined.device)  # never 0, so it needs no cap
-            return {
-                slot: path.as_velocity(outputs[slot].float(), network.prediction[slot], x, at, 0.0)
-                for slot, x in x_t.items()
-            }
+
+            def velocities(outputs: dict[str, Tensor]) -> State:
+                return {
+                    slot: path.as_velocity(
+                        outputs[slot].float(), network.prediction[slot], x, at, 0.0
+                    )
+                    for slot, x in x_t.items()
+                }
+
+            final = velocities(outputs)
+            if early_layer is None:
+                return final
+            early = network.read_auxiliary(features[early_layer], slots, timesteps, context)
+            return extrapolate(velocities(early), final, extrapolation)
 
         return field
 

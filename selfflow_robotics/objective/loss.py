@@ -63,6 +63,10 @@ class ContextNetwork(Protocol):
 
     def __call__(self, noised: Any, timesteps: Any, context: Any, *args: Any, **kw: Any) -> Any: ...
 
+    def read_auxiliary(
+        self, features: Tensor, noised: Any, timesteps: Any, context: Any
+    ) -> dict[str, Tensor]: ...
+
 
 def loss(
     network: ContextNetwork,
@@ -112,8 +116,9 @@ def loss(
         with torch.no_grad():
             seen = teacher.encode_context(shown, **condition, depth=objective.teacher_layer)
         ask_teacher = ask(teacher, to_denoise, seen, stop=True, **separate)
+    context = network.encode_context(shown, **condition)
     return self_flow_loss(
-        student=ask(network, to_denoise, network.encode_context(shown, **condition), **separate),
+        student=ask(network, to_denoise, context, **separate),
         teacher=ask_teacher,
         project=network.projector,
         data={slot: x.tokens for slot, x in to_denoise.items()},
@@ -124,6 +129,7 @@ def loss(
         gamma=None if step is None else objective.gamma_at(step),
         weights=weights,
         encoder=encoder,
+        auxiliary=lambda features, tau: network.read_auxiliary(features, to_denoise, tau, context),
         places=_places(to_denoise, batch) if objective.mask_shape == "tube" else None,
     )
 

@@ -9,6 +9,7 @@ import torch
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import Bundle, load_bundle
+from selfflow_robotics.inference.sample import check_heads
 from selfflow_robotics.modalities.base import first_frame
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import environment_from_policy
@@ -39,12 +40,14 @@ class FlowPolicy:
         guidance_scale: float | None = None,
         joint: bool = False,
         instruction: str | None = None,
+        extrapolation: float | None = None,
     ) -> None:
         """`joint`: denoise later frames and actions together (role "joint") instead of only actions
-        (role "policy"). `instruction`: replaces the task's instruction.
+        (role "policy"). `instruction`: replaces the task's instruction. `guidance_scale` and
+        `extrapolation` as in `inference.sample.sample`; None: none.
 
-        Raises UserError for a role that the network was not trained on, too many steps, and an
-        instruction that it cannot read.
+        Raises UserError for a role that the network was not trained on, too many steps, an
+        instruction that it cannot read, and extrapolation without auxiliary heads.
         """
         self._actions = bundle.require("joint" if joint else "policy")
         if not 1 <= replan_steps <= bundle.horizon:
@@ -59,6 +62,8 @@ class FlowPolicy:
         self.replan_steps = replan_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
+        self.extrapolation = 1.0 if extrapolation is None else extrapolation
+        check_heads(bundle.network, self.extrapolation)
         self.instruction = instruction
         self._looks: dict[int, tuple[int, int]] = {}  # slot -> (episode seed, observations so far)
 
@@ -70,13 +75,16 @@ class FlowPolicy:
         replan_steps: int = 6,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        extrapolation: float | None = None,
         joint: bool = False,
         instruction: str | None = None,
         device: str = "auto",
     ) -> "FlowPolicy":
         """Load the policy of a run or checkpoint folder. Raises UserError if that fails."""
         bundle = load_bundle(Path(path), choose_device(device)).with_autoencoder()
-        return cls(bundle, replan_steps, num_steps, guidance_scale, joint, instruction)
+        return cls(
+            bundle, replan_steps, num_steps, guidance_scale, joint, instruction, extrapolation
+        )
 
     @property
     def data_provenance(self) -> dict[str, Any]:
@@ -140,6 +148,7 @@ class FlowPolicy:
             words=instructions,
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
+            extrapolation=self.extrapolation,
         )
         return self._actions.decode(tokens["actions"]).cpu().numpy()
 
