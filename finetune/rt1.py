@@ -49,7 +49,7 @@ from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES
 from selfflow_robotics.models.lora import LoraConfig
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.objective.loss import ConditioningConfig, loss
+from selfflow_robotics.objective.loss import ConditioningConfig, check_attention, loss
 from selfflow_robotics.objective.roles import (
     ROLES,
     SLOTS,
@@ -106,6 +106,7 @@ class FinetuneConfig(JobConfig):
         check_filters(self.instruction, self.min_length, self.max_length)
         check_weights(self.roles)
         check_latents(self.model, self.latents)
+        check_attention(self.conditioning, self.model.backbone)
         if self.latents is not None and self.augment.active:
             raise UserError("latents cannot be augmented; remove augment or latents")
         check_loss_weights(self.loss_weights, self.roles)

@@ -39,7 +39,7 @@ from selfflow_robotics.evaluation.sample_images import SAMPLES, write_generated
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.objective.loss import ConditioningConfig, loss
+from selfflow_robotics.objective.loss import ConditioningConfig, check_attention, loss
 from selfflow_robotics.objective.roles import ROLES, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.rng import torch_generator
@@ -71,6 +71,7 @@ class PretrainConfig(JobConfig):
         super().__post_init__()
         check_weights(self.roles)
         check_latents(self.model, self.latents)
+        check_attention(self.conditioning, self.model.backbone)
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         for role in self.roles:

@@ -103,6 +103,7 @@ def _newest_fitting(config: NetworkConfig, root: Path) -> Path | None:
                 read_config(checkpoint),
                 feature_channels=config.feature_channels,
                 auxiliary_layer=config.auxiliary_layer,
+                frame_steps=config.frame_steps,
                 lora=config.lora,
             )
             try:

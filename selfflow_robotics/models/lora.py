@@ -72,7 +72,8 @@ def add_updates(backbone: nn.Module, config: LoraConfig) -> None:
         for name in chosen:
             if not parametrize.is_parametrized(layers[name]):
                 update = LowRank(layers[name].weight, config.rank, config.alpha / config.rank)
-                parametrize.register_parametrization(layers[name], "weight", update)
+                # unsafe: do not compute the sum now, which the meta device cannot.
+                parametrize.register_parametrization(layers[name], "weight", update, unsafe=True)
 
 
 def merge_updates(backbone: nn.Module) -> None:

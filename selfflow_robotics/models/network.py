@@ -23,17 +23,18 @@ from selfflow_robotics.models.network_config import BACKBONES, NetworkConfig
 from selfflow_robotics.models.text import text_bytes
 from selfflow_robotics.timesteps import Timesteps
 
-Attention = Literal["prefix", "joint"]
+Attention = Literal["prefix", "joint", "causal"]
 
 
 @dataclass(frozen=True)
 class Context:
     """The encoded clean part of a sample."""
 
-    kept: Kept | None  # attention = prefix: the backbone's keys and values
+    kept: Kept | None  # attention = prefix or causal: the backbone's keys and values
     tokens: Tokens | None  # attention = joint: the embedded clean tokens
     base: dict[str, Tensor]  # clean tokens [B, N, C] to which predicted changes are added
     condition: Tensor | None  # [1 or B, D], added to every timestep
+    order: Tensor | None = None  # attention = causal: int64 [M], see `Network._order`
 
 
 class ModulationTable(NamedTuple):
@@ -169,14 +170,17 @@ class Network(nn.Module):
                 tokens); 0 for all others.
             labels: int64 [B]; None: the null label, if the network has labels.
             attention: "prefix": clean tokens only see each other, so their keys and values can be
-                reused; "joint": they also see the noised tokens and are recomputed with them.
+                reused; "joint": they also see the noised tokens and are recomputed with them;
+                "causal": as "prefix", and no token sees a later frame or the actions after it.
             depth: number of blocks that will be needed, for "prefix"; None: all.
             base: tokens, without noise augmentation, of slots that others are a change of.
 
-        Raises UserError for a slot, words or labels that the network does not support.
+        Raises UserError for a slot, words, labels or attention that the network does not support.
         """
         if attention not in get_args(Attention):
             raise unknown("attention", attention, get_args(Attention))
+        if attention == "causal" and self.config.backbone.kind != "sit":
+            raise UserError("attention=causal needs model.backbone=sit")
         condition = self.condition(labels)
         bases = {
             slot: (base or {}).get(slot, clean[slot].tokens)
@@ -186,17 +190,20 @@ class Network(nn.Module):
         for slot, x in clean.items():
             level = 0.0 if levels is None else levels.get(slot, 0.0)
             parts.append(self.embed({slot: x}, Timesteps.constant(level, x.tokens), clean=True))
+        num_words = parts[0].hidden.shape[1] if words is not None else 0
+        order = self._order(clean, num_words) if attention == "causal" else None
         if not parts:
-            return Context(None, None, bases, condition)
+            return Context(None, None, bases, condition, order)
         tokens = Tokens.join(parts)
         if levels is None:  # everything is at t = 0: one distinct timestep
             tokens = replace(tokens, timesteps=Timesteps.constant(0.0, tokens.hidden))
         if attention == "joint":
             tokens = replace(tokens, context=tokens.hidden.shape[1])
             return Context(None, tokens, bases, condition)
-        return Context(
-            self.backbone.encode_context(tokens, condition, depth), None, bases, condition
-        )
+        if order is not None:
+            tokens = replace(tokens, visible=order[:, None] >= order)
+        kept = self.backbone.encode_context(tokens, condition, depth)
+        return Context(kept, None, bases, condition, order)
 
     def forward(
         self,
@@ -225,6 +232,10 @@ class Network(nn.Module):
         if context.tokens is not None:
             clean = context.tokens
             tokens = Tokens.join([clean.repeat(groups // len(clean.hidden)), tokens])
+        if context.order is not None:
+            own = self._order(noised)
+            seen = torch.cat([context.order.to(own.device), own])
+            tokens = replace(tokens, visible=own[:, None] >= seen)
         hidden, mod, features = self.backbone(
             tokens,
             context.kept,
@@ -300,6 +311,16 @@ class Network(nn.Module):
             self.backbone.modulation_rows(mod),
             {name: self.adapters[name].modulation_rows(mod) for name in used},  # pyright: ignore
         )
+
+    def _order(self, slots: Mapping[str, Slot], num_words: int = 0) -> Tensor:
+        """The number of the first frame that may see each token, int64 [N]: 0 for words and the
+        first frame; for an action, the frame that it leads to."""
+        parts, steps = [torch.zeros(num_words, dtype=torch.long)], self.config.frame_steps
+        for slot, x in slots.items():
+            is_frame = self.config.adapter_of(slot).grid is not None
+            t = x.places[:, 0]
+            parts.append(t if is_frame else (t + steps) // steps)
+        return torch.cat([part.to(parts[-1].device) for part in parts])
 
     def _text_tokens(self, words: Words) -> Tokens:
         hidden = self.encode_words(words)

@@ -35,6 +35,7 @@ class NetworkConfig:
     feature_channels: int | None = None
     # The block after which auxiliary heads predict the same as the output; None: no such heads.
     auxiliary_layer: int | None = None
+    frame_steps: int = 1  # control steps for each (latent) frame, for causal attention
     lora: LoraConfig | None = None  # low-rank updates of the backbone; None: none
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class NetworkConfig:
                 if stream not in (streams := (WORDS, *self.slots)):
                     raise unknown("stream in model.flux.conditioning", stream, streams)
         check_least(self, 0, "num_classes")
-        check_least(self, 1, "feature_channels", "auxiliary_layer")
+        check_least(self, 1, "feature_channels", "auxiliary_layer", "frame_steps")
         if (self.auxiliary_layer or 0) > self.backbone.depth:
             raise UserError(
                 f"the auxiliary heads read layer {self.auxiliary_layer}, but the network has "

@@ -185,5 +185,6 @@ class RobotConfig:
             text=text or TextConfig("bytes", self.text_tokens, self.text_bytes),
             feature_channels=feature_channels,
             auxiliary_layer=auxiliary_layer,
+            frame_steps=self.frame_stride * frames.stride,
             lora=lora,
         )
