@@ -133,7 +133,8 @@ class LossTerms:
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
     timesteps: Timesteps
     counted: Tensor  # bool [G, N of all slots]: valid tokens, in the order of the timesteps
-    features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, the target's
+    # raw [G, N, D]: the student's and, unless gamma = 0 or the target are latents, the target's
+    features: dict[str, Tensor]
     # [G, N of all slots, or only of frames, which come first]; None when gamma = 0
     token_cosine: Tensor | None = None
     auxiliary_loss: Tensor | None = None  # scalar: the flow loss of the auxiliary head, if any
@@ -260,7 +261,8 @@ def self_flow_loss(
         rep_loss = _masked_mean(_DISTANCES[config.distance](predicted, target.float()), counted)
     terms.loss = loss + (config.gamma if gamma is None else gamma) * rep_loss
     terms.cosine, terms.token_cosine = cosine, token_cosine.detach()
-    terms.features = {**watched, "teacher": target}
+    if config.target != "latents":  # which are no features, and do not change
+        terms.features = {**watched, "teacher": target}
     return terms
 
 

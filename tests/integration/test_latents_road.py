@@ -216,17 +216,18 @@ def test_the_robot_experiments_run_from_every_start(
         assert record["start"]["frozen"] == ["backbone.blocks", "backbone.t_embedder"]
 
 
+WORLD_MODEL = ("eval/world_model.py", "num_episodes=1", "num_frames=2", "num_steps=1",
+               "--checkpoint")  # fmt: skip
+
+
 def test_reworld_s_world_model_is_extrapolated_and_others_are_not(here, capsys):
     run(*WORLD_MODEL, "runs/rt1_world_model-released-2", "extrapolation=1.4")
     assert list(Path("runs/rt1_world_model-released-2/eval").glob("world_model-*/report.json"))
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         run(*WORLD_MODEL, "runs/robot", "extrapolation=1.4")
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-WORLD_MODEL = ("eval/world_model.py", "num_episodes=1", "num_frames=2", "num_steps=1",
-               "--checkpoint")  # fmt: skip
 
 
 def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
