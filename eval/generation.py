@@ -63,6 +63,7 @@ class GenerationConfig:
     guidance_scale: float = 1.0
     guidance_low: float = 0.0
     guidance_high: float = 1.0
+    extrapolation: float = 1.0
     labels: list[int] | None = None
     instruction: str | None = None
     seed: int = 0
@@ -105,7 +106,7 @@ def main(config: GenerationConfig) -> None:
     settings = {
         "weights": weights_hash(bundle.origin),
         **told,
-        **asdict(how),
+        **{k: v for k, v in asdict(how).items() if (k, v) != ("extrapolation", 1.0)},
         "seed": config.seed,
         "device": device.type,
     }
@@ -185,6 +186,7 @@ def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampli
         config.num_steps or (250 if method == "sde" else 50),
         config.guidance_scale,
         (config.guidance_low, config.guidance_high),
+        config.extrapolation,
         config.shift,
         precision,
     )

@@ -123,6 +123,7 @@ class EvalConfig:
     replan_steps: int = 6
     num_steps: int | None = None
     guidance_scale: float | None = None
+    extrapolation: float | None = None
     joint: bool = False
     instruction: str | None = None
     execution: Mode = "receding"

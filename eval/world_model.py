@@ -40,8 +40,10 @@ from selfflow_robotics.evaluation.world_model import (
     record_future,
     score,
 )
+from selfflow_robotics.flow.guidance import check_extrapolation
 from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.inference.bundle import load_bundle, weights_hash
+from selfflow_robotics.inference.velocity import check_heads
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.device import choose_device
 
@@ -57,6 +59,7 @@ class WorldModelConfig:
     num_episodes: int = 30
     num_frames: int = 6
     num_steps: int = 10
+    extrapolation: float = 1.0
     seed: int = 1
     device: str = "auto"
     renderer: Literal["ray", "gl"] | None = None
@@ -68,6 +71,7 @@ class WorldModelConfig:
         object.__setattr__(self, "task", get_task(self.task).name)  # not SIMPLER's name
         check_seed(self.seed)
         check_num_steps(self.num_steps)
+        check_extrapolation(self.extrapolation)
         check_least(self, 1, "num_episodes", "num_frames")
 
 
@@ -81,6 +85,7 @@ def main(config: WorldModelConfig) -> None:
     checkpoint = find_checkpoint(config.checkpoint, "finetune")
     bundle = load_bundle(checkpoint, choose_device(config.device)).with_autoencoder()
     bundle.require("world_model")
+    check_heads(bundle.network, config.extrapolation)
     size, longest = bundle.frames.image_size, bundle.most_imagined
     if config.num_frames > longest:
         raise UserError(f"num_frames must be at most {longest} for this network")
@@ -94,6 +99,8 @@ def main(config: WorldModelConfig) -> None:
             "simulator": client.provenance(),
             **{name: getattr(config, name) for name in SETTINGS},
         }
+        if config.extrapolation != 1.0:
+            settings["extrapolation"] = config.extrapolation
         output = open_results(config.output, checkpoint, folder_name("world_model", settings))
         result = known_report(output / "report.json", settings)
         if result is None:
@@ -109,7 +116,9 @@ def main(config: WorldModelConfig) -> None:
             except SimulatorError as error:
                 cause = " ".join(str(error).split())
                 raise UserError(f"the {spec.simulator} simulator failed: {cause}") from error
-            imagined = imagine_futures(bundle, futures, config.num_steps, config.seed)
+            imagined = imagine_futures(
+                bundle, futures, config.num_steps, config.seed, config.extrapolation
+            )
             result = score(futures, imagined)
             with writing(output):
                 draw(output, task.robot.control_hz / bundle.frame_stride, futures, imagined)

@@ -8,6 +8,8 @@
     python finetune/rt1.py experiment=fractal_xl --data DIR --latents DIR --init RELEASED.pt
     python finetune/rt1.py text.encoder=wordllama name=wordllama   # a frozen text encoder
     python finetune/rt1.py model.backbone=flux init=none           # a FLUX.2-style transformer
+    python finetune/rt1.py objective@frame_objective=reworld name=reworld   # or self_flow, sra2
+    python finetune/rt1.py lora.rank=16 name=lora                  # or freeze=backbone
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
     python finetune/rt1.py experiment=debug         # under a minute
 
@@ -23,7 +25,7 @@ checkpoint. The run is saved in runs/NAME; repeat the command to resume an inter
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,14 +42,16 @@ from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
 from selfflow_robotics.data.robot_windows import RobotData, check_filters
 from selfflow_robotics.data.samples import window_batch
+from selfflow_robotics.encoders.load import head_channels
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.sample_images import write_imagined
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import ACTIONS, FRAMES
+from selfflow_robotics.models.lora import LoraConfig
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.objective.loss import ConditioningConfig, loss
+from selfflow_robotics.objective.loss import ConditioningConfig, check_attention, loss
 from selfflow_robotics.objective.roles import (
     ROLES,
     SLOTS,
@@ -94,6 +98,8 @@ class FinetuneConfig(JobConfig):
     frame_batch: int = 16
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    freeze: Literal["none", "backbone"] = "none"
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +110,7 @@ class FinetuneConfig(JobConfig):
         check_filters(self.instruction, self.min_length, self.max_length)
         check_weights(self.roles)
         check_latents(self.model, self.latents)
+        check_attention(self.conditioning, self.model.backbone)
         if self.latents is not None and self.augment.active:
             raise UserError("latents cannot be augmented; remove augment or latents")
         check_loss_weights(self.loss_weights, self.roles)
@@ -111,6 +118,8 @@ class FinetuneConfig(JobConfig):
             check_layers(getattr(self, key), self.model.transformer.depth, key)
             if getattr(self, key).target == "encoder":
                 raise UserError(f"{key}.target=encoder is for pretraining; choose another target")
+        if self.policy_objective.target == "latents":
+            raise UserError("policy_objective.target=latents is for frames; choose another target")
         if self.model.action_dim != ACTION_DIM:
             raise UserError(
                 f"RT-1's actions have {ACTION_DIM} numbers: model.action_dim={ACTION_DIM}"
@@ -150,10 +159,16 @@ def main(config: FinetuneConfig) -> None:
         fingerprints = data.fingerprints | given.fingerprints
         job.compare(fingerprints)
     codecs = {FRAMES: given.frames, ACTIONS: Actions(data.stats)}
-    shape = config.model.network(given.frames, given.text)
+    shape = config.model.network(
+        given.frames,
+        given.text,
+        *heads(config, given.frames.channels),
+        config.lora if config.lora.rank else None,
+    )
     start = find_start(config.init, shape, job.run, config.runs_dir)
     state = job.first_state(
-        lambda: start.build(codecs, given.texts), f"model.{config.model.backbone}"
+        lambda: start.build(codecs, given.texts, config.freeze == "backbone"),
+        f"model.{config.model.backbone}",
     )
     print(
         f"{millions(state.model)} from {start.text}; {data}; {job.device} {job.precision}, "
@@ -248,6 +263,23 @@ def workload(config: FinetuneConfig) -> tuple[Workload, Facts]:
         config.train.optimizer,
         config.loss_weights,
     )
+
+
+def heads(config: FinetuneConfig, channels: int) -> tuple[int | None, int | None]:
+    """`feature_channels` and `auxiliary_layer` of a network that has the heads of both objectives;
+    `channels` of the tokens of frames.
+
+    Raises UserError if they need different ones, as the network has one of each.
+    """
+    objectives, width = (config.policy_objective, config.frame_objective), config.model.transformer
+    features = {head_channels(None, o, width.width, channels) for o in objectives if o.gamma > 0}
+    layers = {o.auxiliary_layer for o in objectives if o.auxiliary_layer is not None}
+    if len(features) > 1 or len(layers) > 1:
+        raise UserError(
+            "policy_objective and frame_objective need different heads; give both the same "
+            "student_layer and target, or set gamma and auxiliary of one of them to 0"
+        )
+    return next(iter(features), None), next(iter(layers), None)
 
 
 def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:

@@ -99,7 +99,6 @@ def main(config: ImagesConfig) -> None:
         reader = LatentReader(config.data or shape_latents(*shapes))
         if config.encoder is not None:
             frozen = load_encoder(config.encoder, config.encoder_download, job.device)
-    feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
     with job.opening():
         job.compare(reader.fingerprints)
         codec = ImageLatents(
@@ -119,7 +118,10 @@ def main(config: ImagesConfig) -> None:
         reader.channels,
         config.model.patch,
         reader.num_classes,
-        feature_channels=feature_channels,
+        feature_channels=head_channels(
+            frozen, config.objective, config.model.transformer.width, codec.channels
+        ),
+        auxiliary_layer=config.objective.auxiliary_layer,
     )
     sampler = reader.sampler(config.batch_size, config.seed)
     state = job.first_state(lambda: Network(shape), f"model.{config.model.backbone}")

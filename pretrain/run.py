@@ -41,7 +41,7 @@ from selfflow_robotics.evaluation.sample_images import SAMPLES, write_generated
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.base import FRAMES
 from selfflow_robotics.models.presets import RobotConfig
-from selfflow_robotics.objective.loss import ConditioningConfig, loss
+from selfflow_robotics.objective.loss import ConditioningConfig, check_attention, loss
 from selfflow_robotics.objective.roles import ROLES, check_weights
 from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.planning.trace import Workload
@@ -75,6 +75,7 @@ class PretrainConfig(JobConfig):
         super().__post_init__()
         check_weights(self.roles)
         check_latents(self.model, self.latents)
+        check_attention(self.conditioning, self.model.backbone)
         check_layers(self.objective, self.model.transformer.depth, "objective")
         check_encoder(self.objective, self.encoder)
         for role in self.roles:
@@ -105,7 +106,6 @@ def main(config: PretrainConfig) -> None:
     if config.encoder is not None:
         with job.ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, job.device)
-    feature_channels = head_channels(frozen, config.objective, config.model.transformer.width)
     with job.opening():
         index = open_index(config.data, config.split, config.collect)
         given = open_input(
@@ -128,7 +128,14 @@ def main(config: PretrainConfig) -> None:
         config.model.frame_stride,
     )
     codecs = {FRAMES: given.frames}
-    shape = config.model.network(given.frames, given.text, feature_channels)
+    shape = config.model.network(
+        given.frames,
+        given.text,
+        head_channels(
+            frozen, config.objective, config.model.transformer.width, given.frames.channels
+        ),
+        config.objective.auxiliary_layer,
+    )
     start = find_start(config.init, shape, job.run, config.runs_dir)
     state = job.first_state(
         lambda: start.build(codecs, given.texts), f"model.{config.model.backbone}"

@@ -18,7 +18,7 @@ from selfflow_robotics.timesteps import Timesteps
 def waken(network: Network, std: float = 0.05) -> Network:
     """adaLN-Zero would hide every difference: modulation and outputs drawn at random."""
     for name, p in network.named_parameters():
-        if "adaLN" in name or "final_layer" in name:
+        if "adaLN" in name or "final_layer" in name or name.startswith("auxiliary."):
             torch.nn.init.normal_(p, std=std)
     return network
 
@@ -54,8 +54,8 @@ def robot_codecs(config: RobotConfig, stats=None):
     return codecs if stats is None else {**codecs, ACTIONS: Actions(stats)}
 
 
-def robot_network(config: RobotConfig, feature_channels=None) -> NetworkConfig:
-    return config.network(config.codec(), feature_channels=feature_channels)
+def robot_network(config: RobotConfig, feature_channels=None, **parts) -> NetworkConfig:
+    return config.network(config.codec(), feature_channels=feature_channels, **parts)
 
 
 def record(config: NetworkConfig, codecs, roles, provenance=None):

@@ -23,8 +23,9 @@ def help_text(
         rows = [(f"experiment={name}", header) for name, header in experiments]
         parts.append("Experiments (presets):\n" + _table(rows))
     for group in groups(configs, config_name):
-        rows = [(f"{group}={name}", header) for name, header in headers(configs / group)]
-        parts.append(f"Choices of {group} (configs/{group}):\n" + _table(rows))
+        folder, _, _ = group.partition("@")  # group@key: where its settings go
+        rows = [(f"{group}={name}", header) for name, header in headers(configs / folder)]
+        parts.append(f"Choices of {group} (configs/{folder}):\n" + _table(rows))
     parts.append(
         f"Options (configs/{config_name}.yaml; change with key=value, nested ones a.b=value)"
         ":\n" + _indented(_without_defaults(configs / f"{config_name}.yaml"))

@@ -147,5 +147,8 @@ def step_loss(terms: LossTerms, samples: int, flops: float = 0.0, **told: str) -
 
 
 def millions(network: nn.Module) -> str:
-    """The number of parameters as text, "4.0 M parameters"."""
-    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"
+    """The number of parameters as text, "4.0 M parameters", and how many are trained if not all."""
+    total = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    text = f"{total / 1e6:.1f} M parameters"
+    return text if trained == total else f"{text} ({trained / 1e6:.1f} M trained)"

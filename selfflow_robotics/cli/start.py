@@ -31,16 +31,33 @@ class Start(NamedTuple):
     record: dict[str, Any]  # "start" in the run's record
     text: str  # the source of the weights
 
-    def build(self, codecs: Mapping[str, Codec], texts: TextStore | None) -> Network:
-        """The network, with these weights."""
-        network = Network(self.config)
+    def build(
+        self, codecs: Mapping[str, Codec], texts: TextStore | None, freeze: bool = False
+    ) -> Network:
+        """The network, with these weights, as `load`.
+
+        The backbone is frozen with `freeze`, and if it has low-rank updates (`config.lora`). Raises
+        UserError if it would be frozen at random weights.
+        """
+        lora = self.config.lora
+        if (freeze or lora) and self.record["source"] is None:
+            raise UserError(
+                "freeze=backbone and lora keep the backbone's initial weights, and these are "
+                "random; give some: init=PATH"
+            )
+        network = Network(replace(self.config, lora=None))
+        if freeze or lora:
+            network.freeze_backbone()
         self.load(network, codecs, texts)
+        if lora is not None:  # now that the weights have their names
+            network.add_lora(lora)
         return network
 
     def load(
         self, network: Network, codecs: Mapping[str, Codec], texts: TextStore | None = None
     ) -> None:
-        """Load the source's weights; print and record which were loaded, converted or ignored."""
+        """Load the source's weights; print and record which were loaded, converted or ignored, and
+        which are frozen."""
         if self.source is not None:
             report = warm_start(network, self.source, codecs, texts)
             self.record.update(report.to_json())
@@ -82,7 +99,13 @@ def find_start(init: str, config: NetworkConfig, run: Path, runs_dir: str) -> St
 def _newest_fitting(config: NetworkConfig, root: Path) -> Path | None:
     for run in runs_of_kind("pretrain", root):
         if checkpoint := latest_checkpoint(run):
-            found = replace(read_config(checkpoint), feature_channels=config.feature_channels)
+            found = replace(
+                read_config(checkpoint),
+                feature_channels=config.feature_channels,
+                auxiliary_layer=config.auxiliary_layer,
+                frame_steps=config.frame_steps,
+                lora=config.lora,
+            )
             try:
                 if adopt(config, found) == found:
                     return checkpoint

@@ -76,18 +76,28 @@ def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
 
 
 def head_channels(
-    encoder: FrozenEncoder | None, objective: ObjectiveConfig, width: int
+    encoder: FrozenEncoder | None,
+    objective: ObjectiveConfig,
+    width: int,
+    latents: int | None = None,
 ) -> int | None:
-    """Output channels of the training-only head, None for the network's `width`. Raises UserError
-    if there is no head although the encoder's channels differ from the width."""
-    if encoder is None:
-        return None
-    if not objective.head and encoder.channels != width:
+    """Output channels of the training-only head: those of its target, None for the network's
+    `width`.
+
+    `latents`: channels of the tokens of frames. Raises UserError if there is no head although the
+    target's channels differ from the width.
+    """
+    channels, target = None, "encoder's features"
+    if encoder is not None:
+        channels = encoder.channels
+    elif objective.target == "latents" and objective.gamma > 0:
+        channels, target = latents, "tokens of frames"
+    if channels is not None and not objective.head and channels != width:
         raise UserError(
-            f"the encoder's features have {encoder.channels} channels, the network {width}; add a "
-            "projection with objective.head=true"
+            f"the {target} have {channels} channels, the network {width}; add a projection with "
+            "objective.head=true"
         )
-    return encoder.channels
+    return channels
 
 
 def encoder_of_tokens(encoder: FrozenEncoder, codec: FrameCodec) -> Encoder:

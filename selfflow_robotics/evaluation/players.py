@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
-from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.guidance import check_extrapolation, check_scale
 from selfflow_robotics.flow.solvers import Method, check_num_steps
 from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
@@ -49,6 +49,8 @@ class NetworkSettings(Protocol):
     @property
     def guidance_scale(self) -> float | None: ...
     @property
+    def extrapolation(self) -> float | None: ...
+    @property
     def joint(self) -> bool: ...
     @property
     def instruction(self) -> str | None: ...
@@ -73,6 +75,7 @@ _DEFAULTS = {
     "checkpoint": None,
     "num_steps": None,
     "guidance_scale": None,
+    "extrapolation": None,
     "joint": False,
     "instruction": None,
     "execution": "receding",
@@ -92,6 +95,8 @@ def check_network_settings(settings: NetworkSettings) -> None:
         check_num_steps(settings.num_steps)
     if settings.guidance_scale is not None:
         check_scale(settings.guidance_scale)
+    if settings.extrapolation is not None:
+        check_extrapolation(settings.extrapolation)
     for name, default in _DEFAULTS.items():
         if settings.policy != "network" and getattr(settings, name) != default:
             raise UserError(f"{name} is for a network; remove it, or policy={settings.policy}")
@@ -108,6 +113,7 @@ def network_policy(checkpoint: Path, settings: NetworkSettings) -> FlowPolicy:
         replan_steps=settings.replan_steps,
         num_steps=settings.num_steps,
         guidance_scale=settings.guidance_scale,
+        extrapolation=settings.extrapolation,
         joint=settings.joint,
         instruction=settings.instruction,
         execution=settings.execution,

@@ -86,13 +86,16 @@ class Imagined:
     mirrored_frames: np.ndarray
 
 
-def imagine_futures(bundle: Bundle, futures: list[Future], num_steps: int, seed: int) -> Imagined:
+def imagine_futures(
+    bundle: Bundle, futures: list[Future], num_steps: int, seed: int, extrapolation: float = 1.0
+) -> Imagined:
     """Imagined frames for the expert's and the mirrored actions, with the same noise."""
     first = np.stack([future.first for future in futures])
     words = [future.instruction for future in futures]
     actions = np.stack([future.actions for future in futures])
+    how = {"num_steps": num_steps, "seed": seed, "extrapolation": extrapolation}
     both = [
-        imagine(bundle, first, policy_from_environment(a), words, num_steps=num_steps, seed=seed)
+        imagine(bundle, first, policy_from_environment(a), words, **how)
         for a in (actions, actions * MIRROR)
     ]
     return Imagined(*both)

@@ -1,4 +1,5 @@
-"""Classifier-free guidance (arXiv 2207.12598), optionally limited to an interval of time."""
+"""Classifier-free guidance (arXiv 2207.12598), optionally limited to an interval of time, and
+extrapolation from an early prediction."""
 
 import math
 
@@ -10,6 +11,18 @@ def check_scale(scale: float) -> None:
     """Raise UserError for a guidance scale that is negative or not finite."""
     if not (math.isfinite(scale) and scale >= 0):
         raise UserError(f"guidance_scale must be at least 0 (1: no guidance), got {scale}")
+
+
+def check_extrapolation(factor: float) -> None:
+    """Raise UserError for an extrapolation that is negative or not finite."""
+    if not (math.isfinite(factor) and factor >= 0):
+        raise UserError(f"extrapolation must be at least 0 (1: none), got {factor}")
+
+
+def extrapolate(early: State, final: State, factor: float) -> State:
+    """The velocity v_i + factor (v_f - v_i) from those of an early layer, v_i, and of the last one,
+    v_f (ReWorld, arXiv 2606.27504, Eq. 11; Internal Guidance, arXiv 2512.24176)."""
+    return {k: early[k] + factor * (final[k] - early[k]) for k in final}
 
 
 def guide(

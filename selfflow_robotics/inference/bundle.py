@@ -217,6 +217,7 @@ def load_bundle(path: Path, device: torch.device | str, heads: int | None = None
         raise _unknown(checkpoint, error) from error
     tensors = load_part(checkpoint, "teacher")
     network = load_module(lambda: Network(config), tensors, checkpoint).to(device).eval()
+    network.merge_lora()
     texts = None
     if record["texts"] is not None:
         texts = TextStore.open(run_of(checkpoint))

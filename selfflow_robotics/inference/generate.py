@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.flow.guidance import check_scale
+from selfflow_robotics.flow.guidance import check_extrapolation, check_scale
 from selfflow_robotics.flow.solvers import check_num_steps
 from selfflow_robotics.flow.timesteps import check_shift
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.inference.sample import SampleMethod, SeededNormal
+from selfflow_robotics.inference.velocity import check_heads
 from selfflow_robotics.rng import numpy_generator
 
 
@@ -28,6 +29,7 @@ class Sampling:
     num_steps: int = 250
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    extrapolation: float = 1.0
     shift: float = 1.0
     precision: str = "fp32"  # or bf16, for the network; autoencoders decode in float32
 
@@ -35,6 +37,7 @@ class Sampling:
         check_num_steps(self.num_steps, least=2 if self.method == "sde" else 1)
         check_shift(self.shift, "shift")
         check_scale(self.guidance_scale)
+        check_extrapolation(self.extrapolation)
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(
@@ -48,7 +51,8 @@ class NumberedPictures:
     For an image network, the class is drawn uniformly from (seed, k) among the trained ones, as in
     ADM's protocol (not balanced), or it is the k-th of `labels`, repeated. Other networks get the
     `instruction`. Raises UserError for labels that the network does not have or was not trained on,
-    and for networks that were not trained to generate images.
+    for networks that were not trained to generate images, and for extrapolation without auxiliary
+    heads.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class NumberedPictures:
                 f"{bundle.origin} was trained with the roles {', '.join(bundle.roles)}, not "
                 "image; use a run of pretrain/run.py"
             )
+        check_heads(bundle.network, sampling.extrapolation)
         self._num_classes = bundle.network.config.num_classes or 0
         last = self._num_classes - 1
         if labels is not None and not (labels and 0 <= min(labels) <= max(labels) <= last):
@@ -112,6 +117,7 @@ class NumberedPictures:
                 num_steps=how.num_steps,
                 guidance_scale=how.guidance_scale,
                 guidance_interval=how.guidance_interval,
+                extrapolation=how.extrapolation,
                 shift=how.shift,
             )["first_frame"]
             if not tokens.isfinite().all():

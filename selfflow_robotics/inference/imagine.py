@@ -16,6 +16,7 @@ def imagine(
     instructions: list[str],
     *,
     num_steps: int = 10,
+    extrapolation: float = 1.0,
     seed: int = 0,
 ) -> np.ndarray:
     """Imagined frames after each action, or after every n-th one for a network with frame stride n.
@@ -26,6 +27,7 @@ def imagine(
             [B, F * n, 7]; F is at most the network's `most_imagined`.
         instructions: B texts.
         num_steps: solver steps.
+        extrapolation: as in `inference.sample.sample`.
 
     Returns uint8 [B, F, H, W, 3].
     """
@@ -46,7 +48,9 @@ def imagine(
     count = num_frames // stride * frames_codec.tokens_per_step
     shape = (len(frames), count, frames_codec.channels)
     noise = {"later_frames": torch.randn(shape, generator=torch_generator("imagination", seed))}
-    later = bundle.ask(noise, clean, words=instructions, num_steps=num_steps)["later_frames"]
+    later = bundle.ask(
+        noise, clean, words=instructions, num_steps=num_steps, extrapolation=extrapolation
+    )["later_frames"]
     # Video autoencoders can only decode later frames together with the first one.
     clip = frames_codec.decode(torch.cat([present.tokens, later], dim=1))
     return clip[:, 1:].cpu().numpy()

@@ -13,7 +13,7 @@ from selfflow_robotics.flow.inpainting import Inpainting, inpaint
 from selfflow_robotics.flow.sde import sde_times, solve_sde
 from selfflow_robotics.flow.solvers import State, VelocityField, evaluation_times, solve_ode
 from selfflow_robotics.flow.timesteps import sampling_times
-from selfflow_robotics.inference.velocity import ModulationAhead, Velocity
+from selfflow_robotics.inference.velocity import ModulationAhead, Velocity, check_heads
 from selfflow_robotics.models.network import Attention, Network
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
@@ -53,6 +53,7 @@ def sample(
     method: SampleMethod = "euler",
     guidance_scale: float = 1.0,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    extrapolation: float = 1.0,
     shift: float = 1.0,
     attention: Attention = "prefix",
     normal: Normal | None = None,
@@ -75,12 +76,16 @@ def sample(
         guidance_scale: classifier-free guidance, with empty text and the null label as the
             unconditional input; 1: none.
         guidance_interval: (low, high) in t where guidance applies; t = 1 is noise.
+        extrapolation: from the auxiliary heads' velocity v_i to the final one, v_f, and beyond:
+            v_i + extrapolation (v_f - v_i), also of the unconditional pass; 1: none, 1.4 in
+            ReWorld.
         shift: shifts the steps towards noise (`flow.timesteps.shift_timesteps`).
         normal: the noise of "sde": one draw per slot and step, except the last step.
         no_words: the words for the unconditional pass; None: empty texts.
         inpainting: tokens to be steered towards known values; not with "sde".
 
-    Raises UserError for slots, words or labels that do not fit the network or one another.
+    Raises UserError for slots, words or labels that do not fit the network or one another, and for
+    extrapolation with a network that has no auxiliary heads.
     """
     if method not in get_args(SampleMethod):
         raise unknown("sampling method", method, get_args(SampleMethod))
@@ -90,12 +95,13 @@ def sample(
         raise UserError("method=sde adds noise at every step; give normal=SeededNormal(seeds)")
     if method == "sde" and inpainting is not None:
         raise UserError("method=sde cannot inpaint; choose another one")
+    check_heads(network, extrapolation)
     check_samples(noise)
     check_samples(clean or {}, words, labels)
     times = (sde_times if method == "sde" else sampling_times)(num_steps, shift)
 
     def field_given(words: Words | None, labels: Tensor | None) -> VelocityField:
-        velocity = Velocity(network, noise, clean or {}, words, labels, attention)
+        velocity = Velocity(network, noise, clean or {}, words, labels, attention, extrapolation)
         ahead = None
         if velocity.context.tokens is None:
             asked = evaluation_times(times, method)

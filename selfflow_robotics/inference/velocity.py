@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.batch import Slot, Words
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.flow import path
+from selfflow_robotics.flow.guidance import check_extrapolation, extrapolate
 from selfflow_robotics.flow.solvers import State
 from selfflow_robotics.models.network import Attention, Context, ModulationTable, Network
 from selfflow_robotics.timesteps import Timesteps
@@ -28,10 +30,15 @@ class Velocity:
         words: Words | None = None,
         labels: Tensor | None = None,
         attention: Attention = "prefix",
+        extrapolation: float = 1.0,
     ) -> None:
-        """`slots`: those to denoise; only their places matter. The others are as in
-        `Network.encode_context`, of any dtype."""
-        self.network, self.slots = network, slots
+        """`slots`: those to denoise; only their places matter. `extrapolation` as in
+        `sample.sample`. The others are as in `Network.encode_context`, of any dtype.
+
+        Raises UserError for extrapolation with a network that has no auxiliary heads.
+        """
+        check_heads(network, extrapolation)
+        self.network, self.slots, self.extrapolation = network, slots, extrapolation
         clean = {slot: x.to(network.dtype) for slot, x in clean.items()}
         self.context = network.encode_context(clean, words, labels=labels, attention=attention)
 
@@ -45,7 +52,16 @@ class Velocity:
         """
         dtype = self.network.dtype
         slots = {slot: self.slots[slot].with_tokens(x.to(dtype)) for slot, x in x_t.items()}
-        outputs, _ = self.network(slots, tau, self.context, table=table)
+        early = None if self.extrapolation == 1.0 else self.network.config.auxiliary_layer
+        layers = () if early is None else (early,)
+        outputs, features = self.network(slots, tau, self.context, layers, table=table)
+        final = self._velocities(outputs, x_t, tau)
+        if early is None:
+            return final
+        outputs = self.network.read_auxiliary(features[early], slots, tau, self.context)
+        return extrapolate(self._velocities(outputs, x_t, tau), final, self.extrapolation)
+
+    def _velocities(self, outputs: Mapping[str, Tensor], x_t: State, tau: Timesteps) -> State:
         sizes = [x.shape[1] for x in x_t.values()]
         t = dict(zip(x_t, tau.per_token.unsqueeze(-1).split(sizes, dim=1), strict=True))
         return {
@@ -58,6 +74,17 @@ class Velocity:
     def table(self, times: Tensor) -> ModulationTable:
         """The modulation at times [S] on the network's device, for tokens in any order of them."""
         return self.network.modulation_table(times, self.context, list(self.slots))
+
+
+def check_heads(network: Network, extrapolation: float) -> None:
+    """Raise UserError for an extrapolation that is out of range or needs auxiliary heads that the
+    network does not have."""
+    check_extrapolation(extrapolation)
+    if extrapolation != 1.0 and network.config.auxiliary_layer is None:
+        raise UserError(
+            f"extrapolation={extrapolation:g} needs a network that was trained with "
+            "objective=reworld; leave it out"
+        )
 
 
 class ModulationAhead:

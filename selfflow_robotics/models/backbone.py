@@ -28,6 +28,8 @@ class Tokens:
     timesteps: Timesteps
     streams: tuple[tuple[str, int], ...]  # (slot or WORDS, number of tokens), in their order
     context: int = 0  # number of leading clean tokens, which all tokens see
+    # bool [N, M + N]: which of a kept context's M tokens and of its own each token sees; None: all.
+    visible: Tensor | None = None
 
     @classmethod
     def join(cls, parts: Sequence["Tokens"]) -> "Tokens":

@@ -16,9 +16,12 @@ def attend(
 ) -> Tensor:
     """Softmax attention of q, k, v [G, h, N, d] over their tokens and a shared context.
 
-    The context [B, h, M, d] is shared by the G / B draws of each sample and seen by all tokens;
-    `visible` bool [G, 1, N, N] masks their own tokens (None: all visible).
+    The context [B, h, M, d] is shared by the G / B draws of each sample. `visible` is what tokens
+    see: bool [G or 1, 1, N, M + N], or [G or 1, 1, N, N] for their own tokens, with all of the
+    context visible; None: everything.
     """
+    if visible is not None and context is not None and visible.shape[-1] == k.shape[2]:
+        visible = F.pad(visible, (context[0].shape[2], 0), value=True)
     if q.device.type == "cpu" and k.shape[2] <= SHORT and not _fused_is_faster(q, context):
         return _attend_short(q, k, v, context, visible)
     if context is not None:
@@ -27,8 +30,6 @@ def attend(
             torch.cat([shared.repeat_interleave(draws, dim=0), own], dim=2)
             for shared, own in zip(context, (k, v), strict=True)
         )
-        if visible is not None:
-            visible = F.pad(visible, (context[0].shape[2], 0), value=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
 
 
@@ -54,15 +55,18 @@ def _attend_short(
     """The same with explicit products; all draws of a sample share one product with the context."""
     q = q * q.shape[-1] ** -0.5
     own = q @ k.mT
-    if visible is not None:
-        own = own.masked_fill(~visible, -torch.inf)
     if context is None:
+        if visible is not None:
+            own = own.masked_fill(~visible, -torch.inf)
         return own.softmax(dim=-1) @ v
     shared_k, shared_v = context
     batch = shared_k.shape[0]
     folded = rearrange(q, "(b k) h n d -> b h (k n) d", b=batch)
     seen = rearrange(folded @ shared_k.mT, "b h (k n) m -> (b k) h n m", n=q.shape[2])
-    weights = torch.cat([seen, own], dim=-1).softmax(dim=-1).to(v.dtype)
+    scores = torch.cat([seen, own], dim=-1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    weights = scores.softmax(dim=-1).to(v.dtype)
     seen, own = weights.split([shared_k.shape[2], k.shape[2]], dim=-1)
     folded = rearrange(seen, "(b k) h n m -> b h (k n) m", b=batch) @ shared_v
     return rearrange(folded, "b h (k n) d -> (b k) h n d", n=q.shape[2]) + own @ v

@@ -5,114 +5,36 @@ denoised. The role decides which (`objective.roles`), so one network can generat
 videos and act. A class label is added to the timestep embedding; words are clean tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from selfflow_robotics.batch import Slot, Words
-from selfflow_robotics.errors import UserError, check_least, unknown
-from selfflow_robotics.models.adapters import Adapter, AdapterConfig
+from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.models.adapters import Adapter
 from selfflow_robotics.models.backbone import WORDS, Backbone, Kept, Tokens
-from selfflow_robotics.models.flux import Flux, FluxConfig
-from selfflow_robotics.models.layers import Projector
-from selfflow_robotics.models.sit import SiT, SiTConfig
-from selfflow_robotics.models.text import TextConfig, text_bytes
+from selfflow_robotics.models.layers import FinalLayer, Projector
+from selfflow_robotics.models.lora import LoraConfig, add_updates, merge_updates
+from selfflow_robotics.models.modulation import Modulation
+from selfflow_robotics.models.network_config import BACKBONES, NetworkConfig
+from selfflow_robotics.models.text import text_bytes
 from selfflow_robotics.timesteps import Timesteps
 
-BackboneConfig = SiTConfig | FluxConfig
-BACKBONES = {SiTConfig.kind: (SiTConfig, SiT), FluxConfig.kind: (FluxConfig, Flux)}
-
-MOST_TOKENS = 2**14  # per frame
-MAX_POSITIONS = 1 << 30  # entries of a position table; larger ones would fill the memory
-
-Attention = Literal["prefix", "joint"]
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Everything needed to build a network; stored in every checkpoint."""
-
-    backbone: BackboneConfig
-    adapters: dict[str, AdapterConfig]
-    slots: dict[str, str]  # slot -> adapter
-    prediction: dict[str, Literal["velocity", "data"]]  # of each slot (`flow.path`)
-    # {slot: base}: if the base is clean, each frame of the slot is predicted as a change of it.
-    changes: dict[str, str] = field(default_factory=dict)
-    text: TextConfig | None = None
-    num_classes: int | None = None  # None: no labels; else label num_classes is the null label
-    # Output channels of the training-only head: those of a frozen encoder; None: the width.
-    feature_channels: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, adapter in self.adapters.items():
-            height, width = adapter.grid or (1, 1)
-            if height * width > MOST_TOKENS:
-                raise UserError(
-                    f"{name} are limited to {MOST_TOKENS} tokens each, got {height} x {width}"
-                )
-            if max(height * width, adapter.steps) * self.backbone.width > MAX_POSITIONS:
-                raise UserError(
-                    f"the {name} have {height} x {width} tokens and {adapter.steps} steps, too "
-                    f"many for a network of width {self.backbone.width}"
-                )
-        for adapter in self.slots.values():
-            if adapter not in self.adapters:
-                raise unknown("adapter", adapter, self.adapters)
-        if set(self.prediction) != set(self.slots):
-            raise UserError(f"every slot needs a prediction: {sorted(self.slots)}")
-        if isinstance(self.backbone, FluxConfig):
-            for stream in self.backbone.conditioning:
-                if stream not in (streams := (WORDS, *self.slots)):
-                    raise unknown("stream in model.flux.conditioning", stream, streams)
-        check_least(self, 0, "num_classes")
-        check_least(self, 1, "feature_channels")
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-compatible dict, for `from_json`."""
-        return {**asdict(self), "backbone": {"kind": self.backbone.kind, **asdict(self.backbone)}}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "NetworkConfig":
-        """The inverse of `to_json`. Raises KeyError, TypeError or UserError for invalid records."""
-        _check_numbers(record)
-        fields = dict(record)
-        backbone = dict(fields["backbone"])
-        kind = backbone.pop("kind")
-        if kind not in BACKBONES:
-            raise unknown("backbone", kind, BACKBONES)
-        fields["backbone"] = BACKBONES[kind][0](**backbone)
-        fields["adapters"] = {
-            name: AdapterConfig(**{**adapter, "grid": adapter["grid"] and tuple(adapter["grid"])})
-            for name, adapter in fields["adapters"].items()
-        }
-        fields["text"] = fields["text"] and TextConfig(**fields["text"])
-        return cls(**fields)
-
-    @property
-    def null_label(self) -> int:
-        """The label for "no class", used for the unconditional half of guidance."""
-        if self.num_classes is None:
-            raise UserError("this network has no classes")
-        return self.num_classes
-
-    def adapter_of(self, slot: str) -> AdapterConfig:
-        """The adapter of a slot. Raises UserError for an unknown slot."""
-        if slot not in self.slots:
-            raise unknown("slot of this network", slot, self.slots)
-        return self.adapters[self.slots[slot]]
+Attention = Literal["prefix", "joint", "causal"]
 
 
 @dataclass(frozen=True)
 class Context:
     """The encoded clean part of a sample."""
 
-    kept: Kept | None  # attention = prefix: the backbone's keys and values
+    kept: Kept | None  # attention = prefix or causal: the backbone's keys and values
     tokens: Tokens | None  # attention = joint: the embedded clean tokens
     base: dict[str, Tensor]  # clean tokens [B, N, C] to which predicted changes are added
     condition: Tensor | None  # [1 or B, D], added to every timestep
+    order: Tensor | None = None  # attention = causal: int64 [M], see `Network._order`
 
 
 class ModulationTable(NamedTuple):
@@ -156,6 +78,27 @@ class Network(nn.Module):
             self.label_table = nn.Embedding(config.num_classes + 1, width)
             nn.init.normal_(self.label_table.weight, std=0.02)
         self.projector = Projector(width, config.feature_channels)
+        # Last, so that the initial weights of everything else do not depend on it.
+        self.auxiliary = nn.ModuleDict()
+        if config.auxiliary_layer is not None:
+            for name, adapter in config.adapters.items():
+                self.auxiliary[name] = FinalLayer(width, adapter.channels)
+        if config.lora is not None:
+            add_updates(self.get_submodule("backbone"), config.lora)
+
+    def freeze_backbone(self) -> None:
+        """Train only adapters, heads and text encoder."""
+        self.get_submodule("backbone").requires_grad_(False)
+
+    def add_lora(self, lora: LoraConfig) -> None:
+        """Freeze the backbone and add low-rank updates. Raises UserError as `add_updates`."""
+        add_updates(self.get_submodule("backbone"), lora)
+        self.config = replace(self.config, lora=lora)
+
+    def merge_lora(self) -> None:
+        """Add low-rank updates, if any, to the backbone's weights."""
+        merge_updates(self.get_submodule("backbone"))
+        self.config = replace(self.config, lora=None)
 
     @property
     def prediction(self) -> dict[str, Literal["velocity", "data"]]:
@@ -234,14 +177,17 @@ class Network(nn.Module):
                 tokens); 0 for all others.
             labels: int64 [B]; None: the null label, if the network has labels.
             attention: "prefix": clean tokens only see each other, so their keys and values can be
-                reused; "joint": they also see the noised tokens and are recomputed with them.
+                reused; "joint": they also see the noised tokens and are recomputed with them;
+                "causal": as "prefix", and no token sees a later frame or the actions after it.
             depth: number of blocks that will be needed, for "prefix"; None: all.
             base: tokens, without noise augmentation, of slots that others are a change of.
 
-        Raises UserError for a slot, words or labels that the network does not support.
+        Raises UserError for a slot, words, labels or attention that the network does not support.
         """
         if attention not in get_args(Attention):
             raise unknown("attention", attention, get_args(Attention))
+        if attention == "causal" and self.config.backbone.kind != "sit":
+            raise UserError("attention=causal needs model.backbone=sit")
         condition = self.condition(labels)
         bases = {
             slot: (base or {}).get(slot, clean[slot].tokens)
@@ -251,17 +197,20 @@ class Network(nn.Module):
         for slot, x in clean.items():
             level = 0.0 if levels is None else levels.get(slot, 0.0)
             parts.append(self.embed({slot: x}, Timesteps.constant(level, x.tokens), clean=True))
+        num_words = parts[0].hidden.shape[1] if words is not None else 0
+        order = self._order(clean, num_words) if attention == "causal" else None
         if not parts:
-            return Context(None, None, bases, condition)
+            return Context(None, None, bases, condition, order)
         tokens = Tokens.join(parts)
         if levels is None:  # everything is at t = 0: one distinct timestep
             tokens = replace(tokens, timesteps=Timesteps.constant(0.0, tokens.hidden))
         if attention == "joint":
             tokens = replace(tokens, context=tokens.hidden.shape[1])
             return Context(None, tokens, bases, condition)
-        return Context(
-            self.backbone.encode_context(tokens, condition, depth), None, bases, condition
-        )
+        if order is not None:
+            tokens = replace(tokens, visible=order[:, None] >= order)
+        kept = self.backbone.encode_context(tokens, condition, depth)
+        return Context(kept, None, bases, condition, order)
 
     def forward(
         self,
@@ -290,33 +239,69 @@ class Network(nn.Module):
         if context.tokens is not None:
             clean = context.tokens
             tokens = Tokens.join([clean.repeat(groups // len(clean.hidden)), tokens])
-        condition = context.condition
-        if condition is not None and len(condition) > 1:
-            condition = condition.repeat_interleave(groups // len(condition), dim=0)
+        if context.order is not None:
+            own = self._order(noised)
+            seen = torch.cat([context.order.to(own.device), own])
+            tokens = replace(tokens, visible=own[:, None] >= seen)
         hidden, mod, features = self.backbone(
             tokens,
             context.kept,
             layers,
             stop,
-            condition,
+            _for_groups(context.condition, groups),
             separate_attention,
             None if table is None else table.backbone,
         )
-        start = hidden.shape[1] - num_noised
+        start = hidden.shape[1] - num_noised  # of the noised tokens; before them, the context's
         features = {layer: x[:, start:] for layer, x in features.items()}
         if stop:
             return {}, features
-        outputs = {}
+        mod = mod._replace(index=mod.index[:, start:])
+
+        def read(name: str, tokens: Tensor, part: Modulation) -> Tensor:
+            rows = None if table is None else table.adapters[name]
+            adapter: Adapter = self.adapters[name]  # pyright: ignore[reportAssignmentType]
+            return adapter.read(tokens, part, rows)
+
+        return self._read(hidden[:, start:], noised, mod, context, read), features
+
+    def read_auxiliary(
+        self, features: Tensor, noised: Mapping[str, Slot], timesteps: Timesteps, context: Context
+    ) -> dict[str, Tensor]:
+        """The outputs [G, N, C] of the auxiliary heads for each noised slot, of the same kind as
+        those of `forward`.
+
+        `features` [G, N, D] are of layer `config.auxiliary_layer`, the other arguments those of
+        `forward`. Raises UserError for a network without auxiliary heads.
+        """
+        if not len(self.auxiliary):
+            raise UserError("this network has no auxiliary heads; train it with objective=reworld")
+        condition = _for_groups(context.condition, len(features))
+        mod = self.backbone.modulation(timesteps, condition)
+
+        def read(name: str, tokens: Tensor, part: Modulation) -> Tensor:
+            return self.auxiliary[name](tokens, part)
+
+        return self._read(features, noised, mod, context, read)
+
+    def _read(
+        self,
+        hidden: Tensor,
+        noised: Mapping[str, Slot],
+        mod: Modulation,
+        context: Context,
+        read: Callable[[str, Tensor, Modulation], Tensor],
+    ) -> dict[str, Tensor]:
+        """Outputs of each slot, by `read(adapter, tokens, modulation)`."""
+        outputs, start = {}, 0
         for slot, x in noised.items():
-            end = start + x.tokens.shape[1]
-            rows = None if table is None else table.adapters[self.config.slots[slot]]
-            part = mod._replace(index=mod.index[:, start:end])
-            outputs[slot] = self.adapter(slot).read(hidden[:, start:end], part, rows)
+            part = slice(start, start := start + x.tokens.shape[1])
+            own = mod._replace(index=mod.index[:, part])
+            outputs[slot] = read(self.config.slots[slot], hidden[:, part], own)
             base = context.base.get(self.config.changes.get(slot, ""))
             if base is not None:
                 outputs[slot] = outputs[slot] + _repeat(base, outputs[slot])
-            start = end
-        return outputs, features
+        return outputs
 
     def modulation_table(
         self, times: Tensor, context: Context, slots: Sequence[str]
@@ -334,6 +319,16 @@ class Network(nn.Module):
             {name: self.adapters[name].modulation_rows(mod) for name in used},  # pyright: ignore
         )
 
+    def _order(self, slots: Mapping[str, Slot], num_words: int = 0) -> Tensor:
+        """The number of the first frame that may see each token, int64 [N]: 0 for words and the
+        first frame; for an action, the frame that it leads to."""
+        parts, steps = [torch.zeros(num_words, dtype=torch.long)], self.config.frame_steps
+        for slot, x in slots.items():
+            is_frame = self.config.adapter_of(slot).grid is not None
+            t = x.places[:, 0]
+            parts.append(t if is_frame else (t + steps) // steps)
+        return torch.cat([part.to(parts[-1].device) for part in parts])
+
     def _text_tokens(self, words: Words) -> Tokens:
         hidden = self.encode_words(words)
         places = torch.zeros(hidden.shape[1], 3, dtype=torch.long, device=hidden.device)
@@ -341,23 +336,11 @@ class Network(nn.Module):
         return Tokens(hidden, places, at_zero, ((WORDS, hidden.shape[1]),))
 
 
-# Numbers in a record that need not be integers.
-_OTHERS = {"mlp_ratio", "timestep_scale", "timestep_origin", "learn_sigma"}
-
-
-def _check_numbers(record: Any, name: str = "network") -> None:
-    """Raise TypeError if a record contains anything but integers, strings and `_OTHERS`."""
-    if isinstance(record, dict):
-        for key, value in record.items():
-            _check_numbers(value, key)
-    elif isinstance(record, list | tuple):
-        for value in record:
-            _check_numbers(value, name)
-    elif name in _OTHERS:
-        if type(record) not in (int, float, bool):
-            raise TypeError(f"{name} is {record!r:.40}")
-    elif record is not None and type(record) not in (int, str):
-        raise TypeError(f"{name} is {record!r:.40}")
+def _for_groups(condition: Tensor | None, groups: int) -> Tensor | None:
+    """A condition [1 or B, D] for the `groups` draws of the samples: [1 or G, D]."""
+    if condition is None or len(condition) == 1:
+        return condition
+    return condition.repeat_interleave(groups // len(condition), dim=0)
 
 
 def _repeat(base: Tensor, like: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from selfflow_robotics.modalities.latents import ImageLatents, LatentsBehindPixe
 from selfflow_robotics.modalities.pixels import PixelPatches
 from selfflow_robotics.models.adapters import AdapterConfig
 from selfflow_robotics.models.flux import FluxConfig
-from selfflow_robotics.models.network import BackboneConfig, NetworkConfig
+from selfflow_robotics.models.lora import LoraConfig
+from selfflow_robotics.models.network_config import BackboneConfig, NetworkConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.models.text import TextConfig
 
@@ -38,6 +39,7 @@ def image_config(
     num_classes: int = 1000,
     learn_sigma: bool = True,
     feature_channels: int | None = None,
+    auxiliary_layer: int | None = None,
 ) -> NetworkConfig:
     """The network of Self-Flow's ImageNet experiment: latent patches of one image, and its label.
 
@@ -46,7 +48,7 @@ def image_config(
         latent_size: height and width of the latents.
         channels: channels of the latents.
         patch: patch size, in latents.
-        num_classes, feature_channels: as in `NetworkConfig`.
+        num_classes, feature_channels, auxiliary_layer: as in `NetworkConfig`.
         learn_sigma: as in `AdapterConfig`; the released weights have it.
     """
     if min(latent_size, channels, patch) < 1 or latent_size % patch:
@@ -62,6 +64,7 @@ def image_config(
         prediction={"first_frame": "velocity"},
         num_classes=num_classes,
         feature_channels=feature_channels,
+        auxiliary_layer=auxiliary_layer,
     )
 
 
@@ -144,10 +147,12 @@ class RobotConfig:
         frames: FrameCodec,
         text: TextConfig | None = None,
         feature_channels: int | None = None,
+        auxiliary_layer: int | None = None,
+        lora: LoraConfig | None = None,
     ) -> NetworkConfig:
         """The network's configuration for the tokens of the codec `frames`.
 
-        `text` None: bytes. `feature_channels` as in `NetworkConfig`.
+        `text` None: bytes. `feature_channels`, `auxiliary_layer` and `lora` as in `NetworkConfig`.
         """
         if self.later_frames % frames.stride:
             raise UserError(
@@ -179,4 +184,7 @@ class RobotConfig:
             changes={"later_frames": "first_frame"} if prediction == "data" else {},
             text=text or TextConfig("bytes", self.text_tokens, self.text_bytes),
             feature_channels=feature_channels,
+            auxiliary_layer=auxiliary_layer,
+            frame_steps=self.frame_stride * frames.stride,
+            lora=lora,
         )

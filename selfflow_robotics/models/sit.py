@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
@@ -97,9 +98,10 @@ class SiT(nn.Module):
     ) -> list[KeyValue]:
         mod, hidden = self.modulation(tokens.timesteps, condition), tokens.hidden
         *blocks, last = self.blocks[: self.depth if depth is None else depth]
+        visible = None if tokens.visible is None else tokens.visible[None, None]
         kept: list[KeyValue] = []
         for block in blocks:
-            hidden, own = block(hidden, mod)
+            hidden, own = block(hidden, mod, None, visible)
             kept.append(own)
         assert isinstance(last, Block)
         kept.append(last.key_value(hidden, mod))
@@ -116,9 +118,14 @@ class SiT(nn.Module):
         table: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Modulation, dict[int, Tensor]]:
         mod, hidden = self.modulation(tokens.timesteps, condition), tokens.hidden
-        visible = None
+        visible = None if tokens.visible is None else tokens.visible[None, None]
         if separate_attention:
-            visible = at_own_timestep(mod.index, tokens.is_context)
+            separate = at_own_timestep(mod.index, tokens.is_context)
+            if visible is not None:  # the kept context comes first
+                separate = visible & F.pad(
+                    separate, (visible.shape[-1] - separate.shape[-1], 0), value=True
+                )
+            visible = separate
         features: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             hidden, _ = block(

@@ -43,6 +43,7 @@ class Report:
     mapped: list[str]  # copied in part: the null label's row, the velocity's rows, the common steps
     new: list[str]  # only in the network
     left_over: list[str]  # only in the source
+    frozen: list[str] = field(default_factory=list)  # not trained; also in one of the above
 
     def to_json(self) -> dict[str, list[str]]:
         """The names, grouped by part of the network."""
@@ -97,6 +98,7 @@ def warm_start(
     has_text = ours.text == theirs.text and not (
         texts is not None and source.texts is not None and not texts.same_encoder(source.texts)
     )
+    has_auxiliary = ours.auxiliary_layer == theirs.auxiliary_layer
     has_head = ours.feature_channels is None and theirs.feature_channels is None
     report = Report([], [], [], [])
     state = network.state_dict()
@@ -104,9 +106,10 @@ def warm_start(
         kind, _, rest = name.partition(".")
         given = source.tensors.get(name)
         if (
-            (kind == "adapters" and rest.partition(".")[0] not in fitting)
+            (kind in ("adapters", "auxiliary") and rest.partition(".")[0] not in fitting)
             or (kind == "text" and not has_text)
             or (kind == "projector" and not has_head)
+            or (kind == "auxiliary" and not has_auxiliary)
         ):
             given = None
         if given is not None and name == _LABELS and given.shape != tensor.shape:
@@ -127,6 +130,7 @@ def warm_start(
             )
     used = {*report.loaded, *report.mapped}
     report.left_over.extend(name for name in source.tensors if name not in used)
+    report.frozen.extend(n for n, p in network.named_parameters() if not p.requires_grad)
     _start_times(network, theirs)
     if not source.changes:  # full frames in the source, changes here
         for slot in ours.changes:

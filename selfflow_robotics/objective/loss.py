@@ -31,16 +31,18 @@ class ConditioningConfig:
     """How the clean part of a sample conditions training."""
 
     # prefix: clean tokens only see each other, and are encoded once for all draws and solver steps;
-    # joint: all tokens see each other, as in the paper.
-    attention: Literal["prefix", "joint"] = "prefix"
+    # joint: all tokens see each other, as in the paper; causal: as prefix, but no token sees a
+    # later frame, or the actions after it.
+    attention: Literal["prefix", "joint", "causal"] = "prefix"
     draws: int = 8  # noise draws of an action chunk per encoding of the image
     frame_draws: int = 1  # the same for roles that denoise frames, which cost twenty times as much
     frame_noise: float = 0.0  # the clean frame's own noise level ~ U(0, this); 0.2 in the paper
     text_dropout: float = 0.1  # probability of dropping instruction and label, for guidance
 
     def __post_init__(self) -> None:
-        if self.attention not in ("prefix", "joint"):
-            raise unknown("conditioning.attention", self.attention, ("prefix", "joint"))
+        choices = ("prefix", "joint", "causal")
+        if self.attention not in choices:
+            raise unknown("conditioning.attention", self.attention, choices)
         if self.draws < 1 or self.frame_draws < 1:
             raise UserError("conditioning.draws and conditioning.frame_draws must be at least 1")
         if not (0 <= self.frame_noise < 1 and 0 <= self.text_dropout <= 1):
@@ -48,6 +50,14 @@ class ConditioningConfig:
                 "conditioning.frame_noise must be in [0, 1) and text_dropout in [0, 1], got "
                 f"{self.frame_noise} and {self.text_dropout}"
             )
+
+
+def check_attention(config: ConditioningConfig, backbone: str) -> None:
+    """Raise UserError if the backbone does not have this attention."""
+    if config.attention == "causal" and backbone != "sit":
+        raise UserError(
+            f"conditioning.attention=causal needs model.backbone=sit, not {backbone}; choose joint"
+        )
 
 
 class ContextNetwork(Protocol):
@@ -62,6 +72,10 @@ class ContextNetwork(Protocol):
     def encode_context(self, clean: Mapping[str, Slot], *args: Any, **kw: Any) -> Any: ...
 
     def __call__(self, noised: Any, timesteps: Any, context: Any, *args: Any, **kw: Any) -> Any: ...
+
+    def read_auxiliary(
+        self, features: Tensor, noised: Any, timesteps: Any, context: Any
+    ) -> dict[str, Tensor]: ...
 
 
 def loss(
@@ -112,8 +126,9 @@ def loss(
         with torch.no_grad():
             seen = teacher.encode_context(shown, **condition, depth=objective.teacher_layer)
         ask_teacher = ask(teacher, to_denoise, seen, stop=True, **separate)
+    context = network.encode_context(shown, **condition)
     return self_flow_loss(
-        student=ask(network, to_denoise, network.encode_context(shown, **condition), **separate),
+        student=ask(network, to_denoise, context, **separate),
         teacher=ask_teacher,
         project=network.projector,
         data={slot: x.tokens for slot, x in to_denoise.items()},
@@ -124,6 +139,7 @@ def loss(
         gamma=None if step is None else objective.gamma_at(step),
         weights=weights,
         encoder=encoder,
+        auxiliary=lambda features, tau: network.read_auxiliary(features, to_denoise, tau, context),
         places=_places(to_denoise, batch) if objective.mask_shape == "tube" else None,
     )
 

@@ -23,6 +23,7 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
     | effective_mask_ratio   | share of the tokens that took the second timestep s            |
     | loss_by_t/SLOT         | [10] loss of the tokens by their own timestep                  |
     | loss_by_group/SLOT     | [2] loss of the tokens that took t, and of those that took s   |
+    | auxiliary_loss         | L_gen of the auxiliary head, if the objective has one          |
     | teacher_student_cosine | -L_rep                                                         |
     | cosine_by_t            | [10] the same by the sample's cleaner timestep, min(t, s)      |
     | student/..., teacher/...| `feature_metrics` of the student's features and their target  |
@@ -46,10 +47,13 @@ def loss_metrics(terms: LossTerms) -> dict[str, Any]:
             metrics[f"loss_by_group/{slot}"] = mean_by(loss, group[part], 2, counted[part])
     for name, features in terms.features.items():
         metrics |= {f"{name}/{key}": value for key, value in feature_metrics(features).items()}
+    if terms.auxiliary_loss is not None:
+        metrics["auxiliary_loss"] = terms.auxiliary_loss.detach()
     if terms.cosine is None or terms.token_cosine is None:
         return metrics
     metrics["teacher_student_cosine"] = terms.cosine.detach()
     teacher_timestep = terms.timesteps.cleanest[:, None].expand_as(terms.token_cosine)
+    counted = counted[:, : terms.token_cosine.shape[1]]
     metrics["cosine_by_t"] = mean_by_timestep(terms.token_cosine, teacher_timestep, counted)
     return metrics
 

@@ -4,7 +4,8 @@ The student denoises tokens at two noise levels (`dual_timestep`); the teacher, 
 sees the same sample and noise at the cleaner level. The student's early features predict the
 teacher's later ones. With mask_ratio = 0 and gamma = 0 this is vanilla flow matching. Other
 objectives are other settings (configs/objective/): the timestep schedule, the source of the target
-features, the layers and the distance.
+features, the layers and the distance. ReWorld's adds the flow loss of an auxiliary head that reads
+the student's features.
 """
 
 import math
@@ -20,6 +21,7 @@ from selfflow_robotics.batch import finite_tokens
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.timesteps import TimestepConfig
+from selfflow_robotics.objective.roles import FRAME_SLOTS
 from selfflow_robotics.objective.schedules import SCHEDULES
 from selfflow_robotics.timesteps import Timesteps
 
@@ -28,10 +30,14 @@ from selfflow_robotics.timesteps import Timesteps
 Denoiser = Callable[..., tuple[dict[str, Tensor], dict[int, Tensor]]]
 # encoder(x) -> features [G, N, D], one per clean token.
 Encoder = Callable[[dict[str, Tensor]], Tensor]
+# auxiliary(features, timesteps) -> outputs of each slot, from features [G, N, D] of the student.
+Auxiliary = Callable[[Tensor, Timesteps], dict[str, Tensor]]
 
-Target = Literal["teacher", "student", "encoder"]
+Target = Literal["teacher", "student", "encoder", "latents"]
 TeacherView = Literal["cleanest", "cleaner", "same"]
-Distance = Literal["cosine", "l1"]
+Distance = Literal["cosine", "l1", "smooth_l1"]
+SMOOTH = 0.05  # beta of smooth_l1, from SRA 2 (arXiv 2601.17830)
+ONE_LAYER = ("encoder", "latents")  # targets that are no layer of a network
 CLEANER_BY = 0.2  # SRA's teacher is cleaner by U(0, 0.2) (arXiv 2505.02831)
 
 
@@ -40,9 +46,10 @@ class ObjectiveConfig:
     """An objective; the defaults are Self-Flow, `gamma=0 mask_ratio=0` is vanilla flow matching.
 
     `target` is the source of the features that the student predicts: the moving average
-    ("teacher"), its own deeper layers ("student"), or a frozen encoder of the clean image
-    ("encoder"). The teacher sees all tokens at min(t, s) ("cleanest"), slightly cleaner than the
-    student ("cleaner"), or exactly as the student does ("same").
+    ("teacher"), its own deeper layers ("student"), a frozen encoder of the clean image ("encoder"),
+    or the clean tokens of frames ("latents"). The teacher sees all tokens at min(t, s)
+    ("cleanest"), slightly cleaner than the student ("cleaner"), or exactly as the student does
+    ("same").
     """
 
     gamma: float = 0.8  # weight of L_rep (Eq. 7)
@@ -57,6 +64,9 @@ class ObjectiveConfig:
     separate_attention: bool = (
         False  # the two noise groups do not attend to each other (2607.02508)
     )
+    # Weight of the flow loss of an auxiliary head after student_layer (arXiv 2606.27504, Eq. 10;
+    # arXiv 2512.24176); 0: no head.
+    auxiliary: float = 0.0
     student_layer: int = 1  # features after this block: l = 0.3 depth
     teacher_layer: int = 3  # k = 0.7 depth
     timesteps: TimestepConfig = field(default_factory=TimestepConfig)
@@ -66,8 +76,10 @@ class ObjectiveConfig:
             raise unknown("objective.schedule", self.schedule, SCHEDULES)
         if not 0 <= self.mask_ratio <= 0.5:
             raise UserError(f"objective.mask_ratio must be in [0, 0.5], got {self.mask_ratio}")
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise UserError(f"objective.gamma must be >= 0 and finite, got {self.gamma}")
+        for name in ("gamma", "auxiliary"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"objective.{name} must be >= 0 and finite, got {value}")
         if self.target != "teacher" and self.teacher_view != "cleanest":  # which is the default
             raise UserError(
                 f"objective.teacher_view={self.teacher_view} has no effect with "
@@ -78,7 +90,7 @@ class ObjectiveConfig:
                 f"objective.gamma_warmup_steps must be >= 0, got {self.gamma_warmup_steps}"
             )
         if self.student_layer < 1 or not (
-            self.target == "encoder" or self.student_layer < self.teacher_layer
+            self.target in ONE_LAYER or self.student_layer < self.teacher_layer
         ):
             raise UserError(
                 "objective.student_layer must be at least 1 and below objective.teacher_layer, got "
@@ -94,10 +106,15 @@ class ObjectiveConfig:
         """Whether the moving average is used."""
         return self.gamma > 0 and self.target == "teacher"
 
+    @property
+    def auxiliary_layer(self) -> int | None:
+        """The layer that the auxiliary head reads; None: there is no such head."""
+        return self.student_layer if self.auxiliary > 0 else None
+
 
 def check_layers(config: ObjectiveConfig, depth: int, key: str) -> None:
     """Raise UserError if a network of `depth` blocks does not have these layers."""
-    name = "student_layer" if config.target == "encoder" else "teacher_layer"
+    name = "student_layer" if config.target in ONE_LAYER else "teacher_layer"
     layer = getattr(config, name)
     if layer > depth:
         raise UserError(
@@ -116,8 +133,11 @@ class LossTerms:
     token_loss: dict[str, Tensor]  # per slot [G, N]: squared velocity error, mean over channels
     timesteps: Timesteps
     counted: Tensor  # bool [G, N of all slots]: valid tokens, in the order of the timesteps
-    features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, the target's
-    token_cosine: Tensor | None = None  # [G, N of all slots], None when gamma = 0
+    # raw [G, N, D]: the student's and, unless gamma = 0 or the target are latents, the target's
+    features: dict[str, Tensor]
+    # [G, N of all slots, or only of frames, which come first]; None when gamma = 0
+    token_cosine: Tensor | None = None
+    auxiliary_loss: Tensor | None = None  # scalar: the flow loss of the auxiliary head, if any
 
     @property
     def num_tokens(self) -> int:
@@ -138,9 +158,11 @@ def self_flow_loss(
     gamma: float | None = None,
     weights: Mapping[str, float] | None = None,
     encoder: Encoder | None = None,
+    auxiliary: Auxiliary | None = None,
     places: Tensor | None = None,
 ) -> LossTerms:
-    """L = L_gen + gamma L_rep over the noised tokens of a sample (Eq. 7).
+    """L = L_gen + gamma L_rep over the noised tokens of a sample (Eq. 7), plus the flow loss of an
+    auxiliary head.
 
     Args:
         student, teacher: the network and its moving average, both with the clean part of the
@@ -153,6 +175,7 @@ def self_flow_loss(
         gamma: weight of L_rep at this step; None: the config's.
         weights: weight of each slot's mean error in L_gen; 1 if not given.
         encoder: for target = "encoder".
+        auxiliary: the head, for an objective that has one.
         places: int64 [N], for tube masking: tokens at the same place share their mask.
     """
     data = {slot: finite_tokens(x, valid.get(slot)) for slot, x in data.items()}
@@ -172,12 +195,20 @@ def self_flow_loss(
         layers = (config.student_layer, config.teacher_layer)
     outputs, features = student(x_t, tau, layers)
 
-    token_loss, flow_losses = {}, []
-    for slot, x in data.items():
-        v_pred = path.as_velocity(outputs[slot].float(), prediction[slot], x_t[slot], t[slot])
-        v_target = path.velocity_target(x, noise[slot], prediction[slot], x_t[slot], t[slot])
-        token_loss[slot] = (v_pred - v_target).square().mean(dim=-1)
-        flow_losses.append(_masked_mean(token_loss[slot], valid.get(slot)))  # Eq. 2
+    def flow_losses(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per slot [G, N]: the squared velocity error of each token."""
+        errors = {}
+        for slot, x in data.items():
+            v_pred = path.as_velocity(outputs[slot].float(), prediction[slot], x_t[slot], t[slot])
+            v_target = path.velocity_target(x, noise[slot], prediction[slot], x_t[slot], t[slot])
+            errors[slot] = (v_pred - v_target).square().mean(dim=-1)
+        return errors
+
+    def mean_over_slots(errors: dict[str, Tensor]) -> Tensor:
+        """Eq. 2, with the slots' weights."""
+        means = [_masked_mean(error, valid.get(slot)) for slot, error in errors.items()]
+        return (torch.stack(means) * shares).sum()
+
     shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in data])
     if not (shares >= 0).all() or not 0 < shares.sum() < math.inf:
         raise UserError(
@@ -185,7 +216,8 @@ def self_flow_loss(
             f"{shares.tolist()}"
         )
     shares = (shares / shares.sum()).to(first.device, non_blocking=True)
-    flow_loss = (torch.stack(flow_losses) * shares).sum()
+    token_loss = flow_losses(outputs)
+    flow_loss = mean_over_slots(token_loss)
     counted = torch.cat(
         [
             valid.get(slot, torch.ones_like(loss, dtype=torch.bool))
@@ -195,13 +227,23 @@ def self_flow_loss(
     )
     raw = features[config.student_layer]
     watched = {"student": raw.detach()}
+    loss, auxiliary_loss = flow_loss, None
+    if config.auxiliary > 0:
+        assert auxiliary is not None
+        auxiliary_loss = mean_over_slots(flow_losses(auxiliary(raw, tau)))
+        loss = flow_loss + config.auxiliary * auxiliary_loss
+    terms = LossTerms(loss, flow_loss, None, token_loss, tau, counted, watched)
+    terms.auxiliary_loss = auxiliary_loss
     if config.gamma == 0:
-        return LossTerms(flow_loss, flow_loss, None, token_loss, tau, counted, watched)
+        return terms
 
     with torch.no_grad():
         if config.target == "encoder":
             assert encoder is not None
             target = encoder(data)
+        elif config.target == "latents":
+            target = torch.cat([data[slot] for slot in data if slot in FRAME_SLOTS], dim=1)
+            raw, counted = raw[:, : target.shape[1]], counted[:, : target.shape[1]]
         elif config.target == "student":
             target = features[config.teacher_layer].detach()
         else:
@@ -216,17 +258,19 @@ def self_flow_loss(
     if config.distance == "cosine":
         rep_loss = -cosine  # Eq. 6
     else:
-        rep_loss = _masked_mean((predicted - target.float()).abs().mean(dim=-1), counted)
-    return LossTerms(
-        loss=flow_loss + (config.gamma if gamma is None else gamma) * rep_loss,
-        flow_loss=flow_loss,
-        cosine=cosine,
-        token_loss=token_loss,
-        timesteps=tau,
-        counted=counted,
-        features={**watched, "teacher": target},
-        token_cosine=token_cosine.detach(),
-    )
+        rep_loss = _masked_mean(_DISTANCES[config.distance](predicted, target.float()), counted)
+    terms.loss = loss + (config.gamma if gamma is None else gamma) * rep_loss
+    terms.cosine, terms.token_cosine = cosine, token_cosine.detach()
+    if config.target != "latents":  # which are no features, and do not change
+        terms.features = {**watched, "teacher": target}
+    return terms
+
+
+# Of features [G, N, D], for each token: [G, N].
+_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": lambda x, y: (x - y).abs().mean(dim=-1),
+    "smooth_l1": lambda x, y: F.smooth_l1_loss(x, y, reduction="none", beta=SMOOTH).mean(dim=-1),
+}
 
 
 def at_timesteps(

@@ -13,7 +13,7 @@ from selfflow_robotics.flow.inpainting import Inpainting
 from selfflow_robotics.flow.solvers import METHODS, Method
 from selfflow_robotics.flow.staircase import descent, stairs
 from selfflow_robotics.inference.bundle import Bundle
-from selfflow_robotics.inference.velocity import Velocity
+from selfflow_robotics.inference.velocity import Velocity, check_heads
 from selfflow_robotics.modalities.base import first_frame
 from selfflow_robotics.models.network import ModulationTable
 from selfflow_robotics.rng import torch_generator
@@ -46,8 +46,10 @@ class ChunkSampler:
         guidance_scale: float | None = None,
         joint: bool = False,
         solver: Method = "euler",
+        extrapolation: float | None = None,
     ) -> None:
-        """Raises UserError for a role that the network was not trained on, or another solver."""
+        """Raises UserError for a role that the network was not trained on, another solver, and
+        extrapolation without auxiliary heads."""
         self.bundle, self.joint, self.solver = bundle, joint, solver
         self.actions = bundle.require("joint" if joint else "policy")
         if solver not in METHODS:
@@ -55,6 +57,8 @@ class ChunkSampler:
         self.given_steps = num_steps
         self.num_steps = NUM_STEPS if num_steps is None else num_steps
         self.guidance_scale = 1.0 if guidance_scale is None else guidance_scale
+        self.extrapolation = 1.0 if extrapolation is None else extrapolation
+        check_heads(bundle.network, self.extrapolation)
         self._stair_tables: dict[int, ModulationTable] = {}
 
     @property
@@ -114,9 +118,11 @@ class ChunkSampler:
     def check_streaming(self) -> None:
         """Raise UserError for settings that `down_the_stairs` would ignore; warn about a network
         that has only seen actions at one common timestep."""
-        if self.joint or self.guidance_scale != 1.0 or self.solver != "euler":
+        changed = (self.guidance_scale, self.extrapolation, self.solver) != (1.0, 1.0, "euler")
+        if self.joint or changed:
             raise UserError(
-                "execution=streaming does without joint, guidance_scale and solver; remove them"
+                "execution=streaming does without joint, guidance_scale, extrapolation and solver; "
+                "remove them"
             )
         if self.given_steps not in (None, self.horizon):
             raise UserError(
@@ -153,6 +159,7 @@ class ChunkSampler:
             words=[one.instruction for one in seen],
             num_steps=self.num_steps,
             guidance_scale=self.guidance_scale,
+            extrapolation=self.extrapolation,
             method=self.solver,
             inpainting=inpainting,
         )

@@ -37,6 +37,7 @@ class FlowPolicy:
         guidance_scale: float | None = None,
         joint: bool = False,
         instruction: str | None = None,
+        extrapolation: float | None = None,
         *,
         execution: Mode = "receding",
         delay: int = 0,
@@ -54,12 +55,14 @@ class FlowPolicy:
             joint: denoise later frames and actions together (role "joint") instead of only actions
                 (role "policy").
             instruction: replaces the task's instruction.
+            extrapolation: from the auxiliary heads (`inference.sample.sample`); None: 1, none.
             solver: `flow.solvers`.
             precision: "bf16": a copy of the weights in bfloat16.
             compiled: compile the network's blocks at their first use.
 
         Raises UserError for a role that the network was not trained on, too many steps, settings
-        that contradict each other, and an instruction that it cannot read.
+        that contradict each other, an instruction that it cannot read, and extrapolation without
+        auxiliary heads.
         """
         if precision not in ("fp32", "bf16"):
             raise unknown("precision", precision, ("fp32", "bf16"))
@@ -70,7 +73,7 @@ class FlowPolicy:
                 raise UserError(f"compile=true needs {missing}; install it, or use compile=false")
             compile_blocks(bundle.network)
         self.bundle = bundle
-        self.sampler = ChunkSampler(bundle, num_steps, guidance_scale, joint, solver)
+        self.sampler = ChunkSampler(bundle, num_steps, guidance_scale, joint, solver, extrapolation)
         how = ExecutionConfig(execution, replan_steps, delay, ensemble_decay)
         self.execution = how.build(self.sampler)
         if instruction is not None:

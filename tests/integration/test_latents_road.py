@@ -150,6 +150,88 @@ def test_both_evaluations_run(here, capsys):
     assert len(json.loads(report.read_text())["psnr_db"]) == 2
 
 
+def small(*changes: str, steps: int = 2) -> list[str]:
+    """What makes an experiment of full size a tiny one."""
+    return [
+        *("--data", "sets/toy/0.1.0", "--latents", "latents", "threads=1", "text.tokens=8"),
+        *("text.encoder=hf:words", f"model.image_size={SIZE}", "model.later_frames=4"),
+        *(f"train.steps={steps}", f"train.save_every={steps}"),
+        *Path("backbone.txt").read_text().split(),
+        *changes,
+    ]
+
+
+LAYERS = [f"{key}.{layer}" for key in ("policy_objective", "frame_objective")
+          for layer in ("student_layer=1", "teacher_layer=2")]  # fmt: skip
+ROBOT = ["validation=0.2", "policy_batch=2", "frame_batch=2", *LAYERS]
+SELF_FLOW = ["objective@frame_objective=self_flow", "frame_objective.mask_ratio=0.1"]
+
+
+@pytest.fixture(scope="module")
+def video(folder):
+    """A run of experiment=rt1_video."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        changes = ["name=video", "clip_frames=3", "image_batch=2", "clip_batch=2"]
+        layers = ["objective.student_layer=1", "objective.teacher_layer=2"]
+        run("pretrain/run.py", "experiment=rt1_video", *small(*changes, *layers))
+    return "runs/video"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "start", "changes", "loaded"),
+    [
+        ("rt1_joint", "released.safetensors", [], {"adapters.frames.stem", "backbone.blocks"}),
+        ("rt1_joint", "runs/video", SELF_FLOW, {"adapters.frames.stem", "text", "projector"}),
+        ("rt1_joint", "none", [], set()),
+        ("rt1_policy", "released.safetensors", ["policy_objective.gamma=0.8"], {"backbone.blocks"}),
+        (
+            "rt1_world_model",
+            "released.safetensors",
+            ["objective@frame_objective=reworld", "model.action_horizon=4"],
+            {"backbone.blocks"},
+        ),
+        ("rt1_world_model", "runs/video", ["objective@frame_objective=sra2"], {"backbone.blocks"}),
+        ("rt1_joint", "runs/video", ["lora.rank=2"], {"backbone.blocks"}),
+    ],
+)
+def test_the_robot_experiments_run_from_every_start(
+    here, video, experiment, start, changes, loaded
+):
+    name = f"{experiment}-{Path(start).stem}-{len(changes)}"
+    settings = small(f"name={name}", "--init", start, *ROBOT, *changes)
+    run("finetune/rt1.py", f"experiment={experiment}", *settings)
+    record = read_manifest(resolve_checkpoint(Path("runs") / name))["extra"]
+    assert set(record["start"].get("loaded", ())) >= loaded
+    assert (record["start"]["source"] is None) == (start == "none")
+    assert record["roles"] == [experiment.removeprefix("rt1_")]
+    lines = Path("runs", name, "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    has = {key for key in lines[-1] if key in ("auxiliary_loss", "teacher_student_cosine")}
+    gamma = any("gamma" in c or "self_flow" in c or "sra2" in c for c in changes)
+    assert has == {
+        *(["teacher_student_cosine"] if gamma else []),
+        *(["auxiliary_loss"] if "objective@frame_objective=reworld" in changes else []),
+    }
+    if "lora.rank=2" in changes:
+        assert record["start"]["frozen"] == ["backbone.blocks", "backbone.t_embedder"]
+
+
+WORLD_MODEL = ("eval/world_model.py", "num_episodes=1", "num_frames=2", "num_steps=1",
+               "--checkpoint")  # fmt: skip
+
+
+def test_reworld_s_world_model_is_extrapolated_and_others_are_not(here, capsys):
+    run(*WORLD_MODEL, "runs/rt1_world_model-released-2", "extrapolation=1.4")
+    assert list(Path("runs/rt1_world_model-released-2/eval").glob("world_model-*/report.json"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(*WORLD_MODEL, "runs/robot", "extrapolation=1.4")
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
 def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
     from tests.unit.test_sd_vae import write_vae
     from tests.unit.test_text_encoders import write_text_encoder
@@ -189,6 +271,12 @@ def test_another_autoencoder_or_text_encoder_does_not_go_on(here, tmp_path):
         ["model.autoencoder={kind: sd_vae, weights: elsewhere}"],
         ["text.encoder=hf:nowhere"],
         ["text.tokens=1"],
+        ["freeze=backbone", "--init", "none"],
+        ["lora.rank=-1"],
+        ["lora={rank: 2, targets: [query]}"],
+        ["policy_objective.target=latents"],
+        ["conditioning.attention=causal", "model.backbone=flux"],
+        ["frame_objective.auxiliary=0.5", "policy_objective={auxiliary: 0.5, student_layer: 2}"],
     ],
 )
 def test_what_does_not_fit_is_refused_with_exit_code_2(changes, here, capsys):

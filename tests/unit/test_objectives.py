@@ -34,14 +34,24 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(scope="module")
-def model():
+def robot(feature_channels=None):
     torch.manual_seed(0)
     sit = SiTConfig(width=WIDTH, depth=4, heads=2)
-    model = Network(robot_network(RobotConfig(sit, image_size=(32, 32), later_frames=2)))
+    robot = RobotConfig(sit, image_size=(32, 32), later_frames=2)
+    model = Network(robot_network(robot, feature_channels, auxiliary_layer=1))
     for parameter in model.parameters():  # nothing starts at zero, so that all gradients flow
         torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return robot()
+
+
+@pytest.fixture(scope="module")
+def with_head_for_tokens():
+    return robot(feature_channels=768)
 
 
 def encoder(x):
@@ -65,7 +75,10 @@ def loss_of(model, row, role="clip", seed=0, attention="prefix", **changes):
 
 @pytest.mark.parametrize("attention", ["prefix", "joint"])
 @pytest.mark.parametrize("row", ROWS)
-def test_every_objective_trains_the_student_and_never_the_teacher(model, row, attention):
+def test_every_objective_trains_the_student_and_never_the_teacher(
+    model, with_head_for_tokens, row, attention
+):
+    model = with_head_for_tokens if row == "sra2" else model
     terms, teacher = loss_of(model, row, attention=attention)
     model.zero_grad()
     terms.loss.backward()
@@ -74,6 +87,7 @@ def test_every_objective_trains_the_student_and_never_the_teacher(model, row, at
     assert all(parameter.grad is None for parameter in teacher.parameters())
     trains_head = ROWS[row]["gamma"] > 0 and ROWS[row].get("head", True)
     assert (model.projector.linear1.weight.grad is not None) == trains_head
+    assert (model.auxiliary["frames"].linear.weight.grad is not None) == (row == "reworld")
     logged = loss_metrics(terms)
     assert all(torch.isfinite(value[~value.isnan()]).all() for value in logged.values())
     assert ("effective_mask_ratio" in logged) == (row != "diffusion_forcing")

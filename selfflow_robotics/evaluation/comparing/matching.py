@@ -115,7 +115,7 @@ class Candidate:
         for pair in chosen.split(",") if chosen else []:
             key, _, value = pair.partition(":")
             known = {name for one in found for name in (*one.settings, *one.simulator)}
-            if key not in known | {"joint", "instruction"}:
+            if key not in known | {"joint", "extrapolation", "instruction"}:
                 raise unknown("setting", key, known)
             found = [one for one in found if one.matches(key, value)]
         if not found:
