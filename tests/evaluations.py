@@ -4,14 +4,11 @@ from pathlib import Path
 
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.pages import write_results as pages
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary
-from selfflow_robotics.evaluation.verifying.checksums import (
-    write_report_checksums,
-    write_summary_checksums,
-)
 from selfflow_robotics.inference.bundle import weights_hash
 
 NUM_EPISODES = 12
@@ -51,6 +48,7 @@ def write_results(
                     wall_s=1.25,
                     video=video,
                     start=f"{episode.seed:016x}",
+                    failure=None if success else "never moved",
                 )
             )
     report = Report(
@@ -61,8 +59,7 @@ def write_results(
         policy_provenance={"checkpoint": str(checkpoint), "data": {"tasks": 1}},
         num_episodes=count,
     )
-    report.write(folder)
-    write_report_checksums(folder, ledger.records)
+    pages.write_results(folder, report, ledger.records)
     return folder, report
 
 
@@ -70,5 +67,5 @@ def write_summary(root: Path, results: list[tuple[Path, Report]]) -> None:
     """The summary of what `write_results` returned."""
     folders, reports = zip(*results, strict=True)
     folder = root / "eval" / "summary-0123abcd"
-    Summary(reports).write(folder)
-    write_summary_checksums(folder, folders)
+    folder.mkdir()
+    pages.write_summary(folder, Summary(reports), folders)

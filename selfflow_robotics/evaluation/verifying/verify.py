@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.csv_files import episodes_csv, rates_csv, summary_csv
 from selfflow_robotics.evaluation.ledger import EPISODES, FINGERPRINT, EpisodeRecord
 from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.report import Report
@@ -20,7 +21,9 @@ from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.evaluation.verifying.checksums import (
     CHECKSUMS,
+    PAGES,
     REPORT_FILES,
+    SPREADSHEETS,
     SUMMARY_FILES,
     Checksums,
 )
@@ -32,6 +35,7 @@ from selfflow_robotics.evaluation.verifying.files import (
 )
 from selfflow_robotics.evaluation.verifying.ledgers import later_differences, read_ledgers
 from selfflow_robotics.evaluation.verifying.recompute import (
+    csv_differences,
     json_differences,
     page_differences,
     recomputed_report,
@@ -107,6 +111,7 @@ def _results_checks(folder: Path, checkpoint: Path | None) -> Iterator[Check]:
             f"{', '.join(REPORT_FILES)}: SHA-256",
             tuple(file_differences(folder, sums, REPORT_FILES)),
         )
+        yield from _written_with(folder, sums)
     what = "report.json: numbers follow from the ledger"
     try:
         is_shard = folder.name.startswith("shard_")
@@ -118,6 +123,9 @@ def _results_checks(folder: Path, checkpoint: Path | None) -> Iterator[Check]:
     else:
         yield Check(what, _in(folder / "report.json", json_differences(written, computed)))
         yield _page_check(folder / "report.md", page)
+        yield from _csv_checks(
+            folder, {"report.csv": rates_csv, "episodes.csv": episodes_csv}, report
+        )
         yield _states_check(folder, report)
     yield from _video_checks(folder, sums, ledger.records, ledger.later)
     if expected := settings.get("checkpoint"):
@@ -142,6 +150,7 @@ def _summary_checks(folder: Path) -> Iterator[Check]:
             f"{', '.join(SUMMARY_FILES)}: SHA-256",
             tuple(file_differences(folder, sums, SUMMARY_FILES)),
         )
+        yield from _written_with(folder, sums)
         named = {(folder / name).resolve().parent for name in sums.ledgers}
         # Where there are shards, the whole evaluation is their parent folder.
         homes = sorted(home for home in named | {h.parent for h in named} if _has_report(home))
@@ -158,6 +167,7 @@ def _summary_checks(folder: Path) -> Iterator[Check]:
     summary = Summary(reports)
     yield Check(what, _in(path, json_differences(written, _as_json(summary))))
     yield _page_check(folder / "summary.md", summary.to_markdown())
+    yield from _csv_checks(folder, {"summary.csv": summary_csv}, summary)
 
 
 def _report_of(
@@ -198,7 +208,7 @@ def _video_checks(
             what = f"{len(named)} videos are there"
             yield Check(what, tuple(missing_files(folder, sorted(named))))
         return
-    named |= set(sums.files) - {FINGERPRINT, *REPORT_FILES}
+    named |= set(sums.files) - {FINGERPRINT, *REPORT_FILES, *SPREADSHEETS, *PAGES}
     if named | new:
         yield Check(
             f"{len(named)} videos: SHA-256",
@@ -207,6 +217,21 @@ def _video_checks(
                 *missing_files(folder, sorted(new - named)),
             ),
         )
+
+
+def _written_with(folder: Path, sums: Checksums) -> Iterator[Check]:
+    """The spreadsheets and the page that were written with the report."""
+    names = [name for name in (*SPREADSHEETS, *PAGES) if name in sums.files]
+    if names:
+        yield Check(f"{', '.join(names)}: SHA-256", tuple(file_differences(folder, sums, names)))
+
+
+def _csv_checks(folder: Path, files: dict[str, Any], result: Report | Summary) -> Iterator[Check]:
+    """The rows of each spreadsheet that is there, computed again."""
+    for name, compute in files.items():
+        if (folder / name).exists():
+            what = f"{name}: numbers follow from the ledger"
+            yield Check(what, _in(folder / name, csv_differences(folder / name, compute(result))))
 
 
 def _states_check(folder: Path, report: Report) -> Check:
