@@ -1,6 +1,6 @@
 """Scripted experts that are disturbed on purpose: policies from bad to good, without training.
 
-    python eval/simpler.py policy=benchmarks.degraded_experts:Noise60
+    python eval/simpler.py policy=benchmarks.degraded_experts:Noise100
     python eval/correlate.py runs/eval
 
 To judge a simulator by how it ranks policies takes several policies of different skill that play in
@@ -61,24 +61,20 @@ class DegradedExpert(ScriptedExpert):
         return chunks
 
 
-class Noise30(DegradedExpert):
-    noise = 0.3
-
-
-class Noise60(DegradedExpert):
-    noise = 0.6
+class Noise80(DegradedExpert):
+    noise = 0.8
 
 
 class Noise100(DegradedExpert):
     noise = 1.0
 
 
+class Noise120(DegradedExpert):
+    noise = 1.2
+
+
 class Noise150(DegradedExpert):
     noise = 1.5
-
-
-class Delay1(DegradedExpert):
-    delay = 1
 
 
 class Delay2(DegradedExpert):

@@ -17,15 +17,16 @@ KIND_COLORS = ("#d55e00", "#e69f00", "#cc79a7", "#8c564b", "#f0c987", "#7f6fb0",
 SCALE = [(0.0, "#d55e00"), (0.5, "#f4f1ea"), (1.0, "#0072b2")]  # success rate 0 to 1
 CELLS = 5  # per axis, if every episode has its own position
 FEW_PLACES = 60  # up to so many different positions are shown one by one
-ROW_PX, HEAD_PX = 24, 110
+ROW_PX, HEAD_PX = 24, 90
 
 
 class Chart(NamedTuple):
-    """A figure and its height on the page (px)."""
+    """A figure, its height on the page (px) and its legend, which the page draws: Plotly's own
+    hides the chart on narrow screens."""
 
     figure: go.Figure
     height: int
-    is_narrow: bool = False
+    legend: tuple[tuple[str, str], ...] = ()  # (name, colour)
 
 
 def rate_chart(report: Report) -> Chart:
@@ -57,7 +58,7 @@ def rate_chart(report: Report) -> Chart:
             text=texts,
             hovertemplate="%{text}<br>%{x:.1f} %<extra></extra>",
         )
-    figure.update_layout(hovermode="closest", showlegend=len(policies) > 1)
+    figure.update_layout(hovermode="closest")
     figure.update_xaxes(range=[-3, 103])
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
@@ -65,7 +66,8 @@ def rate_chart(report: Report) -> Chart:
         range=[len(labels) - 0.5, -0.5],
         showgrid=False,
     )
-    return Chart(figure, HEAD_PX + max(2 * ROW_PX, len(labels) * ROW_PX * (1 + len(policies) // 3)))
+    height = HEAD_PX + max(2 * ROW_PX, len(labels) * ROW_PX * (1 + len(policies) // 3))
+    return Chart(figure, height, tuple(zip(policies, COLORS, strict=False)))
 
 
 def outcome_chart(report: Report) -> Chart:
@@ -86,13 +88,14 @@ def outcome_chart(report: Report) -> Chart:
         parts[kind] = [report.failures(p, v).get(kind, 0) for _, p, v in rows]
     parts["failed to run"] = [report.rate(p, v).errors for _, p, v in rows]
     figure = _figure("outcomes", "% of the episodes", "")
-    colors = iter(KIND_COLORS * 3)
+    colors, legend = iter(KIND_COLORS * 3), []
     for name, counts in parts.items():
         color = SUCCESS if name == "success" else next(colors)
         if name in ("failed to run", NOT_RECORDED):
             color = ERROR
         if not any(counts):
             continue
+        legend.append((name, color))
         figure.add_bar(
             x=[100 * count / total for count, total in zip(counts, totals, strict=True)],
             y=list(range(len(rows))),
@@ -102,8 +105,7 @@ def outcome_chart(report: Report) -> Chart:
             customdata=counts,
             hovertemplate="%{customdata} episodes: " + name + "<extra></extra>",
         )
-    figure.update_layout(barmode="stack", hovermode="closest", showlegend=True)
-    figure.update_layout(legend={"traceorder": "normal"})
+    figure.update_layout(barmode="stack", hovermode="closest")
     figure.update_xaxes(range=[0, 100])
     figure.update_yaxes(
         tickvals=list(range(len(rows))),
@@ -111,7 +113,7 @@ def outcome_chart(report: Report) -> Chart:
         range=[len(rows) - 0.5, -0.5],
         showgrid=False,
     )
-    return Chart(figure, HEAD_PX + 30 + max(2, len(rows)) * ROW_PX)
+    return Chart(figure, HEAD_PX + max(2, len(rows)) * ROW_PX, tuple(legend))
 
 
 def place_charts(report: Report) -> list[Chart]:
@@ -175,7 +177,7 @@ def _map(title: str, records: Sequence[EpisodeRecord], span: tuple, what: str) -
     figure.update_xaxes(range=[y0, y1], showgrid=False, hoverformat=".3f", nticks=5)
     figure.update_yaxes(range=[x1, x0], showgrid=False, hoverformat=".3f", nticks=5)
     figure.update_layout(hovermode="closest", margin={"r": 12, "b": 44, "l": 56, "t": 34})
-    return Chart(figure, 330, is_narrow=True)
+    return Chart(figure, 330)
 
 
 def _add_places(figure: go.Figure, by_place: dict) -> None:
@@ -243,5 +245,6 @@ def _outcome(record: EpisodeRecord) -> str:
 
 def _figure(title: str, x: str, y: str) -> go.Figure:
     figure = go.Figure(layout={"template": STYLE, "title_text": title, "showlegend": False})
+    figure.update_layout(margin_t=34)
     figure.update_xaxes(title_text=x, hoverformat=None)
     return figure.update_yaxes(title_text=y)

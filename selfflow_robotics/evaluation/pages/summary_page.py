@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from selfflow_robotics.evaluation.pages.results_charts import HEAD_PX, ROW_PX, Chart
 from selfflow_robotics.evaluation.pages.results_page import render
-from selfflow_robotics.evaluation.pages.run_charts import STYLE
+from selfflow_robotics.evaluation.pages.run_charts import COLORS, STYLE
 from selfflow_robotics.evaluation.published import Published, published
 from selfflow_robotics.evaluation.report import Report, percent
 from selfflow_robotics.evaluation.summary import AVERAGES, Cell, Summary
@@ -45,7 +45,7 @@ def published_table(summary: Summary) -> dict[str, Any] | None:
     reports = [r for r in summary.reports if r.published and r.published["shown"]]
     if not reports:
         return None
-    numbers = published()
+    numbers = [one for one in published() if one.protocol == reports[0].protocol]
     shown: dict[tuple[str, str], None] = {}
     for report in reports:
         assert report.published is not None
@@ -121,9 +121,10 @@ def _chart(summary: Summary) -> Chart:
             text=[f"{policy}: {rate.successes} of {rate.count}" for *_, rate in rows],
             hovertemplate="%{text}<br>%{x:.1f} %<extra></extra>",
         )
-    figure.update_layout(hovermode="closest", showlegend=True)
+    figure.update_layout(hovermode="closest", showlegend=False, margin_t=34)
     figure.update_xaxes(range=[-3, 103], title_text="%", hoverformat=None)
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5]
     )
-    return Chart(figure, HEAD_PX + 20 + 2 * ROW_PX * len(names))
+    legend = tuple(zip(summary.reports[0].episodes, COLORS, strict=False))
+    return Chart(figure, HEAD_PX + 2 * ROW_PX * len(names), legend)

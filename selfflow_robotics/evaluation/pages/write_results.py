@@ -23,10 +23,7 @@ def write_results(folder: Path, report: Report, records: Sequence[EpisodeRecord]
     cannot be written.
     """
     report.write(folder)
-    with writing(folder):
-        write_whole(folder / "report.csv", rates_csv(report))
-        write_whole(folder / "episodes.csv", episodes_csv(report))
-        write_whole(folder / "report.html", page_html(report, folder))
+    write_page(folder, report)
     write_report_checksums(folder, records)
 
 
@@ -36,7 +33,20 @@ def write_summary(folder: Path, summary: Summary, results: Sequence[Path]) -> No
     Raises UserError if a file cannot be written.
     """
     summary.write(folder)
+    write_summary_page(folder, summary, results)
+    write_summary_checksums(folder, results)
+
+
+def write_page(folder: Path, report: Report) -> None:
+    """report.html, report.csv and episodes.csv. Raises UserError if one cannot be written."""
+    with writing(folder):
+        write_whole(folder / "report.csv", rates_csv(report))
+        write_whole(folder / "episodes.csv", episodes_csv(report))
+        write_whole(folder / "report.html", page_html(report, folder))
+
+
+def write_summary_page(folder: Path, summary: Summary, results: Sequence[Path]) -> None:
+    """summary.html and summary.csv. Raises UserError if one cannot be written."""
     with writing(folder):
         write_whole(folder / "summary.csv", summary_csv(summary))
         write_whole(folder / "summary.html", summary_html(summary, folder, results))
-    write_summary_checksums(folder, results)

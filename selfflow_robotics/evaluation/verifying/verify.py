@@ -116,7 +116,7 @@ def _results_checks(folder: Path, checkpoint: Path | None) -> Iterator[Check]:
     try:
         is_shard = folder.name.startswith("shard_")
         report = recomputed_report(written, settings, ledger.records, is_shard)
-        computed, page = _as_json(report), report.to_markdown()
+        computed, page = as_json(report), report.to_markdown()
     except _UNFIT as error:
         differs = f"{folder / 'report.json'}: cannot be computed from the ledger ({error})"
         yield Check(what, (*(unread or (differs,)),))
@@ -144,36 +144,50 @@ def _summary_checks(folder: Path) -> Iterator[Check]:
     tasks = written.get("tasks")
     tasks = tasks if isinstance(tasks, dict) else {}
     yield from _about_checksums(folder, sums, problem, "num_episodes" in str(tasks))
-    homes = [path.parent for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}"))]
     if sums:
         yield Check(
             f"{', '.join(SUMMARY_FILES)}: SHA-256",
             tuple(file_differences(folder, sums, SUMMARY_FILES)),
         )
         yield from _written_with(folder, sums)
-        named = {(folder / name).resolve().parent for name in sums.ledgers}
-        # Where there are shards, the whole evaluation is their parent folder.
-        homes = sorted(home for home in named | {h.parent for h in named} if _has_report(home))
+        named = _folders_of_ledgers(folder, sums)
         ledger = read_ledgers(sorted(named), folder, sums)
         gone = missing_files(folder, sums.ledgers)
         yield Check(ledger.text(), (*gone, *ledger.differences))
     what, path = "summary.json: numbers follow from the ledgers", folder / "summary.json"
-    found = [_report_of(name, report, homes, folder, sums) for name, report in tasks.items()]
-    reports = tuple(report for report in found if isinstance(report, Report))
+    found = summary_reports(folder, tasks, sums)
+    reports = tuple(one[0] for one in found if not isinstance(one, str))
     if unread or not reports or len(reports) < len(found):
-        lacking = [report for report in found if isinstance(report, str)]
+        lacking = [one for one in found if isinstance(one, str)]
         yield Check(what, unread or _in(path, lacking or ["expected tasks, found none"]))
         return
     summary = Summary(reports)
-    yield Check(what, _in(path, json_differences(written, _as_json(summary))))
+    yield Check(what, _in(path, json_differences(written, as_json(summary))))
     yield _page_check(folder / "summary.md", summary.to_markdown())
     yield from _csv_checks(folder, {"summary.csv": summary_csv}, summary)
 
 
+def summary_reports(
+    folder: Path, tasks: dict[str, Any], sums: Checksums | None
+) -> list[tuple[Report, Path] | str]:
+    """The recomputed report and the folder of each of a summary's `tasks`, or how it differs."""
+    homes = [path.parent for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}"))]
+    if sums:
+        named = _folders_of_ledgers(folder, sums)
+        # Where there are shards, the whole evaluation is their parent folder.
+        homes = sorted(home for home in named | {h.parent for h in named} if _has_report(home))
+    return [_report_of(name, report, homes, folder, sums) for name, report in tasks.items()]
+
+
+def _folders_of_ledgers(folder: Path, sums: Checksums) -> set[Path]:
+    return {(folder / name).resolve().parent for name in sums.ledgers}
+
+
 def _report_of(
     name: str, written: Any, homes: list[Path], base: Path, sums: Checksums | None
-) -> Report | str:
-    """The recomputed report of one task of a summary, or how it differs from the closest one."""
+) -> tuple[Report, Path] | str:
+    """The recomputed report of one task of a summary and its folder, or how it differs from the
+    closest one."""
     closest: list[str] = []
     for home in homes:
         try:
@@ -183,12 +197,12 @@ def _report_of(
                 continue
             is_shard = home.name.startswith("shard_")
             report = recomputed_report(written, settings, ledger.records, is_shard)
-            differences = list(json_differences(written, _as_json(report)))
+            differences = list(json_differences(written, as_json(report)))
         except _UNFIT as error:
             differences = [str(error)]
         else:
             if not differences:
-                return report
+                return report, home
         if not closest or len(differences) < len(closest):
             closest = differences
     return f"tasks.{name}: {closest[0] if closest else 'expected a results folder, found none'}"
@@ -300,8 +314,8 @@ def _json(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {}, (f"{path}: expected an object, found {type(content).__name__}",)
 
 
-def _as_json(result: Report | Summary) -> dict[str, Any]:
-    """As it is read from a file: lists instead of tuples, text as keys."""
+def as_json(result: Report | Summary) -> dict[str, Any]:
+    """Its JSON as it is read from a file: lists instead of tuples, text as keys."""
     return json.loads(json.dumps(result.to_json()))
 
 
