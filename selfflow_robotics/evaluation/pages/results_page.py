@@ -31,7 +31,6 @@ from selfflow_robotics.json_file import read_json
 
 MOST_FILMS = 24  # with a picture
 MOST_ROWS = 300  # of the table of failed episodes; episodes.csv has all
-PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
 # What report.json's provenance says first.
 _FIRST = ("renderer", "vulkan_devices", "mujoco", "sapien", "simpler_env_commit", "machine")
 
@@ -77,8 +76,22 @@ def render(template: str, **values: Any) -> str:
     """A page from one of this folder's templates, with Plotly's script."""
     loader = jinja2.PackageLoader("selfflow_robotics", "evaluation/pages")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    environment.globals["chart_html"] = _chart_html
-    return environment.get_template(template).render(plotly=get_plotlyjs(), **values)
+    figures: dict[str, str] = {}
+
+    def add(chart: Chart, name: str) -> str:
+        """Draw the chart in the element `name`; returns nothing to show."""
+        figures[name] = chart.figure.to_json() or ""
+        return ""
+
+    def drawings() -> str:
+        """All charts as a JavaScript object."""
+        parts = [f"{json.dumps(name)}:{text}" for name, text in figures.items()]
+        # "</script>" in a text would end the script.
+        return "{" + ",\n".join(parts).replace("</", "<\\/") + "}"
+
+    return environment.get_template(template).render(
+        plotly=get_plotlyjs(), add=add, drawings=drawings, **values
+    )
 
 
 def results_by_step(folder: Path) -> list[tuple[int, Rate]]:
@@ -107,12 +120,6 @@ def results_by_step(folder: Path) -> list[tuple[int, Rate]]:
 def _same_but_weights(one: Evaluation, other: Evaluation) -> bool:
     first, second = ({**e.settings, "checkpoint": None} for e in (one, other))
     return first == second
-
-
-def _chart_html(chart: Chart, name: str) -> str:
-    return chart.figure.to_html(
-        PLOT_CONFIG, include_plotlyjs=False, full_html=False, div_id=name, default_height="100%"
-    )
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
