@@ -97,7 +97,7 @@ def _text(rate: float | None) -> str:
 
 def _chart(summary: Summary) -> Chart:
     """The success rate of each task, and of the baselines."""
-    figure = go.Figure(layout={"template": STYLE, "title_text": "success rate, 95 % intervals"})
+    figure = go.Figure(layout={"template": STYLE, "title_text": "success rate"})
     names = [report.task for report in summary.reports]
     for policy in summary.reports[0].episodes:
         rows = []
