@@ -1,7 +1,12 @@
 """Results of evaluations as eval/simpler.py writes them, with outcomes that are made up."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from selfflow_robotics.envs.base import robot_state
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.pages import write_results as pages
@@ -69,3 +74,21 @@ def write_summary(root: Path, results: list[tuple[Path, Report]]) -> None:
     folder = root / "eval" / "summary-0123abcd"
     folder.mkdir()
     pages.write_summary(folder, Summary(reports), folders)
+
+
+def infos_of(moves: Sequence[Sequence[Any]], drawers: Sequence[Any] | None = None) -> list[dict]:
+    """The `info` of an episode's steps: `moves[t][n]` is the offset (m) of object n at step t, and
+    `drawers[t]` how far the drawers are open."""
+    infos = []
+    for step, offsets in enumerate(moves):
+        poses = [[*(np.array([-0.2, 0.1 * n, 0.9]) + o), 1, 0, 0, 0] for n, o in enumerate(offsets)]
+        state = robot_state(
+            tool_pose=np.zeros(7),
+            objects=np.array(poses).reshape(-1, 7),
+            base_pose=np.zeros(7),
+            qpos=np.zeros(11),
+            closedness=0.0,
+            drawers=None if drawers is None else np.array(drawers[step], float),
+        )
+        infos.append({"success": False, "elapsed_steps": step, "state": state})
+    return infos

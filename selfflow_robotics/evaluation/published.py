@@ -89,13 +89,15 @@ class Beside:
     def lines(self) -> list[str]:
         """As remarks under a table: the numbers, and whose were left out."""
         lines = []
-        for rule in dict.fromkeys(one.success for one in self.shown):
+        for rule, words in RULE_WORDS.items():
             own = [one for one in self.shown if one.success == rule]
+            if not own:
+                continue
             listed = ", ".join(f"{one.policy} {100 * one.rate:.1f} %" for one in own)
             sources = "; ".join(dict.fromkeys(one.source for one in own))
             lines.append(
                 f"Published for {own[0].protocol.replace('_', ' ')}, success "
-                f"{RULE_WORDS[rule or 'last_step']}: {listed} ({sources})."
+                f"{words}: {listed} ({sources})."
             )
         if self.left_out:
             reasons: dict[str, list[str]] = {}
@@ -137,7 +139,7 @@ def published(path: Path = FILE) -> tuple[Published, ...]:
             robot=entry["robot"],
             protocol=entry["protocol"],
             column=column,
-            rate=value / 100,
+            rate=round(value / 100, 4),
             success=entry["success"],
             episodes=_episodes(entry["episodes"], sizes.get(entry["protocol"], {}), column),
             trained_on=entry["trained_on"],

@@ -6,6 +6,7 @@ from collections import deque
 from pathlib import Path
 
 import av
+import av.error
 from PIL import Image
 
 WIDTH_PX = 200
@@ -16,7 +17,7 @@ def last_picture(path: Path, width_px: int = WIDTH_PX) -> str | None:
     try:
         with av.open(str(path)) as film:
             frames = deque(film.decode(video=0), maxlen=1)
-    except (OSError, av.FFmpegError):
+    except (OSError, av.error.FFmpegError):
         return None
     if not frames:
         return None

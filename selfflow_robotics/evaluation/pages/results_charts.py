@@ -166,7 +166,7 @@ def _map(title: str, records: Sequence[EpisodeRecord], span: tuple, what: str) -
         by_place[round(place.x, 4), round(place.y, 4)].append(record)
     name = f"{title}: {sum(r.success for r in records)} of {len(records)}"
     figure = _figure(name, f"{what}'s y (m)", "x (m)")
-    if len(by_place) <= FEW_PLACES and len(by_place) < len(records):
+    if len(by_place) <= FEW_PLACES and 2 * len(by_place) <= len(records):
         _add_places(figure, by_place)
     elif title == "all" and len(records) > 2 * CELLS**2:
         _add_cells(figure, records, span)
@@ -203,16 +203,18 @@ def _add_cells(figure: go.Figure, records: Sequence[EpisodeRecord], span: tuple)
     places = np.array([place_of(r)[:2] for r in records])
     edges = [np.linspace(low, high, CELLS + 1) for low, high in zip(*span, strict=True)]
     wins = np.array([float(r.success) for r in records])
-    sums, counts = (np.histogram2d(*places.T, edges, weights=w)[0] for w in (wins, None))
+    sums, counts = (
+        np.histogram2d(places[:, 0], places[:, 1], edges, weights=w)[0] for w in (wins, None)
+    )
     shares = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     texts = [
         [f"{int(s)}/{int(n)}" if n else "" for s, n in zip(*row, strict=True)]
         for row in zip(sums, counts, strict=True)
     ]
-    x, y = ((e[1:] + e[:-1]) / 2 for e in edges)
+    middles = [(e[1:] + e[:-1]) / 2 for e in edges]
     figure.add_heatmap(
-        x=y,
-        y=x,
+        x=middles[1],
+        y=middles[0],
         z=shares,
         text=texts,
         texttemplate="%{text}",
