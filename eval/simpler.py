@@ -28,9 +28,10 @@ MuJoCo tabletop, or SIMPLER from your own checkout (sim=simpler; if it is missin
 what to install).
 
 Results are written to RUN/eval/: a folder per task with episodes.jsonl (one line per episode),
-videos/, report.md, report.json and checksums.json, and for several tasks a folder with summary.md.
-Repeat an interrupted command to resume it. eval/compare.py compares the results of two policies,
-and eval/verify.py checks all files of a result.
+videos/, report.html (a page to look at), report.md, report.json, report.csv, episodes.csv and
+checksums.json, and for several tasks a folder with summary.html. Repeat an interrupted command to
+resume it. eval/report.py writes the pages anew, eval/compare.py compares the results of two
+policies, and eval/verify.py checks all files of a result.
 
 A protocol with a grid promises that all initial states differ. An evaluation stops with an error at
 the first episode that repeats one, and reports the count.
@@ -69,6 +70,7 @@ from selfflow_robotics.evaluation.domain import (
 )
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.pages.write_results import write_results, write_summary
 from selfflow_robotics.evaluation.players import (
     RemoteConfig,
     check_network_settings,
@@ -86,17 +88,14 @@ from selfflow_robotics.evaluation.protocol import (
     resolve_protocol,
     tasks_of,
 )
+from selfflow_robotics.evaluation.published import beside_result
 from selfflow_robotics.evaluation.reference_frames import compare_frame
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.evaluation.summary import Summary
-from selfflow_robotics.evaluation.verifying.checksums import (
-    check_unchanged,
-    write_report_checksums,
-    write_summary_checksums,
-)
+from selfflow_robotics.evaluation.verifying.checksums import check_unchanged
 from selfflow_robotics.flow.solvers import Method
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.address import is_remote, parse_address
@@ -107,6 +106,8 @@ from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy, Precision
 from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.rng import check_seed
+
+BASELINES = ("random", "expert")
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,10 @@ def evaluate(
         for player in players:
             play(config, ledger, player, clients, episodes, Audit(protocol))
 
+    is_evaluated = config.policy not in BASELINES and not policy.privileged
+    published = beside_result(
+        *(task, simulator, protocol, len(episodes), data, is_evaluated), config.instruction
+    )
     report = Report(
         task=task.name,
         simulator=TITLES[simulator],
@@ -281,19 +286,17 @@ def evaluate(
         episodes={player.name: ledger.of(player.name, episodes) for player in players},
         out_of_domain=out_of_domain(simulator, data),
         left_out=left_out,
-        remarks=remarks(
-            *(task, simulator, protocol, len(episodes)), provenance, data, config.instruction
-        ),
+        remarks=remarks(task, simulator, provenance, data, config.instruction, published),
         simulator_provenance=provenance,
         reference_frame=frame,
         policy_provenance=provenance_of(policy, checkpoint),
         num_episodes=config.num_episodes,
         shard=config.shard,
+        published=published.to_json(),
     )
     print(f"\n{report.to_text()}\n")  # first: the disk may be full
-    report.write(ledger.folder)
-    write_report_checksums(ledger.folder, ledger.records)
-    print(f"report: {ledger.folder / 'report.md'}")
+    write_results(ledger.folder, report, ledger.records)
+    print(f"report: {ledger.folder / 'report.html'}")
     return ledger.folder, report
 
 
@@ -306,9 +309,8 @@ def summarize(
     print(f"\n{summary.to_text()}\n")
     settings = {"settings": [report.to_json() for report in reports]}
     folder = results_root(config, checkpoint) / folder_name("summary", settings)
-    summary.write(folder)
-    write_summary_checksums(folder, folders)
-    print(f"summary: {folder / 'summary.md'}")
+    write_summary(folder, summary, folders)
+    print(f"summary: {folder / 'summary.html'}")
 
 
 def play(

@@ -9,9 +9,10 @@ For every results folder of eval/simpler.py it checks that
 - evaluation.json has the settings that the results were measured with,
 - each line of episodes.jsonl has its checksum; lines that a continued evaluation has added since
   must be new episodes of the same protocol,
-- every number of report.md, report.json and the summaries follows from episodes.jsonl,
+- every number of report.md, report.json, the spreadsheets and the summaries follows from
+  episodes.jsonl,
 - the initial states differ, where the protocol promises it,
-- the videos, the checkpoint and every file of it have their checksums.
+- the page, the videos, the checkpoint and every file of it have their checksums.
 
 Each check is a line, and each difference one that names the file, what was expected and what was
 found. Exit code: 0 if everything holds, 1 if something differs, 2 if there are no results or an

@@ -21,6 +21,8 @@ COMMANDS = {
     "eval/probe.py": "selfflow-probe",
     "eval/class_probe.py": "selfflow-class-probe",
     "eval/run_page.py": "selfflow-run-page",
+    "eval/correlate.py": "selfflow-correlate",
+    "eval/report.py": "selfflow-report",
     "eval/verify.py": "selfflow-verify",
 }
 

@@ -1,17 +1,19 @@
 """Results of evaluations as eval/simpler.py writes them, with outcomes that are made up."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from selfflow_robotics.envs.base import robot_state
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.pages import write_results as pages
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary
-from selfflow_robotics.evaluation.verifying.checksums import (
-    write_report_checksums,
-    write_summary_checksums,
-)
 from selfflow_robotics.inference.bundle import weights_hash
 
 NUM_EPISODES = 12
@@ -51,6 +53,7 @@ def write_results(
                     wall_s=1.25,
                     video=video,
                     start=f"{episode.seed:016x}",
+                    failure=None if success else "never moved",
                 )
             )
     report = Report(
@@ -61,8 +64,7 @@ def write_results(
         policy_provenance={"checkpoint": str(checkpoint), "data": {"tasks": 1}},
         num_episodes=count,
     )
-    report.write(folder)
-    write_report_checksums(folder, ledger.records)
+    pages.write_results(folder, report, ledger.records)
     return folder, report
 
 
@@ -70,5 +72,23 @@ def write_summary(root: Path, results: list[tuple[Path, Report]]) -> None:
     """The summary of what `write_results` returned."""
     folders, reports = zip(*results, strict=True)
     folder = root / "eval" / "summary-0123abcd"
-    Summary(reports).write(folder)
-    write_summary_checksums(folder, folders)
+    folder.mkdir()
+    pages.write_summary(folder, Summary(reports), folders)
+
+
+def infos_of(moves: Sequence[Sequence[Any]], drawers: Sequence[Any] | None = None) -> list[dict]:
+    """The `info` of an episode's steps: `moves[t][n]` is the offset (m) of object n at step t, and
+    `drawers[t]` how far the drawers are open."""
+    infos = []
+    for step, offsets in enumerate(moves):
+        poses = [[*(np.array([-0.2, 0.1 * n, 0.9]) + o), 1, 0, 0, 0] for n, o in enumerate(offsets)]
+        state = robot_state(
+            tool_pose=np.zeros(7),
+            objects=np.array(poses).reshape(-1, 7),
+            base_pose=np.zeros(7),
+            qpos=np.zeros(11),
+            closedness=0.0,
+            drawers=None if drawers is None else np.array(drawers[step], float),
+        )
+        infos.append({"success": False, "elapsed_steps": step, "state": state})
+    return infos

@@ -54,8 +54,8 @@ def out_of_domain(simulator: str, data: dict[str, Any] | None) -> str | None:
 
 
 def is_real(data: dict[str, Any]) -> bool:
-    """Whether the data were recorded on the real robot."""
-    return "simulator" not in data and data.get("dataset") == REAL_ROBOT_DATA
+    """Whether the data were recorded on a real robot."""
+    return "simulator" not in data and data.get("dataset") in _REAL_ROBOTS
 
 
 def check_robot(task: Task, data: dict[str, Any] | None) -> None:

@@ -44,6 +44,7 @@ class EpisodeRecord:
     video: str | None = None  # relative to the folder
     start: str | None = None  # digest of the initial state; equal for equal states
     picture: str | None = None  # digest of the first image and instruction, if the policy looks
+    failure: str | None = None  # how it failed (`Task.failure`); None for a success or an error
 
     @property
     def key(self) -> str:

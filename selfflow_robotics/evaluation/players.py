@@ -154,7 +154,13 @@ def provenance_of(policy: Policy, checkpoint: Path | None) -> dict[str, Any] | N
     if checkpoint is not None:
         return {"checkpoint": str(checkpoint), "data": data_of(policy)}
     origin = getattr(policy, "fingerprint", None)
-    return None if origin is None else {**origin, "data": data_of(policy)}
+    if origin is None:
+        return None
+    return {
+        **origin,
+        "data": data_of(policy),
+        **({"privileged": True} if policy.privileged else {}),
+    }
 
 
 def image_size_of(policy: Policy) -> tuple[int, int] | None:

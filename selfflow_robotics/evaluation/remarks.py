@@ -3,18 +3,17 @@
 from typing import Any
 
 from selfflow_robotics.envs.tasks.base import Task
-from selfflow_robotics.evaluation.domain import TITLES, is_real
-from selfflow_robotics.evaluation.published import published_line
+from selfflow_robotics.evaluation.domain import TITLES
+from selfflow_robotics.evaluation.published import Beside
 
 
 def remarks(
     task: Task,
     simulator: str,
-    protocol: str,
-    num_episodes: int,
     provenance: dict[str, Any],
     data: dict[str, Any] | None,
     instruction: str | None = None,
+    published: Beside | None = None,
 ) -> tuple[str, ...]:
     """One remark per line.
 
@@ -22,6 +21,7 @@ def remarks(
         provenance: the simulator's.
         data: provenance of the data that the policy was trained on; None: it was not trained.
         instruction: what the policy was told instead of the task's instruction, if anything.
+        published: the published numbers for the result.
     """
     lines = []
     if instruction is not None:
@@ -39,7 +39,6 @@ def remarks(
         )
     if simulator == "simpler" and task.simpler and task.simpler.remark:
         lines.append(task.simpler.remark)
-    comparable = data is not None and is_real(data) and simulator == "simpler"
-    if comparable and instruction is None:
-        lines.append(published_line(task.name, protocol, num_episodes))
-    return tuple(line for line in lines if line)
+    if published:
+        lines += published.lines()
+    return tuple(lines)

@@ -6,11 +6,13 @@ failures, all errors successes). Rates of different simulators are never in the 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, SuccessRule, common_episodes
 from selfflow_robotics.evaluation.protocol import DRAWN
@@ -23,6 +25,8 @@ from selfflow_robotics.evaluation.statistics import (
     wilson_interval,
 )
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
+
+NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Report:
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
     num_episodes: int | None = None  # asked for; None: the protocol's number
     shard: str | None = None  # part of the episodes, such as 1/4; None: all
+    published: dict[str, Any] | None = None  # `published.Beside` as JSON
 
     @property
     def policy(self) -> str:
@@ -130,6 +135,17 @@ class Report:
     def _paired_p(self, first: str, second: str) -> float:
         pairs = common_episodes(self.episodes[first], self.episodes[second])
         return mcnemar_p([one.success for one, _ in pairs], [other.success for _, other in pairs])
+
+    def failures(self, policy: str, variant: str | None = None) -> dict[str, int]:
+        """How many failed episodes failed how (`Task.failure`), in the task's order; episodes of
+        earlier versions are "not recorded"."""
+        counts = Counter(
+            record.failure or NOT_RECORDED
+            for record in self.episodes[policy]
+            if record.error is None and not record.success and variant in (None, record.variant)
+        )
+        known = (*get_task(self.task).failures, NOT_RECORDED)
+        return {kind: counts[kind] for kind in (*known, *sorted(counts)) if counts[kind]}
 
     def mean_of_variants(self, policy: str) -> dict[str, Any] | None:
         """The rate with equal weights for the variants, and its 95 % interval; None with errors or
@@ -167,6 +183,14 @@ class Report:
                 for policy in self.episodes
             },
             "mean_of_variants": {policy: self.mean_of_variants(policy) for policy in self.episodes},
+            "failures": {
+                policy: {
+                    "all": self.failures(policy),
+                    **{variant: self.failures(policy, variant) for variant in self.variants},
+                }
+                for policy in self.episodes
+            },
+            "published": self.published,
             "mcnemar_p": self.comparisons(),
             "simulator_provenance": self.simulator_provenance,
             "policy_provenance": self.policy_provenance,
@@ -230,6 +254,10 @@ class Report:
             notes.append(
                 f"{self.policy} and {other} on the same episodes: exact McNemar p = {p:.2g}."
             )
+        for policy in self.episodes:
+            if failures := self.failures(policy):
+                listed = ", ".join(f"{count} {kind}" for kind, count in failures.items())
+                notes.append(f"Failures of {policy}: {listed}.")
         states = self.initial_states()
         if states.count:
             notes.append(f"{states.text()}.")

@@ -12,6 +12,7 @@ import numpy as np
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tasks.catalog import get_task
+from selfflow_robotics.envs.tasks.failures import Course
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.video import write_video
 from selfflow_robotics.policies.base import Policy
@@ -80,7 +81,15 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult, looks: bool) -> 
         video=video,
         start=_start(result),
         picture=_picture(result) if looks else None,
+        failure=_failure(result),
     )
+
+
+def _failure(result: EpisodeResult) -> str | None:
+    """How the episode failed; None if it succeeded or could not be played."""
+    if result.success or result.error:
+        return None
+    return get_task(result.spec.task).failure(result.drawn, Course.of(result.infos))
 
 
 def _start(result: EpisodeResult) -> str | None:

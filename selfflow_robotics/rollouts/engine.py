@@ -51,10 +51,15 @@ class EpisodeResult:
     steps: int
     wall_s: float
     error: str | None = None
-    start: dict[str, Any] = field(default_factory=dict)  # `info` of the reset
+    infos: list[dict[str, Any]] = field(default_factory=list)  # of the reset and each step
     first_observation: dict[str, Any] = field(default_factory=dict)  # empty if not rendered
     frames: list[np.ndarray] | None = None  # uint8 [H, W, 3], steps + 1 of them
     trajectory: Trajectory | None = None
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """`info` of the reset; empty if the episode did not start."""
+        return self.infos[0] if self.infos else {}
 
     @property
     def drawn(self) -> dict[str, Any]:
@@ -189,7 +194,7 @@ class _Episode:
             steps=self.steps,
             wall_s=time.monotonic() - self.started,
             error=error,
-            start=self.infos[0] if self.infos else {},
+            infos=self.infos,
             first_observation=self.first_observation,
             frames=frames,
             trajectory=trajectory,

@@ -95,6 +95,8 @@ def test_each_config_belongs_to_a_script():
         "run_page",
         "verify",
         "doctor",
+        "report",
+        "correlate",
     ],
 )
 def test_each_console_command_runs_a_script_that_is_there(command, monkeypatch):

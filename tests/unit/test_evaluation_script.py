@@ -16,6 +16,7 @@ from selfflow_robotics.envs.simpler.preflight import INSTALL
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.audit import InitialStates
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.published import beside_result
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.verifying.verify import find_results, verify
@@ -233,24 +234,21 @@ def test_a_task_that_cannot_be_played_is_named_before_another_is_played(main, tm
 
 
 def test_a_task_with_drawers_remarks_that_simpler_rasterised_them():
-    [remark] = remarks(TASKS["open_drawer"], "simpler", "grid", 27, {}, None)
+    [remark] = remarks(TASKS["open_drawer"], "simpler", {}, None)
     assert "rasterised" in remark
-    assert remarks(TASKS["open_drawer"], "tabletop", "grid", 27, {}, None) == ()
-    assert remarks(TASKS["pick_coke_can"], "simpler", "grid", 75, {}, None) == ()
+    assert remarks(TASKS["open_drawer"], "tabletop", {}, None) == ()
+    assert remarks(TASKS["pick_coke_can"], "simpler", {}, None) == ()
 
 
-def test_published_rates_are_for_policies_of_the_real_robot():
+def test_published_rates_are_remarks():
     real = {"dataset": "fractal20220817_data"}
-    task, protocol = TASKS["move_near"], "visual_matching"
-    [remark] = remarks(task, "simpler", protocol, 240, {}, real)
+    task = TASKS["move_near"]
+    found = beside_result(task, "simpler", "visual_matching", 240, real)
+    [remark, left_out] = remarks(task, "simpler", {}, real, published=found)
     assert "RT-1-X 31.7 %" in remark
-    assert remarks(task, "simpler", protocol, 239, {}, real) == ()
-    [told] = remarks(task, "simpler", protocol, 240, {}, real, instruction="pick coke can")
+    assert "CogACT" in left_out
+    [told] = remarks(task, "simpler", {}, real, instruction="pick coke can")
     assert "pick coke can" in told
-    assert "RT-1-X" not in told
-    assert remarks(task, "simpler", "grid", 60, {}, real) == ()
-    own = {"simulator": "tabletop"}
-    assert remarks(task, "simpler", protocol, 240, {}, own) == ()
 
 
 def test_variants_that_were_left_out_are_trouble():

@@ -11,6 +11,7 @@ import torch
 
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.pages import results_page
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.evaluation.verifying.checksums import CHECKSUMS
 from selfflow_robotics.evaluation.verifying.verify import find_results, verify
@@ -25,7 +26,10 @@ def evaluated(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs") / "rt1"
     tensors = {"w": torch.arange(64.0), "b": torch.ones(3)}
     save_checkpoint(root / "checkpoints", 5, {"model": tensors, "teacher": tensors}, {"roles": []})
-    write_summary(root, [write_results(root, "pick_coke_can"), write_results(root, "move_near")])
+    with pytest.MonkeyPatch.context() as patch:  # its 5 MB would be copied for each edit
+        patch.setattr(results_page, "get_plotlyjs", lambda: "")
+        results = [write_results(root, "pick_coke_can"), write_results(root, "move_near")]
+        write_summary(root, results)
     return root
 
 
@@ -49,6 +53,7 @@ NEAR = "eval/tabletop-move_near-grid-*/"
 SUMMARY = "eval/summary-*/"
 LEDGER, SETTINGS = PICK + "episodes.jsonl", PICK + "evaluation.json"
 JSON, PAGE = PICK + "report.json", PICK + "report.md"
+RATES, TABLE = PICK + "report.csv", PICK + "episodes.csv"
 
 
 def _line(number, old, new):
@@ -176,6 +181,18 @@ EDITS = {
     "the title": (PAGE, _text("seed 3", "seed 2")),
     "a row is deleted": (PAGE, _change_lines(lambda x: [*x[:5], *x[6:]])),
     "no page": (PAGE, _delete),
+    "kinds of failure": (JSON, _text(r'"never moved": \d+', '"never moved": 1')),
+    "another kind of failure": (LEDGER, _text("never moved", "fell off")),
+    "a rate in the spreadsheet": (RATES, _line(2, r"0\.\d", "0.9")),
+    "an interval in the spreadsheet": (RATES, _line(3, r",0\.\d{6},", ",0.777777,")),
+    "a row of the spreadsheet": (RATES, _change_lines(lambda x: [*x[:2], *x[3:]])),
+    "an episode in the spreadsheet": (TABLE, _line(4, r",(\d),(\d),", r",\2,0,")),
+    "a position in the spreadsheet": (TABLE, _line(5, r",-0\.\d", ",-0.9")),
+    "no spreadsheet": (TABLE, _delete),
+    "a rate on the web page": (PICK + "report.html", _text(r"<b>\d+ %", "<b>99 %")),
+    "no web page": (PICK + "report.html", _delete),
+    "a rate in the summary's spreadsheet": (SUMMARY + "summary.csv", _line(2, r"0\.\d", "0.9")),
+    "no web page of the summary": (SUMMARY + "summary.html", _delete),
     "a byte of a video": (PICK + "videos/network-*", _byte(100)),
     "a shorter video": (PICK + "videos/random-*", lambda p: p.write_bytes(p.read_bytes()[:-1])),
     "no video": (PICK + "videos/random-*", _delete),
@@ -240,6 +257,8 @@ NUMBERS = [
     *("the level of the intervals on the page", "a rate on the summary's page"),
     *("a rate on the page", "n on the page", "p on the page", "a rate in the summary"),
     *("n on the summary's page", "other settings", "a byte of the weights", "no video"),
+    *("a rate in the spreadsheet", "an interval in the spreadsheet", "a row of the spreadsheet"),
+    *("a position in the spreadsheet", "a rate in the summary's spreadsheet", "kinds of failure"),
 ]
 
 

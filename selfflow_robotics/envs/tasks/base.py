@@ -16,6 +16,7 @@ import numpy as np
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.simpler.surroundings import Surroundings
+from selfflow_robotics.envs.tasks.failures import LIFTING, OTHER, UNFINISHED, Course, not_lifted
 from selfflow_robotics.envs.tasks.objects import Body, Rest
 from selfflow_robotics.envs.tasks.plan import Skill
 from selfflow_robotics.envs.tasks.rules import Rule, Seen
@@ -136,6 +137,8 @@ class Task(ABC):
     surroundings: str = ""  # variation of SIMPLER's variant aggregation; "": the usual scene
     # What linear probes predict: names in `evaluation.probing.frames.TARGETS`.
     targets: tuple[str, ...] = ("object_position", "object_axis", "gripper", "tool_position")
+    # What `failure` may say, from the least to the most that was done.
+    failures: tuple[str, ...] = (*LIFTING, OTHER)
 
     def bound(self) -> SimplerBinding:
         """`simpler`. Raises UserError if the task does not run in SIMPLER."""
@@ -171,6 +174,15 @@ class Task(ABC):
 
         In SIMPLER, SIMPLER's own rule is used instead.
         """
+
+    def failure(self, episode: Episode, course: Course) -> str:
+        """How an episode failed that did not succeed at its last step, one of `failures`.
+
+        By default: how far it came with lifting the first object.
+        """
+        if not course.poses.shape[1]:
+            return OTHER
+        return not_lifted(course) or UNFINISHED
 
     @abstractmethod
     def plan(self, episode: Episode) -> tuple[Skill, ...]:

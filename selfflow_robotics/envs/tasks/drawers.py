@@ -9,6 +9,13 @@ from typing import Any, Literal
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.simpler.surroundings import AT_CABINET, Surroundings
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Scene, Task
+from selfflow_robotics.envs.tasks.failures import (
+    DRAWER_MOVED_M,
+    NEVER_MOVED,
+    WRONG_DRAWER,
+    Course,
+    wrong_drawer,
+)
 from selfflow_robotics.envs.tasks.plan import Pull, Push
 from selfflow_robotics.envs.tasks.rules import Seen
 
@@ -45,6 +52,10 @@ CABINET: dict[str, Any] = {
 }
 _OPEN_FROM_M, _SHUT_UP_TO_M = 0.15, 0.05  # success
 _AJAR_M = 0.2  # at the start of closing
+_LAST_FAILURES = {
+    "open": ("opened too little", "opened then closed"),
+    "close": ("closed too little", "closed then opened"),
+}
 
 
 class Drawer(Task):
@@ -66,6 +77,7 @@ class Drawer(Task):
             verb == "open"
         ):  # until the hand has let go and backed off: it would push the drawer shut
             self.hold_steps = 24
+        self.failures = (NEVER_MOVED, WRONG_DRAWER, *_LAST_FAILURES[verb])
         self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
         self.stands = tuple(AGGREGATION_STANDS if surroundings else STANDS)
         self.starts = {"variant": Choice(drawers), "stand": Choice(self.stands)}
@@ -88,6 +100,18 @@ class Drawer(Task):
 
     def rule(self, episode: Episode, settled: Seen) -> "DrawerRule":
         return DrawerRule(DRAWERS.index(episode["variant"]), self.verb == "open")
+
+    def failure(self, episode: Episode, course: Course) -> str:
+        assert course.drawers is not None
+        drawer = DRAWERS.index(episode["variant"])
+        *_, too_little, lost = self.failures
+        if wrong_drawer(course, drawer):
+            return WRONG_DRAWER
+        if course.succeeded:
+            return lost
+        opening = course.drawers[:, drawer]
+        moved = abs(opening - opening[0]).max()
+        return too_little if moved > DRAWER_MOVED_M else NEVER_MOVED
 
     def plan(self, episode: Episode) -> tuple[Pull | Push, ...]:
         drawer = DRAWERS.index(episode["variant"])

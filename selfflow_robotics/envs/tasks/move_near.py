@@ -15,6 +15,18 @@ import numpy as np
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.simpler.surroundings import ON_TABLE, Surroundings
 from selfflow_robotics.envs.tasks.base import Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.failures import (
+    DROPPED,
+    FELL,
+    LOST,
+    NEVER_MOVED,
+    NOT_LIFTED,
+    UNFINISHED,
+    WRONG_OBJECT,
+    Course,
+    not_lifted,
+    wrong_object,
+)
 from selfflow_robotics.envs.tasks.objects import (
     COKE_CAN,
     LYING_ALONG,
@@ -73,6 +85,7 @@ _NEAR_M = 0.14
 # The rule.
 _GAP_M, _MOVED_M, _CLOSER_M = 0.10, 0.03, 0.01
 _FALL_M, _FALL_OF_OTHERS_M = 0.15, 0.02
+_NOT_NEAR = "not near the target"
 _FLAGS = (
     "all_obj_keep_height",
     "moved_correct_obj",
@@ -135,6 +148,10 @@ class MoveNear(Task):
     }
     bodies = tuple(_OBJECTS.values())
     targets = ("object_position", "gripper", "tool_position")
+    failures = (
+        *(NEVER_MOVED, NOT_LIFTED, DROPPED, WRONG_OBJECT),
+        *(FELL, UNFINISHED, _NOT_NEAR, LOST),
+    )
 
     def __init__(
         self, version: Literal["v0", "v1"] = "v1", surroundings: Surroundings | None = None
@@ -190,6 +207,15 @@ class MoveNear(Task):
         return MoveNearRule(
             settled.poses, [_extent(b, p) for b, p in zip(bodies, settled.poses, strict=True)]
         )
+
+    def failure(self, episode: Episode, course: Course) -> str:
+        if course.rises()[-1].min() < -_FALL_M:
+            return FELL
+        if wrong_object(course):
+            return WRONG_OBJECT
+        if course.shifts()[-1, 0] < _MOVED_M:
+            return not_lifted(course) or UNFINISHED
+        return LOST if course.succeeded else _NOT_NEAR
 
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
         source, _ = _ROLES[episode["roles"]]

@@ -10,6 +10,14 @@ from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.simpler.surroundings import AT_CABINET, Surroundings
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Episode, Placed, Range, Scene, Task
 from selfflow_robotics.envs.tasks.drawers import AGGREGATION_STANDS, CABINET, scene_at
+from selfflow_robotics.envs.tasks.failures import (
+    LIFTING,
+    UNFINISHED,
+    WRONG_DRAWER,
+    Course,
+    not_lifted,
+    wrong_drawer,
+)
 from selfflow_robotics.envs.tasks.objects import apple
 from selfflow_robotics.envs.tasks.plan import Hover, Pick, Pull, PutInto, Skill
 from selfflow_robotics.envs.tasks.rules import Seen
@@ -26,6 +34,7 @@ _OPEN_FROM_M, _AJAR_FROM_M = 0.15, 0.05
 # Where the expert waits and rotates its wrist from pulling to grasping. Nearer to the robot, which
 # is far to the side at stand a0, the wrist would rotate the other way and get stuck.
 _HOVER_M = (0.1, 0.1, 1.0)
+_NOT_OPENED, _SHUT_AGAIN = "drawer not opened", "drawer opened then closed"
 _AIM_BELOW_M = 0.01  # grasp below the middle of the apple, where it would slip out
 
 
@@ -45,6 +54,7 @@ class PlaceAppleInDrawer(Task):
     }
     bodies = (_APPLE,)
     targets = ("object_position", "drawers", "gripper", "tool_position")
+    failures = (_NOT_OPENED, WRONG_DRAWER, _SHUT_AGAIN, *LIFTING)
     simpler = SimplerBinding(
         env_id="PlaceIntoClosedTopDrawerCustomInScene-v0",
         overlay="real_inpainting/open_drawer_{variant}.png",
@@ -75,6 +85,16 @@ class PlaceAppleInDrawer(Task):
 
     def rule(self, episode: Episode, settled: Seen) -> "PlaceInDrawerRule":
         return PlaceInDrawerRule()
+
+    def failure(self, episode: Episode, course: Course) -> str:
+        """The drawer first: without it, the apple has nowhere to go."""
+        assert course.drawers is not None
+        opening = course.drawers[:, _DRAWER]
+        if opening.max() < _OPEN_FROM_M:
+            return WRONG_DRAWER if wrong_drawer(course, _DRAWER) else _NOT_OPENED
+        if opening[-1] < _AJAR_FROM_M:
+            return _SHUT_AGAIN
+        return not_lifted(course) or UNFINISHED
 
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
         return (

@@ -8,6 +8,15 @@ from typing import Any, Literal
 
 from selfflow_robotics.envs.simpler.binding import SimplerBinding
 from selfflow_robotics.envs.tasks.base import WIDOWX, Choice, Episode, Placed, Range, Scene, Task
+from selfflow_robotics.envs.tasks.failures import (
+    LIFTING,
+    LOST,
+    UNFINISHED,
+    WRONG_OBJECT,
+    Course,
+    not_lifted,
+    wrong_object,
+)
 from selfflow_robotics.envs.tasks.objects import UNTURNED, Body, Quaternion
 from selfflow_robotics.envs.tasks.plan import Grasp, PutOn, Skill
 from selfflow_robotics.envs.tasks.rules import CONSECUTIVE_GRASP_STEPS, Seen, is_grasped
@@ -63,6 +72,7 @@ class PutOnTask(Task):
     robot = WIDOWX
     max_episode_steps = 60
     targets = ("object_position", "gripper", "tool_position")
+    failures = (WRONG_OBJECT, *LIFTING, LOST)
     words: str  # the instruction
     clearance_m = 0.02  # largest vertical gap between the two on success
     may_touch_others = False  # whether the object may touch something besides its goal on success
@@ -96,6 +106,13 @@ class PutOnTask(Task):
     def rule(self, episode: Episode, settled: Seen) -> "PutOnRule":
         source, goal = self.bodies
         return PutOnRule(settled, source, goal, self.clearance_m, self.may_touch_others)
+
+    def failure(self, episode: Episode, course: Course) -> str:
+        if wrong_object(course):
+            return WRONG_OBJECT
+        if course.succeeded:
+            return LOST
+        return not_lifted(course) or UNFINISHED
 
     def plan(self, episode: Episode) -> tuple[Skill, ...]:
         return (self.grasp, self.put)

@@ -34,6 +34,9 @@ from selfflow_robotics.json_file import read_json
 CHECKSUMS = "checksums.json"
 REPORT_FILES = ("report.md", "report.json")
 SUMMARY_FILES = ("summary.md", "summary.json")
+# Written from the report; earlier versions did not write them.
+SPREADSHEETS = ("report.csv", "episodes.csv", "summary.csv")
+PAGES = ("report.html", "summary.html")
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,10 @@ class Checksums:
 
 
 def write_report_checksums(folder: Path, records: Sequence[EpisodeRecord]) -> None:
-    """Write the checksums of a results folder: its ledgers, settings, report and the videos of
-    `records`. Raises UserError if that fails."""
+    """Write the checksums of a results folder: its ledgers, settings, report, page and the videos
+    of `records`. Raises UserError if that fails."""
     videos = [record.video for record in records if record.video]
-    _write(folder, [folder], [FINGERPRINT, *REPORT_FILES, *videos])
+    _write(folder, [folder], [FINGERPRINT, *REPORT_FILES, *SPREADSHEETS, *PAGES, *videos])
 
 
 def write_summary_checksums(folder: Path, results: Sequence[Path]) -> None:
@@ -81,7 +84,7 @@ def write_summary_checksums(folder: Path, results: Sequence[Path]) -> None:
 
     Raises UserError if that fails.
     """
-    _write(folder, results, SUMMARY_FILES)
+    _write(folder, results, [*SUMMARY_FILES, *SPREADSHEETS, *PAGES])
 
 
 def check_unchanged(folder: Path) -> None:

@@ -5,10 +5,13 @@ versions of this project, so of the pages only numbers are compared: those of th
 and those of every other line that differs in nothing but its numbers.
 """
 
+import csv
+import io
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
@@ -18,6 +21,7 @@ from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.protocol import Shard, evaluation_episodes
 from selfflow_robotics.evaluation.reference_frames import FrameDifference
 from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.json_file import read_text
 
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 _COMPLETE = ("policies",)  # where a missing or additional key is a difference
@@ -66,6 +70,7 @@ def recomputed_report(
         policy_provenance=written.get("policy_provenance"),
         num_episodes=written.get("num_episodes"),
         shard=shard,
+        published=written.get("published"),
     )
 
 
@@ -119,6 +124,24 @@ def page_differences(written: str, computed: str) -> Iterator[str]:
         for old, new in zip(old_lines.get(form, ()), lines, strict=False):
             if old != new:
                 yield f"expected '{new}', found '{old}'"
+
+
+def csv_differences(path: Path, computed: str) -> Iterator[str]:
+    """`line N, column 'X': expected Y, found Z` for each cell of a CSV file that differs; columns
+    that only one side has are ignored, as versions add and remove some."""
+    try:
+        old, new = (list(csv.reader(io.StringIO(t))) for t in (read_text(path), computed))
+    except (OSError, ValueError, csv.Error) as error:
+        yield f"expected a table, found damage ({error})"
+        return
+    if len(old) != len(new):
+        yield f"expected {len(new)} lines, found {len(old)}"
+        return
+    for number, (found, expected) in enumerate(zip(old[1:], new[1:], strict=True), 2):
+        cells = dict(zip(old[0], found, strict=False))
+        for name, value in zip(new[0], expected, strict=True):
+            if name in cells and cells[name] != value:
+                yield f"line {number}, column '{name}': expected '{value}', found '{cells[name]}'"
 
 
 def _episodes_of(

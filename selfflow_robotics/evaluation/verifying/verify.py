@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.csv_files import episodes_csv, rates_csv, summary_csv
 from selfflow_robotics.evaluation.ledger import EPISODES, FINGERPRINT, EpisodeRecord
 from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.report import Report
@@ -20,7 +21,9 @@ from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.evaluation.verifying.checksums import (
     CHECKSUMS,
+    PAGES,
     REPORT_FILES,
+    SPREADSHEETS,
     SUMMARY_FILES,
     Checksums,
 )
@@ -32,6 +35,7 @@ from selfflow_robotics.evaluation.verifying.files import (
 )
 from selfflow_robotics.evaluation.verifying.ledgers import later_differences, read_ledgers
 from selfflow_robotics.evaluation.verifying.recompute import (
+    csv_differences,
     json_differences,
     page_differences,
     recomputed_report,
@@ -107,17 +111,21 @@ def _results_checks(folder: Path, checkpoint: Path | None) -> Iterator[Check]:
             f"{', '.join(REPORT_FILES)}: SHA-256",
             tuple(file_differences(folder, sums, REPORT_FILES)),
         )
+        yield from _written_with(folder, sums)
     what = "report.json: numbers follow from the ledger"
     try:
         is_shard = folder.name.startswith("shard_")
         report = recomputed_report(written, settings, ledger.records, is_shard)
-        computed, page = _as_json(report), report.to_markdown()
+        computed, page = as_json(report), report.to_markdown()
     except _UNFIT as error:
         differs = f"{folder / 'report.json'}: cannot be computed from the ledger ({error})"
         yield Check(what, (*(unread or (differs,)),))
     else:
         yield Check(what, _in(folder / "report.json", json_differences(written, computed)))
         yield _page_check(folder / "report.md", page)
+        yield from _csv_checks(
+            folder, {"report.csv": rates_csv, "episodes.csv": episodes_csv}, report
+        )
         yield _states_check(folder, report)
     yield from _video_checks(folder, sums, ledger.records, ledger.later)
     if expected := settings.get("checkpoint"):
@@ -136,34 +144,50 @@ def _summary_checks(folder: Path) -> Iterator[Check]:
     tasks = written.get("tasks")
     tasks = tasks if isinstance(tasks, dict) else {}
     yield from _about_checksums(folder, sums, problem, "num_episodes" in str(tasks))
-    homes = [path.parent for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}"))]
     if sums:
         yield Check(
             f"{', '.join(SUMMARY_FILES)}: SHA-256",
             tuple(file_differences(folder, sums, SUMMARY_FILES)),
         )
-        named = {(folder / name).resolve().parent for name in sums.ledgers}
-        # Where there are shards, the whole evaluation is their parent folder.
-        homes = sorted(home for home in named | {h.parent for h in named} if _has_report(home))
+        yield from _written_with(folder, sums)
+        named = _folders_of_ledgers(folder, sums)
         ledger = read_ledgers(sorted(named), folder, sums)
         gone = missing_files(folder, sums.ledgers)
         yield Check(ledger.text(), (*gone, *ledger.differences))
     what, path = "summary.json: numbers follow from the ledgers", folder / "summary.json"
-    found = [_report_of(name, report, homes, folder, sums) for name, report in tasks.items()]
-    reports = tuple(report for report in found if isinstance(report, Report))
+    found = summary_reports(folder, tasks, sums)
+    reports = tuple(one[0] for one in found if not isinstance(one, str))
     if unread or not reports or len(reports) < len(found):
-        lacking = [report for report in found if isinstance(report, str)]
+        lacking = [one for one in found if isinstance(one, str)]
         yield Check(what, unread or _in(path, lacking or ["expected tasks, found none"]))
         return
     summary = Summary(reports)
-    yield Check(what, _in(path, json_differences(written, _as_json(summary))))
+    yield Check(what, _in(path, json_differences(written, as_json(summary))))
     yield _page_check(folder / "summary.md", summary.to_markdown())
+    yield from _csv_checks(folder, {"summary.csv": summary_csv}, summary)
+
+
+def summary_reports(
+    folder: Path, tasks: dict[str, Any], sums: Checksums | None
+) -> list[tuple[Report, Path] | str]:
+    """The recomputed report and the folder of each of a summary's `tasks`, or how it differs."""
+    homes = [path.parent for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}"))]
+    if sums:
+        named = _folders_of_ledgers(folder, sums)
+        # Where there are shards, the whole evaluation is their parent folder.
+        homes = sorted(home for home in named | {h.parent for h in named} if _has_report(home))
+    return [_report_of(name, report, homes, folder, sums) for name, report in tasks.items()]
+
+
+def _folders_of_ledgers(folder: Path, sums: Checksums) -> set[Path]:
+    return {(folder / name).resolve().parent for name in sums.ledgers}
 
 
 def _report_of(
     name: str, written: Any, homes: list[Path], base: Path, sums: Checksums | None
-) -> Report | str:
-    """The recomputed report of one task of a summary, or how it differs from the closest one."""
+) -> tuple[Report, Path] | str:
+    """The recomputed report of one task of a summary and its folder, or how it differs from the
+    closest one."""
     closest: list[str] = []
     for home in homes:
         try:
@@ -173,12 +197,12 @@ def _report_of(
                 continue
             is_shard = home.name.startswith("shard_")
             report = recomputed_report(written, settings, ledger.records, is_shard)
-            differences = list(json_differences(written, _as_json(report)))
+            differences = list(json_differences(written, as_json(report)))
         except _UNFIT as error:
             differences = [str(error)]
         else:
             if not differences:
-                return report
+                return report, home
         if not closest or len(differences) < len(closest):
             closest = differences
     return f"tasks.{name}: {closest[0] if closest else 'expected a results folder, found none'}"
@@ -198,7 +222,7 @@ def _video_checks(
             what = f"{len(named)} videos are there"
             yield Check(what, tuple(missing_files(folder, sorted(named))))
         return
-    named |= set(sums.files) - {FINGERPRINT, *REPORT_FILES}
+    named |= set(sums.files) - {FINGERPRINT, *REPORT_FILES, *SPREADSHEETS, *PAGES}
     if named | new:
         yield Check(
             f"{len(named)} videos: SHA-256",
@@ -207,6 +231,25 @@ def _video_checks(
                 *missing_files(folder, sorted(new - named)),
             ),
         )
+
+
+def _written_with(folder: Path, sums: Checksums) -> Iterator[Check]:
+    """The spreadsheets and the page that were written with the report."""
+    names = [name for name in (*SPREADSHEETS, *PAGES) if name in sums.files]
+    if names:
+        yield Check(f"{', '.join(names)}: SHA-256", tuple(file_differences(folder, sums, names)))
+
+
+def _csv_checks(folder: Path, files: dict[str, Any], result: Report | Summary) -> Iterator[Check]:
+    """The rows of each spreadsheet that is there, computed again."""
+    for name, compute in files.items():
+        if (folder / name).exists():
+            try:
+                differences = tuple(csv_differences(folder / name, compute(result)))
+            except _UNFIT as error:
+                differences = (f"cannot be computed from the ledger ({error})",)
+            what = f"{name}: numbers follow from the ledger"
+            yield Check(what, _in(folder / name, differences))
 
 
 def _states_check(folder: Path, report: Report) -> Check:
@@ -275,8 +318,8 @@ def _json(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {}, (f"{path}: expected an object, found {type(content).__name__}",)
 
 
-def _as_json(result: Report | Summary) -> dict[str, Any]:
-    """As it is read from a file: lists instead of tuples, text as keys."""
+def as_json(result: Report | Summary) -> dict[str, Any]:
+    """Its JSON as it is read from a file: lists instead of tuples, text as keys."""
     return json.loads(json.dumps(result.to_json()))
 
 
