@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.robot.actions import ARM
-from selfflow_robotics.robot.observation import resize_image
 
 CACHE_BYTES = 3 * 2**30
 MOST_THREADS = 8  # for decoding the images of a batch
@@ -63,7 +62,7 @@ class DecodedFrames:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, index: RldsIndex, image_size: tuple[int, int]) -> None:
+    def __init__(self, index: RobotIndex, image_size: tuple[int, int]) -> None:
         self._index, self._size = index, image_size
         self.shape = (*image_size, 3)
         self._num_threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
@@ -73,8 +72,7 @@ class DecodedFrames:
         pictures = np.empty((len(frames), *self.shape), self.dtype)
 
         def decode(rows: np.ndarray) -> None:
-            for row in rows:
-                pictures[row] = resize_image(self._index.frame(int(frames[row])), self._size)
+            pictures[rows] = self._index.read_frames(frames[rows], self._size)
 
         parts = np.array_split(np.arange(len(frames)), self._num_threads)
         with ThreadPoolExecutor(self._num_threads) as threads:
@@ -93,7 +91,7 @@ class WindowReader:
 
     def __init__(
         self,
-        index: RldsIndex,
+        index: RobotIndex,
         horizon: int = 6,
         future_frames: int = 0,
         image_size: tuple[int, int] = (64, 80),
