@@ -29,7 +29,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey, survey
+from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey
+from selfflow_robotics.data.robot_data import survey_robot_data
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.pages.data_page import write_page
 from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
@@ -61,7 +62,7 @@ def main(config: InspectConfig) -> int:
     if config.verify:
         return max(verify(directory, config.split) for directory in config.data)
     for directory in config.data:
-        inspect(survey(directory, config.split, config.frames), config)
+        inspect(survey_robot_data(directory, config.split, config.frames), config)
     return 0
 
 
@@ -89,7 +90,7 @@ def verify(directory: str, split: str) -> int:
             damaged += 1
             tqdm.write(first.message + (f" (and {len(others)} more images)" if others else ""))
 
-    found = survey(directory, split, "all", tell)
+    found = survey_robot_data(directory, split, "all", tell)
     result = f"{damaged} damaged" if damaged else "all intact"
     print(f"{directory}: {found.num_records} records, {found.frames_decoded} images: {result}")
     return 1 if damaged else 0

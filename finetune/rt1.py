@@ -34,8 +34,8 @@ from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_i
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
-from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.robot_windows import RobotData, check_filters
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
@@ -216,7 +216,7 @@ def main(config: FinetuneConfig) -> None:
     print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
 
 
-def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
+def open_data(config: FinetuneConfig) -> tuple[RobotIndex, RobotIndex | None]:
     """Open the demonstrations and, for roles that train on it, play; record them if missing."""
     index, play = open_index(config.data, config.split, config.collect), None
     asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)

@@ -37,6 +37,7 @@ from selfflow_robotics.data.latents import Size
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
 from selfflow_robotics.data.rlds.latents import RldsFrames
+from selfflow_robotics.data.robot_data import is_robot_data
 from selfflow_robotics.data.shapes import ensure_shapes
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.training.device import choose_device, set_threads
@@ -114,7 +115,7 @@ def main(config: EncodeConfig) -> None:
 
 def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
     """The source to encode, and its size."""
-    if config.data and (Path(config.data).expanduser() / "dataset_info.json").exists():
+    if config.data and is_robot_data(config.data):
         if config.mirror:
             raise UserError(
                 "mirror=true is for labelled images; mirrored robot frames would need mirrored "

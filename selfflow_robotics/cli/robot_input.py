@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from selfflow_robotics.cli.job import Job
-from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.latents import FrameLatents
+from selfflow_robotics.data.robot_data import open_robot_data
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.base import FrameCodec
 from selfflow_robotics.models.presets import RobotConfig
@@ -27,13 +28,13 @@ def check_latents(model: RobotConfig, latents: str | None) -> None:
         )
 
 
-def open_index(data: str | None, split: str, collect: CollectConfig) -> RldsIndex:
+def open_index(data: str | None, split: str, collect: CollectConfig) -> RobotIndex:
     """Of the data set `data`, or of what `collect` describes, which is recorded if need be."""
-    return RldsIndex.open(Path(data) if data else ensure_demonstrations(collect), split)
+    return open_robot_data(Path(data) if data else ensure_demonstrations(collect), split)
 
 
 def open_frames(
-    model: RobotConfig, latents: str | None, index: RldsIndex, device: torch.device
+    model: RobotConfig, latents: str | None, index: RobotIndex, device: torch.device
 ) -> tuple[FrameCodec, FrameLatents | None]:
     """The codec of frames, and the reader of the folder `latents` if they were encoded ahead.
 
@@ -83,7 +84,7 @@ def open_input(
     model: RobotConfig,
     text: TextEncoderConfig,
     latents: str | None,
-    index: RldsIndex,
+    index: RobotIndex,
     instructions: Sequence[str],
     job: Job,
 ) -> RobotInput:

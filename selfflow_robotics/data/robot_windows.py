@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from selfflow_robotics.data.mixture import Mixture
-from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import FrameReader, WindowBatch, WindowReader
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
@@ -25,7 +25,7 @@ class ClipData:
 
     def __init__(
         self,
-        index: RldsIndex,
+        index: RobotIndex,
         roles: dict[str, float],
         batches: Mapping[str, int],
         clip_frames: int,
@@ -114,8 +114,8 @@ class RobotData:
 
     def __init__(
         self,
-        index: RldsIndex,
-        play: RldsIndex | None,
+        index: RobotIndex,
+        play: RobotIndex | None,
         settings: Settings,
         share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
         frames: FrameReader | None = None,
@@ -191,7 +191,7 @@ class RobotData:
         return self._windows(self._index, self._held_out_episodes, None)
 
     def _windows(
-        self, index: RldsIndex, episodes: list[int] | None, frames: FrameReader | None
+        self, index: RobotIndex, episodes: list[int] | None, frames: FrameReader | None
     ) -> WindowReader:
         model = self.settings.model
         return WindowReader(
@@ -210,7 +210,7 @@ def has_frames(role: str) -> bool:
     return "later_frames" in ROLES[role]
 
 
-def choose_episodes(index: RldsIndex, settings: Settings) -> list[int]:
+def choose_episodes(index: RobotIndex, settings: Settings) -> list[int]:
     """The episodes that pass all of `FILTERS`, before any are held out.
 
     The instruction is that of an episode's first step. Raises UserError if there are none, naming

@@ -54,6 +54,7 @@ class LeRobotIndex(RobotIndex):
         """
         info = read_info(Path(os.path.expanduser(directory)))
         chosen = chosen_episodes(info, split)
+        check_files(info, chosen)
         files, tables = scan_episodes(info, chosen)
         index = cls(info, files, tables, provenance(info) | {"split": split})
         for cause, count in index.left_out.items():
@@ -114,15 +115,18 @@ def provenance(info: LeRobotInfo) -> dict[str, Any]:
 
 
 def chosen_episodes(info: LeRobotInfo, split: str) -> list[EpisodeFiles]:
-    """The episodes of a split expression, in order. Raises UserError for a bad one, and if their
-    files are missing."""
+    """The episodes of a split expression, in order. Raises UserError for a bad one."""
     episodes = read_episodes(info)
     lengths = {name: len(numbers) for name, numbers in info.splits.items()}
-    chosen = [
+    return [
         episodes[info.splits[name][place]]
         for name, places in ranges(lengths, split, info.directory)
         for place in places
     ]
+
+
+def check_files(info: LeRobotInfo, chosen: list[EpisodeFiles]) -> None:
+    """Raise UserError if files of these episodes are missing."""
     for kind in ("data", "video"):
         paths = {getattr(one, kind): one.number for one in chosen}
         if missing := [path for path in paths if not path.is_file()]:
@@ -131,7 +135,6 @@ def chosen_episodes(info: LeRobotInfo, split: str) -> list[EpisodeFiles]:
                 f"{missing[0].relative_to(info.directory)} (episode {paths[missing[0]]}); copy "
                 "them again"
             )
-    return chosen
 
 
 def scan_episodes(
