@@ -74,7 +74,8 @@ def write_lerobot(
         for episode in range(index.num_episodes)
     ]
     groups = np.split(
-        np.arange(index.num_episodes), np.arange(per_file if whole else 1, len(rows), per_file if whole else 1)
+        np.arange(index.num_episodes),
+        np.arange(per_file if whole else 1, len(rows), per_file if whole else 1),
     )
     for number, group in enumerate(groups):
         values = {"episode_chunk": 0, "episode_index": group[0], "video_key": CAMERA}

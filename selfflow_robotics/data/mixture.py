@@ -68,7 +68,9 @@ class Mixture:
         self._joined, self._size = JoinedWindows(readers), batch_size
         self._counts = _counts(shares, CYCLE * batch_size)
         # Windows of the data sets take turns as evenly as possible.
-        turns = np.concatenate([(np.arange(count) + 0.5) / count for count in self._counts if count])
+        turns = np.concatenate(
+            [(np.arange(count) + 0.5) / count for count in self._counts if count]
+        )
         source = np.repeat(np.arange(len(readers)), self._counts)
         source = source[np.argsort(turns, kind="stable")]
         # [data set, batch]: its windows in earlier batches of the cycle
@@ -115,6 +117,6 @@ def _counts(shares: Sequence[float], total: int) -> np.ndarray:
     if ((counts == 0) & (exact > 0)).any():
         raise UserError(
             f"the smallest share of a data set, {min(s for s in shares if s > 0):g}, is less than "
-            f"one window in {CYCLE} batches of {total // CYCLE}; raise it, or leave the data set out"
+            f"one window in {CYCLE} batches of {total // CYCLE}; raise it or leave the data set out"
         )
     return counts

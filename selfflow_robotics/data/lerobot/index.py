@@ -20,9 +20,8 @@ from selfflow_robotics.data.lerobot.info import LeRobotInfo, read_info
 from selfflow_robotics.data.lerobot.scan import EpisodeScanner
 from selfflow_robotics.data.lerobot.video import VideoPool
 from selfflow_robotics.data.rlds.info import ranges
-from selfflow_robotics.data.rlds.schema import FRACTAL
 from selfflow_robotics.data.robot_index import RobotIndex
-from selfflow_robotics.envs.tasks.base import GOOGLE_ROBOT, WIDOWX
+from selfflow_robotics.data.robot_mixture import ROBOTS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import resize_image
 
@@ -105,11 +104,10 @@ class LeRobotIndex(RobotIndex):
 
 def provenance(info: LeRobotInfo) -> dict[str, Any]:
     """The data set's name and format, its robot, and its control rate in Hz."""
-    robot = GOOGLE_ROBOT if info.layout is FRACTAL else WIDOWX
     return {
         "dataset": info.name.removesuffix("_lerobot"),
         "format": f"LeRobot {info.version}",
-        "robot": robot.name,
+        "robot": ROBOTS[info.layout.name],
         "control_hz": info.fps,
     }
 

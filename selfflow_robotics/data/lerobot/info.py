@@ -15,6 +15,7 @@ from selfflow_robotics.errors import UserError
 
 INFO = "meta/info.json"
 Version = Literal["v2.0", "v2.1", "v3.0"]
+VERSIONS: tuple[Version, ...] = get_args(Version)
 STATE, ACTION = "observation.state", "action"
 # Cameras that are chosen if there are several: of fractal20220817_data and of Bridge.
 CAMERAS = ("observation.images.image", "observation.images.image_0")
@@ -72,11 +73,12 @@ def read_info(directory: Path) -> LeRobotInfo:
     content = read_json(directory / INFO)
     if not isinstance(content, dict):
         raise _wrong(directory, "it is no table")
-    version = content.get("codebase_version")
-    if version not in get_args(Version):
+    told = content.get("codebase_version")
+    version: Version | None = next((one for one in VERSIONS if one == told), None)
+    if version is None:
         raise UserError(
-            f"{directory} is a LeRobot data set of version {version}; versions "
-            f"{', '.join(get_args(Version))} can be read: convert it with LeRobot's scripts"
+            f"{directory} is a LeRobot data set of version {told}; versions {', '.join(VERSIONS)} "
+            "can be read: convert it with LeRobot's scripts"
         )
     fps = content.get("fps")
     if not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
@@ -157,13 +159,13 @@ def _camera(directory: Path, features: dict[str, Any]) -> str:
 
 def _image_size(directory: Path, camera: str, feature: dict[str, Any]) -> tuple[int, int]:
     shape, names = feature.get("shape"), feature.get("names")
-    is_shape = isinstance(shape, list) and len(shape) == 3
-    if not is_shape or not all(type(n) is int and n > 0 for n in shape) or 3 not in shape:
+    sizes = [n for n in shape if type(n) is int and n > 0] if isinstance(shape, list) else []
+    if sizes != shape or len(sizes) != 3 or 3 not in sizes:
         raise _wrong(directory, f"the shape of {camera} is {shape}, three sizes are needed")
     is_first = isinstance(names, list) and len(names) == 3 and names[0] in ("channel", "channels")
-    if is_first or (shape[0] == 3 and shape[2] != 3):
-        return shape[1], shape[2]
-    return shape[0], shape[1]
+    if is_first or (sizes[0] == 3 and sizes[2] != 3):
+        return sizes[1], sizes[2]
+    return sizes[0], sizes[1]
 
 
 def _layout(directory: Path, features: dict[str, Any], robot: Any) -> Layout:

@@ -57,7 +57,7 @@ class EpisodeScanner:
         unknown = {int(task) for task in columns["task_index"]} - {*self._tasks}
         if unknown:
             raise UserError(
-                f"{where}: task_index {min(unknown)} is not in {self._info.directory}/meta; {_AGAIN}"
+                f"{where}: task_index {min(unknown)} is none of those in meta/; {_AGAIN}"
             )
         if self._info.layout is BRIDGE:
             usable = np.isfinite(state).all()

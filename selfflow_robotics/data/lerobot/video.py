@@ -11,6 +11,7 @@ from typing import NamedTuple
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from selfflow_robotics.errors import UserError
@@ -128,7 +129,7 @@ class VideoPool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator["av.container.InputContainer"]:
+def _opened(path: Path) -> Iterator[InputContainer]:
     try:
         container = av.open(os.fspath(path))
     except (OSError, av.error.FFmpegError) as error:

@@ -88,9 +88,10 @@ class DecodedFrames:
 class WindowReader:
     """All windows of the chosen episodes, one starting at each step, in the index's order.
 
-    `frames` is the source of frames; None: images resized to `image_size`. They are kept in memory
-    if all of them fit into `cache_bytes`, shared with forked processes. With `frame_stride` n, a window has every n-th frame, and
-    still every action: a robot executes all of them, so none may be left out or summed up.
+    `frames` is the source of frames; None: images resized to `image_size`. They are kept in memory,
+    shared with forked processes, if all of them fit into `cache_bytes`. With `frame_stride` n, a
+    window has every n-th frame, and still every action: a robot executes all of them, so none may
+    be left out or summed up.
     """
 
     def __init__(
