@@ -47,7 +47,7 @@ def _mirror_hint(hint: Any) -> Any:
     if origin is Literal:
         return type(args[0])
     if origin in (Union, types.UnionType):
-        if _list_arm(args) is not None and len(args) > 2:
+        if _list_arm(args) is not None and len({*args} - {types.NoneType}) > 1:
             return Any  # OmegaConf has no union of a text and a list; `_build` checks it
         return Union[tuple(_mirror_hint(arg) for arg in args)]  # noqa: UP007
     if origin in (tuple, list, dict):
@@ -125,8 +125,8 @@ def _build_one_or_more(given: list[Any], many: Any, value: Any, key: str) -> Any
     plain = tuple(arg for arg in given if arg is not many)
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, plain) for item in items):
-        names = " or ".join(arg.__name__ for arg in plain)
-        raise _at(key, f"takes a {names} or a list of them, got {value}")
+        names = " or ".join("text" if arg is str else arg.__name__ for arg in plain)
+        raise _at(key, f"takes one {names} or a list of them, got {value}")
     return _build(many, value, key) if isinstance(value, list) else value
 
 

@@ -106,6 +106,7 @@ class VideoPool:
         self._fps = fps
         self._lock = threading.Lock()
         self._idle: OrderedDict[Path, Video] = OrderedDict()
+        self._inherited: list[OrderedDict[Path, Video]] = []
         self._process = os.getpid()
 
     @contextmanager
@@ -113,7 +114,9 @@ class VideoPool:
         """A video for one thread. Raises UserError if it cannot be opened."""
         with self._lock:
             if self._process != os.getpid():
-                # A forked process shares the position in files that its parent opened.
+                # A forked process shares the position in files that its parent opened. It must not
+                # close them either: that waits for threads that only the parent has.
+                self._inherited.append(self._idle)
                 self._idle, self._process = OrderedDict(), os.getpid()
             video = self._idle.pop(path, None)
         video = video or Video(path, self._fps)

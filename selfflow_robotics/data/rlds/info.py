@@ -109,7 +109,8 @@ def read_info(directory: Path) -> Info:
     if not os.path.isfile(directory / "dataset_info.json"):
         raise UserError(
             f"{directory}: not a finished RLDS data set (dataset_info.json is missing); pass the "
-            "folder <name>/<version>, or repeat an interrupted recording"
+            "folder <name>/<version>, repeat an interrupted recording, or pass a LeRobot data set "
+            "(with meta/info.json)"
         )
     content = read_json(directory / "dataset_info.json")
     try:
