@@ -40,7 +40,7 @@ from tests.lerobot_sets import write_lerobot
 from tests.rlds_sets import GOLDEN_SET
 
 BATCH = 32
-EPISODES = 40
+EPISODES = 12
 AV1 = {"crf": "30", "svtav1-params": "lp=1"}
 LATENT_PX = (32, 40)  # 3 x 32 x 40 float16; SD-VAE has 4 x 32 x 40 for 256 x 320 px
 

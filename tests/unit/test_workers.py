@@ -111,14 +111,14 @@ def test_a_worker_that_dies_is_one_line():
 
 def test_workers_outlive_signals_and_end_with_their_use():
     with Workers(lambda step: step, 2, STEPS) as at:
-        at(0)
+        assert [at(0), at(1)] == [0, 1]
         workers = multiprocessing.active_children()
         assert len(workers) == 2
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             for one in workers:
                 os.kill(one.pid, number)
         time.sleep(0.1)
-        assert at(1) == 1
+        assert at(2) == 2
         assert all(one.is_alive() for one in workers)
     for one in workers:
         one.join(10)
