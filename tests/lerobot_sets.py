@@ -108,6 +108,9 @@ def write_lerobot(
                 "__index_level_0__": [task["task"] for task in tasks],
             }
         )
+        # As pandas writes a table whose index is the text.
+        table = {"index_columns": ["__index_level_0__"], "column_indexes": [], "columns": []}
+        texts = texts.replace_schema_metadata({"pandas": json.dumps(table)})
         pq.write_table(texts, root / "meta" / "tasks.parquet")
         path = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
         path.parent.mkdir(parents=True)
