@@ -109,7 +109,21 @@ def write_lerobot(
             }
         )
         # As pandas writes a table whose index is the text.
-        table = {"index_columns": ["__index_level_0__"], "column_indexes": [], "columns": []}
+        kinds = (("task_index", "int64", "int64"), (None, "unicode", "object"))
+        table = {
+            "index_columns": ["__index_level_0__"],
+            "column_indexes": [],
+            "columns": [
+                {
+                    "name": name,
+                    "field_name": name or "__index_level_0__",
+                    "pandas_type": kind,
+                    "numpy_type": numpy,
+                    "metadata": None,
+                }
+                for name, kind, numpy in kinds
+            ],
+        }
         texts = texts.replace_schema_metadata({"pandas": json.dumps(table)})
         pq.write_table(texts, root / "meta" / "tasks.parquet")
         path = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
