@@ -6,7 +6,7 @@
     python finetune/inspect_data.py DATA verify=true && echo intact
 
 DATA is the version folder of an RLDS data set with the features of RT-1's fractal20220817_data or
-of BridgeData V2's bridge_dataset. The report is printed and written to inspections/NAME: page.html,
+of BridgeData V2's bridge_dataset, or the folder of a LeRobot data set with their actions. The report is printed and written to inspections/NAME: page.html,
 a single self-contained file with charts and pictures, and report.json. It shows instructions,
 episode lengths, outcomes and action statistics, and warns about
 
@@ -58,7 +58,10 @@ class InspectConfig:
 )
 def main(config: InspectConfig) -> int:
     if not config.data:
-        raise UserError("name a data set: the folder <name>/<version> that has dataset_info.json")
+        raise UserError(
+            "name a data set: the folder <name>/<version> that has dataset_info.json, or a LeRobot "
+            "data set, which has meta/info.json"
+        )
     if config.verify:
         return max(verify(directory, config.split) for directory in config.data)
     for directory in config.data:

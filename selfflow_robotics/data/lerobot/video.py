@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,8 +104,8 @@ class VideoPool:
     def __init__(self, fps: float) -> None:
         self._fps = fps
         self._lock = threading.Lock()
-        self._idle: OrderedDict[Path, Video] = OrderedDict()
-        self._inherited: list[OrderedDict[Path, Video]] = []
+        self._idle: list[Video] = []  # the longest unused first; several of a path for threads
+        self._inherited: list[list[Video]] = []
         self._process = os.getpid()
 
     @contextmanager
@@ -117,16 +116,15 @@ class VideoPool:
                 # A forked process shares the position in files that its parent opened. It must not
                 # close them either: that waits for threads that only the parent has.
                 self._inherited.append(self._idle)
-                self._idle, self._process = OrderedDict(), os.getpid()
-            video = self._idle.pop(path, None)
+                self._idle, self._process = [], os.getpid()
+            mine = [place for place, one in enumerate(self._idle) if one.path == path]
+            video = self._idle.pop(mine[-1]) if mine else None
         video = video or Video(path, self._fps)
         yield video  # after an error, it is not used again
         with self._lock:
-            other = self._idle.pop(path, None)
-            self._idle[path] = video
-            evicted = [other] if other else []
-            while len(self._idle) > MOST_IDLE:
-                evicted.append(self._idle.popitem(last=False)[1])
+            self._idle.append(video)
+            evicted = self._idle[:-MOST_IDLE]
+            self._idle = self._idle[-MOST_IDLE:]
         for one in evicted:
             one.close()
 
