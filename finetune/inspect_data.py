@@ -6,7 +6,7 @@
     python finetune/inspect_data.py DATA verify=true && echo intact
 
 DATA is the version folder of an RLDS data set with the features of RT-1's fractal20220817_data or
-of BridgeData V2's bridge_dataset. The report is printed and written to inspections/NAME: page.html,
+of BridgeData V2's bridge_dataset, or the folder of a LeRobot data set with their actions. The report is printed and written to inspections/NAME: page.html,
 a single self-contained file with charts and pictures, and report.json. It shows instructions,
 episode lengths, outcomes and action statistics, and warns about
 
@@ -29,7 +29,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
-from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey, survey
+from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey
+from selfflow_robotics.data.robot_data import survey_robot_data
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.pages.data_page import write_page
 from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
@@ -57,11 +58,14 @@ class InspectConfig:
 )
 def main(config: InspectConfig) -> int:
     if not config.data:
-        raise UserError("name a data set: the folder <name>/<version> that has dataset_info.json")
+        raise UserError(
+            "name a data set: the folder <name>/<version> that has dataset_info.json, or a LeRobot "
+            "data set, which has meta/info.json"
+        )
     if config.verify:
         return max(verify(directory, config.split) for directory in config.data)
     for directory in config.data:
-        inspect(survey(directory, config.split, config.frames), config)
+        inspect(survey_robot_data(directory, config.split, config.frames), config)
     return 0
 
 
@@ -89,7 +93,7 @@ def verify(directory: str, split: str) -> int:
             damaged += 1
             tqdm.write(first.message + (f" (and {len(others)} more images)" if others else ""))
 
-    found = survey(directory, split, "all", tell)
+    found = survey_robot_data(directory, split, "all", tell)
     result = f"{damaged} damaged" if damaged else "all intact"
     print(f"{directory}: {found.num_records} records, {found.frames_decoded} images: {result}")
     return 1 if damaged else 0

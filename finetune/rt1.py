@@ -1,7 +1,9 @@
 """Fine-tune on RT-1 data: one network becomes a world model and a policy.
 
     python finetune/rt1.py                          # demonstrations on the built-in simulator
-    python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data
+    python finetune/rt1.py --data DIR               # any RLDS data set like fractal20220817_data,
+                                                    # or LeRobot data set
+    python finetune/rt1.py data=[DIR1,DIR2] data_weights=[0.7,0.3]   # a mixture
     python finetune/rt1.py --data DIR --split "train[:90%]" successes_only=true
     python finetune/rt1.py --data DIR --instruction "pick .*|move .* near .*" max_length=100
     python finetune/rt1.py init=none                # from scratch
@@ -33,16 +35,24 @@ from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.cli.plan import PlanConfig, print_plan
-from selfflow_robotics.cli.robot_input import check_latents, open_frames, open_index, open_input
+from selfflow_robotics.cli.robot_input import (
+    check_latents,
+    open_frames,
+    open_index,
+    open_indices,
+    open_input,
+)
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.cli.workloads import Facts, robot_workload
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.augment import AugmentConfig
-from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowBatch
-from selfflow_robotics.data.robot_windows import RobotData, check_filters
+from selfflow_robotics.data.robot_index import RobotIndex
+from selfflow_robotics.data.robot_mixture import check_mixture
+from selfflow_robotics.data.robot_windows import RobotData, Source, check_filters
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.encoders.load import head_channels
+from selfflow_robotics.data.workers import Workers
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.sample_images import write_imagined
@@ -71,9 +81,11 @@ from selfflow_robotics.training.loop import StepLoss
 @dataclass(frozen=True)
 class FinetuneConfig(JobConfig):
     name: str = "rt1"
-    data: str | None = None
-    split: str = "train"
-    latents: str | None = None
+    data: str | tuple[str, ...] | None = None
+    data_weights: tuple[float, ...] | None = None
+    split: str | tuple[str, ...] = "train"
+    latents: str | tuple[str, ...] | None = None
+    workers: int = 0
     successes_only: bool = False
     instruction: str | None = None
     min_length: int | None = None
@@ -108,6 +120,7 @@ class FinetuneConfig(JobConfig):
         if not 0 <= self.play_share < 1:
             raise UserError(f"play_share must be in [0, 1), got {self.play_share}")
         check_filters(self.instruction, self.min_length, self.max_length)
+        check_mixture(self.data, self.data_weights)
         check_weights(self.roles)
         check_latents(self.model, self.latents)
         check_attention(self.conditioning, self.model.backbone)
@@ -130,13 +143,14 @@ class FinetuneConfig(JobConfig):
                 f"got {self.augment.shift_px}"
             )
         check_least(self, 1, "policy_batch", "frame_batch")
+        check_least(self, 0, "workers")
 
 
 @hydra_app(
     "finetune",
     FinetuneConfig,
     flags=(
-        Flag("--data", literal=True, help="the version folder of an RLDS data set"),
+        Flag("--data", literal=True, help="a robot data set: RLDS's version folder, or LeRobot's"),
         Flag("--split", literal=True, help="train, val, train[:90%], train+val, ..."),
         Flag("--instruction", literal=True, help="train on these instructions only: 'pick .*'"),
         Flag("--latents", literal=True, help="its frames, encoded ahead by pretrain/encode.py"),
@@ -149,13 +163,16 @@ def main(config: FinetuneConfig) -> None:
         return print_plan(config, config.plan, *workload(config), folders)
     job = Job("finetune", config)
     with job.opening():
-        index, play = open_data(config)
-        instructions = sorted({*index.instructions, *(play.instructions if play else ())})
-        given = open_input(config.model, config.text, config.latents, index, instructions, job)
-        play_latents = None
-        if play is not None and config.play_latents is not None:
-            _, play_latents = open_frames(config.model, config.play_latents, play, job.device)
-        data = RobotData(index, play, config, job.ranks.share, given.latents, play_latents)
+        indices, play = open_data(config)
+        known = (text for one in (*indices, *([play] if play else ())) for text in one.instructions)
+        instructions = sorted({*known})
+        given = open_input(config.model, config.text, config.latents, indices, instructions, job)
+        aimless = None
+        if play is not None:
+            _, frames = open_frames(config.model, config.play_latents, play, job.device)
+            aimless = Source(play, frames)
+        sources = [Source(*one) for one in zip(indices, given.latents, strict=True)]
+        data = RobotData(sources, aimless, config, job.ranks.share)
         fingerprints = data.fingerprints | given.fingerprints
         job.compare(fingerprints)
     codecs = {FRAMES: given.frames, ACTIONS: Actions(data.stats)}
@@ -229,14 +246,15 @@ def main(config: FinetuneConfig) -> None:
         frame_stride=config.model.frame_stride,
         schedule=config.policy_objective.schedule,
     )
-    job.train(
-        state,
-        data.batch_at,
-        loss_fn,
-        bundle.record(fingerprints, start.record),
-        on_checkpoint=held_out if config.validation and "policy" in roles else None,
-        on_sample=show if "world_model" in roles else None,
-    )
+    with Workers(data.batch_at, config.workers, config.train.steps) as batch_at:
+        job.train(
+            state,
+            batch_at,
+            loss_fn,
+            bundle.record(fingerprints, start.record),
+            on_checkpoint=held_out if config.validation and "policy" in roles else None,
+            on_sample=show if "world_model" in roles else None,
+        )
     task = data.provenance.get("task", DEFAULT_TASK)
     print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
 
@@ -282,9 +300,9 @@ def heads(config: FinetuneConfig, channels: int) -> tuple[int | None, int | None
     return next(iter(features), None), next(iter(layers), None)
 
 
-def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
+def open_data(config: FinetuneConfig) -> tuple[list[RobotIndex], RobotIndex | None]:
     """Open the demonstrations and, for roles that train on it, play; record them if missing."""
-    index, play = open_index(config.data, config.split, config.collect), None
+    indices, play = open_indices(config.data, config.split, config.collect), None
     asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
     if config.play_share > 0 and asked > 0 and (config.play_data or not config.data):
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
@@ -296,7 +314,7 @@ def open_data(config: FinetuneConfig) -> tuple[RldsIndex, RldsIndex | None]:
             )
     elif config.play_latents is not None:
         raise UserError("play_latents has no play to belong to: give play_data, or leave it out")
-    return index, play
+    return indices, play
 
 
 # Settings that play shares with the demonstrations.

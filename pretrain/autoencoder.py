@@ -27,8 +27,8 @@ from selfflow_robotics.autoencoders.small import (
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig
 from selfflow_robotics.cli.robot_input import open_index
-from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
@@ -114,7 +114,7 @@ def export(
     network: SmallNetwork,
     training: WindowReader,
     held_out: WindowReader,
-    index: RldsIndex,
+    index: RobotIndex,
     device: torch.device,
 ) -> None:
     """Measure the moving average's PSNR, write its file, and print both."""

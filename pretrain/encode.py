@@ -13,7 +13,7 @@ images are counted by cause; if their share exceeds max_skipped, the command sto
 standard deviation of the latents are stored in float16, with a checksum per shard: 16 KB per image
 of 256 px with SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
 
-For an RLDS data set (the folder NAME/VERSION), every frame of `split` is resized to frame_size and
+For a robot data set (RLDS: the folder NAME/VERSION; or LeRobot), every frame of `split` is resized to frame_size and
 encoded. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An unreadable frame
 stops the command.
 
@@ -37,6 +37,7 @@ from selfflow_robotics.data.latents import Size
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
 from selfflow_robotics.data.rlds.latents import RldsFrames
+from selfflow_robotics.data.robot_data import is_robot_data
 from selfflow_robotics.data.shapes import ensure_shapes
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.training.device import choose_device, set_threads
@@ -114,7 +115,7 @@ def main(config: EncodeConfig) -> None:
 
 def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
     """The source to encode, and its size."""
-    if config.data and (Path(config.data).expanduser() / "dataset_info.json").exists():
+    if config.data and is_robot_data(config.data):
         if config.mirror:
             raise UserError(
                 "mirror=true is for labelled images; mirrored robot frames would need mirrored "

@@ -109,7 +109,7 @@ def main(config: PretrainConfig) -> None:
     with job.opening():
         index = open_index(config.data, config.split, config.collect)
         given = open_input(
-            config.model, config.text, config.latents, index, index.instructions, job
+            config.model, config.text, config.latents, [index], index.instructions, job
         )
         fingerprints = {"data": index.fingerprint, **given.fingerprints}
         job.compare(fingerprints)
@@ -124,7 +124,7 @@ def main(config: PretrainConfig) -> None:
         config.model.image_size,
         config.seed,
         job.ranks.share,
-        given.latents,
+        given.latents[0],
         config.model.frame_stride,
     )
     codecs = {FRAMES: given.frames}

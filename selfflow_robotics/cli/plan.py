@@ -34,10 +34,17 @@ class PlanConfig:
 
 
 def print_plan(
-    config: JobConfig, plan: PlanConfig, work: Workload, facts: Facts, data: Sequence[str | None]
+    config: JobConfig,
+    plan: PlanConfig,
+    work: Workload,
+    facts: Facts,
+    data: Sequence[str | tuple[str, ...] | None],
 ) -> None:
     """Print the plan of a run; `data` are the folders that it reads, as far as they are given."""
-    facts.data_bytes = sum(folder_bytes(Path(folder)) for folder in data if folder)
+    folders = [
+        folder for one in data if one for folder in ([one] if isinstance(one, str) else one)
+    ]
+    facts.data_bytes = sum(folder_bytes(Path(folder)) for folder in folders)
     process = resident_bytes()
     set_threads(config.threads)
     keep_freed_memory()  # as in training: a step takes half the time with it

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from selfflow_robotics.cli.job import Job
-from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.latents import FrameLatents
+from selfflow_robotics.data.robot_data import open_robot_data
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.base import FrameCodec
 from selfflow_robotics.models.presets import RobotConfig
@@ -17,8 +18,10 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demo
 from selfflow_robotics.text.encoder import TextEncoderConfig
 from selfflow_robotics.text.store import TextStore
 
+OneOrMore = str | tuple[str, ...]  # of a setting
 
-def check_latents(model: RobotConfig, latents: str | None) -> None:
+
+def check_latents(model: RobotConfig, latents: OneOrMore | None) -> None:
     """Raise UserError if `latents` is given for a network that does not read latents."""
     if latents is not None and model.frames != "latents":
         raise UserError(
@@ -27,13 +30,32 @@ def check_latents(model: RobotConfig, latents: str | None) -> None:
         )
 
 
-def open_index(data: str | None, split: str, collect: CollectConfig) -> RldsIndex:
+def open_index(data: str | None, split: str, collect: CollectConfig) -> RobotIndex:
     """Of the data set `data`, or of what `collect` describes, which is recorded if need be."""
-    return RldsIndex.open(Path(data) if data else ensure_demonstrations(collect), split)
+    return open_robot_data(Path(data) if data else ensure_demonstrations(collect), split)
+
+
+def open_indices(
+    data: OneOrMore | None, split: OneOrMore, collect: CollectConfig
+) -> list[RobotIndex]:
+    """The same of one or several data sets. Raises UserError if there is no split for each."""
+    paths = [*data] if isinstance(data, tuple) else [data]
+    splits = [*split] if isinstance(split, tuple) else [split] * len(paths)
+    if not paths or len(splits) != len(paths):
+        raise UserError(f"split has {len(splits)} values for {len(paths)} data sets: one for each")
+    return [open_index(*one, collect) for one in zip(paths, splits, strict=True)]
+
+
+def one_for_each(value: OneOrMore | None, count: int, key: str) -> list[str | None]:
+    """The values of a setting for so many data sets. Raises UserError if there are others."""
+    values = [*value] if isinstance(value, tuple) else [value] if value else [None] * count
+    if len(values) != count:
+        raise UserError(f"{key} has {len(values)} values for {count} data sets: give one for each")
+    return values
 
 
 def open_frames(
-    model: RobotConfig, latents: str | None, index: RldsIndex, device: torch.device
+    model: RobotConfig, latents: str | None, index: RobotIndex, device: torch.device
 ) -> tuple[FrameCodec, FrameLatents | None]:
     """The codec of frames, and the reader of the folder `latents` if they were encoded ahead.
 
@@ -68,7 +90,7 @@ class RobotInput:
     """What a network reads of a robot's data, and how."""
 
     frames: FrameCodec
-    latents: FrameLatents | None  # frames that were encoded ahead; None: they are encoded here
+    latents: list[FrameLatents | None]  # of each data set; None: its frames are encoded here
     text: TextConfig
     texts: TextStore | None  # instructions that a frozen encoder reads; None: the network does
 
@@ -82,14 +104,25 @@ class RobotInput:
 def open_input(
     model: RobotConfig,
     text: TextEncoderConfig,
-    latents: str | None,
-    index: RldsIndex,
+    latents: OneOrMore | None,
+    indices: Sequence[RobotIndex],
     instructions: Sequence[str],
     job: Job,
 ) -> RobotInput:
-    """Raises UserError as `open_frames`, for instructions that are too long, and where the text
-    encoder is missing."""
-    frames, encoded = open_frames(model, latents, index, job.device)
+    """Raises UserError as `open_frames`, for latents of two autoencoders, for instructions that are
+    too long, and where the text encoder is missing."""
+    folders = one_for_each(latents, len(indices), "latents")
+    opened = [
+        open_frames(model, folder, index, job.device)
+        for folder, index in zip(folders, indices, strict=True)
+    ]
+    frames, encoded = opened[0][0], [one for _, one in opened]
+    for (codec, _), folder in zip(opened, folders, strict=True):
+        if codec.fingerprint != frames.fingerprint:
+            raise UserError(
+                f"{folder} was encoded by another autoencoder than {folders[0]}; encode both with "
+                "the same one"
+            )
     if text.encoder == "bytes":
         check_texts(instructions, model.text_bytes)
         reads = TextConfig("bytes", model.text_tokens, model.text_bytes)

@@ -47,6 +47,8 @@ def _mirror_hint(hint: Any) -> Any:
     if origin is Literal:
         return type(args[0])
     if origin in (Union, types.UnionType):
+        if _list_arm(args) is not None and len({*args} - {types.NoneType}) > 1:
+            return Any  # OmegaConf has no union of a text and a list; `_build` checks it
         return Union[tuple(_mirror_hint(arg) for arg in args)]  # noqa: UP007
     if origin in (tuple, list, dict):
         plain = (arg if arg is Ellipsis else _mirror_hint(arg) for arg in args)
@@ -89,7 +91,11 @@ def _build(hint: Any, value: Any, key: str) -> Any:
         return _build_dataclass(hint, value, key)
     if origin in (Union, types.UnionType) and value is not None:
         given = [arg for arg in args if arg is not type(None)]
-        return _build(given[0], value, key) if len(given) == 1 else value
+        if len(given) == 1:
+            return _build(given[0], value, key)
+        if (many := _list_arm(given)) is not None:
+            return _build_one_or_more(given, many, value, key)
+        return value
     if origin is Literal and value not in args:
         raise _at(key, str(unknown("value", str(value), map(str, args))))
     if origin is tuple and value is not None:
@@ -107,6 +113,21 @@ def _build(hint: Any, value: Any, key: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise _at(key, f"must be finite, got {value}")
     return value
+
+
+def _list_arm(args: Any) -> Any:
+    """The tuple or list among the arms of a union; None if there is none."""
+    return next((arg for arg in args if get_origin(arg) in (tuple, list)), None)
+
+
+def _build_one_or_more(given: list[Any], many: Any, value: Any, key: str) -> Any:
+    """A value of `str | tuple[str, ...]` or the like."""
+    plain = tuple(arg for arg in given if arg is not many)
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, plain) for item in items):
+        names = " or ".join("text" if arg is str else arg.__name__ for arg in plain)
+        raise _at(key, f"takes one {names} or a list of them, got {value}")
+    return _build(many, value, key) if isinstance(value, list) else value
 
 
 def _build_dataclass(schema: type, values: dict[str, Any], key: str) -> Any:

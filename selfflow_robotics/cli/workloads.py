@@ -94,13 +94,14 @@ def image_workload(
         return Batch({"first_frame": slot_of("first_frame", codec, tokens)}, labels=labels)
 
     role = RoleWork("image", 1.0, batch, objective, samples)
-    return _workload(network, [role], ConditioningConfig(), optimizer, facts), facts
+    channels = codec.channels
+    return _workload(network, [role], channels, ConditioningConfig(), optimizer, facts), facts
 
 
 def robot_workload(
     model: RobotConfig,
     text: TextEncoderConfig,
-    latents: str | None,
+    latents: str | tuple[str, ...] | None,
     roles: Mapping[str, float],
     settings: Callable[[str], tuple[int, ObjectiveConfig]],
     conditioning: ConditioningConfig,
@@ -129,17 +130,20 @@ def robot_workload(
         read = 1 + frames * ("later_frames" in ROLES[role])
         works.append(RoleWork(role, share, batch, objective, samples, read * encoding))
     network = model.network(codec, reads)
-    return _workload(network, works, conditioning, optimizer, facts, loss_weights), facts
+    channels = codec.channels
+    return _workload(network, works, channels, conditioning, optimizer, facts, loss_weights), facts
 
 
 def _workload(
     network: NetworkConfig,
     roles: Sequence[RoleWork],
+    channels: int,
     conditioning: ConditioningConfig,
     optimizer: OptimizerConfig,
     facts: Facts,
     loss_weights: dict[str, float] | None = None,
 ) -> Workload:
+    """`channels` of the tokens of frames."""
     encoder = None
     if any(role.objective.target == "encoder" and role.objective.gamma > 0 for role in roles):
         facts.assumed.append(
@@ -148,6 +152,11 @@ def _workload(
         )
         network = replace(network, feature_channels=ENCODER_CHANNELS)
         encoder = _zeros
+    for role in roles:  # the heads of their objectives
+        if role.objective.target == "latents" and role.objective.gamma > 0:
+            network = replace(network, feature_channels=channels)
+        if role.objective.auxiliary_layer is not None:
+            network = replace(network, auxiliary_layer=role.objective.auxiliary_layer)
     return Workload(network, tuple(roles), conditioning, optimizer, loss_weights, encoder)
 
 

@@ -36,7 +36,7 @@ from selfflow_robotics.json_file import read_json
 
 FORMAT = 1
 RECORD = "cache.json"
-RLDS = "rlds"  # the kind of source for frames
+ROBOT = "rlds"  # the kind of source for frames, of any robot data set
 MAX_NUMBERS = 1 << 26  # of an image's latents; RAE at 1024 px has 3 million
 OPEN_SHARDS = 256  # a mapped file uses a descriptor, and a process has about a thousand
 
@@ -67,7 +67,7 @@ def row_dtype(channels: int, size: Size, labelled: bool = True) -> np.dtype:
 
 def is_labelled(record: dict[str, Any]) -> bool:
     """Whether cache.json describes labelled images."""
-    return record["source"].get("kind") != RLDS
+    return record["source"].get("kind") != ROBOT
 
 
 def _dtype_of(record: dict[str, Any]) -> np.dtype:

@@ -4,16 +4,19 @@ for fine-tuning."""
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from selfflow_robotics.data.mixture import Mixture
-from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.mixture import JoinedWindows, Mixture
 from selfflow_robotics.data.rlds.windows import FrameReader, WindowBatch, WindowReader
+from selfflow_robotics.data.robot_index import RobotIndex
+from selfflow_robotics.data.robot_mixture import check_alike, data_names, mixture_provenance
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
+from selfflow_robotics.robot.normalize import NormStats
 
 HELD_OUT_BATCHES = 8  # evaluated with each checkpoint
 # Settings that choose episodes; a run records them and resumes with the same ones only.
@@ -25,7 +28,7 @@ class ClipData:
 
     def __init__(
         self,
-        index: RldsIndex,
+        index: RobotIndex,
         roles: dict[str, float],
         batches: Mapping[str, int],
         clip_frames: int,
@@ -96,11 +99,21 @@ class Settings(Protocol):
     @property
     def num_episodes(self) -> int | None: ...
     @property
+    def data_weights(self) -> tuple[float, ...] | None: ...
+    @property
     def play_share(self) -> float: ...
     @property
     def policy_batch(self) -> int: ...
     @property
     def frame_batch(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to train on."""
+
+    index: RobotIndex
+    frames: FrameReader | None = None  # None: the stored images
 
 
 class RobotData:
@@ -110,64 +123,79 @@ class RobotData:
     undisturbed ones: in a disturbed one, the recorded action is not what moved the arm. The
     world-model and inverse-dynamics roles also train on play. An expert's actions can be guessed
     from the image, so without play a world model would ignore the actions.
+
+    Several data sets of demonstrations are mixed by `settings.data_weights`; without weights,
+    every window of any of them is as likely. Filters, `num_episodes` and `validation` apply to
+    each. Action statistics are pooled (`data.robot_mixture`).
     """
 
     def __init__(
         self,
-        index: RldsIndex,
-        play: RldsIndex | None,
+        demonstrations: Sequence[Source],
+        play: Source | None,
         settings: Settings,
         share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
-        frames: FrameReader | None = None,
-        play_frames: FrameReader | None = None,
     ) -> None:
-        """`share` picks this process's windows out of a step's. `frames` and `play_frames` are the
-        sources of frames; None: the stored images.
+        """`share` picks this process's windows out of a step's.
 
-        Raises UserError if the demonstrations and play are of two robots.
+        Raises UserError if the data sets are of two robots or two control rates.
         """
-        layouts = {one.layout.name for one in (index, play) if one is not None and one.layout}
-        if len(layouts) > 1:
-            raise UserError(
-                f"the demonstrations and play are of two robots, as their features are those of "
-                f"{' and '.join(sorted(layouts))}; choose play of the same robot, or train without "
-                "(play_share=0)"
-            )
+        indices = [one.index for one in demonstrations]
+        check_alike([*indices, *([play.index] if play else [])])
         self.settings, self._share = settings, share
+        chosen = [split_episodes(choose_episodes(index, settings), settings) for index in indices]
+        training = [episodes for episodes, _ in chosen]
+        held_out = [kept or episodes for episodes, kept in chosen]
+        every = self._windows(demonstrations, training)
+        weights = settings.data_weights or [len(windows) for windows in every]
+        self.weights = [weight / sum(weights) for weight in weights]
         filters = {key: getattr(settings, key) for key in FILTERS}
-        self.provenance = index.provenance | filters
-        self.fingerprints = {"data": index.fingerprint}
-        training, held_out = split_episodes(choose_episodes(index, settings), settings)
-        self.stats = index.stats(training)
-        self._index, self._held_out_episodes = index, held_out or training
-        self.held_out = self._windows(index, held_out or training, frames)
-        every = self._windows(index, training, frames)
-        plain = [episode for episode in training if not index.disturbed[episode]]
-        undisturbed = every if len(plain) == len(training) else self._windows(index, plain, frames)
-        aimless = None
+        self.provenance = mixture_provenance(indices, self.weights) | filters
+        self.fingerprints = dict(
+            zip(data_names(len(indices)), (one.fingerprint for one in indices), strict=True)
+        )
+        self.stats = NormStats.pooled(
+            [i.actions_of(episodes) for i, episodes in zip(indices, training, strict=True)],
+            self.weights,
+            sum(map(len, training)),
+        )
+        self._pictures = [Source(index) for index in indices], held_out
+        self.held_out = JoinedWindows(self._windows(demonstrations, held_out))
+        plain = [
+            [episode for episode in episodes if not index.disturbed[episode]]
+            for index, episodes in zip(indices, training, strict=True)
+        ]
+        undisturbed = every if plain == training else self._windows(demonstrations, plain)
+        aimless = []
         if play is not None:
-            aimless = self._windows(play, None, play_frames)
-            self.fingerprints["play_data"] = play.fingerprint
+            aimless = self._windows([play], [None])
+            self.fingerprints["play_data"] = play.index.fingerprint
         self._schedule = RoleSchedule(settings.roles, settings.seed)
         self._mixtures = {}
         for role, weight in settings.roles.items():
             if weight == 0:
                 continue
-            readers, shares, batch = [undisturbed], [1.0], settings.frame_batch
+            readers, shares, batch = undisturbed, self.weights, settings.frame_batch
             if not has_frames(role):
-                readers, batch = [every], settings.policy_batch
-            elif aimless is not None and role in ("world_model", "inverse_dynamics"):
-                readers, shares = (
-                    [undisturbed, aimless],
-                    [1 - settings.play_share, settings.play_share],
-                )
+                readers, batch = every, settings.policy_batch
+            elif aimless and role in ("world_model", "inverse_dynamics"):
+                played = settings.play_share
+                readers = [*undisturbed, *aimless]
+                shares = [*((1 - played) * one for one in self.weights), played]
             self._mixtures[role] = Mixture(readers, shares, batch, settings.seed, role)
-        failures = int(index.failed[training].sum())
+        failures = sum(
+            int(i.failed[episodes].sum()) for i, episodes in zip(indices, training, strict=True)
+        )
         told = f" ({failures} recorded as failures; successes_only=true leaves them out)"
+        mixed = " + ".join(
+            f"{weight:.1%} of {index.provenance['dataset']}"
+            for weight, index in zip(self.weights, indices, strict=True)
+        )
         self._words = (
-            f"{len(training)} episodes{told if failures else ''}, {len(every)} steps, "
-            f"{len(held_out)} held out, "
-            f"{0 if aimless is None else len(aimless)} steps of play"
+            (f"{mixed}: " if len(indices) > 1 else "")
+            + f"{sum(map(len, training))} episodes{told if failures else ''}, "
+            f"{sum(map(len, every))} steps, {sum(len(kept) for _, kept in chosen)} held out, "
+            f"{sum(map(len, aimless))} steps of play"
         )
 
     def __str__(self) -> str:
@@ -186,23 +214,26 @@ class RobotData:
         for start in range(0, len(chosen), size):
             yield self.held_out.read(chosen[start : start + size], 0)
 
-    def held_out_pictures(self) -> WindowReader:
+    def held_out_pictures(self) -> JoinedWindows:
         """Windows of the held-out episodes as images, even if the network reads latents."""
-        return self._windows(self._index, self._held_out_episodes, None)
+        return JoinedWindows(self._windows(*self._pictures))
 
     def _windows(
-        self, index: RldsIndex, episodes: list[int] | None, frames: FrameReader | None
-    ) -> WindowReader:
+        self, sources: Sequence[Source], episodes: Sequence[list[int] | None]
+    ) -> list[WindowReader]:
         model = self.settings.model
-        return WindowReader(
-            index,
-            horizon=model.action_horizon,
-            future_frames=model.later_frames,
-            image_size=model.image_size,
-            episodes=episodes,
-            frames=frames,
-            frame_stride=model.frame_stride,
-        )
+        return [
+            WindowReader(
+                source.index,
+                horizon=model.action_horizon,
+                future_frames=model.later_frames,
+                image_size=model.image_size,
+                episodes=chosen,
+                frames=source.frames,
+                frame_stride=model.frame_stride,
+            )
+            for source, chosen in zip(sources, episodes, strict=True)
+        ]
 
 
 def has_frames(role: str) -> bool:
@@ -210,7 +241,7 @@ def has_frames(role: str) -> bool:
     return "later_frames" in ROLES[role]
 
 
-def choose_episodes(index: RldsIndex, settings: Settings) -> list[int]:
+def choose_episodes(index: RobotIndex, settings: Settings) -> list[int]:
     """The episodes that pass all of `FILTERS`, before any are held out.
 
     The instruction is that of an episode's first step. Raises UserError if there are none, naming

@@ -31,13 +31,17 @@ class EpochSampler:
 
     def batch(self, number: int) -> list[int]:
         """Sample numbers of batch `number`, with batches numbered from 0."""
-        positions = range(number * self.batch_size, (number + 1) * self.batch_size)
+        return self.at(range(number * self.batch_size, (number + 1) * self.batch_size))
+
+    def at(self, positions: range) -> list[int]:
+        """Sample numbers at these positions of the endless sequence."""
         return [self._at(position) for position in positions]
 
     def _at(self, position: int) -> int:
         epoch, offset = divmod(position, self.num_samples)
         if epoch != self._epoch:
             generator = numpy_generator("order of samples", self._seed, epoch, *self._names)
-            self._order = generator.permutation(self.num_samples)
+            order = generator.permutation(self.num_samples)
+            self._order = order.astype(np.min_scalar_type(self.num_samples))
             self._epoch = epoch
         return int(self._order[offset])

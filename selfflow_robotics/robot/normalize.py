@@ -6,7 +6,8 @@ largest world_vector is 22 m). Actions that a network conditions on are not clip
 were executed. The JSON layout is that of an entry in OpenVLA's `dataset_statistics.json`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,33 @@ class NormStats:
             )
         q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0)
         return cls(q01, q99, actions.mean(0), actions.std(0), len(actions), num_episodes)
+
+    @classmethod
+    def pooled(
+        cls, parts: Sequence[np.ndarray], weights: Sequence[float], num_episodes: int = 0
+    ) -> "NormStats":
+        """Of a mixture: `parts` are the policy vectors [N, 7] of each data set and `weights` their
+        shares of what is drawn. Raises UserError as `compute`."""
+        if len(parts) == 1:
+            return cls.compute(parts[0], num_episodes)
+        actions = np.concatenate(parts).astype(np.float64)
+        plain = cls.compute(actions, num_episodes)
+        shares = np.asarray(weights) / sum(weights) / [len(part) for part in parts]
+        weight = np.repeat(shares, [len(part) for part in parts])
+        mean = np.average(actions, axis=0, weights=weight)
+        std = np.sqrt(np.average((actions - mean) ** 2, axis=0, weights=weight))
+        order = np.argsort(actions, axis=0)
+        reached = np.cumsum(weight[order], axis=0)  # the share of actions up to each one
+        q01, q99 = (
+            np.array(
+                [
+                    actions[order[min(np.searchsorted(reached[:, n], q), len(order) - 1), n], n]
+                    for n in range(actions.shape[1])
+                ]
+            )
+            for q in (0.01, 0.99)
+        )
+        return replace(plain, q01=q01, q99=q99, mean=mean, std=std)
 
     def to_json(self) -> dict[str, Any]:
         """OpenVLA's keys, JSON-able."""

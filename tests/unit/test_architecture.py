@@ -50,6 +50,7 @@ WRAPPERS = {
     "hydra": ("cli/",),
     "omegaconf": ("cli/",),
     "av": ("evaluation/", "data/"),
+    "pyarrow": ("data/lerobot/",),
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "filelock": ("locks.py", "data/rlds/writer.py"),
     "msgpack": ("messages/packing.py",),

@@ -12,7 +12,7 @@ from selfflow_robotics.data.rlds.bridge import bridge_features
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.tfrecord import read_records
 from selfflow_robotics.data.rlds.writer import RldsWriter
-from selfflow_robotics.data.robot_windows import RobotData
+from selfflow_robotics.data.robot_windows import RobotData, Source
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.actions import policy_from_rt1
 from selfflow_robotics.robot.bridge import (
@@ -190,4 +190,4 @@ def test_a_data_set_is_of_one_robot():
 def test_play_of_another_robot_is_refused(tmp_path, recorded):
     bridge, fractal = RldsIndex.open(recorded), RldsIndex.open(make_set(tmp_path / "rt1", [4, 3]))
     with pytest.raises(UserError, match="of two robots"):
-        RobotData(fractal, bridge, SimpleNamespace())
+        RobotData([Source(fractal)], Source(bridge), SimpleNamespace())

@@ -9,7 +9,7 @@ import torch
 
 from selfflow_robotics.cli.runs import open_run
 from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.robot_windows import ClipData, RobotData, choose_episodes
+from selfflow_robotics.data.robot_windows import ClipData, RobotData, Source, choose_episodes
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.training.checkpoint import save_checkpoint
@@ -77,7 +77,7 @@ def test_filters_that_make_no_sense_are_refused(settings, filters):
 
 def test_training_sees_the_chosen_episodes_alone(index, settings):
     config = settings(instruction="pick .*", play_share=0, validation=0, frame_batch=2)
-    data = RobotData(index, None, config)
+    data = RobotData([Source(index)], None, config)
     episodes = {
         episode for step in range(10) for episode in data.batch_at(step)[2].episode.tolist()
     }
@@ -91,7 +91,7 @@ def test_training_reads_every_nth_frame(index, settings):
     model = RobotConfig(image_size=(16, 24), patch=8, later_frames=2, frame_stride=2)
     config = settings(model=model, roles={"video": 1.0}, play_share=0, validation=0, frame_batch=4)
     clips = ClipData(index, {"clip": 1.0}, {"clip": 4}, 3, (16, 24), seed=0, frame_stride=2)
-    for data in (RobotData(index, None, config), clips):
+    for data in (RobotData([Source(index)], None, config), clips):
         windows = data.batch_at(0)[2]
         for row, (episode, step) in enumerate(zip(windows.episode, windows.step, strict=True)):
             start, last = index.episode_start[episode], index.episode_length[episode] - 1

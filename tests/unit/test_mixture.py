@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfflow_robotics.data.mixture import Mixture
+from selfflow_robotics.data.mixture import CYCLE, Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.sampler import EpochSampler
@@ -51,3 +51,31 @@ def test_every_window_is_seen_once_an_epoch(readers):
     assert sorted(zip(batch.episode.tolist(), batch.step.tolist(), strict=True)) == [
         (episode, step) for episode, length in enumerate((9, 8)) for step in range(length)
     ]
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.3), (0.45, 0.55), (0.999, 0.001), (2, 1)])
+def test_shares_are_exact_over_a_cycle_and_close_in_each_batch(readers, shares):
+    size = 16
+    mixture = Mixture(readers, shares, size, 0)
+    first = len(readers[0])
+    counts = np.array(
+        [sum(window < first for window in mixture.windows(n)) for n in range(2 * CYCLE)]
+    )
+    wanted = shares[0] / sum(shares) * size
+    assert np.abs(counts - wanted).max() < 1
+    assert counts[:CYCLE].sum() == counts[CYCLE:].sum() == round(wanted * CYCLE)
+
+
+def test_no_window_is_left_out_of_an_epoch(readers):
+    """Of each data set on its own, though shares differ from batch to batch."""
+    mixture = Mixture(readers, [0.3, 0.7], 10, 0)
+    seen = [window for number in range(6) for window in mixture.windows(number)]
+    first = len(readers[0])
+    for low, high in ((0, first), (first, first + len(readers[1]))):
+        mine = [window for window in seen if low <= window < high][: high - low]
+        assert sorted(mine) == list(range(low, high))
+
+
+def test_a_share_that_is_too_small_is_refused(readers):
+    with pytest.raises(UserError, match="less than one window"):
+        Mixture(readers, [1, 1e-5], 4, seed=0)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from selfflow_robotics.data.rlds.pictures import decode_picture
 from selfflow_robotics.data.rlds.scan import scan_shards
 from selfflow_robotics.data.rlds.schema import Layout
 from selfflow_robotics.data.rlds.tfrecord import read_framing
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.robot.normalize import NormStats
 
 _log = logging.getLogger(__name__)
 
@@ -33,23 +32,8 @@ _log = logging.getLogger(__name__)
 CACHE_FROM_BYTES = 2**28
 
 
-class RldsIndex:
-    """One split of a data set on disk. Steps are numbered 0 to num_frames - 1 over all episodes.
-
-    | attribute      | type            | meaning                                              |
-    |----------------|-----------------|------------------------------------------------------|
-    | episode_start  | int64 [E]       | the first step of each episode                       |
-    | episode_length | int64 [E]       | its number of steps, at least 2                      |
-    | success        | bool [E]        | recorded as a success (aspects/success)              |
-    | failed         | bool [E]        | recorded as a failure; data may say neither          |
-    | actions        | float32 [N, 7]  | policy vectors (`robot.actions`), metres and radians |
-    | proprio        | float32 [N, 8]  | tool xyz (m), quaternion xyzw, gripper_closed        |
-    | image_size     | (int, int)      | height, width of the stored images                   |
-    | disturbed      | bool [E]        | the recorded actions are not all that moved the arm  |
-    | provenance     | dict            | the data set's name, and how it was made if told     |
-    | layout         | Layout or None  | whose features it has, RT-1's or Bridge's, if told   |
-    | left_out       | dict[str, int]  | episodes that are not in the index, counted by cause |
-    """
+class RldsIndex(RobotIndex):
+    """One split of an RLDS data set on disk; attributes as in `RobotIndex`."""
 
     def __init__(
         self,
@@ -59,30 +43,12 @@ class RldsIndex:
         disturbed: np.ndarray,
         layout: Layout | None,
     ) -> None:
+        super().__init__(tables, provenance, disturbed, layout)
         self.shards = shards
-        self.layout = layout
-        self.provenance = provenance
-        self.disturbed = disturbed
-        self.episode_start = tables["episode_start"]
-        self.episode_length = tables["episode_length"]
-        self.success = tables["success"]
-        self.failed = tables["failed"]
-        self.actions = tables["actions"]
-        self.proprio = tables["proprio"]
-        self.instructions: list[str] = tables["instructions"]
-        self.left_out = {
-            "shorter than two steps": int(tables["left_out"][0]),
-            "numbers not finite": int(tables["left_out"][1]),
-        }
-        self._instruction = tables["instruction"]
         self._shard = tables["shard"]
         self._offset = tables["offset"]
         self._size = tables["size"]
         self._crc = tables["crc"]
-        self.num_episodes = len(self.episode_start)
-        self.num_frames = len(self.actions)
-        height, width = tables["image_size"].tolist()
-        self.image_size: tuple[int, int] = (height, width)
 
     @classmethod
     def open(cls, directory: str | Path, split: str = "train", verify: str = "full") -> "RldsIndex":
@@ -143,19 +109,6 @@ class RldsIndex:
             key.update(np.ascontiguousarray(table).tobytes())
         return key.hexdigest()
 
-    @property
-    def first_instructions(self) -> np.ndarray:
-        """int32 [E], the instruction of each episode's first step: a place in `instructions`."""
-        return self._instruction[self.episode_start]
-
-    def instruction_of(self, frame: int) -> str:
-        """The instruction of a step; may be empty."""
-        return self.instructions[self._instruction[frame]]
-
-    def episode_of(self, frames: np.ndarray) -> np.ndarray:
-        """The episode of each of the steps [...]."""
-        return np.searchsorted(self.episode_start, frames, side="right") - 1
-
     def encoded_frame(self, frame: int) -> bytes:
         """The stored JPEG or PNG file of one step.
 
@@ -194,14 +147,6 @@ class RldsIndex:
                 f"{self._where(frame)}: damaged image ({error}), though its checksum is right: "
                 "record or convert this episode again"
             ) from error
-
-    def stats(self, episodes: Sequence[int] | None = None) -> NormStats:
-        """Action statistics of the chosen episodes (None: all)."""
-        if episodes is None:
-            return NormStats.compute(self.actions, self.num_episodes)
-        starts, lengths = self.episode_start[episodes], self.episode_length[episodes]
-        steps = [self.actions[a : a + n] for a, n in zip(starts, lengths, strict=True)]
-        return NormStats.compute(np.concatenate(steps), len(steps))
 
     def _where(self, frame: int) -> str:
         episode = int(self.episode_of(np.asarray(frame)))

@@ -51,17 +51,7 @@ class Info:
         The syntax is that of TensorFlow Datasets (tensorflow.org/datasets/splits). Raises UserError
         if it is invalid or selects no episode.
         """
-        names = ", ".join(sorted(self.splits))
-        try:
-            found = self.splits[split].file_instructions
-        except Exception as error:  # TFDS raises many kinds of exceptions, with several lines
-            cause = " ".join(str(error).split())
-            raise UserError(
-                f"{self.directory}: no split '{split}' ({cause}); available: {names}; write "
-                "slices as train[:90%] or train[100:200], sums as train+test"
-            ) from error
-        if not found:
-            raise UserError(f"{self.directory}: split '{split}' has no episodes")
+        found = _selected(self.splits, split, self.directory)
         before = {}
         for one in self.splits.values():
             count = 0
@@ -74,6 +64,42 @@ class Info:
         ]
 
 
+def ranges(lengths: dict[str, int], split: str, where: Path) -> list[tuple[str, range]]:
+    """(split, its episodes) of each part of a split expression, for splits of these lengths.
+
+    For data sets of another format; `where` is named in errors. Raises UserError as `Info.pieces`.
+    """
+    template = naming.ShardedFileTemplate(
+        dataset_name="data", data_dir=tfds.core.Path(where), filetype_suffix="tfrecord"
+    )
+    known = splits.SplitDict(
+        [
+            splits.SplitInfo(name, [length], 0, template.replace(split=name))
+            for name, length in lengths.items()
+        ]
+    )
+    names = {os.fspath(known[name].filepaths[0]): name for name in known}
+    return [
+        (names[one.filename], range(one.skip, one.skip + one.take))
+        for one in _selected(known, split, where)
+    ]
+
+
+def _selected(known: splits.SplitDict, split: str, where: Path) -> Any:
+    names = ", ".join(sorted(known))
+    try:
+        found = known[split].file_instructions
+    except Exception as error:  # TFDS raises many kinds of exceptions, with several lines
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"{where}: no split '{split}' ({cause}); available: {names}; write slices as "
+            "train[:90%] or train[100:200], sums as train+test"
+        ) from error
+    if not found:
+        raise UserError(f"{where}: split '{split}' has no episodes")
+    return found
+
+
 def read_info(directory: Path) -> Info:
     """Read and check dataset_info.json and features.json.
 
@@ -83,7 +109,8 @@ def read_info(directory: Path) -> Info:
     if not os.path.isfile(directory / "dataset_info.json"):
         raise UserError(
             f"{directory}: not a finished RLDS data set (dataset_info.json is missing); pass the "
-            "folder <name>/<version>, or repeat an interrupted recording"
+            "folder <name>/<version>, repeat an interrupted recording, or pass a LeRobot data set "
+            "(with meta/info.json)"
         )
     content = read_json(directory / "dataset_info.json")
     try:

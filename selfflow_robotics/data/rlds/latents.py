@@ -1,4 +1,4 @@
-"""Frames of an RLDS data set as latents, encoded once (`data.latents_writer`).
+"""Frames of a robot data set as latents, encoded once (`data.latents_writer`).
 
 Row n of the cache is step n of the index: only means, float16, no labels. With SD-VAE a frame of
 256 x 320 px takes 10 KB, all 3.8 million of fractal20220817_data 39 GB.
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.data.latents import RLDS, LatentRows, Size, sides
-from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.latents import ROBOT, LatentRows, Size, sides
+from selfflow_robotics.data.robot_data import open_robot_data
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.latents import ImageLatents, latents_per_token
@@ -21,8 +22,8 @@ from selfflow_robotics.robot.observation import resize_image
 
 
 @functools.lru_cache(1)  # a process encodes many parts of the same data set
-def _opened(directory: Path, split: str) -> RldsIndex:
-    return RldsIndex.open(directory, split)
+def _opened(directory: Path, split: str) -> RobotIndex:
+    return open_robot_data(directory, split)
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class RldsFrames:
 
     @classmethod
     def open(cls, directory: str | Path, split: str = "train") -> "RldsFrames":
-        """All frames. Raises UserError as `RldsIndex.open`."""
+        """All frames. Raises UserError as `open_robot_data`."""
         index = _opened(Path(directory).absolute(), split)
         return cls(str(directory), split, index.fingerprint, 0, index.num_frames)
 
     @property
-    def index(self) -> RldsIndex:
+    def index(self) -> RobotIndex:
         """Raises UserError if the data have changed."""
         index = _opened(Path(self.directory).absolute(), self.split)
         if index.fingerprint != self.fingerprint:
@@ -69,7 +70,7 @@ class RldsFrames:
     def record(self) -> dict[str, Any]:
         return {
             "path": self.directory,
-            "kind": RLDS,
+            "kind": ROBOT,
             "split": self.split,
             "num_pictures": len(self),
             "fingerprint": self.fingerprint,
@@ -97,7 +98,7 @@ class FrameLatents(LatentRows):
     labelled = False
     dtype = np.dtype(np.float16)
 
-    def __init__(self, folder: str | Path, index: RldsIndex) -> None:
+    def __init__(self, folder: str | Path, index: RobotIndex) -> None:
         super().__init__(folder)
         if self.fingerprints["source"] != index.fingerprint or len(self) != index.num_frames:
             source = self.record["source"]

@@ -17,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from selfflow_robotics.data.rlds.info import Info, Piece, read_info
+from selfflow_robotics.data.rlds.info import Piece, read_info
 from selfflow_robotics.data.rlds.metadata import check_size, read_history
 from selfflow_robotics.data.rlds.pictures import decode_picture
 from selfflow_robotics.data.rlds.scan import read_episode
+from selfflow_robotics.data.rlds.schema import BRIDGE
 from selfflow_robotics.data.rlds.tfrecord import masked_crc, readable_framing
 from selfflow_robotics.errors import UserError
 
@@ -77,9 +78,9 @@ class Episode:
 class Survey:
     """What `survey` has found."""
 
-    info: Info
+    info: Any  # `rlds.info.Info` or `lerobot.info.LeRobotInfo`
     split: str
-    shards: list[Path]
+    shards: list[Path]  # all files
     num_bytes: int
     num_records: int  # as dataset_info.json says
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class Survey:
     episodes: list[Episode] = field(default_factory=list)
     disturbed: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # [E]
     faults: list[Fault] = field(default_factory=list)
+    absolute_gripper: bool = False  # stored commands: 0 closed to 1 open, not changes
 
     @property
     def frames_decoded(self) -> int:
@@ -110,6 +112,7 @@ def survey(
     pieces = _numbered(info.pieces(split))
     shards = sorted({piece.path for piece in pieces})
     found = Survey(info, split, shards, 0, sum(piece.take for piece in pieces))
+    found.absolute_gripper = info.layout is BRIDGE
     told = 0
 
     def tell_new() -> None:
@@ -212,12 +215,13 @@ def _read(
     if not (np.isfinite(actions).all() and np.isfinite(proprio).all()):
         message = f"{record.where} has numbers that are not finite; training leaves it out"
         return None, [record.fault("episode", message)], table["image_size"]
-    steps = _chosen_steps(len(actions), frames)
+    steps = chosen_steps(len(actions), frames)
     faults = [fault for step in steps if (fault := _decode(record, table, step))]
     return _episode(record, table, len(steps)), faults, table["image_size"]
 
 
-def _chosen_steps(length: int, frames: Frames) -> list[int]:
+def chosen_steps(length: int, frames: Frames) -> list[int]:
+    """The steps of an episode whose images are decoded."""
     if frames == "none":
         return []
     return list(range(length)) if frames == "all" else sorted({0, length // 2, length - 1})

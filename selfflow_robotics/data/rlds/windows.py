@@ -1,6 +1,8 @@
 """Batches of training windows: one frame, the next actions and, for video, later frames."""
 
 import math
+import mmap
+import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.robot.actions import ARM
-from selfflow_robotics.robot.observation import resize_image
 
 CACHE_BYTES = 3 * 2**30
 MOST_THREADS = 8  # for decoding the images of a batch
@@ -57,24 +58,25 @@ class FrameReader(Protocol):
 class DecodedFrames:
     """The stored images, decoded and resized by one thread per core.
 
-    Threads suffice, since decoding and resizing run outside Python's global lock; processes would
-    have to copy the images.
+    Threads suffice, since decoding and resizing run outside Python's global lock. In a worker
+    process (`data.workers`) there is one.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, index: RldsIndex, image_size: tuple[int, int]) -> None:
+    def __init__(self, index: RobotIndex, image_size: tuple[int, int]) -> None:
         self._index, self._size = index, image_size
         self.shape = (*image_size, 3)
         self._num_threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
     def read(self, frames: np.ndarray) -> np.ndarray:
         """As `FrameReader.read`. Raises UserError if an image cannot be decoded."""
+        if self._num_threads == 1 or multiprocessing.parent_process() is not None:
+            return self._index.read_frames(frames, self._size)
         pictures = np.empty((len(frames), *self.shape), self.dtype)
 
         def decode(rows: np.ndarray) -> None:
-            for row in rows:
-                pictures[row] = resize_image(self._index.frame(int(frames[row])), self._size)
+            pictures[rows] = self._index.read_frames(frames[rows], self._size)
 
         parts = np.array_split(np.arange(len(frames)), self._num_threads)
         with ThreadPoolExecutor(self._num_threads) as threads:
@@ -86,14 +88,15 @@ class DecodedFrames:
 class WindowReader:
     """All windows of the chosen episodes, one starting at each step, in the index's order.
 
-    `frames` is the source of frames; None: images resized to `image_size`. They are kept in memory
-    if all of them fit into `cache_bytes`. With `frame_stride` n, a window has every n-th frame, and
-    still every action: a robot executes all of them, so none may be left out or summed up.
+    `frames` is the source of frames; None: images resized to `image_size`. They are kept in memory,
+    shared with forked processes, if all of them fit into `cache_bytes`. With `frame_stride` n, a
+    window has every n-th frame, and still every action: a robot executes all of them, so none may
+    be left out or summed up.
     """
 
     def __init__(
         self,
-        index: RldsIndex,
+        index: RobotIndex,
         horizon: int = 6,
         future_frames: int = 0,
         image_size: tuple[int, int] = (64, 80),
@@ -110,20 +113,15 @@ class WindowReader:
         chosen = (
             np.arange(index.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         )
-        lengths = index.episode_length[chosen]
         # Windows and cached frames are numbered by the steps of the chosen episodes.
-        ends = np.cumsum(lengths)
-        self._episode = np.repeat(chosen, lengths)
-        self._last = np.repeat(ends - 1, lengths)
-        self._step = np.arange(len(self._episode)) - np.repeat(ends - lengths, lengths)
-        self._frame = index.episode_start[self._episode] + self._step
+        self._episodes, self._ends = chosen, np.cumsum(index.episode_length[chosen])
         shape, dtype = (len(self), *self._frames.shape), self._frames.dtype
         fits = math.prod(shape) * dtype.itemsize <= cache_bytes
-        self._cache = np.zeros(shape, dtype) if fits else None
-        self._cached = np.zeros(len(self), bool)
+        self._cache = _shared(shape, dtype) if fits else None
+        self._cached = _shared((len(self),), np.dtype(bool)) if fits else None
 
     def __len__(self) -> int:
-        return len(self._episode)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(
         self, windows: Sequence[int] | np.ndarray, future_frames: int | None = None
@@ -136,32 +134,54 @@ class WindowReader:
         place = np.asarray(windows, np.int64)
         if len(place) and not 0 <= place.min() <= place.max() < len(self):
             raise IndexError(f"windows are numbered 0 to {len(self) - 1}")
-        last = self._last[place, None]
+        episode = self._episode_of(place)
+        last = self._ends[episode, None] - 1
         frames_ahead = self._frames_ahead[: None if future_frames is None else 1 + future_frames]
         seen = place[:, None] + frames_ahead
         acted = place[:, None] + self._ahead
         action_valid = acted <= last
-        actions = self.index.actions[self._frame[np.minimum(acted, last)]]
+        frame = self._frame_of(place)
+        actions = self.index.actions[frame[:, None] + np.minimum(acted, last) - place[:, None]]
         actions[..., ARM] *= action_valid[..., None]
         return WindowBatch(
             frames=self._pictures(np.minimum(seen, last)),
             frames_valid=seen <= last,
             actions=actions,
             action_valid=action_valid,
-            proprio=self.index.proprio[self._frame[place]],
-            instruction=[self.index.instruction_of(frame) for frame in self._frame[place]],
-            episode=self._episode[place],
-            step=self._step[place],
+            proprio=self.index.proprio[frame],
+            instruction=[self.index.instruction_of(one) for one in frame],
+            episode=self._episodes[episode],
+            step=frame - self.index.episode_start[self._episodes[episode]],
         )
+
+    def _episode_of(self, place: np.ndarray) -> np.ndarray:
+        """Which of the chosen episodes the windows [...] are in."""
+        return np.searchsorted(self._ends, place, side="right")
+
+    def _frame_of(self, place: np.ndarray) -> np.ndarray:
+        """The steps of the index at which the windows [...] start."""
+        episode = self._episode_of(place)
+        chosen = self._episodes[episode]
+        start = self._ends[episode] - self.index.episode_length[chosen]
+        return self.index.episode_start[chosen] + place - start
 
     def _pictures(self, place: np.ndarray) -> np.ndarray:
         """Frames [..., *shape] of the places [...]."""
         wanted, inverse = np.unique(place.reshape(-1), return_inverse=True)
         if self._cache is None:
-            pictures = self._frames.read(self._frame[wanted])[inverse]
+            pictures = self._frames.read(self._frame_of(wanted))[inverse]
         else:
+            assert self._cached is not None
             new = wanted[~self._cached[wanted]]
-            self._cache[new] = self._frames.read(self._frame[new])
-            self._cached[new] = True  # set last, as another thread may be reading
+            self._cache[new] = self._frames.read(self._frame_of(new))
+            self._cached[new] = True  # set last, as another thread or process may be reading
             pictures = self._cache[place.reshape(-1)]
         return pictures.reshape(*place.shape, *self._frames.shape)
+
+
+def _shared(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros in memory that forked processes share; pages that are never written take none."""
+    size = math.prod(shape)
+    if size == 0:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size * dtype.itemsize), dtype, size).reshape(shape)

@@ -82,6 +82,8 @@ def data_report(found: Survey) -> dict[str, Any]:
 
 def control_hz(found: Survey) -> float | None:
     """Control steps per second, for data sets whose rate is known."""
+    if "control_hz" in found.provenance:
+        return found.provenance["control_hz"]
     if "simulator" in found.provenance:
         robots = {robot.name: robot for robot in (GOOGLE_ROBOT, WIDOWX)}
         robot = robots.get(str(found.provenance.get("robot", GOOGLE_ROBOT.name)))
@@ -240,7 +242,7 @@ def _stored_gripper(found: Survey) -> dict[str, float]:
     if not found.episodes:
         return {}
     stored = np.concatenate([episode.gripper_command for episode in found.episodes])
-    if found.info.layout is BRIDGE:
+    if found.absolute_gripper:
         names, place = ("closed", "between", "open"), stored - 0.5
         inner = 0.5 - _DEAD_ZONE
     else:

@@ -1,0 +1,147 @@
+"""Read and check the episodes of a LeRobot data set: all numbers, and the length of the videos."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfflow_robotics.data.lerobot.episodes import EpisodeFiles, read_parquet
+from selfflow_robotics.data.lerobot.info import ACTION, STATE, LeRobotInfo
+from selfflow_robotics.data.lerobot.video import VideoFacts, read_facts
+from selfflow_robotics.data.rlds.schema import BRIDGE
+from selfflow_robotics.errors import UserError
+from selfflow_robotics.robot.actions import GRIPPER
+from selfflow_robotics.robot.bridge import policy_from_bridge, proprio_from_state
+
+_AGAIN = "copy it again, or convert the data set again"
+# Bridge's `observation.state` has a number without meaning before the gripper.
+_WITHOUT_PAD = [0, 1, 2, 3, 4, 5, 7]
+_WIDTHS = {ACTION: 7, STATE: 8}
+_SLACK = 0.1  # of a frame, between a stored time and the frame's number
+
+
+class EpisodeScanner:
+    """Reads one episode after another; the last files stay in memory, as they have many."""
+
+    def __init__(self, info: LeRobotInfo, tasks: Mapping[int, str]) -> None:
+        self._info, self._tasks = info, tasks
+        self._path, self._columns = Path(), {}
+        self._video, self._facts = Path(), VideoFacts(0, (0, 0), 0.0)
+
+    def read(self, files: EpisodeFiles) -> dict[str, Any]:
+        """The values of an episode of T steps.
+
+        | key             | type           | meaning                                     |
+        |-----------------|----------------|---------------------------------------------|
+        | actions         | float32 [T, 7] | policy vectors (`robot.actions`)            |
+        | gripper_command | float32 [T]    | as stored, 1 open                           |
+        | proprio         | float32 [T, 8] | tool xyz, quaternion xyzw, closedness       |
+        | texts           | list of T str  | instructions                                |
+        | success, failed | bool           | as recorded; both false: unknown            |
+
+        Raises UserError naming the file and episode if it is damaged, if its length is not that of
+        the metadata and the video, or if its numbers cannot mean what they should.
+        """
+        columns, where = self._rows(files), f"{files.data}: episode {files.number}"
+        self._check_times(columns, where)
+        self._check_video(files)
+        actions, state = columns[ACTION], columns[STATE]
+        gripper_command = actions[:, GRIPPER].copy()
+        finite = gripper_command[np.isfinite(gripper_command)]
+        if len(finite) and not -0.1 <= finite.min() <= finite.max() <= 1.1:
+            raise UserError(
+                f"{where}: the gripper's action is from {finite.min():g} to {finite.max():g}; 0 "
+                "(closed) to 1 (open) is needed: convert relative commands to states"
+            )
+        unknown = {int(task) for task in columns["task_index"]} - {*self._tasks}
+        if unknown:
+            raise UserError(
+                f"{where}: task_index {min(unknown)} is none of those in meta/; {_AGAIN}"
+            )
+        if self._info.layout is BRIDGE:
+            usable = np.isfinite(state).all()
+            state = proprio_from_state(state[:, _WITHOUT_PAD]) if usable else state
+        told = columns.get("next.success")
+        return {
+            "actions": policy_from_bridge(actions),
+            "gripper_command": gripper_command,
+            "proprio": state,
+            "texts": [self._tasks[int(task)] for task in columns["task_index"]],
+            "success": told is not None and bool(told.any()),
+            "failed": told is not None and not told.any(),
+        }
+
+    def _rows(self, files: EpisodeFiles) -> dict[str, np.ndarray]:
+        """The columns of one episode."""
+        if files.data != self._path:
+            self._columns = self._read_file(files.data)
+            self._path = files.data
+        columns, stored = self._columns, self._columns["episode_index"]
+        mine = slice(*np.searchsorted(stored, [files.number, files.number + 1]))
+        if files.is_alone and len(stored) and not (stored == files.number).all():
+            raise UserError(f"{files.data}: it holds episode {stored[0]}; {_AGAIN}")
+        count = mine.stop - mine.start
+        if count != files.length:
+            raise UserError(
+                f"{files.data}: episode {files.number} has {count} steps, the metadata say "
+                f"{files.length}; {_AGAIN}"
+            )
+        return {key: column[mine] for key, column in columns.items()}
+
+    def _read_file(self, path: Path) -> dict[str, np.ndarray]:
+        plain = ["episode_index", "frame_index", "timestamp", "task_index"]
+        plain += ["next.success"] * self._info.has_success
+        table = read_parquet(path, [*_WIDTHS, *plain])
+        columns = {}
+        for name in (*_WIDTHS, *plain):
+            if name not in table.column_names:
+                raise UserError(f"{path}: the column {name} is missing; {_AGAIN}")
+            column, width = table[name].combine_chunks(), _WIDTHS.get(name, 1)
+            while hasattr(column.type, "value_type"):  # a list for each step
+                column = column.flatten()
+            try:
+                values = column.to_numpy(zero_copy_only=False)
+                if len(values) != width * table.num_rows or column.null_count:
+                    raise ValueError(f"{width} values for each step are needed")
+                dtype = np.float32 if name in _WIDTHS else values.dtype
+                values = values.astype(dtype).reshape(table.num_rows, width)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path}: the column {name} is unusable ({error})") from error
+            columns[name] = values if name in _WIDTHS else values[:, 0]
+        if (np.diff(columns["episode_index"]) < 0).any():
+            raise UserError(f"{path}: its episodes are not in order; {_AGAIN}")
+        return columns
+
+    def _check_times(self, columns: dict[str, np.ndarray], where: str) -> None:
+        frames = np.arange(len(columns["frame_index"]))
+        if not np.array_equal(columns["frame_index"], frames):
+            raise UserError(f"{where}: its steps are not numbered from 0; {_AGAIN}")
+        times = columns["timestamp"].astype(np.float64)
+        if (np.abs(times * self._info.fps - frames) > _SLACK).any():
+            gap = float(np.median(np.diff(times)))
+            raise UserError(
+                f"{where}: its steps are {gap:.4g} s apart, but info.json says {self._info.fps:g} "
+                "frames per second; correct fps"
+            )
+
+    def _check_video(self, files: EpisodeFiles) -> None:
+        if files.video != self._video:
+            self._facts, self._video = read_facts(files.video), files.video
+        facts, where = self._facts, f"{files.video} (episode {files.number})"
+        last = files.first + files.length
+        if facts.frames < last or (files.is_alone and facts.frames != last):
+            raise UserError(
+                f"{where}: {facts.frames} frames, {last} are needed for its steps; {_AGAIN}"
+            )
+        if facts.size != self._info.image_size:
+            (h, w), (height, width) = facts.size, self._info.image_size
+            raise UserError(
+                f"{where}: the frames have {h} x {w} px, but info.json says {height} x {width}; "
+                f"{_AGAIN}"
+            )
+        if abs(facts.fps - self._info.fps) > 0.01 * self._info.fps:
+            raise UserError(
+                f"{where}: {facts.fps:g} frames per second, but info.json says {self._info.fps:g}; "
+                f"{_AGAIN}"
+            )
