@@ -89,16 +89,15 @@ def this_computer(precision: str) -> Machine:
 
 
 def seconds_of(call: Callable[[], object], budget: float) -> float:
-    """Seconds of a call on idle cores: processor time per thread, the least of several calls within
-    `budget` seconds (at least two, of which the first does not count)."""
+    """Seconds of a call on idle cores: processor time per thread, the least of several calls that
+    take `budget` seconds together (at least three; one more before them does not count)."""
     call()
-    took, spent = float("inf"), 0.0
-    while spent < budget:
-        wall, began = time.perf_counter(), time.process_time()
+    took: list[float] = []
+    while sum(took) < budget or len(took) < 3:
+        began = time.process_time()
         call()
-        seconds = (time.process_time() - began) / torch.get_num_threads()
-        took, spent = min(took, seconds), spent + max(seconds, time.perf_counter() - wall)
-    return took
+        took.append((time.process_time() - began) / torch.get_num_threads())
+    return min(took)
 
 
 def _memory() -> float:

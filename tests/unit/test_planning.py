@@ -1,0 +1,95 @@
+"""The planner: counts of a step against torch's own, and the tables of the commands."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfflow_robotics.models.network import Network
+from selfflow_robotics.planning.estimate import Estimate
+from selfflow_robotics.planning.machines import MACHINES, peak_of
+from selfflow_robotics.planning.trace import count_parameters, step_loss, trace_step
+
+ROOT = Path(__file__).parents[2]
+TINY = ["model.sit.width=16", "model.sit.depth=2", "model.sit.heads=2", "device=cpu", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return runpy.run_path(str(ROOT / "pretrain/images.py"), run_name="imported")
+
+
+@pytest.fixture(scope="module")
+def work(images):
+    config = images["ImagesConfig"]()
+    transformer = replace(config.model.sit, width=16, depth=3, heads=2)
+    config = replace(config, model=replace(config.model, sit=transformer), batch_size=4)
+    return images["workload"](config)[0]
+
+
+def test_the_counts_are_those_of_a_real_step(work):
+    role = work.roles[0]
+    student, teacher = Network(work.network), Network(work.network).requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        terms = step_loss(work, role, student, teacher, role.batch)
+        terms.loss.backward()
+    cost = trace_step(work, role, role.batch)
+    assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert cost.tokens == terms.num_tokens
+    total = sum(p.numel() for p in student.parameters())
+    assert count_parameters(work).total == total
+
+
+def test_checkpointing_takes_less_memory_and_more_flops(work):
+    role = work.roles[0]
+    kept = trace_step(work, role, role.batch)
+    recomputed = trace_step(work, role, role.batch, checkpointing=True)
+    assert recomputed.activations < kept.activations
+    assert 1.1 < recomputed.flops / kept.flops < 1.5
+
+
+def test_fsdp_divides_what_replicate_keeps(work):
+    estimate = Estimate.of(work, gpu=True)
+    whole, part = (estimate.memory(4, s, 0.0) for s in ("replicate", "fsdp"))
+    for name in ("weights", "average", "optimizer", "gradients"):
+        assert getattr(part, name) == getattr(whole, name) / 4
+    assert whole.weights == 4 * estimate.parameters.total
+    machine, mfu = MACHINES["h100"], {"image": 0.5}
+    one, four = (estimate.seconds(machine, n, "replicate", mfu) for n in (1, 4))
+    assert four.compute == one.compute / 4
+    assert one.communication == 0 < four.communication
+
+
+def test_peak_rates_are_of_known_gpus_only():
+    assert peak_of("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert peak_of("NVIDIA A100-SXM4-80GB", "bf16") == 312e12
+    assert peak_of("NVIDIA H100 PCIe", "bf16") is None
+    assert peak_of("NVIDIA GeForce RTX 4090", "bf16") is None
+
+
+@pytest.mark.parametrize("script", ["pretrain/images.py", "pretrain/run.py", "finetune/rt1.py"])
+def test_a_command_prints_its_plan_and_starts_nothing(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(ROOT / script), run_name="imported")["main"]
+    layers = [] if "rt1" in script else ["objective.student_layer=1", "objective.teacher_layer=2"]
+    more = ["policy_objective", "frame_objective"] if "rt1" in script else []
+    layers += [f"{key}.teacher_layer=2" for key in more]
+    threads = torch.get_num_threads()
+    try:
+        main([*TINY, *layers, "plan.machine=h200", "plan.gpus=[2]"])
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "2 replicate" in printed
+    assert "2 fsdp" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_needs_gpus(images, capsys):
+    with pytest.raises(SystemExit) as stop:
+        images["main"](["plan.machine=h100", "plan.gpus=[0]"])
+    assert stop.value.code == 2
+    assert "plan.gpus" in capsys.readouterr().err
