@@ -23,7 +23,7 @@ from selfflow_robotics.evaluation.doctor.replay import Replay, Start, replay
 
 Verdict = Literal["ok", "fault", "not checked"]
 _MOST_FAULTS = 3
-_TIE = 1.02
+_TIE = 1.02  # ratio of errors of readings that explain the motion equally well
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Cost:
 
     reading: str
     measured: Measured
-    ratio: float | None  # of its error to the expected reading's; None: not measured
+    ratio: float | None  # of its error to the expected reading's; None: it needs a replay
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,6 @@ class Diagnosis:
     findings: list[Finding]
     as_read: Measured
     mended: Measured
-    read: Callable[[Recording], Recording]  # applies the faults found
 
 
 def diagnose(evidence: Evidence, layout: str, local: Evidence | None = None) -> Diagnosis:
@@ -144,7 +143,7 @@ def diagnose(evidence: Evidence, layout: str, local: Evidence | None = None) -> 
     while True:
         tried = {one.name: _try(one, evidence, read, base) for one in conventions}
         fault = _worst(conventions, tried, evidence, base)
-        if fault is None and local is not None and _unexplained(evidence, base):
+        if fault is None and not faults and local and _unexplained(evidence, base):
             there = local.measure(read)
             measured = {one.name: _try(one, local, read, there) for one in conventions}
             fault = _worst(conventions, measured, local, there)
@@ -159,7 +158,7 @@ def diagnose(evidence: Evidence, layout: str, local: Evidence | None = None) -> 
     # A fault may leave an error that no reading mends, such as that of missing steps.
     if not faults and (too_far := _unexplained(evidence, base)):
         rest.append(too_far)
-    return Diagnosis([*faults, *rest], as_read, base, read)
+    return Diagnosis([*faults, *rest], as_read, base)
 
 
 def _after(
@@ -184,15 +183,12 @@ def _try(
     return costs
 
 
-def _ratio(
-    convention: Convention, other: Measured, base: Measured, evidence: Evidence
-) -> float | None:
-    """Of errors, the geometric mean over the kinds of motion that decide; None if both readings
-    explain the motion so well that they cannot be told apart."""
+def _ratio(convention: Convention, other: Measured, base: Measured, evidence: Evidence) -> float:
+    """Of errors, the geometric mean over the kinds of motion that decide."""
     ratios = []
     for channel in convention.decides:
         place = CHANNELS.index(channel)
-        # Errors are measured to a tenth of what counts.
+        # Of two errors that are both far below what counts, neither is smaller.
         floor = evidence.limits.least[place] / 10
         ratios.append((other.errors[place] + floor) / (base.errors[place] + floor))
     return float(np.exp(np.mean(np.log(ratios))))

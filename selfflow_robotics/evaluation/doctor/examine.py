@@ -62,7 +62,8 @@ def examine(
     if client is not None and pairs:
         evidence = ReplayEvidence(client, pairs)
         how = "from their recorded start" if evidence.exact else "in another scene"
-        words = f"{len(pairs)} recordings replayed in {client.spec.simulator}, {how}"
+        count = f"{len(pairs)} recording{'s' if len(pairs) > 1 else ''}"
+        words = f"{count} replayed in {client.spec.simulator}, {how}"
     else:
         cause = no_simulator or "no recording starts as the simulator does"
         words = f"recorded motion of {len(found.episodes)} episodes; no replay: {cause}"

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from selfflow_robotics.evaluation.doctor.diagnosis import Cost, Finding, Measured, ReplayEvidence
+from selfflow_robotics.evaluation.doctor.diagnosis import Cost, Finding, Measured
 from selfflow_robotics.evaluation.doctor.examine import Examination
 from selfflow_robotics.evaluation.tables import text_table
 
@@ -48,7 +48,7 @@ def _costs(examination: Examination) -> str:
     listed = [(one, cost) for one in examination.findings for cost in one.costs]
     if not listed:
         return ""
-    replayed = listed[0][0].evidence == ReplayEvidence.name
+    replayed = examination.replays > 0
     counts = replayed and examination.diagnosis.as_read.successes is not None
     units = ("tool (mm)", "rotation (deg)", "gripper")
     if not replayed:
