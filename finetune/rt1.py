@@ -157,7 +157,7 @@ def main(config: FinetuneConfig) -> None:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts, *changes)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
-        step, role, windows = batch
+        _, role, windows = batch
         terms = loss(
             state.model,
             state.teacher,
@@ -167,7 +167,7 @@ def main(config: FinetuneConfig) -> None:
             config.conditioning,
             generator,
             weights=config.loss_weights,
-            step=step,
+            step=state.step,
         )
         return step_loss(terms, role=role)
 

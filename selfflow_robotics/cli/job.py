@@ -117,7 +117,8 @@ class Job:
 
 def step_loss(terms: LossTerms, **told: str) -> StepLoss:
     """Convert a loss for the training loop; `told` is logged with its metrics."""
-    return StepLoss(terms.loss, terms.num_tokens, lambda: {**told, **loss_metrics(terms)})
+    metrics = lambda: {**told, **loss_metrics(terms)}  # noqa: E731
+    return StepLoss(terms.loss, terms.num_tokens, metrics, terms.means)
 
 
 def millions(network: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -42,13 +43,20 @@ class Mixture:
         self,
         number: int,
         future_frames: int | None = None,
-        share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
+        share: Callable[[Sequence[Any]], Sequence[Any]] = lambda windows: windows,
     ) -> WindowBatch:
         """The windows of batch `number` (consecutive from 0), or the `share` of one process;
         `future_frames` as in `WindowReader.read`."""
+        places = [
+            (part, window)
+            for part, (_, sampler) in enumerate(self._parts)
+            for window in sampler.batch(number)
+        ]
+        mine = share(places)
         parts = [
-            reader.read(share(sampler.batch(number)), future_frames)
-            for reader, sampler in self._parts
+            reader.read(windows, future_frames)
+            for part, (reader, _) in enumerate(self._parts)
+            if (windows := [window for place, window in mine if place == part])
         ]
         joined = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])

@@ -21,6 +21,7 @@ from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow import path
 from selfflow_robotics.flow.timesteps import TimestepConfig
 from selfflow_robotics.objective.schedules import SCHEDULES
+from selfflow_robotics.rng import draw
 from selfflow_robotics.timesteps import Timesteps
 
 # network(x_t, timesteps, layers) -> (outputs, {layer: features}), with raw features. The teacher
@@ -118,6 +119,8 @@ class LossTerms:
     counted: Tensor  # bool [G, N of all slots]: valid tokens, in the order of the timesteps
     features: dict[str, Tensor]  # raw [G, N, D]: the student's and, unless gamma = 0, the target's
     token_cosine: Tensor | None = None  # [G, N of all slots], None when gamma = 0
+    # The loss as a sum of (mean, number of tokens in it), both scalars.
+    means: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -161,10 +164,7 @@ def self_flow_loss(
     tau = SCHEDULES[config.schedule](
         first.shape[0], sum(sizes), config.mask_ratio, config.timesteps, generator, places
     )
-    noise = {
-        slot: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        for slot, x in data.items()
-    }
+    noise = {slot: draw(torch.randn, x.shape, generator, x.dtype) for slot, x in data.items()}
     x_t, t = at_timesteps(tau, data, noise)
 
     layers = (config.student_layer,)
@@ -193,10 +193,16 @@ def self_flow_loss(
         ],
         dim=1,
     )
+    means = [
+        (share * one, counts.sum())
+        for share, one, counts in zip(shares, flow_losses, counted.split(sizes, dim=1), strict=True)
+    ]
     raw = features[config.student_layer]
     watched = {"student": raw.detach()}
     if config.gamma == 0:
-        return LossTerms(flow_loss, flow_loss, None, token_loss, tau, counted, watched)
+        return LossTerms(
+            flow_loss, flow_loss, None, token_loss, tau, counted, watched, means=tuple(means)
+        )
 
     with torch.no_grad():
         if config.target == "encoder":
@@ -217,8 +223,9 @@ def self_flow_loss(
         rep_loss = -cosine  # Eq. 6
     else:
         rep_loss = _masked_mean((predicted - target.float()).abs().mean(dim=-1), counted)
+    rep_loss = (config.gamma if gamma is None else gamma) * rep_loss
     return LossTerms(
-        loss=flow_loss + (config.gamma if gamma is None else gamma) * rep_loss,
+        loss=flow_loss + rep_loss,
         flow_loss=flow_loss,
         cosine=cosine,
         token_loss=token_loss,
@@ -226,6 +233,7 @@ def self_flow_loss(
         counted=counted,
         features={**watched, "teacher": target},
         token_cosine=token_cosine.detach(),
+        means=(*means, (rep_loss, counted.sum())),
     )
 
 
@@ -243,7 +251,7 @@ def _teacher_timesteps(tau: Timesteps, view: TeacherView, generator: torch.Gener
     if view == "same":
         return tau
     if view == "cleaner":
-        u = torch.rand(tau.values.shape, generator=generator, device=tau.values.device)
+        u = draw(torch.rand, tau.values.shape, generator)
         return tau._replace(values=(tau.values - CLEANER_BY * u).clamp(min=0))
     return Timesteps(tau.cleanest[:, None], torch.zeros_like(tau.index))
 
