@@ -93,6 +93,15 @@ class Ranks:
 ALONE = Ranks()
 
 
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """torchrun keeps one store for all restarts, so restarted processes would find the addresses of
+    dead ones. Its number of restarts tells them apart, but not if there are several nodes, which
+    count their own: there, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."""
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+
+
 def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, torch.device, str]:
     """Start a training command: this process's ranks, device, and precision (with
     "auto" resolved)."""
@@ -111,7 +120,10 @@ def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://"))
+        dist.init_process_group(
+            backend, timeout=TIMEOUT, store=_of_this_start(store), rank=rank, world_size=size
+        )
         atexit.register(dist.destroy_process_group)
         if dist.get_rank():  # one process prints; errors still reach stderr
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
