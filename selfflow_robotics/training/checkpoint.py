@@ -272,8 +272,8 @@ def prune_checkpoints(folder: Path, keep: int, keep_every: int = 0) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     for old in _finished(folder)[:-keep]:
         if not keep_every or (_step_of(old) or 0) % keep_every:
-            (old / MANIFEST).unlink()  # half of a folder must not look like a checkpoint
-            shutil.rmtree(old)
+            # Half of a folder must not look like a checkpoint.
+            shutil.rmtree(old.rename(folder / f".{old.name}.old.tmp"))
 
 
 def _finished(folder: Path) -> list[Path]:

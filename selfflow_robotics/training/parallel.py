@@ -127,7 +127,8 @@ def _shard(
     for network, policy in ((model, rounded if precision == "bf16" else plain), (teacher, plain)):
         for block in blocks_of(network):
             fully_shard(block, mesh=mesh, mp_policy=policy)
-            register_fsdp_forward_method(block, "key_value")  # the last block of a context
+            if hasattr(block, "key_value"):  # all that a context needs of the last block
+                register_fsdp_forward_method(block, "key_value")
     # Embeddings and heads stay gathered from the start of the loss to the end of the backward pass.
     sharded = fully_shard(root, mesh=mesh, mp_policy=plain, reshard_after_forward=False)
     # FSDP finds its root in the first forward pass, which must not be an evaluation of a block.
