@@ -51,8 +51,8 @@ from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.robot_mixture import check_mixture
 from selfflow_robotics.data.robot_windows import RobotData, Source, check_filters
 from selfflow_robotics.data.samples import window_batch
-from selfflow_robotics.encoders.load import head_channels
 from selfflow_robotics.data.workers import Workers
+from selfflow_robotics.encoders.load import head_channels
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.sample_images import write_imagined
@@ -198,7 +198,7 @@ def main(config: FinetuneConfig) -> None:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts, *changes)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
-        step, role, windows = batch
+        _, role, windows = batch
         terms = loss(
             state.model,
             state.teacher,
@@ -208,7 +208,7 @@ def main(config: FinetuneConfig) -> None:
             config.conditioning,
             generator,
             weights=config.loss_weights,
-            step=step,
+            step=state.step,
         )
         return step_loss(terms, len(windows.instruction), flops.get(role, 0.0), role=role)
 
@@ -246,7 +246,9 @@ def main(config: FinetuneConfig) -> None:
         frame_stride=config.model.frame_stride,
         schedule=config.policy_objective.schedule,
     )
-    with Workers(data.batch_at, config.workers, config.train.steps) as batch_at:
+    with Workers(
+        data.batch_at, config.workers, config.train.steps * config.train.accumulate
+    ) as batch_at:
         job.train(
             state,
             batch_at,

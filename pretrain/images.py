@@ -143,7 +143,7 @@ def main(config: ImagesConfig) -> None:
         return step, reader.read(job.ranks.share(sampler.batch(step)))
 
     def loss_fn(batch: tuple[int, LatentBatch], generator: torch.Generator) -> StepLoss:
-        step, latents = batch
+        _, latents = batch
         terms = loss(
             state.model,
             state.teacher,
@@ -152,7 +152,7 @@ def main(config: ImagesConfig) -> None:
             config.objective,
             ConditioningConfig(text_dropout=config.label_dropout),
             generator,
-            step=step,
+            step=state.step,
             encoder=encoder,
         )
         return step_loss(terms, len(latents.labels), flops.get("image", 0.0))

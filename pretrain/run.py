@@ -151,7 +151,7 @@ def main(config: PretrainConfig) -> None:
         return window_batch(windows, codecs, ROLES[role], job.device, given.texts)
 
     def loss_fn(batch: tuple[int, str, WindowBatch], generator: torch.Generator) -> StepLoss:
-        step, role, windows = batch
+        _, role, windows = batch
         terms = loss(
             state.model,
             state.teacher,
@@ -160,7 +160,7 @@ def main(config: PretrainConfig) -> None:
             config.objective,
             config.conditioning,
             generator,
-            step=step,
+            step=state.step,
             encoder=encoder,
         )
         return step_loss(terms, len(windows.instruction), flops.get(role, 0.0), role=role)

@@ -7,9 +7,11 @@ different purposes never share a stream.
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 Name = int | str  # numpy's integers too
 
@@ -26,10 +28,65 @@ def numpy_generator(purpose: str, *names: Name) -> np.random.Generator:
 
 
 def torch_generator(
-    purpose: str, *names: Name, device: torch.device | str = "cpu"
+    purpose: str,
+    *names: Name,
+    device: torch.device | str = "cpu",
+    part: tuple[int, int] = (0, 1),
 ) -> torch.Generator:
-    """The same for torch, e.g. `torch_generator("noise", seed, rank, step)`."""
-    return torch.Generator(device).manual_seed(torch_seed(purpose, *names))
+    """The same for torch, e.g. `torch_generator("noise", seed, step)`.
+
+    `part` = (number, count): for a process that has the part `number` of `count` equal, consecutive
+    parts of every batch; see `draw`.
+    """
+    generator = _PartGenerator(device) if part[1] > 1 else torch.Generator(device)
+    if isinstance(generator, _PartGenerator):
+        generator.part = part
+    generator.manual_seed(torch_seed(purpose, *names))
+    return generator
+
+
+class _PartGenerator(torch.Generator):
+    part: tuple[int, int]
+
+
+def draw(
+    kind: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator,
+    dtype: torch.dtype | None = None,
+    dim: int = 0,
+) -> Tensor:
+    """Random numbers for every row of a batch, in dimension `dim` of `shape`; `kind` is torch.rand,
+    torch.randn or torch.randperm.
+
+    A process that has a part of the batch draws for the whole batch and returns its rows, so that a
+    sample's noise does not depend on the number of processes. The numbers are on the generator's
+    device.
+    """
+    settings = {"generator": generator, "device": generator.device, "dtype": dtype}
+    if not isinstance(generator, _PartGenerator):
+        return kind(*shape, **settings)
+    number, count = generator.part
+    whole = list(shape)
+    whole[dim] *= count
+    return kind(*whole, **settings).narrow(dim, number * shape[dim], shape[dim])
+
+
+def batch_rows(rows: int, generator: torch.Generator) -> int:
+    """The rows of the whole batch, of which this process has `rows`."""
+    return rows * generator.part[1] if isinstance(generator, _PartGenerator) else rows
+
+
+def on_host(generator: torch.Generator) -> torch.Generator:
+    """The generator itself if it is on the CPU, else one there with the same seed and part."""
+    if generator.device.type == "cpu":
+        return generator
+    twin = torch.Generator()
+    if isinstance(generator, _PartGenerator):
+        twin = _PartGenerator()
+        twin.part = generator.part
+    twin.manual_seed(generator.initial_seed())
+    return twin
 
 
 def torch_seed(purpose: str, *names: Name) -> int:

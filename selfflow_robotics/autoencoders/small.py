@@ -19,6 +19,7 @@ from selfflow_robotics.autoencoders.latent import check_divides, to_frames, to_p
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.finite import check_finite
 from selfflow_robotics.json_file import parse
+from selfflow_robotics.rng import draw
 from selfflow_robotics.whole_file import whole_file
 
 FILE = "autoencoder.safetensors"
@@ -60,7 +61,7 @@ def small_loss(
     """Mean squared error + `kl` x the KL divergence from N(0, 1) per latent value; also the error
     alone."""
     mean, log_variance = (x.float() for x in network.posterior(planes))
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    noise = draw(torch.randn, mean.shape, generator)
     decoded = network.decoder(mean + (log_variance / 2).exp() * noise)
     error = (decoded.float() - planes).square().mean()
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2

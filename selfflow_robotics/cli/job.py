@@ -143,7 +143,7 @@ def step_loss(terms: LossTerms, samples: int, flops: float = 0.0, **told: str) -
     def metrics() -> dict[str, Any]:
         return {**told, **loss_metrics(terms)}
 
-    return StepLoss(terms.loss, terms.num_tokens, metrics, num_samples=samples, num_flops=flops)
+    return StepLoss(terms.loss, terms.num_tokens, metrics, terms.means, samples, flops)
 
 
 def millions(network: nn.Module) -> str:

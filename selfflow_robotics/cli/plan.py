@@ -41,9 +41,7 @@ def print_plan(
     data: Sequence[str | tuple[str, ...] | None],
 ) -> None:
     """Print the plan of a run; `data` are the folders that it reads, as far as they are given."""
-    folders = [
-        folder for one in data if one for folder in ([one] if isinstance(one, str) else one)
-    ]
+    folders = [folder for one in data if one for folder in ([one] if isinstance(one, str) else one)]
     facts.data_bytes = sum(folder_bytes(Path(folder)) for folder in folders)
     process = resident_bytes()
     set_threads(config.threads)

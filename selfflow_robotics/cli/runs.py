@@ -30,7 +30,8 @@ Kind = Literal["pretrain", "images", "finetune", "autoencoder"]
 # the precision itself, after resolving "auto".)
 ANY_VALUE = re.compile(
     r"name|runs_dir|data|play_data|root|(collect|play)\.(root|processes|timeout_s|simpler\..+)"
-    r"|train\.(steps|log_every|log_to|save_every|sample_every|keep_checkpoints)"
+    r"|train\.(steps|log_every|log_to|save_every|sample_every|keep_checkpoints|keep_every|async_save)"
+    r"|train\.(parallel|activation_checkpoint)"
     r"|threads|workers|device|precision|encoder_download|plan\..+"
 )
 

@@ -5,6 +5,8 @@ from memorizing the images.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.rng import draw
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -51,15 +54,19 @@ def augment(frames: Tensor, config: AugmentConfig, generator: torch.Generator) -
 
 def _factor(spread: float, x: Tensor, generator: torch.Generator) -> Tensor:
     """1 +- spread for every window, shaped to multiply x."""
-    u = torch.rand(len(x), generator=generator, device=x.device)
+    u = draw(torch.rand, (len(x),), generator)
     return (1 + spread * (2 * u - 1)).view(-1, 1, 1, 1, 1)
+
+
+def _integers(high: int, *shape: int, **settings: Any) -> Tensor:
+    return torch.randint(0, high, shape, **settings)
 
 
 def _shift(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
     if most == 0:
         return x
     batch, count, height, width, _ = x.shape
-    by = torch.randint(0, 2 * most + 1, (2, batch), generator=generator, device=x.device)
+    by = draw(partial(_integers, 2 * most + 1), (2, batch), generator, dim=1)
     padded = F.pad(rearrange(x, "b t h w c -> b (t c) h w"), [most] * 4, mode="replicate")
     rows = by[0, :, None] + torch.arange(height, device=x.device)
     columns = by[1, :, None] + torch.arange(width, device=x.device)

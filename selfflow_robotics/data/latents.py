@@ -33,6 +33,7 @@ from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import read_json
+from selfflow_robotics.rng import draw
 
 FORMAT = 1
 RECORD = "cache.json"
@@ -82,7 +83,7 @@ def shard_path(folder: Path, number: int) -> Path:
 def sample_posterior(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
     """Latents float32 [B, C, h, w] sampled from N(mean, std^2), on the device of the tensors and
     the generator."""
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    noise = draw(torch.randn, mean.shape, generator)
     return mean.float() + std.float() * noise
 
 

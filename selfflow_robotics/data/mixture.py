@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Mixture:
         self,
         number: int,
         future_frames: int | None = None,
-        share: Callable[[Sequence[int]], Sequence[int]] = lambda windows: windows,
+        share: Callable[[Sequence[Any]], Sequence[Any]] = lambda windows: windows,
     ) -> WindowBatch:
         """The windows of batch `number`, or the `share` of one process; `future_frames` as in
         `WindowReader.read`."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.rng import batch_rows, draw
 
 DISTRIBUTIONS = ("uniform", "logit_normal", "plateau_logit_normal")
 LOW_SNR = (0.95, 1.0)  # range of the paper's low-SNR mix for video
@@ -101,10 +102,9 @@ def sample_timesteps(config: TimestepConfig, count: int, generator: torch.Genera
     order. Each draw has the marginal p(t), and the batch covers it evenly, which reduces the
     variance of the loss.
     """
-    device = generator.device
-    u = torch.rand(count, generator=generator, device=device)
-    strata = torch.randperm(count, generator=generator, device=device)
-    u = (strata + u) / count
+    u = draw(torch.rand, (count,), generator)
+    strata = draw(torch.randperm, (count,), generator)
+    u = (strata + u) / batch_rows(count, generator)
     if config.low_snr == 0:
         return config.quantile(u)
     low, high = LOW_SNR

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.flow.timesteps import TimestepConfig, sample_timesteps
+from selfflow_robotics.rng import draw
 from selfflow_robotics.timesteps import Timesteps
 
 
@@ -47,6 +48,6 @@ def draw_mask(
     With `places` [N] int64 in [0, N), tokens at the same place share their draw: a patch is masked
     in all frames of a clip or in none (tube masking).
     """
-    u = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
+    u = draw(torch.rand, (batch, num_tokens), generator)
     mask = (u < mask_ratio).long()
     return mask if places is None else mask[:, places]

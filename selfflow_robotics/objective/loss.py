@@ -23,6 +23,7 @@ from selfflow_robotics.objective.self_flow import (
     ObjectiveConfig,
     self_flow_loss,
 )
+from selfflow_robotics.rng import draw, on_host
 from selfflow_robotics.timesteps import Timesteps
 
 
@@ -108,7 +109,7 @@ def loss(
     to_denoise = {slot: x.repeat(draws) for slot, x in to_denoise.items()}
     labels = batch.labels
     if labels is not None:
-        hidden = torch.rand(len(labels), generator=generator, device=labels.device)
+        hidden = draw(torch.rand, labels.shape, generator)
         null = network.config.null_label
         labels = torch.where(hidden < conditioning.text_dropout, null, labels)
     words = _hide_some(batch, conditioning.text_dropout, generator)
@@ -177,12 +178,11 @@ def _hide_some(batch: Batch, rate: float, generator: torch.Generator) -> Words |
     if words is None or rate == 0:
         return words
     if isinstance(words, Tensor):
-        drawn = torch.rand(len(words), 1, 1, generator=generator, device=words.device)
+        drawn = draw(torch.rand, (len(words), 1, 1), generator)
         none = torch.zeros_like(words[0]) if batch.no_words is None else batch.no_words
         return torch.where(drawn < rate, none, words)
-    if generator.device.type != "cpu":  # texts are on the host, which must not wait for the device
-        generator = torch.Generator().manual_seed(generator.initial_seed())
-    hidden = torch.rand(len(words), generator=generator) < rate
+    # Texts are on the host, which must not wait for the device.
+    hidden = draw(torch.rand, (len(words),), on_host(generator)) < rate
     return ["" if hide else text for text, hide in zip(words, hidden.tolist(), strict=True)]
 
 
@@ -194,10 +194,10 @@ def _augment(
     if frame_noise == 0 or "first_frame" not in clean:
         return clean, None
     slot = clean["first_frame"]
-    t = frame_noise * torch.rand(len(slot.tokens), generator=generator, device=slot.tokens.device)
+    t = frame_noise * draw(torch.rand, (len(slot.tokens),), generator)
 
     def noised(x: Tensor) -> Tensor:
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noise = draw(torch.randn, x.shape, generator)
         return path.interpolate(x, noise, t[:, None, None])
 
     view = None if slot.view is None else noised(slot.view)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from selfflow_robotics.flow.timesteps import TimestepConfig, sample_timesteps
 from selfflow_robotics.objective.dual_timestep import draw_dual_timesteps, draw_mask
+from selfflow_robotics.rng import draw
 from selfflow_robotics.timesteps import Timesteps
 
 NEAR = 0.2  # largest difference between `near`'s timesteps
@@ -42,7 +43,7 @@ def draw_near(
 ) -> Timesteps:
     """The paper's ablation of the second draw: s = t - U(0, 0.2), clipped at 0."""
     t = sample_timesteps(distribution, batch, generator)
-    s = t - NEAR * torch.rand(batch, generator=generator, device=t.device)
+    s = t - NEAR * draw(torch.rand, (batch,), generator)
     mask = draw_mask(batch, num_tokens, mask_ratio, generator, places)
     return Timesteps(torch.stack([t, s.clamp(min=0)], dim=1), mask)
 

@@ -23,6 +23,7 @@ from selfflow_robotics.flow import path
 from selfflow_robotics.flow.timesteps import TimestepConfig
 from selfflow_robotics.objective.roles import FRAME_SLOTS
 from selfflow_robotics.objective.schedules import SCHEDULES
+from selfflow_robotics.rng import draw
 from selfflow_robotics.timesteps import Timesteps
 
 # network(x_t, timesteps, layers) -> (outputs, {layer: features}), with raw features. The teacher
@@ -138,6 +139,8 @@ class LossTerms:
     # [G, N of all slots, or only of frames, which come first]; None when gamma = 0
     token_cosine: Tensor | None = None
     auxiliary_loss: Tensor | None = None  # scalar: the flow loss of the auxiliary head, if any
+    # The loss as a sum of (mean, number of tokens in it), both scalars.
+    means: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -184,10 +187,7 @@ def self_flow_loss(
     tau = SCHEDULES[config.schedule](
         first.shape[0], sum(sizes), config.mask_ratio, config.timesteps, generator, places
     )
-    noise = {
-        slot: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        for slot, x in data.items()
-    }
+    noise = {slot: draw(torch.randn, x.shape, generator, x.dtype) for slot, x in data.items()}
     x_t, t = at_timesteps(tau, data, noise)
 
     layers = (config.student_layer,)
@@ -204,10 +204,9 @@ def self_flow_loss(
             errors[slot] = (v_pred - v_target).square().mean(dim=-1)
         return errors
 
-    def mean_over_slots(errors: dict[str, Tensor]) -> Tensor:
-        """Eq. 2, with the slots' weights."""
-        means = [_masked_mean(error, valid.get(slot)) for slot, error in errors.items()]
-        return (torch.stack(means) * shares).sum()
+    def slot_means(errors: dict[str, Tensor]) -> Tensor:
+        """[S]: the mean over each slot's valid tokens (Eq. 2)."""
+        return torch.stack([_masked_mean(error, valid.get(slot)) for slot, error in errors.items()])
 
     shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in data])
     if not (shares >= 0).all() or not 0 < shares.sum() < math.inf:
@@ -217,7 +216,8 @@ def self_flow_loss(
         )
     shares = (shares / shares.sum()).to(first.device, non_blocking=True)
     token_loss = flow_losses(outputs)
-    flow_loss = mean_over_slots(token_loss)
+    by_slot = slot_means(token_loss) * shares
+    flow_loss = by_slot.sum()
     counted = torch.cat(
         [
             valid.get(slot, torch.ones_like(loss, dtype=torch.bool))
@@ -225,15 +225,19 @@ def self_flow_loss(
         ],
         dim=1,
     )
+    counts = [one.sum() for one in counted.split(sizes, dim=1)]
     raw = features[config.student_layer]
     watched = {"student": raw.detach()}
     loss, auxiliary_loss = flow_loss, None
     if config.auxiliary > 0:
         assert auxiliary is not None
-        auxiliary_loss = mean_over_slots(flow_losses(auxiliary(raw, tau)))
+        early = slot_means(flow_losses(auxiliary(raw, tau))) * shares
+        auxiliary_loss = early.sum()
         loss = flow_loss + config.auxiliary * auxiliary_loss
+        by_slot = by_slot + config.auxiliary * early
     terms = LossTerms(loss, flow_loss, None, token_loss, tau, counted, watched)
     terms.auxiliary_loss = auxiliary_loss
+    terms.means = tuple(zip(by_slot, counts, strict=True))
     if config.gamma == 0:
         return terms
 
@@ -259,7 +263,9 @@ def self_flow_loss(
         rep_loss = -cosine  # Eq. 6
     else:
         rep_loss = _masked_mean(_DISTANCES[config.distance](predicted, target.float()), counted)
-    terms.loss = loss + (config.gamma if gamma is None else gamma) * rep_loss
+    rep_loss = (config.gamma if gamma is None else gamma) * rep_loss
+    terms.loss = loss + rep_loss
+    terms.means = (*terms.means, (rep_loss, counted.sum()))
     terms.cosine, terms.token_cosine = cosine, token_cosine.detach()
     if config.target != "latents":  # which are no features, and do not change
         terms.features = {**watched, "teacher": target}
@@ -287,7 +293,7 @@ def _teacher_timesteps(tau: Timesteps, view: TeacherView, generator: torch.Gener
     if view == "same":
         return tau
     if view == "cleaner":
-        u = torch.rand(tau.values.shape, generator=generator, device=tau.values.device)
+        u = draw(torch.rand, tau.values.shape, generator)
         return tau._replace(values=(tau.values - CLEANER_BY * u).clamp(min=0))
     return Timesteps(tau.cleanest[:, None], torch.zeros_like(tau.index))
 

@@ -6,6 +6,9 @@
         optimizer.safetensors   optimizer state (only needed to resume)
         manifest.json           step, sizes and crc32c of the files, and the owner's `extra` record
 
+Processes that share the weights (`train.parallel=fsdp`) write `shards/*.safetensors`, one each, in
+place of the student's and the optimizer's file (`training.shards`).
+
 Nothing is pickled, so loading an untrusted checkpoint runs no code. A folder gets its final name
 once everything in it is on disk; checksums are verified before weights are used.
 """
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import read_json
+from selfflow_robotics.training.shards import SHARDS, load_shards
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,35 +46,59 @@ def save_checkpoint(
 
     Raises UserError if the folder cannot be written (full, read-only), without changing it.
     """
-    final = folder / f"step_{step:07d}"
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    temporary = unfinished(folder, step)
+    with writing(temporary):
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        files = {}
+        temporary.mkdir(parents=True)
         for name, tensors in parts.items():
-            path = temporary / f"{name}.safetensors"
-            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
-            _sync(path)
-            files[path.name] = {"bytes": path.stat().st_size, "crc32c": _crc32c(path)}
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "files": files,
-            "extra": extra,
-            "extra_crc32c": _crc32c_of(extra),
-        }
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _sync(temporary / MANIFEST)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync(folder)
+            write_part(temporary, name, tensors)
+        return commit(temporary, step, extra)
+
+
+def unfinished(folder: Path, step: int) -> Path:
+    """The folder in which the checkpoint of a step is written, until it gets its name."""
+    return folder / f".step_{step:07d}.tmp"
+
+
+@contextmanager
+def writing(temporary: Path) -> Iterator[None]:
+    """Turn an error into a UserError, and remove the unfinished checkpoint."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"cannot write checkpoint {final}: {error}; free space or choose another run folder"
+            f"cannot write checkpoint {temporary}: {error}; free space or choose another run folder"
         ) from error
+
+
+def write_part(temporary: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """Write one safetensors file of an unfinished checkpoint to disk."""
+    path = temporary / f"{name}.safetensors"
+    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
+    _sync(path)
+
+
+def commit(temporary: Path, step: int, extra: dict[str, Any]) -> Path:
+    """Write the manifest of an unfinished checkpoint and give it its name."""
+    files = {
+        str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "crc32c": _crc32c(path)}
+        for path in sorted(temporary.rglob("*.safetensors"))
+    }
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "files": files,
+        "extra": extra,
+        "extra_crc32c": _crc32c_of(extra),
+    }
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (temporary / MANIFEST, *{temporary / Path(file).parent for file in files}):
+        _sync(path)
+    final = temporary.with_name(f"step_{step:07d}")
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    _sync(final.parent)
     return final
 
 
@@ -145,14 +173,21 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_part(checkpoint: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one file, after verifying its size and checksum.
+    """The tensors of one part, from its file or from the shards that processes wrote, after
+    verifying size and checksum.
 
-    Raises UserError if the file is missing, truncated or modified.
+    Raises UserError if a file is missing, truncated or modified.
     """
-    path = checkpoint / f"{name}.safetensors"
-    _check_file(path, read_manifest(checkpoint)["files"].get(path.name))
+    path, files = checkpoint / f"{name}.safetensors", read_manifest(checkpoint)["files"]
+    shards = [file for file in files if file.startswith(f"{SHARDS}/")]
+    if shards and path.name not in files:
+        path = checkpoint / SHARDS
+        for file in shards:
+            _check_file(checkpoint / file, files[file])
+    else:
+        _check_file(path, files.get(path.name))
     try:
-        return load_file(path)
+        return load_shards(path, name) if path.name == SHARDS else load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} has no tensors ({error}); use another checkpoint") from error
 
@@ -230,12 +265,15 @@ def resuming(run: Path) -> Iterator[None]:
         raise UserError(f"{error}: {advice}") from error
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` finished checkpoints, and remains of interrupted saves."""
+def prune_checkpoints(folder: Path, keep: int, keep_every: int = 0) -> None:
+    """Delete all but the newest `keep` finished checkpoints and those whose step is a multiple of
+    `keep_every` (0: none), and remains of interrupted saves."""
     for stale in folder.glob(".step_*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     for old in _finished(folder)[:-keep]:
-        shutil.rmtree(old)
+        if not keep_every or (_step_of(old) or 0) % keep_every:
+            # Half of a folder must not look like a checkpoint.
+            shutil.rmtree(old.rename(folder / f".{old.name}.old.tmp"))
 
 
 def _finished(folder: Path) -> list[Path]:

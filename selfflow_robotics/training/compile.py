@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.training.activations import blocks_of
 
 # A network sees one token shape per role, as student and as teacher; by default, torch silently
 # stops compiling after 8.
@@ -61,7 +62,6 @@ def check_compiler(setting: str) -> None:
 def compile_blocks(model: nn.Module) -> None:
     """Compile the modules in every list named `blocks`, in place; torch compiles at first use."""
     torch._dynamo.config.recompile_limit = max(MOST_SHAPES, torch._dynamo.config.recompile_limit)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and f".{name}".endswith(".blocks"):
-            for block in module:
-                block.compile(dynamic=False)
+    torch._dynamo.config.optimize_ddp = False  # splits large graphs; those of blocks are small
+    for block in blocks_of(model):
+        block.compile(dynamic=False)

@@ -1,16 +1,16 @@
-"""Data-parallel training: torchrun starts processes, gradients are averaged, the first one writes.
+"""The processes that train together: torchrun starts them, each has its rows of every batch.
 
     torchrun --nproc-per-node=8 pretrain/images.py --data ...
 
-The batch size is the total over all processes. Gradients are averaged after the backward pass
-instead of by a wrapper around the network, so a loss may call the network in any way. Every process
-has all weights and draws the noise of its share.
+The batch size is the total over all processes. A sample has the same noise with any number of them
+(`rng.draw`), so that their number changes a run by rounding only. `training.parallel` keeps the
+weights of all processes equal.
 """
 
 import atexit
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,7 +30,6 @@ from selfflow_robotics.training.device import (
 
 Item = TypeVar("Item")
 
-BUCKET_BYTES = 64 * 2**20  # bucket size for communicating gradients
 # The first process may create data sets while the others wait.
 TIMEOUT = timedelta(hours=4)
 
@@ -48,41 +47,33 @@ class Ranks:
         return self.rank == 0
 
     def share(self, batch: Sequence[Item]) -> Sequence[Item]:
-        """This process's share of a global batch. Raises UserError if it does not divide."""
+        """This process's consecutive rows of a global batch, as in `rng.draw`. Raises UserError if
+        it does not divide."""
         if len(batch) % self.size:
             raise UserError(
                 f"a batch of {len(batch)} is not divisible by {self.size} processes; choose "
                 "another batch size"
             )
-        return batch[self.rank :: self.size]
+        rows = len(batch) // self.size
+        return batch[self.rank * rows : (self.rank + 1) * rows]
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Average every gradient over the processes."""
-        if self.size == 1:
-            return
-        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
-            flat /= self.size
-            for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                gradient.copy_(mean.view_as(gradient))
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, detached."""
+        value = value.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over the processes, detached."""
-        value = value.detach()
-        if self.size == 1:
-            return value
-        value = value.clone()
-        dist.all_reduce(value)
-        return value / self.size
+        return value.detach() if self.size == 1 else self.sum(value) / self.size
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process."""
+    def any(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
+        """Whether each flag is set in any process."""
         if self.size == 1:
-            return flag
-        raised = torch.tensor(float(flag), device=device)
-        dist.all_reduce(raised)
-        return raised.item() > 0
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.float32, device=device)
+        return [count > 0 for count in self.sum(raised).tolist()]
 
     def wait(self) -> None:
         """Wait for all processes: one that exits early closes its connections."""
@@ -100,6 +91,15 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
+    """torchrun keeps one store for all restarts, so restarted processes would find the addresses of
+    dead ones. Its number of restarts tells them apart, but not if there are several nodes, which
+    count their own: there, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."""
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, torch.device, str]:
@@ -120,21 +120,11 @@ def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://"))
+        dist.init_process_group(
+            backend, timeout=TIMEOUT, store=_of_this_start(store), rank=rank, world_size=size
+        )
         atexit.register(dist.destroy_process_group)
         if dist.get_rank():  # one process prints; errors still reach stderr
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     return Ranks(dist.get_rank(), dist.get_world_size()), device
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in gradients:
-        bucket.append(gradient)
-        size += gradient.numel() * gradient.element_size()
-        if size >= BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket

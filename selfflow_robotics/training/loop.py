@@ -3,16 +3,13 @@
 The loop is independent of images, robots and objectives. It gets batches as a function of the step
 and a loss as a function of batch and generator, so the whole run is a function of its config.
 Repeating a command resumes it, with bit-identical results on a CPU (some GPU sums have no fixed
-order).
+order), also with another number of processes, which changes only rounding.
 """
 
 import math
-import queue
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,22 +20,28 @@ from tqdm import tqdm
 
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.rng import torch_generator
-from selfflow_robotics.signals import endings_call
+from selfflow_robotics.training.activations import check_mode, checkpoint_activations
 from selfflow_robotics.training.checkpoint import (
     MOST_STEPS,
     latest_checkpoint,
-    prune_checkpoints,
     read_manifest,
     resuming,
 )
 from selfflow_robotics.training.compile import check_compiler, compile_blocks, compiles
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import ALONE, Ranks
+from selfflow_robotics.training.interrupts import Requests, requests
 from selfflow_robotics.training.metrics import MetricsLog, Work, live
-from selfflow_robotics.training.optimizer import OptimizerConfig, lr_factor
+from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers, lr_factor
+from selfflow_robotics.training.parallel import DataParallel, check_parallel, whole
+from selfflow_robotics.training.prefetch import Prefetch
+from selfflow_robotics.training.saver import Saver
 from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.step import LossFunction, StepLoss
 from selfflow_robotics.training.teacher import ema_decay, update_teacher
 from selfflow_robotics.training.trackers import Tracker, check_trackers
+
+__all__ = ["StepLoss", "TrainConfig", "train"]
 
 
 @dataclass(frozen=True)
@@ -52,36 +55,29 @@ class TrainConfig:
     log_to: tuple[Tracker, ...] = ()  # beside metrics.jsonl
     save_every: int = 500
     sample_every: int = 0  # 0: only at the end
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest ones
+    keep_every: int = 0  # also keep those whose step is a multiple of this; 0: none
+    async_save: bool = True  # write checkpoints while training goes on; takes a copy in memory
+    accumulate: int = 1  # batches per step, whose losses are averaged
+    parallel: Literal["replicate", "fsdp"] = "replicate"  # weights of several processes
+    activation_checkpoint: Literal["none", "selective", "full"] = "none"
     compile: Literal["auto", "on", "off"] = "auto"  # `training.compile`; auto: on a GPU
 
     def __post_init__(self) -> None:
         if self.steps > MOST_STEPS:
             raise UserError(f"train.steps must be at most {MOST_STEPS}, got {self.steps}")
-        names = ("steps", "log_every", "save_every", "keep_checkpoints")
+        names = ("steps", "log_every", "save_every", "keep_checkpoints", "accumulate")
         check_least(self, 1, *names, prefix="train.")
-        check_least(self, 0, "sample_every", prefix="train.")
+        check_least(self, 0, "sample_every", "keep_every", prefix="train.")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay must be in [0, 1), got {self.ema_decay}")
+        check_parallel(self.parallel)
+        check_mode(self.activation_checkpoint)
         check_compiler(self.compile)
         check_trackers(self.log_to)
 
 
-@dataclass
-class StepLoss:
-    """Result of a loss function: the scalar loss, the number of tokens, and metrics, which are
-    computed only at logged steps."""
-
-    loss: Tensor
-    num_tokens: int
-    metrics: Callable[[], dict[str, Any]] = dict
-    num_samples: int = 0
-    num_flops: float = 0.0  # of matrix products; 0: unknown
-
-
-AGREE_EVERY = 10  # steps between checks whether another process was asked to stop
-
-LossFunction = Callable[[Any, torch.Generator], StepLoss]
+AGREE_EVERY = 10  # steps between agreements of processes with GPUs on signals
 
 
 @enough_memory("choose a smaller batch or network")
@@ -110,44 +106,38 @@ def train(
         on_checkpoint: returns extra metrics to log with each checkpoint.
         on_sample: writes sample images to the given path, every `sample_every` steps and at the
             end; on resuming, also those that the interrupted run missed.
-        ranks: the processes that train together. `batch_at` returns this process's share; only the
-            first process logs, saves and calls `on_checkpoint` and `on_sample`.
+        ranks: the processes that train together. `batch_at` returns this process's rows; only the
+            first process logs and calls `on_checkpoint` and `on_sample`.
         peak_flops: FLOP/s of a process's device, to log MFU; None: unknown.
 
-    Raises UserError if a loss or gradient is not finite or a checkpoint cannot be written. On a
-    CPU, losses are checked before the weights change; on a GPU, to avoid synchronization, only at
-    logged steps, before anything is logged or saved. On Ctrl-C, SIGTERM and SIGHUP, the run
-    finishes the current step, saves a checkpoint and raises KeyboardInterrupt.
+    Raises UserError if a loss or gradient is not finite, in all processes at the same step, or if a
+    checkpoint cannot be written. On a CPU, losses are checked before the weights change; on a GPU,
+    to avoid synchronization, only at logged steps, before anything is logged or saved. On Ctrl-C,
+    SIGTERM and SIGHUP to any process, the run finishes the current step, saves a checkpoint and
+    raises KeyboardInterrupt; on SIGUSR1 it saves one and goes on.
     """
-    folder = run / "checkpoints"
     extra = {**extra, "precision": precision}
     newest = latest_checkpoint(run)
-    if newest is not None:
-        with resuming(run):
-            manifest = read_manifest(newest)
-        finished = manifest["step"] >= config.steps
-        is_due = on_sample and (finished or _is_sampled(manifest["step"], config))
-        missing = is_due and not _sample_path(run, manifest["step"]).exists()
-        if not finished:
-            _check_precision(manifest["extra"], precision, run)
-        if missing or not finished:
-            with resuming(run):
-                state.load(newest)
-        if missing and on_sample and ranks.is_first:
-            _write_samples(on_sample, run, state.step)
-        if finished:
-            print(f"{run} is already finished: {manifest['step']} steps")
-            ranks.wait()
-            return
-        print(f"resuming {run} at step {state.step} of {config.steps}")
-    log, work = None, Work(peak_flops)
-    if ranks.is_first:
-        log = MetricsLog(run / "metrics.jsonl", state.step, config.log_to, config.steps)
+    if newest is not None and _is_finished(newest, run, config, state, on_sample, ranks):
+        return
+    checkpoint_activations(state.model, config.activation_checkpoint)
     if compiles(config.compile, device):
         compile_blocks(state.model)
         compile_blocks(state.teacher)
+    networks = DataParallel(state.model, state.teacher, loss_fn, config.parallel, ranks, precision)
+    if networks.sharded:  # optimizers keep state of the parts that the process has
+        state.optimizers = build_optimizers(state.model, config.optimizer)
+    if newest is not None:
+        _resume(newest, run, config, state, precision)
+        if on_sample and _misses_sample(run, state.step, config):
+            with networks.whole_weights():
+                _write_samples(on_sample, run, state.step, ranks)
+    log, work = None, Work(peak_flops)
+    if ranks.is_first:
+        log = MetricsLog(run / "metrics.jsonl", state.step, config.log_to, config.steps)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     finite = _FiniteCheck(run, device)
+    saver = Saver(run / "checkpoints", config, ranks, networks.sharded, device)
     started, tokens, waits = time.perf_counter(), 0, []
     bar = tqdm(
         total=config.steps,
@@ -156,30 +146,41 @@ def train(
         dynamic_ncols=True,
         disable=not ranks.is_first,
     )
+    batches = Prefetch(batch_at, state.step, config.steps, config.accumulate)
     logging = nullcontext() if log is None else closing(log)
-    batches = _Prefetch(batch_at, state.step, config.steps)
-    with bar, logging, batches, _stop_request() as stop:
-        for batch, waited in batches:
-            generator = torch_generator("training", seed, ranks.rank, state.step, device=device)
-            with autocast(device, precision):
-                out = loss_fn(batch, generator)
-            out.loss.backward()
-            ranks.average_gradients(parameters)
-            grad_norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+    with bar, logging, batches, requests() as asked, saver:
+        for of_step, waited in batches:
+            losses = []
+            for number, batch in enumerate(of_step):
+                generator = torch_generator(
+                    "training", seed, number, state.step,
+                    device=device, part=(ranks.rank, ranks.size),
+                )  # fmt: skip
+                with networks.accumulating(number + 1 < config.accumulate):
+                    with autocast(device, precision):
+                        out = networks.loss(batch, generator)
+                    (out.loss / config.accumulate).backward()
+                losses.append(out.loss.detach())
+                tokens += out.num_tokens
+                work.add(out.num_samples, out.num_flops)
+            loss = ranks.mean(torch.stack(losses).mean())
+            grad_norm = whole(nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm))
             done = state.step + 1
-            stopping = done < config.steps and _all_stop(stop.requested, done, ranks, device)
-            saved = done % config.save_every == 0 or done == config.steps or stopping
+            stop, save = _agree(asked, done, ranks, device)
+            stopping = stop and done < config.steps
+            saved = done % config.save_every == 0 or done == config.steps or stopping or save
             logged = state.step % config.log_every == 0 or saved
-            finite.note(out.loss, grad_norm, state.step)
+            finite.note(loss, grad_norm, state.step)
             if logged or device.type == "cpu":
                 finite.check()
             _update(state, config)
-            tokens += out.num_tokens
-            work.add(out.num_samples, out.num_flops)
             waits.append(waited)
-            loss = ranks.mean(out.loss) if logged else out.loss
+            seconds = time.perf_counter() - started
+            evaluated = {}
+            if saved and on_checkpoint is not None:
+                with networks.whole_weights():
+                    evaluated = on_checkpoint() if ranks.is_first else {}
             if logged and log is not None:
-                seconds = time.perf_counter() - started
                 record = {
                     "step": state.step,
                     "loss": loss,
@@ -191,28 +192,59 @@ def train(
                     "step_s": seconds / len(waits),
                     "data_wait_s": sum(waits) / len(waits),
                 }
-                if on_checkpoint is not None and saved:
-                    record |= on_checkpoint()
-                log.write(record)
+                log.write(record | evaluated)
                 bar.set_postfix(live(record), refresh=False)
             paused = time.perf_counter()  # exclude saving and sampling from the step time
             state.step = done
             bar.update()
-            if saved and ranks.is_first:
-                state.save(folder, extra)
-                prune_checkpoints(folder, config.keep_checkpoints)
+            if saved:
+                saver.save(state, extra)
             if stopping:
+                saver.wait()
                 ranks.wait()  # torchrun kills the remaining processes soon after the first exit
-                raise KeyboardInterrupt(stop.signal)  # determines the command's exit code
-            if on_sample and _is_sampled(done, config) and done < config.steps and ranks.is_first:
-                _write_samples(on_sample, run, done)
+                raise KeyboardInterrupt(asked.signal)  # determines the command's exit code
+            if on_sample and done < config.steps and _is_sampled(done, config):
+                with networks.whole_weights():
+                    _write_samples(on_sample, run, done, ranks)
             if logged:
                 started, tokens, waits = time.perf_counter(), 0, []
             else:
                 started += time.perf_counter() - paused
-    if on_sample and ranks.is_first:
-        _write_samples(on_sample, run, state.step)
+    if on_sample:
+        with networks.whole_weights():
+            _write_samples(on_sample, run, state.step, ranks)
     ranks.wait()
+
+
+def _is_finished(
+    newest: Path,
+    run: Path,
+    config: TrainConfig,
+    state: TrainState,
+    on_sample: Callable[[Path], None] | None,
+    ranks: Ranks,
+) -> bool:
+    """Whether the run has all its steps. If so, write the samples that it may miss."""
+    with resuming(run):
+        step = read_manifest(newest)["step"]
+    if step < config.steps:
+        return False
+    if on_sample and ranks.is_first and not _sample_path(run, step).exists():
+        with resuming(run):
+            state.load(newest)
+        _write_samples(on_sample, run, step, ranks)
+    print(f"{run} is already finished: {step} steps")
+    ranks.wait()
+    return True
+
+
+def _resume(
+    newest: Path, run: Path, config: TrainConfig, state: TrainState, precision: str
+) -> None:
+    with resuming(run):
+        _check_precision(read_manifest(newest)["extra"], precision, run)
+        state.load(newest)
+    print(f"resuming {run} at step {state.step} of {config.steps}")
 
 
 def _is_sampled(step: int, config: TrainConfig) -> bool:
@@ -223,8 +255,15 @@ def _sample_path(run: Path, step: int) -> Path:
     return run / "samples" / f"step_{step:07d}.png"
 
 
-def _write_samples(on_sample: Callable[[Path], None], run: Path, step: int) -> None:
-    """Write the samples of a step atomically; `on_sample` may produce none."""
+def _misses_sample(run: Path, step: int, config: TrainConfig) -> bool:
+    return _is_sampled(step, config) and not _sample_path(run, step).exists()
+
+
+def _write_samples(on_sample: Callable[[Path], None], run: Path, step: int, ranks: Ranks) -> None:
+    """Write the samples of a step atomically, in the first process; `on_sample` may produce
+    none."""
+    if not ranks.is_first:
+        return
     unfinished, final = run / ".samples.png", _sample_path(run, step)
     on_sample(unfinished)
     if unfinished.exists():
@@ -232,11 +271,15 @@ def _write_samples(on_sample: Callable[[Path], None], run: Path, step: int) -> N
         unfinished.replace(final)
 
 
-def _all_stop(requested: bool, done: int, ranks: Ranks, device: torch.device) -> bool:
-    """Whether to stop now; several processes agree on it every few steps."""
-    if ranks.size == 1:
-        return requested
-    return done % AGREE_EVERY == 0 and ranks.any(requested, device)
+def _agree(asked: Requests, done: int, ranks: Ranks, device: torch.device) -> tuple[bool, bool]:
+    """Whether any process was asked to stop, and to save; the same in all processes. On GPUs, which
+    would have to be waited for, they exchange this only every few steps."""
+    if ranks.size > 1 and device.type != "cpu" and done % AGREE_EVERY:
+        return False, False
+    stop, save = ranks.any([asked.stop, asked.save], device)
+    if save:
+        asked.save = False
+    return stop, save
 
 
 def _update(state: TrainState, config: TrainConfig) -> None:
@@ -277,63 +320,3 @@ def _check_precision(extra: dict[str, Any], precision: str, run: Path) -> None:
     before = extra.get("precision", precision)
     if before != precision:
         raise UserError(f"{run} was started in {before}; resume it with precision={before}")
-
-
-@dataclass
-class _StopRequest:
-    requested: bool = False
-    signal: int = signal.SIGINT  # also if another torchrun process got the signal
-
-
-@contextmanager
-def _stop_request() -> Iterator[_StopRequest]:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag, so that a step is never interrupted."""
-    stop = _StopRequest()
-
-    def request(number: int, _: object) -> None:
-        stop.requested, stop.signal = True, number
-
-    with endings_call(request):
-        yield stop
-
-
-class _Prefetch:
-    """Loads the next batches in a thread while the current one trains."""
-
-    def __init__(self, batch_at: Callable[[int], Any], start: int, stop: int) -> None:
-        self._queue: queue.Queue = queue.Queue(maxsize=2)
-        self._closed = threading.Event()
-        self._steps = range(start, stop)
-        self._batch_at = batch_at
-        self._thread = threading.Thread(target=self._fill, daemon=True)
-
-    def __enter__(self) -> "_Prefetch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get(timeout=0.05)
-            except queue.Empty:
-                continue
-
-    def _fill(self) -> None:
-        for step in self._steps:
-            if self._closed.is_set():
-                return
-            try:
-                self._queue.put(self._batch_at(step))
-            except Exception as error:  # raised again in the training thread
-                self._queue.put(error)
-                return
-
-    def __iter__(self) -> Iterator[tuple[Any, float]]:
-        """(batch, seconds waited for it) of each step."""
-        for _ in self._steps:
-            started = time.perf_counter()
-            batch = self._queue.get()
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch, time.perf_counter() - started

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
 # Coefficients of the quintic Newton-Schulz iteration, as in torch; five rounds are enough because
 # it is steep at zero.
@@ -47,13 +48,13 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     update = self._with_momentum(parameter, group["momentum"])
-                    alike[tuple(sorted(update.shape)), update.device].append((parameter, update))
+                    # Tall matrices are transposed, so that both orientations share a batch.
+                    wide = update if update.shape[0] <= update.shape[1] else update.mT
+                    places = wide.placements if isinstance(wide, DTensor) else None
+                    alike[wide.shape, wide.device, places].append((parameter, wide))
             for pairs in alike.values():
-                # Tall matrices are transposed, so that both orientations share a batch.
-                wide = [u if u.shape[0] <= u.shape[1] else u.mT for _, u in pairs]
-                for (parameter, _), found in zip(
-                    pairs, orthogonalize(torch.stack(wide), self._dtype), strict=True
-                ):
+                updates = _orthogonalize(torch.stack([wide for _, wide in pairs]), self._dtype)
+                for (parameter, _), found in zip(pairs, updates.unbind(), strict=True):
                     rows, columns = parameter.shape
                     lr = group["lr"] * max(1.0, rows / columns) ** 0.5
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -68,6 +69,23 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer = state["momentum_buffer"].lerp_(grad, 1 - momentum)
         return grad.lerp(buffer, momentum)
+
+
+def _orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """`orthogonalize`; if the matrices are sharded over processes, each gets a share of whole ones
+    (an all-to-all there and back), so that the work is divided too."""
+    if not isinstance(matrices, DTensor):
+        return orthogonalize(matrices, dtype)
+    shares = matrices.redistribute(placements=[Shard(0)])
+    found = DTensor.from_local(
+        orthogonalize(shares.to_local(), dtype),
+        matrices.device_mesh,
+        [Shard(0)],
+        run_check=False,
+        shape=matrices.shape,
+        stride=shares.stride(),
+    )
+    return found.redistribute(placements=matrices.placements)
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training import checkpoint as ckpt
@@ -32,19 +33,28 @@ class TrainState(Generic[Model]):
         """The state before the first step: the moving average equals the student."""
         return cls(model, make_teacher(model), build_optimizers(model, config))
 
-    def save(self, folder: Path, extra: dict[str, Any]) -> Path:
-        """Write a checkpoint of this step; `extra` is stored in its manifest."""
-        parts = {
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint of this step."""
+        return {
             "model": self.model.state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": _flatten(self.model, self.optimizers),
         }
-        return ckpt.save_checkpoint(folder, self.step, parts, extra)
+
+    def save(self, folder: Path, extra: dict[str, Any]) -> Path:
+        """Write a checkpoint of this step; `extra` is stored in its manifest."""
+        return ckpt.save_checkpoint(folder, self.step, self.parts(), extra)
 
     def load(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint folder; strict, and checked against its checksums."""
+        """Continue from a checkpoint folder; strict, and checked against its checksums. Of sharded
+        networks, every process keeps its own part."""
         for name, module in (("model", self.model), ("teacher", self.teacher)):
-            ckpt.load_weights(module, ckpt.load_part(checkpoint, name), checkpoint)
+            current = module.state_dict()
+            tensors = {
+                key: _like(current[key], tensor) if key in current else tensor
+                for key, tensor in ckpt.load_part(checkpoint, name).items()
+            }
+            ckpt.load_weights(module, tensors, checkpoint)
         tensors = ckpt.load_part(checkpoint, "optimizer")
         _unflatten(self.model, self.optimizers, tensors, checkpoint)
         self.step = ckpt.read_manifest(checkpoint)["step"]
@@ -83,7 +93,8 @@ def _unflatten(
                 f"{source}: the optimizer state '{key}' has shape {tuple(tensor.shape)}, but its "
                 f"parameter has {tuple(shape)}"
             )
-        states.setdefault((kind, name), {})[entry] = tensor
+        parameter = places[kind, name][1]
+        states.setdefault((kind, name), {})[entry] = _like(parameter, tensor)
     entries: dict[str, set[str]] = {}
     for (kind, name), state in states.items():
         if state.keys() != entries.setdefault(kind, set(state)):
@@ -102,6 +113,15 @@ def _unflatten(
             if places[place][0] is optimizer
         }
         optimizer.load_state_dict(saved)
+
+
+def _like(current: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` sharded as `current` is, if it has its shape (a step count has not)."""
+    if not isinstance(current, DTensor) or tensor.shape != current.shape:
+        return tensor
+    mesh = current.device_mesh
+    own = tensor.to(mesh.device_type)
+    return distribute_tensor(own, mesh, current.placements, src_data_rank=None)
 
 
 def _places(
