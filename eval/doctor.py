@@ -3,7 +3,7 @@
     python eval/doctor.py DATA                             # data against a simulator
     python eval/doctor.py DATA sim=none                    # actions against recorded motion
     python eval/doctor.py DATA --checkpoint runs/rt1       # and a network's statistics
-    python eval/doctor.py DATA --checkpoint runs/rt1 episodes=20       # and what each flip costs it
+    python eval/doctor.py DATA --checkpoint runs/rt1 episodes=20   # and what each flip costs it
     python eval/doctor.py DATA statistics=dataset_statistics.json
 
 DATA is the version folder of an RLDS data set (see finetune/inspect_data.py). A wrong convention

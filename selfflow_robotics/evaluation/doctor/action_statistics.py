@@ -22,7 +22,7 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 # How much narrower or wider than the data's the range may be. Tasks of one robot differ by up to a
 # factor of two, the robots by three and more (docs/doctor.md).
 RANGE_LIMITS = (0.6, 2.5)
-LEAST_STEPS = 150  # recorded steps that tell the range
+LEAST_STEPS = 100  # recorded steps that tell the range
 # Shares of open-gripper steps that tell the two meanings apart.
 _LEAST_GRIPPER = 0.1
 
