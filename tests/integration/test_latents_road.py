@@ -223,8 +223,11 @@ WORLD_MODEL = ("eval/world_model.py", "num_episodes=1", "num_frames=2", "num_ste
 
 
 def test_reworld_s_world_model_is_extrapolated_and_others_are_not(here, capsys):
-    run(*WORLD_MODEL, "runs/rt1_world_model-released-2", "extrapolation=1.4")
-    assert list(Path("runs/rt1_world_model-released-2/eval").glob("world_model-*/report.json"))
+    reworld = ["objective@frame_objective=reworld", "model.action_horizon=4"]
+    settings = small("name=reworld", "--init", "none", *ROBOT, *reworld)
+    run("finetune/rt1.py", "experiment=rt1_world_model", *settings)
+    run(*WORLD_MODEL, "runs/reworld", "extrapolation=1.4")
+    assert list(Path("runs/reworld/eval").glob("world_model-*/report.json"))
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         run(*WORLD_MODEL, "runs/robot", "extrapolation=1.4")
