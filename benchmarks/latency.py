@@ -105,7 +105,8 @@ def random_bundle(size: SiTConfig, image_tokens: int, horizon: int, device: torc
             torch.nn.init.normal_(parameter, std=0.02)
     stats = NormStats.compute(np.stack([-np.ones(ACTION_DIM), np.ones(ACTION_DIM)]))
     codecs = {FRAMES: codec, ACTIONS: Actions(stats)}
-    return Bundle(network.to(device), codecs, ("policy",), {}, Path("random"), device)
+    network.to(device)
+    return Bundle(network, codecs, ("policy",), {}, Path("random"), device, schedule="staircase")
 
 
 class Decoding:
