@@ -6,7 +6,7 @@
 The scripted expert plays fresh episodes of a task on the tabletop; the policy sees the expert's
 images, in every execution (docs/execution.md), and its actions are compared with the expert's.
 "error" is the mean distance of their translations, "gripper" the share of steps with the same
-command, "jump" the mean change of the translation from one step to the next (the expert's own is
+state, "jump" the mean change of the translation from one step to the next (the expert's own is
 printed above the table): chunks that do not continue one another have larger ones. The policy does
 not move the robot, so this is no success rate: for those use eval/simpler.py.
 """
@@ -31,7 +31,7 @@ from selfflow_robotics.evaluation.tables import markdown_table
 from selfflow_robotics.inference.bundle import Bundle, load_bundle
 from selfflow_robotics.policies.expert import ScriptedExpert
 from selfflow_robotics.policies.flow_policy import FlowPolicy
-from selfflow_robotics.robot.actions import GRIPPER
+from selfflow_robotics.robot.actions import GRIPPER, policy_from_environment
 from selfflow_robotics.rollouts.engine import Trajectory, roll_out
 from selfflow_robotics.training.device import choose_device
 
@@ -106,7 +106,9 @@ def row(name: str, bundle: Bundle, episodes: list[Trajectory], **settings: Any) 
     ours = actions_along(policy, episodes)
     both = [(one, e.actions) for one, e in zip(ours, episodes, strict=True)]
     error = np.concatenate([np.linalg.norm(a[:, :3] - b[:, :3], axis=1) for a, b in both]).mean()
-    same = np.concatenate([a[:, GRIPPER] == np.where(b[:, GRIPPER] > 0, 1, -1) for a, b in both])
+    # Commands of 0 keep the gripper's state.
+    is_open = [(policy_from_environment(a), policy_from_environment(b)) for a, b in both]
+    same = np.concatenate([a[:, GRIPPER] == b[:, GRIPPER] for a, b in is_open])
     return (
         *(name, f"{evaluations:.2f}", f"{1e3 * error:.1f} mm", f"{same.mean():.1%}"),
         f"{jump_mm(ours):.1f} mm",

@@ -34,7 +34,7 @@ from benchmarks.arguments import Parser, positive
 from selfflow_robotics.batch import Slot
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.tables import markdown_table
-from selfflow_robotics.flow.solvers import METHODS, evaluation_times, solve_ode
+from selfflow_robotics.flow.solvers import METHODS, Method, evaluation_times, solve_ode
 from selfflow_robotics.flow.timesteps import sampling_times
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.inference.sample import sample
@@ -44,7 +44,7 @@ from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import SIZES, RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.policies.chunk_sampler import Seen
-from selfflow_robotics.policies.execution import MODES
+from selfflow_robotics.policies.execution import MODES, Mode
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.robot.actions import ACTION_DIM
 from selfflow_robotics.robot.normalize import NormStats
@@ -105,7 +105,8 @@ def random_bundle(size: SiTConfig, image_tokens: int, horizon: int, device: torc
             torch.nn.init.normal_(parameter, std=0.02)
     stats = NormStats.compute(np.stack([-np.ones(ACTION_DIM), np.ones(ACTION_DIM)]))
     codecs = {FRAMES: codec, ACTIONS: Actions(stats)}
-    return Bundle(network.to(device), codecs, ("policy",), {}, Path("random"), device)
+    network.to(device)
+    return Bundle(network, codecs, ("policy",), {}, Path("random"), device, schedule="staircase")
 
 
 class Decoding:
@@ -169,18 +170,22 @@ def compare_decoding(bundle: Bundle, num_steps: int, samples: int) -> str:
 class Case:
     """A row of the second table."""
 
-    mode: str
-    solver: str
+    mode: Mode
+    solver: Method
     steps: int | None  # None: streaming
     batch: int
 
 
 def cases(arguments: argparse.Namespace) -> list[Case]:
     """All rows; a stream has neither solver nor steps."""
-    found = []
+    found: list[Case] = []
     for mode in arguments.modes:
-        how = [(s, n) for s in arguments.solvers for n in arguments.steps]
-        for solver, steps in [("euler", None)] if mode == "streaming" else how:
+        how: list[tuple[Method, int | None]] = [
+            (s, n) for s in arguments.solvers for n in arguments.steps
+        ]
+        if mode == "streaming":
+            how = [("euler", None)]
+        for solver, steps in how:
             found += [Case(mode, solver, steps, batch) for batch in arguments.batch]
     return found
 

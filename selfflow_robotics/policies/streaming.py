@@ -1,8 +1,8 @@
 """Stream actions: every observation is one network evaluation, and finishes one action.
 
 The chunk's actions stand on a staircase of timesteps (`flow.staircase`): the next one is almost
-clean, the last one is noise. It needs a network that was trained with timesteps per token:
-`policy_objective.schedule=staircase` of finetune/rt1.py, or `per_token`.
+clean, the last one is noise. Train for it with timesteps per token: finetune/rt1.py with
+`policy_objective.schedule=staircase` or `per_token`.
 """
 
 from collections.abc import Sequence

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import latency, pretraining, rlds_index, speed, throughput
+from benchmarks import execution, latency, pretraining, rlds_index, speed, throughput
 from benchmarks.speed_sides import GROUPS, Setup, variants
+from selfflow_robotics.policies.execution import ExecutionConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,6 +111,20 @@ def test_decoding_with_kept_keys_and_values_equals_recomputing_them(horizon):
     decoding = latency.Decoding(bundle, num_steps=10)
     assert decoding.kept().abs().max() > 0.5
     torch.testing.assert_close(decoding.kept(), decoding.recomputed(), rtol=0, atol=1e-5)
+
+
+def test_executions_refuse_a_run_that_is_not_there(refused):
+    assert "no/where" in refused(execution.main, "--checkpoint", "no/where")
+
+
+def test_every_execution_has_a_row_that_its_chunks_allow():
+    for horizon in (6, 8, 16):
+        for settings in execution.rows_of(horizon).values():
+            how = {"replan_steps": 1, **settings}
+            how["mode"] = how.pop("execution", "receding")
+            assert ExecutionConfig(**how).build(SimpleNamespace(
+                horizon=horizon, check_streaming=lambda: None
+            )).steps >= 1  # fmt: skip
 
 
 def test_groups_are_those_of_the_table():
