@@ -31,7 +31,9 @@ def work(images):
 
 
 def test_the_counts_are_those_of_a_real_step(work):
+    # Without a teacher: torch's counter does not know the fused attention that it uses on a CPU.
     role = work.roles[0]
+    role = replace(role, objective=replace(role.objective, gamma=0.0))
     student, teacher = Network(work.network), Network(work.network).requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         terms = step_loss(work, role, student, teacher, role.batch)
