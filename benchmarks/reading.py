@@ -8,7 +8,7 @@ Makes data sets of 256 x 320 px from the episode in tests/golden: as RLDS, as Le
 per episode, or several in one), and as latents of the size of SD-VAE's. Each row is a process of
 its own that reads windows of one frame (or seven) and six actions in random order, in batches of
 32, without keeping frames in memory. CPU seconds are those of all processes together. Memory is
-what a process does not share (USS), after a tenth of the samples and at the end.
+that of the main process, and what a worker adds to it; after a tenth of the samples and at the end.
 """
 
 import argparse
@@ -150,11 +150,12 @@ def cpu_seconds() -> float:
 
 
 def memory() -> list[float]:
-    """MB that each process does not share."""
+    """MB of this process, without files that are mapped, and what each worker adds to it."""
     found = []
     for pid in processes():
+        kinds = "Anonymous:" if pid == os.getpid() else "Private_"
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        kb = [int(line.split()[1]) for line in lines if line.startswith("Private_")]
+        kb = [int(line.split()[1]) for line in lines if line.startswith(kinds)]
         found.append(sum(kb) / 1024)
     return found
 

@@ -6,9 +6,10 @@
     python finetune/inspect_data.py DATA verify=true && echo intact
 
 DATA is the version folder of an RLDS data set with the features of RT-1's fractal20220817_data or
-of BridgeData V2's bridge_dataset, or the folder of a LeRobot data set with their actions. The report is printed and written to inspections/NAME: page.html,
-a single self-contained file with charts and pictures, and report.json. It shows instructions,
-episode lengths, outcomes and action statistics, and warns about
+of BridgeData V2's bridge_dataset, or the folder of a LeRobot data set with their actions. The
+report is printed and written to inspections/NAME: page.html, a single self-contained file with
+charts and pictures, and report.json. It shows instructions, episode lengths, outcomes and action
+statistics, and warns about
 
 * records that are damaged or lack a feature, missing shards, and images that cannot be decoded;
 * actions far outside the range of the others, and arms that stand still for long;

@@ -13,9 +13,9 @@ images are counted by cause; if their share exceeds max_skipped, the command sto
 standard deviation of the latents are stored in float16, with a checksum per shard: 16 KB per image
 of 256 px with SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
 
-For a robot data set (RLDS: the folder NAME/VERSION; or LeRobot), every frame of `split` is resized to frame_size and
-encoded. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An unreadable frame
-stops the command.
+For a robot data set (RLDS: the folder NAME/VERSION; or LeRobot), every frame of `split` is resized
+to frame_size and encoded. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An
+unreadable frame stops the command.
 
 Repeat an interrupted command to resume it. The result depends only on the images, not on the number
 of processes. Images are identified by name, size in bytes and label: if you change one in place,

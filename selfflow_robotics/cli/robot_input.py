@@ -46,7 +46,7 @@ def open_indices(
     return [open_index(*one, collect) for one in zip(paths, splits, strict=True)]
 
 
-def one_for_each(value: OneOrMore | None, count: int, key: str) -> list[str | None]:
+def one_for_each(value: OneOrMore | None, count: int, key: str) -> Sequence[str | None]:
     """The values of a setting for so many data sets. Raises UserError if there are others."""
     values = [*value] if isinstance(value, tuple) else [value] if value else [None] * count
     if len(values) != count:

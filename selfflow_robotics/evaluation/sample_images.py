@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfflow_robotics.data.mixture import JoinedWindows
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.video import write_grid
@@ -35,7 +36,9 @@ def write_generated(
         write_grid(path, maker(range(SAMPLES)), columns=4)
 
 
-def write_imagined(path: Path, bundle: Bundle, reader: WindowReader, *, seed: int) -> None:
+def write_imagined(
+    path: Path, bundle: Bundle, reader: WindowReader | JoinedWindows, *, seed: int
+) -> None:
     """Sample windows of `reader` and imagine their later frames from the first one and the actions.
 
     Two rows of images per window: the recorded frames, and the same first frame with imagined ones.
