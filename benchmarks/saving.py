@@ -26,6 +26,7 @@ from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimize
 from selfflow_robotics.training.parallel import DataParallel
 from selfflow_robotics.training.saver import Saver
 from selfflow_robotics.training.state import TrainState
+from selfflow_robotics.training.step import StepLoss
 
 
 @dataclass
@@ -51,6 +52,10 @@ class Net(nn.Module):
         return x
 
 
+def _no_loss(*_: object) -> StepLoss:
+    raise AssertionError("this benchmark does not train")
+
+
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("--width", type=positive, default=512)
@@ -62,7 +67,7 @@ def main() -> None:
     ranks, device = start_ranks(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     config = OptimizerConfig(muon=False)
     state = TrainState.start(Net(options.width, options.depth).to(device), config)
-    networks = DataParallel(state.model, state.teacher, lambda *_: None, "fsdp", ranks, "fp32")  # type: ignore[arg-type, return-value]
+    networks = DataParallel(state.model, state.teacher, _no_loss, "fsdp", ranks, "fp32")
     state.optimizers = build_optimizers(state.model, config)
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -92,9 +97,8 @@ def main() -> None:
     if ranks.is_first:
         print(f"{count / 1e6:.1f} M parameters, {16 * count / 1e6:.0f} MB, {ranks.size} processes")
         for kind in waits:  # without the first one, which allocates memory
-            print(
-                f"{kind}: wait {median(waits[kind][1:]):.3f} s, written {median(written[kind][1:]):.3f} s"
-            )
+            wait, done = (median(times[kind][1:]) for times in (waits, written))
+            print(f"{kind}: wait {wait:.3f} s, written {done:.3f} s")
         share = median(waits["asynchronous"][1:]) / median(waits["synchronous"][1:])
         print(f"asynchronous / synchronous wait: {share:.2f}")
 

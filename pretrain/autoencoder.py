@@ -58,6 +58,8 @@ class AutoencoderTrainConfig(JobConfig):
             raise UserError(
                 f"image_size must be multiples of {DOWNSAMPLE} px, got {self.image_size}"
             )
+        if self.train.parallel == "fsdp":
+            raise UserError("an autoencoder is too small to shard; use train.parallel=replicate")
         if self.kl < 0:
             raise UserError(f"kl must not be negative, got {self.kl}")
         if not 0 < self.held_out < 1:

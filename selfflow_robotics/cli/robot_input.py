@@ -48,6 +48,7 @@ def open_indices(
 
 def one_for_each(value: OneOrMore | None, count: int, key: str) -> Sequence[str | None]:
     """The values of a setting for so many data sets. Raises UserError if there are others."""
+    values: list[str | None]
     values = [*value] if isinstance(value, tuple) else [value] if value else [None] * count
     if len(values) != count:
         raise UserError(f"{key} has {len(values)} values for {count} data sets: give one for each")

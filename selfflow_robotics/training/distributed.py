@@ -19,6 +19,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.device import (
@@ -93,13 +95,13 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _of_this_start(store: dist.Store) -> dist.Store:
+def _of_this_start(store: Store) -> Store:
     """torchrun keeps one store for all restarts, so restarted processes would find the addresses of
     dead ones. Its number of restarts tells them apart, but not if there are several nodes, which
     count their own: there, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1."""
     if os.environ.get("GROUP_WORLD_SIZE") != "1":
         return store
-    return dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def start_training(threads: int, device: str, precision: str) -> tuple[Ranks, torch.device, str]:
@@ -120,7 +122,7 @@ def start_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        store, rank, size = next(dist.rendezvous("env://"))
+        store, rank, size = next(rendezvous("env://"))
         dist.init_process_group(
             backend, timeout=TIMEOUT, store=_of_this_start(store), rank=rank, world_size=size
         )

@@ -9,6 +9,7 @@ the head on features, a teacher that stops early. Both engines expect one forwar
 pass, so what they wrap is a module whose forward pass is the whole loss.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -121,6 +122,8 @@ def _shard(
     weights. Gradients are summed in float32 and the weights stay float32. The teacher is gathered
     in float32, since evaluations use it without autocast too.
     """
+    # Keys and values are views; nothing changes them in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
     plain = MixedPrecisionPolicy(cast_forward_inputs=False)
     rounded = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)

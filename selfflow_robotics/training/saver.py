@@ -102,6 +102,8 @@ class Saver:
         try:
             pending.result()
         except CheckpointException as error:
+            for temporary in self._folder.glob(".step_*.tmp") if self._ranks.is_first else ():
+                shutil.rmtree(temporary, ignore_errors=True)
             reason = next(iter(error.failures.values()))[0]
             raise UserError(
                 f"cannot write a checkpoint in {self._folder}: {reason}; free space or choose "

@@ -47,9 +47,10 @@ class View:
 def intended_actions(policy: FlowPolicy, view: View) -> np.ndarray:
     """The chunk that the policy answers the imagined frame of `view` with: policy vectors
     [horizon, 7]. Its noise depends on the episode's seed and the step alone."""
-    draw = torch_generator("play", view.told["seed"], view.told["step"])
-    noise = torch.randn((1, policy.bundle.horizon * ACTION_DIM), generator=draw)
-    return policy.chunks(view.imagined[None], [view.told["instruction"]], noise)[0]
+    sampler = policy.sampler
+    noise = sampler.noise(view.told["seed"], view.told["step"])
+    tokens = sampler.chunks([Seen(view.imagined, view.told["instruction"])], [noise])
+    return sampler.decode(tokens)[0]
 
 
 def imagine_future(policy: FlowPolicy, view: View, num_steps: int) -> np.ndarray:
