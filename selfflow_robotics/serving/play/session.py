@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
@@ -18,10 +17,9 @@ from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.inference.imagination import Imagination
 from selfflow_robotics.inference.imagine import imagine, psnr
+from selfflow_robotics.policies.chunk_sampler import Seen
 from selfflow_robotics.policies.flow_policy import FlowPolicy
-from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.actions import (
-    ACTION_DIM,
     GRIPPER,
     environment_from_policy,
     policy_from_environment,
