@@ -41,86 +41,53 @@ Then run it without shard= for the report over all episodes; if the shards ran o
 copy their folders shard_K_of_N into one results folder first.
 """
 
-import os
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, run_of
-from selfflow_robotics.envs.client import SimulatorClient
-from selfflow_robotics.envs.episodes import EpisodeSpec
-from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
-from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
+from selfflow_robotics.envs.simpler.preflight import SimplerMissing
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
-from selfflow_robotics.evaluation.audit import Audit
 from selfflow_robotics.evaluation.domain import (
-    TITLES,
-    Simulator,
     check_robot,
-    choose_simulator,
-    out_of_domain,
 )
-from selfflow_robotics.evaluation.home import home_spec
-from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
-from selfflow_robotics.evaluation.pages.write_results import write_results, write_summary
+from selfflow_robotics.evaluation.evaluate import EpisodesConfig, Plan, evaluate_plan, make_plan
+from selfflow_robotics.evaluation.pages.write_results import write_summary
 from selfflow_robotics.evaluation.players import (
     RemoteConfig,
     check_network_settings,
     check_policy,
     data_of,
-    image_size_of,
     network_fingerprint,
     network_policy,
-    provenance_of,
 )
 from selfflow_robotics.evaluation.protocol import (
-    Protocol,
-    Shard,
-    evaluation_episodes,
-    resolve_protocol,
     tasks_of,
 )
-from selfflow_robotics.evaluation.published import beside_result
-from selfflow_robotics.evaluation.reference_frames import compare_frame
-from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
-from selfflow_robotics.evaluation.runner import play_missing
 from selfflow_robotics.evaluation.summary import Summary
-from selfflow_robotics.evaluation.verifying.checksums import check_unchanged
 from selfflow_robotics.flow.solvers import Method
-from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.address import is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import custom_policy, is_custom
 from selfflow_robotics.policies.execution import Mode
 from selfflow_robotics.policies.expert import ScriptedExpert
-from selfflow_robotics.policies.flow_policy import FlowPolicy, Precision
+from selfflow_robotics.policies.flow_policy import Precision
 from selfflow_robotics.policies.random import RandomPolicy
-from selfflow_robotics.rng import check_seed
-
-BASELINES = ("random", "expert")
 
 
-@dataclass(frozen=True)
-class EvalConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(EpisodesConfig):
     task: str
     policy: str = "network"
     checkpoint: str | None = None
-    sim: Simulator = "auto"
-    renderer: Literal["ray", "gl"] | None = None
-    protocol: Protocol = "auto"
-    num_episodes: int | None = None
-    seed: int = 0
-    shard: str | None = None
     replan_steps: int = 6
     num_steps: int | None = None
     guidance_scale: float | None = None
@@ -134,28 +101,21 @@ class EvalConfig:
     precision: Precision = "fp32"
     compile: bool = False
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
-    videos: int = 3
-    processes: int | None = None
     device: str = "auto"
     output: str | None = None
-    timeout_s: float = TIMEOUT_S
     remote: RemoteConfig = field(default_factory=RemoteConfig)
-    simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "task", own_names(self.task))
         if len(tasks_to_evaluate(self)) > 1 and self.output:
             raise UserError(
                 f"output= is for one task, got {self.task}; several tasks have a folder each"
             )
-        if self.shard is not None:
-            Shard.parse(self.shard)
-        check_least(self, 1, "num_episodes", "replan_steps", "processes")
-        check_seed(self.seed)
-        if self.videos < 0:
-            raise UserError(f"videos must not be negative, got {self.videos}")
+        check_least(self, 1, "replan_steps")
         check_policy(self.policy)
         check_network_settings(self)
+        self.sequential_test()
 
 
 @hydra_app(
@@ -179,7 +139,7 @@ def main(config: EvalConfig) -> int:
     plans, lacking = [], []
     for task in tasks:
         try:
-            plans.append(plan(config, task, data))
+            plans.append(make_plan(config, task, data))
         except SimplerMissing as error:  # perhaps a file that only this task needs
             if len(tasks) == 1:
                 raise
@@ -204,100 +164,24 @@ def tasks_to_evaluate(config: EvalConfig) -> list[Task]:
     return [own for task in get_tasks(config.task) for own in tasks_of(task, config.protocol)]
 
 
-class Plan(NamedTuple):
-    """The evaluation of one task: what will be played, and where."""
-
-    task: Task
-    simulator: str
-    why: str  # that simulator
-    protocol: Protocol
-    episodes: list[EpisodeSpec]
-    left_out: dict[str, str]  # variants that the simulator cannot play, and why
-
-
-def plan(config: EvalConfig, task: Task, data: dict[str, Any] | None) -> Plan:
-    """Plan one task, before any other is played for hours; its shard may have no episodes."""
-    install, missing = config.simpler.resolved(), {}
-
-    def check() -> None:
-        missing.update(check_simpler(install.path, install.python, task, install.allow_invisible))
-
-    simulator, why = choose_simulator(config.sim, data, check)
-    left_out = missing if simulator == "simpler" else {}
-    protocol = resolve_protocol(config.protocol, simulator)
-    episodes = evaluation_episodes(task, simulator, protocol, config.num_episodes, config.seed)
-    episodes = Shard.parse(config.shard).of(episodes) if config.shard else episodes
-    playable = [episode for episode in episodes if episode.variant not in left_out]
-    if episodes and not playable:
-        raise SimplerMissing(next(iter(left_out.values())))
-    return Plan(task, simulator, why, protocol, playable, left_out)
-
-
 def evaluate(
     config: EvalConfig, plan: Plan, policy: Policy, checkpoint: Path | None
 ) -> tuple[Path, Report]:
-    """Play the missing episodes of one task; write and print its report. Returns its folder too."""
-    data = data_of(policy)
-    task, simulator, why, protocol, episodes, left_out = plan
-    shard = Shard.parse(config.shard) if config.shard else None
-    print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
-
-    with ExitStack() as stack:
-        image_size = image_size_of(policy)
-        spec = home_spec(
-            *(simulator, task.name, config.simpler, data, image_size),
-            *(config.renderer, config.timeout_s),
-        )
-        count = min(config.processes or len(os.sched_getaffinity(0)), len(episodes))
-        clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
-        provenance = clients[0].provenance()
-        frame = compare_frame(clients[0], task)
-        fingerprint = {
-            "policy": policy.name,
-            "checkpoint": weights_hash(checkpoint) if checkpoint else None,
-            "simulator": provenance,
-            "protocol": protocol,
-            "seed": config.seed,
-            "replan_steps": config.replan_steps,
+    """Play one task with the policy and the baselines. Returns the results folder and report."""
+    baselines = [other(name, config) for name in config.baselines if name != config.policy]
+    return evaluate_plan(
+        config,
+        plan,
+        [policy, *baselines],
+        lambda fingerprint: output_folder(config, plan, checkpoint, fingerprint),
+        replan_steps=config.replan_steps,
+        checkpoint=checkpoint,
+        settings={
             "num_steps": config.num_steps,
             "guidance_scale": config.guidance_scale,
-            **getattr(policy, "fingerprint", {}),
             **network_fingerprint(config),
-        }
-        folder = output_folder(config, task, checkpoint, simulator, fingerprint)
-        ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
-        check_unchanged(ledger.folder)
-        print(f"results in {ledger.folder}")
-        baselines = [name for name in config.baselines if name != config.policy]
-        players = [policy, *(other(name, config) for name in baselines)]
-        for player in players:
-            play(config, ledger, player, clients, episodes, Audit(protocol))
-
-    is_evaluated = config.policy not in BASELINES and not policy.privileged
-    published = beside_result(
-        *(task, simulator, protocol, len(episodes), data, is_evaluated), config.instruction
+        },
     )
-    report = Report(
-        task=task.name,
-        simulator=TITLES[simulator],
-        protocol=protocol,
-        seed=config.seed,
-        variants=tuple(variant for variant in task.variants if variant not in left_out),
-        episodes={player.name: ledger.of(player.name, episodes) for player in players},
-        out_of_domain=out_of_domain(simulator, data),
-        left_out=left_out,
-        remarks=remarks(task, simulator, provenance, data, config.instruction, published),
-        simulator_provenance=provenance,
-        reference_frame=frame,
-        policy_provenance=provenance_of(policy, checkpoint),
-        num_episodes=config.num_episodes,
-        shard=config.shard,
-        published=published.to_json(),
-    )
-    print(f"\n{report.to_text()}\n")  # first: the disk may be full
-    write_results(ledger.folder, report, ledger.records)
-    print(f"report: {ledger.folder / 'report.html'}")
-    return ledger.folder, report
 
 
 def summarize(
@@ -311,47 +195,6 @@ def summarize(
     folder = results_root(config, checkpoint) / folder_name("summary", settings)
     write_summary(folder, summary, folders)
     print(f"summary: {folder / 'summary.html'}")
-
-
-def play(
-    config: EvalConfig,
-    ledger: Ledger,
-    policy: Policy,
-    clients: list[SimulatorClient],
-    episodes: list[EpisodeSpec],
-    audit: Audit,
-) -> None:
-    """Play the missing episodes, with a progress bar."""
-    done = [record for record in ledger.of(policy.name, episodes) if record.error is None]
-    for record in done:
-        audit.add(record)
-    if len(done) == len(episodes):
-        print(f"{policy.name}: all {len(episodes)} episodes are done")
-        return
-    with tqdm(total=len(episodes), initial=len(done), desc=policy.name, unit="episode") as bar:
-
-        def show(record: EpisodeRecord) -> None:
-            done.append(record)
-            if record.error is None:
-                audit.add(record)
-            successes = sum(r.success for r in done)
-            bar.set_postfix_str(f"{successes} of {len(done)} succeed", refresh=False)
-            bar.update()
-
-        play_missing(
-            ledger,
-            policy,
-            clients,
-            episodes,
-            replan_steps=_steps(policy, config),
-            num_videos=config.videos,
-            on_record=show,
-        )
-
-
-def _steps(policy: Policy, config: EvalConfig) -> int:
-    """Actions between observations; the execution decides it for a network."""
-    return policy.replan_steps if isinstance(policy, FlowPolicy) else config.replan_steps
 
 
 def other(name: str, config: EvalConfig) -> Policy:
@@ -369,16 +212,12 @@ def other(name: str, config: EvalConfig) -> Policy:
 
 
 def output_folder(
-    config: EvalConfig,
-    task: Task,
-    checkpoint: Path | None,
-    simulator: str,
-    fingerprint: dict[str, Any],
+    config: EvalConfig, plan: Plan, checkpoint: Path | None, fingerprint: dict[str, Any]
 ) -> Path:
     """The results folder: `output`, or one named after the settings."""
     if config.output:
         return Path(config.output)
-    kind = f"{simulator}-{task.name}-{fingerprint['protocol']}"
+    kind = f"{plan.simulator}-{plan.task.name}-{plan.protocol}"
     return results_root(config, checkpoint) / folder_name(kind, fingerprint)
 
 

@@ -101,7 +101,9 @@ def main(folder: str, kills: str, processes: str) -> None:
             child = os.fork()
             if child == 0:
                 try:
-                    save_until_killed(run, rank, count, f"{run.resolve()}/store-{number}")
+                    save_until_killed(
+                        run, rank, count, f"{run.resolve()}/store-{os.getppid()}-{number}"
+                    )
                 except BaseException:
                     traceback.print_exc()
                 finally:
@@ -117,6 +119,8 @@ def main(folder: str, kills: str, processes: str) -> None:
             os.waitpid(child, 0)
         newest, left = check(run)
         unfinished += left > 0
+        with (run / "kills").open("a") as log:  # survives an end of this program itself
+            log.write(f"checkpoint {newest}, {left} unfinished\n")
     print(
         f"{kills} kills, {newest} checkpoints, {unfinished} saves interrupted; none lost or mixed"
     )

@@ -24,6 +24,7 @@ from selfflow_robotics.evaluation.statistics import (
     stratified_mean,
     wilson_interval,
 )
+from selfflow_robotics.evaluation.stopping import Answer
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 NOT_RECORDED = "not recorded"
@@ -110,6 +111,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)  # variants not played, and why
     remarks: tuple[str, ...] = ()  # further lines under the table
     reference_frame: FrameDifference | None = None  # of this machine's pictures
+    answer: Answer | None = None  # of stop=sequential
     simulator_provenance: dict[str, Any] | None = None
     policy_provenance: dict[str, Any] | None = None  # checkpoint, training data
     num_episodes: int | None = None  # asked for; None: the protocol's number
@@ -172,6 +174,7 @@ class Report:
             "initial_states": self.initial_states().to_json(),
             "repeated_starts": self.initial_states().repeated,
             "reference_frame": self.reference_frame and self.reference_frame.to_json(),
+            "sequential": self.answer and asdict(self.answer),
             "out_of_domain": self.out_of_domain,
             "left_out": self.left_out,
             "remarks": self.remarks,
@@ -272,6 +275,8 @@ class Report:
                 f"{errors} episodes failed to run: rates are bounds (all of them failures, all of "
                 "them successes)."
             )
+        if self.answer:
+            notes.append(self.answer.text())
         if self.reference_frame:
             notes.append(self.reference_frame.text())
         notes += [f"Without {variant}: {why}" for variant, why in self.left_out.items()]

@@ -12,7 +12,7 @@ anytime-valid interval holds whenever one stops.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def _log_e(successes: int, count: int, rate: float) -> float:
 class Answer:
     """What the episodes so far say."""
 
-    question: str  # "the success rate is not 85 %"
+    question: str  # "a target of 85 %", "against runs/rt1/eval/..."
+    target: float | None
     e: float
     played: int
     planned: int
@@ -126,7 +127,7 @@ class SequentialTest:
             e, is_higher, words = counts.e, counts.difference < 0, ("better", "worse")
             question = f"against {self.against.given}"
         verdict = words[0 if is_higher else 1] if e >= 1 / LEVEL else ""
-        return Answer(question, e, len(played), planned, verdict, interval)
+        return Answer(question, self.target, e, len(played), planned, verdict, interval)
 
     def _paired(self, folder: Path, played: Sequence[EpisodeRecord]) -> PairedCounts:
         assert self.against is not None
@@ -137,13 +138,16 @@ class SequentialTest:
         return PairedCounts.of(*([r.success for r in side] for side in zip(*pairs, strict=True)))
 
 
-def to_json(answer: Answer) -> dict[str, Any]:
-    """For report.json."""
-    return {
-        "question": answer.question,
-        "verdict": answer.verdict or None,
-        "e": answer.e,
-        "played": answer.played,
-        "planned": answer.planned,
-        "interval_95_anytime": answer.interval,
-    }
+def recomputed(written: dict[str, Any], records: Sequence[EpisodeRecord]) -> Answer:
+    """The answer in a report, computed again from the episodes; the e-value against other results
+    is taken as written. Raises KeyError, TypeError or ValueError if it is not one."""
+    target = written["target"]
+    answer = Answer(
+        *(written["question"], target, written["e"], written["played"], written["planned"]),
+        *(written["verdict"], tuple(written["interval"])),
+    )
+    if target is not None:
+        return SequentialTest(target, None).answer(Path(), records, answer.planned)
+    played = [record.success for record in records if record.error is None]
+    interval = anytime_interval(sum(played), len(played))
+    return replace(answer, played=len(played), interval=interval)

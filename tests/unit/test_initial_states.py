@@ -13,6 +13,7 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.spec import SimplerInstall, SimulatorSpec
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation import evaluate
 from selfflow_robotics.evaluation.audit import Audit, InitialStates, repetitions
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
@@ -110,16 +111,16 @@ def test_a_policy_that_does_not_look_has_no_picture(played):
 def test_an_evaluation_that_repeats_states_stops_with_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     script = runpy.run_path(str(ROOT / "eval" / "simpler.py"), run_name="imported")
-    main, scope = script["main"], script["main"].__wrapped__.__globals__
+    main = script["main"]
     arguments = ["policy=random", "baselines=[]", "videos=0", "processes=1", "protocol=quick"]
-    cells = scope["evaluation_episodes"]
+    cells = evaluate.evaluation_episodes
 
     def one_cell(*settings):
         """As a simulator that plays the same initial state for every episode."""
         same, *others = cells(*settings)
         return [same, *(replace(same, seed=other.seed) for other in others)]
 
-    monkeypatch.setitem(scope, "evaluation_episodes", one_cell)
+    monkeypatch.setattr(evaluate, "evaluation_episodes", one_cell)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
@@ -132,7 +133,7 @@ def test_an_evaluation_that_repeats_states_stops_with_one_line(tmp_path, monkeyp
     with pytest.raises(SystemExit):  # and again, from the ledger
         main(arguments)
     assert len((folder / "episodes.jsonl").read_text().splitlines()) == 2
-    monkeypatch.setitem(scope, "evaluation_episodes", cells)
+    monkeypatch.setattr(evaluate, "evaluation_episodes", cells)
     main([*arguments, "num_episodes=3", "output=good"])
     assert "3 of 3 initial states differ" in capsys.readouterr().out
     report = json.loads((tmp_path / "good" / "report.json").read_text())

@@ -1,5 +1,7 @@
 """Sequential stopping: no false alarms however often one looks, and an answer when there is one."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from selfflow_robotics.evaluation.stopping import (
     anytime_interval,
     looks,
     rate_e_value,
-    to_json,
+    recomputed,
 )
 from selfflow_robotics.rng import numpy_generator
 
@@ -76,7 +78,7 @@ def test_the_verdict_says_on_which_side_of_the_target(tmp_path):
     assert test.answer(tmp_path, _records([0] * 10), 100).verdict == "below"
     undecided = test.answer(tmp_path, _records([1, 0] * 5), 100)
     assert undecided.verdict == ""
-    assert to_json(undecided)["verdict"] is None
+    assert recomputed(asdict(undecided), _records([1, 0] * 5)) == undecided
     assert (undecided.played, undecided.planned) == (10, 100)
     assert "10 of 100" in undecided.text()
 

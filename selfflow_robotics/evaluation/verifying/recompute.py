@@ -21,6 +21,7 @@ from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.protocol import Shard, evaluation_episodes
 from selfflow_robotics.evaluation.reference_frames import FrameDifference
 from selfflow_robotics.evaluation.report import Report
+from selfflow_robotics.evaluation.stopping import recomputed
 from selfflow_robotics.json_file import read_text
 
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
@@ -43,7 +44,7 @@ def recomputed_report(
     protocol, seed = fingerprint["protocol"], int(fingerprint["seed"])
     task = get_task(records[0].task if records else written["task"])
     left_out, shard = dict(written.get("left_out", {})), written.get("shard")
-    frame = written.get("reference_frame")
+    frame, answer = written.get("reference_frame"), written.get("sequential")
     policies = list(dict.fromkeys([fingerprint["policy"], *written["policies"]]))
     if "num_episodes" in written:
         planned = evaluation_episodes(task, key, protocol, written["num_episodes"], seed)
@@ -55,18 +56,20 @@ def recomputed_report(
         rate = written["policies"][policies[0]]["all"]
         total = rate["count"] + rate["errors"]
         episodes = evaluation_episodes(task, key, protocol, total, seed)
+    played = {policy: _episodes_of(policy, records, episodes) for policy in policies}
     return Report(
         task=task.name,
         simulator=TITLES.get(key, key),
         protocol=protocol,
         seed=seed,
         variants=tuple(variant for variant in task.variants if variant not in left_out),
-        episodes={policy: _episodes_of(policy, records, episodes) for policy in policies},
+        episodes=played,
         out_of_domain=written.get("out_of_domain"),
         left_out=left_out,
         remarks=tuple(written.get("remarks", ())),
         simulator_provenance=fingerprint["simulator"],
         reference_frame=FrameDifference(**frame) if frame else None,
+        answer=recomputed(answer, played[policies[0]]) if answer else None,
         policy_provenance=written.get("policy_provenance"),
         num_episodes=written.get("num_episodes"),
         shard=shard,
