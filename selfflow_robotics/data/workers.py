@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from selfflow_robotics.errors import UserError
 
 AHEAD = 2  # batches that each worker prepares
+LARGE_BYTES = 2**16  # arrays from here on are not copied through a pipe
 
 
 class Workers:
@@ -93,8 +94,12 @@ def _ignore_signals(_: int) -> None:
 
 
 def _to_tensors(value: Any) -> Any:
-    """Arrays as tensors, which are sent through shared memory."""
-    return _convert(value, np.ndarray, torch.from_numpy)
+    """Large arrays as tensors, which are sent through shared memory: a file for each."""
+
+    def convert(array: np.ndarray) -> Any:
+        return torch.from_numpy(array) if array.nbytes >= LARGE_BYTES else array
+
+    return _convert(value, np.ndarray, convert)
 
 
 def _to_numpy(value: Any) -> Any:

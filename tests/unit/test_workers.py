@@ -18,7 +18,7 @@ from selfflow_robotics.training.distributed import Ranks
 from tests.lerobot_sets import write_lerobot
 from tests.rlds_sets import IMAGE_SIZE, make_set
 
-STEPS, BATCH = 6, 8
+STEPS, BATCH = 6, 64
 
 
 @pytest.fixture(scope="module")

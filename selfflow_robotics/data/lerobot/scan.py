@@ -130,10 +130,6 @@ class EpisodeScanner:
             self._facts, self._video = read_facts(files.video), files.video
         facts, where = self._facts, f"{files.video} (episode {files.number})"
         last = files.first + files.length
-        if facts.frames < last or (files.is_alone and facts.frames != last):
-            raise UserError(
-                f"{where}: {facts.frames} frames, {last} are needed for its steps; {_AGAIN}"
-            )
         if facts.size != self._info.image_size:
             (h, w), (height, width) = facts.size, self._info.image_size
             raise UserError(
@@ -144,4 +140,8 @@ class EpisodeScanner:
             raise UserError(
                 f"{where}: {facts.fps:g} frames per second, but info.json says {self._info.fps:g}; "
                 f"{_AGAIN}"
+            )
+        if facts.frames < last or (files.is_alone and facts.frames != last):
+            raise UserError(
+                f"{where}: {facts.frames} frames, {last} are needed for its steps; {_AGAIN}"
             )
