@@ -208,12 +208,13 @@ def self_flow_loss(
         """[S]: the mean over each slot's valid tokens (Eq. 2)."""
         return torch.stack([_masked_mean(error, valid.get(slot)) for slot, error in errors.items()])
 
-    shares = torch.tensor([(weights or {}).get(slot, 1.0) for slot in data])
-    if not (shares >= 0).all() or not 0 < shares.sum() < math.inf:
+    asked = [(weights or {}).get(slot, 1.0) for slot in data]
+    if not all(weight >= 0 for weight in asked) or not 0 < sum(asked) < math.inf:
         raise UserError(
             f"the loss weights of {', '.join(data)} must be at least 0, one of them above, got "
-            f"{shares.tolist()}"
+            f"{asked}"
         )
+    shares = torch.tensor(asked, dtype=torch.float32)
     shares = (shares / shares.sum()).to(first.device, non_blocking=True)
     token_loss = flow_losses(outputs)
     by_slot = slot_means(token_loss) * shares
