@@ -180,7 +180,7 @@ def main(config: FinetuneConfig) -> None:
         given.frames,
         given.text,
         *heads(config, given.frames.channels),
-        config.lora if config.lora.rank else None,
+        lora_of(config),
     )
     start = find_start(config.init, shape, job.run, config.runs_dir)
     state = job.first_state(
@@ -266,14 +266,19 @@ def objective_of(config: FinetuneConfig, role: str) -> ObjectiveConfig:
     return config.frame_objective if denoises_frames(ROLES[role]) else config.policy_objective
 
 
+def lora_of(config: FinetuneConfig) -> LoraConfig | None:
+    """The low-rank updates; None: none."""
+    return config.lora if config.lora.rank else None
+
+
 def workload(config: FinetuneConfig) -> tuple[Workload, Facts]:
-    """What a run trains, for its plan."""
+    """What a run trains, for its plan. Raises UserError as `heads`."""
 
     def settings(role: str) -> tuple[int, ObjectiveConfig]:
         batch = config.frame_batch if "later_frames" in ROLES[role] else config.policy_batch
         return batch, objective_of(config, role)
 
-    return robot_workload(
+    work, facts = robot_workload(
         config.model,
         config.text,
         config.latents,
@@ -282,7 +287,10 @@ def workload(config: FinetuneConfig) -> tuple[Workload, Facts]:
         config.conditioning,
         config.train.optimizer,
         config.loss_weights,
+        lora=lora_of(config),
     )
+    heads(config, work.network.adapters[FRAMES].channels)
+    return replace(work, freeze=config.freeze == "backbone"), facts
 
 
 def heads(config: FinetuneConfig, channels: int) -> tuple[int | None, int | None]:

@@ -41,7 +41,9 @@ def report(
 def _parameters(estimate: Estimate) -> str:
     by_part = sorted(estimate.parameters.by_part.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{part} {_count(number)}" for part, number in by_part)
-    return f"parameters: {_count(estimate.parameters.total)} ({parts})"
+    total, trained = estimate.parameters.total, estimate.parameters.trained
+    some = "" if trained == total else f", {_count(trained)} of them trained"
+    return f"parameters: {_count(total)}{some} ({parts})"
 
 
 def _roles(estimate: Estimate, mfu: Mapping[str, float], on_cpu: bool) -> str:

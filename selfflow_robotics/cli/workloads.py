@@ -26,6 +26,7 @@ from selfflow_robotics.modalities.latents import (
     latents_per_token,
 )
 from selfflow_robotics.models.adapters import PIXEL_CHANNELS
+from selfflow_robotics.models.lora import LoraConfig
 from selfflow_robotics.models.network import NetworkConfig
 from selfflow_robotics.models.presets import ImageConfig, RobotConfig, image_config
 from selfflow_robotics.models.text import TextConfig
@@ -108,6 +109,7 @@ def robot_workload(
     optimizer: OptimizerConfig,
     loss_weights: dict[str, float] | None = None,
     later_frames: int | None = None,
+    lora: LoraConfig | None = None,
 ) -> tuple[Workload, Facts]:
     """What finetune/rt1.py and pretrain/run.py train: the weights of the `roles`; `settings` gives
     each role's batch size and objective. `later_frames` of a sample; None: the model's."""
@@ -129,7 +131,7 @@ def robot_workload(
         samples = _robot_samples(model, codec, reads, text.tokens, role, frames)
         read = 1 + frames * ("later_frames" in ROLES[role])
         works.append(RoleWork(role, share, batch, objective, samples, read * encoding))
-    network = model.network(codec, reads)
+    network = model.network(codec, reads, lora=lora)
     channels = codec.channels
     return _workload(network, works, channels, conditioning, optimizer, facts, loss_weights), facts
 

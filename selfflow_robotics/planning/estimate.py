@@ -28,8 +28,10 @@ from selfflow_robotics.planning.trace import (
 Strategy = Literal["replicate", "fsdp"]
 
 FP32 = 4  # bytes; weights, gradients, average and optimizer state
-# Bytes per parameter that an update reads or writes: AdamW 28, clipping 12, average 12.
-UPDATE_BYTES = 52
+# Bytes that an update reads or writes: per trained parameter AdamW 28 and clipping 12; per
+# parameter of the network the average.
+UPDATE_BYTES = 40
+AVERAGE_BYTES = 12
 # glibc's heap against the tensors in it, on a CPU that keeps freed memory: measured, 1.85 to 2.05.
 HEAP = 1.9
 CUDA_BYTES = 1e9  # assumed: CUDA's context, libraries and unused parts of allocated blocks
@@ -147,9 +149,10 @@ class Estimate:
             for fixed, slope in zip(self.fixed, self.per_sample, strict=True)
         )
         share = FP32 * self.parameters.total / shards
+        gradients = FP32 * self.parameters.trained / shards
         updating = max(cost.updating for cost in self.steps.values()) / shards
         state = self.parameters.state_bytes / shards
-        tensors = (share, share, state, share, kept, checkpointed, gathered)
+        tensors = (share, share, state, gradients, kept, checkpointed, gathered)
         return Memory(*tensors, process_bytes, updating, heap)
 
     def seconds(
@@ -165,7 +168,8 @@ class Estimate:
         )
         compute /= processes
         shards = processes if strategy == "fsdp" else 1
-        update = UPDATE_BYTES * self.parameters.total / shards / machine.bandwidth
+        moved = UPDATE_BYTES * self.parameters.trained + AVERAGE_BYTES * self.parameters.total
+        update = moved / shards / machine.bandwidth
         update += max(cost.optimizer_flops for cost in self.steps.values()) / peak
         exchanged = self._communication(machine, processes, strategy)
         hidden = compute if strategy == "fsdp" else 0.0
@@ -177,11 +181,11 @@ class Estimate:
             return 0.0
         local = min(processes, GPUS_PER_NODE)
         nodes = processes / local
-        total = self.parameters.total
+        total, gradients = self.parameters.total, FP32 * self.parameters.trained
         if strategy == "replicate":  # all-reduce = reduce-scatter + all-gather
-            moved = 2 * FP32 * total
+            moved = 2 * gradients
         else:  # gather weights for forward, backward and the teacher; scatter gradients
-            moved = (3 * (2 if self.work.precision == "bf16" else FP32) + FP32) * total
+            moved = 3 * (2 if self.work.precision == "bf16" else FP32) * total + gradients
         within = moved * (local - 1) / local / machine.link
         between = 0.0
         if nodes > 1:
@@ -214,5 +218,6 @@ def _two_blocks(work: Workload, role: RoleWork) -> tuple[Workload, RoleWork]:
     else:
         backbone = replace(backbone, depth=2)
     objective = replace(role.objective, student_layer=1, teacher_layer=2)
-    small = replace(work, network=replace(work.network, backbone=backbone))
+    early = None if work.network.auxiliary_layer is None else 1
+    small = replace(work, network=replace(work.network, backbone=backbone, auxiliary_layer=early))
     return small, replace(role, objective=objective)

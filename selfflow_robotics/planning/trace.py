@@ -73,6 +73,7 @@ class Workload:
     loss_weights: dict[str, float] | None = None
     encoder: Encoder | None = None  # a frozen one, for objectives that need it
     precision: str = "fp32"  # or bf16
+    freeze: bool = False  # the backbone's weights; low-rank updates do so in any case
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Parameters:
     """Numbers of the network's parameters."""
 
     by_part: dict[str, int]
+    trained: int  # number of those that are trained
     state_bytes: int  # of the optimizer's state
     largest_block: int
 
@@ -164,13 +166,15 @@ def count_parameters(work: Workload) -> Parameters:
             optimizer.step()
         blocks = [sum(p.numel() for p in b.parameters()) for b in _blocks(network)]
         state = sum(_nbytes(x) for x in _state_tensors(optimizers))
-    return Parameters(parts, state, max(blocks))
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return Parameters(parts, trained, state, max(blocks))
 
 
 # Part -> what a parameter's name contains; the first that fits.
 PARTS = {
     "output layers": "final_layer",
     "timestep embedding": "t_embedder",
+    "low-rank updates": ".parametrizations.weight.0.",
     "text encoder": "text.",
     "modulation": "adaLN_modulation",
     "attention": ".attn.",
@@ -197,7 +201,10 @@ def _networks(work: Workload) -> tuple[Network, Network]:
     adapters = {name: _Unchecked(**vars(a)) for name, a in work.network.adapters.items()}
     config = replace(work.network, adapters=adapters)
     # Copying a fake network would copy the mode of its tensors, too.
-    return Network(config), Network(config).requires_grad_(False).eval()
+    student = Network(config)
+    if work.freeze and work.network.lora is None:  # with updates, it is frozen already
+        student.freeze_backbone()
+    return student, Network(config).requires_grad_(False).eval()
 
 
 @contextmanager

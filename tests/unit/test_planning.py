@@ -9,7 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfflow_robotics.models.network import Network
-from selfflow_robotics.planning.estimate import Estimate
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.planning.estimate import Estimate, measured_mfu
 from selfflow_robotics.planning.machines import MACHINES, peak_of
 from selfflow_robotics.planning.trace import count_parameters, step_loss, trace_step
 
@@ -95,3 +96,28 @@ def test_a_plan_needs_gpus(images, capsys):
         images["main"](["plan.machine=h100", "plan.gpus=[0]"])
     assert stop.value.code == 2
     assert "plan.gpus" in capsys.readouterr().err
+
+
+def test_a_plan_has_low_rank_updates(capsys):
+    script = runpy.run_path(str(ROOT / "finetune/rt1.py"), run_name="imported")
+    roles = [f"roles.{name}=0" for name in ("joint", "world_model", "inverse_dynamics", "video")]
+    layers = [f"{key}.teacher_layer=2" for key in ("policy_objective", "frame_objective")]
+    script["main"]([*TINY, *roles, *layers, "lora.rank=2", "plan.machine=h100", "plan.gpus=[1]"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "trained" in first
+    assert "low-rank updates" in first
+
+
+def test_a_frozen_backbone_needs_less(work):
+    whole, part = Estimate.of(work, gpu=True), Estimate.of(replace(work, freeze=True), gpu=True)
+    kept, frozen = (estimate.memory(1, "replicate", 0.0) for estimate in (whole, part))
+    assert part.parameters.total == whole.parameters.total > part.parameters.trained
+    assert frozen.weights == kept.weights
+    for name in ("optimizer", "gradients"):
+        assert getattr(frozen, name) < getattr(kept, name) / 2
+
+
+def test_a_processor_is_timed_with_an_early_auxiliary_head(work):
+    role = replace(work.roles[0], objective=ObjectiveConfig(gamma=0.0, auxiliary=0.5))
+    early = replace(work, network=replace(work.network, auxiliary_layer=3), roles=(role,))
+    assert measured_mfu(early, role, MACHINES["h100"]) > 0
