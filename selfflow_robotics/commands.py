@@ -15,6 +15,7 @@ COMMANDS = {
     "eval/simpler.py": "selfflow-simpler",
     "eval/serve.py": "selfflow-serve",
     "eval/compare.py": "selfflow-compare",
+    "eval/doctor.py": "selfflow-doctor",
     "eval/world_model.py": "selfflow-world-model",
     "eval/play.py": "selfflow-play",
     "eval/generation.py": "selfflow-generation",

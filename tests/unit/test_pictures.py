@@ -97,7 +97,9 @@ def test_an_autoencoder_of_other_latents_is_refused():
         replace(other, autoencoder=None).decode(torch.zeros(1, 4, 64))
 
 
-@pytest.mark.parametrize("how", [QUICK, EULER, Sampling("multistep", 3, 2.0, (0.0, 0.7), 2.0)])
+@pytest.mark.parametrize(
+    "how", [QUICK, EULER, Sampling("multistep", 3, 2.0, (0.0, 0.7), shift=2.0)]
+)
 def test_a_scene_is_a_function_of_its_number(how):
     maker = NumberedPictures(scenes(), how, 0, instruction="pick coke can")
     assert maker.size == (32, 48)
