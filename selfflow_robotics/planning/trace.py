@@ -172,6 +172,7 @@ def count_parameters(work: Workload) -> Parameters:
 
 # Part -> what a parameter's name contains; the first that fits.
 PARTS = {
+    "auxiliary heads": "auxiliary.",
     "output layers": "final_layer",
     "timestep embedding": "t_embedder",
     "low-rank updates": ".parametrizations.weight.0.",
