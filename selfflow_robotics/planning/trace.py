@@ -73,6 +73,7 @@ class Workload:
     loss_weights: dict[str, float] | None = None
     encoder: Encoder | None = None  # a frozen one, for objectives that need it
     precision: str = "fp32"  # or bf16
+    accumulate: int = 1  # batches per step
     freeze: bool = False  # the backbone's weights; low-rank updates do so in any case
 
 
