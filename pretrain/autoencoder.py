@@ -60,6 +60,8 @@ class AutoencoderTrainConfig(JobConfig):
             )
         if self.train.parallel == "fsdp":
             raise UserError("an autoencoder is too small to shard; use train.parallel=replicate")
+        if self.train.activation_checkpoint != "none":
+            raise UserError("an autoencoder has no blocks: leave out train.activation_checkpoint")
         if self.kl < 0:
             raise UserError(f"kl must not be negative, got {self.kl}")
         if not 0 < self.held_out < 1:

@@ -22,7 +22,7 @@ from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES
-from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.objective.self_flow import LossTerms, ObjectiveConfig
 from selfflow_robotics.training.checkpoint import latest_checkpoint
 from selfflow_robotics.training.distributed import ALONE, Ranks, start_ranks
 from selfflow_robotics.training.loop import StepLoss, TrainConfig, train
@@ -83,13 +83,8 @@ def run(
     torch.manual_seed(0)
     state = TrainState.start(Network(NETWORK), config.optimizer)
 
-    def loss_fn(number: int, generator: torch.Generator) -> StepLoss:
-        for rank, step, sent in send:
-            mark = Path(folder) / f"sent-{step}"
-            if (rank, step) == (ranks.rank, state.step) and not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), sent)
-        terms = loss(
+    def terms_of(number: int, generator: torch.Generator, ranks: Ranks) -> LossTerms:
+        return loss(
             state.model,
             state.teacher,
             batch(state.model, number, ranks),
@@ -99,6 +94,18 @@ def run(
             generator,
             step=state.step,
         )
+
+    @torch.no_grad()
+    def evaluate() -> dict[str, float]:  # in the first process only
+        return {"held_out": terms_of(0, torch.Generator().manual_seed(0), ALONE).loss.item()}
+
+    def loss_fn(number: int, generator: torch.Generator) -> StepLoss:
+        for rank, step, sent in send:
+            mark = Path(folder) / f"sent-{step}"
+            if (rank, step) == (ranks.rank, state.step) and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), sent)
+        terms = terms_of(number, generator, ranks)
         bad = float("nan") if poison == [ranks.rank, state.step] else 1.0
         means = [(bad * mean, count) for mean, count in terms.means]
         return StepLoss(bad * terms.loss, terms.num_tokens, dict, means)
@@ -107,6 +114,7 @@ def run(
         train(
             config, state, lambda number: number, loss_fn, Path(folder),
             seed=0, device=CPU, precision=precision, extra={}, ranks=ranks,
+            on_checkpoint=evaluate,
         )  # fmt: skip
     finally:
         digest = state_digest(state)

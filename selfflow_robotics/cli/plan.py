@@ -50,7 +50,7 @@ def print_plan(
     if precision == "auto":
         on_cpu = torch.device("cpu")
         precision = choose_precision("auto", on_cpu) if plan.machine == "cpu" else "bf16"
-    work = replace(work, precision=precision)
+    work = replace(work, precision=precision, accumulate=config.train.accumulate)
     estimate = Estimate.of(work, gpu=plan.machine != "cpu")
     if plan.machine is None or plan.machine == "cpu":
         machine, counts = this_computer(precision), (1,)

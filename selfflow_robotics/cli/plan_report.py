@@ -1,5 +1,6 @@
 """The text of a plan: parameters, memory, time, files, and what was assumed."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from selfflow_robotics.cli.workloads import Facts
@@ -47,7 +48,8 @@ def _parameters(estimate: Estimate) -> str:
 
 
 def _roles(estimate: Estimate, mfu: Mapping[str, float], on_cpu: bool) -> str:
-    header = ["role", "steps", "samples", "tokens", "FLOPs"]
+    share = "steps" if estimate.work.accumulate == 1 else "batches"
+    header = ["role", share, "samples", "tokens", "FLOPs"]
     lines = [header + ["MFU"] * on_cpu]
     for role in estimate.work.roles:
         cost = estimate.steps[role.role]
@@ -115,7 +117,10 @@ def _time(
 def _files(estimate: Estimate, train: TrainConfig, facts: Facts) -> str:
     one = estimate.checkpoint_bytes
     saved = -(-train.steps // train.save_every)
-    at_once = min(saved, train.keep_checkpoints + 1)  # the new one is written before one is removed
+    at_once = train.keep_checkpoints + 1  # the new one is written before one is removed
+    if train.keep_every:
+        at_once += train.steps // math.lcm(train.keep_every, train.save_every)
+    at_once = min(saved, at_once)
     lines = [
         f"checkpoints: {_bytes(one)} each, {_bytes(at_once * one)} on disk at most, "
         f"{_bytes(saved * one)} written in {saved} saves"

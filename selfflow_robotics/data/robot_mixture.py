@@ -29,7 +29,9 @@ def check_alike(indices: Sequence[RobotIndex]) -> None:
 
 
 def check_mixture(data: object, weights: Sequence[float] | None) -> None:
-    """Raise UserError for `data_weights` that are not one positive number for each of `data`."""
+    """Raise UserError for no data sets, or weights that are not one positive number for each."""
+    if data == ():
+        raise UserError("data is an empty list; name data sets, or leave it out")
     if weights is None:
         return
     count = len(data) if isinstance(data, tuple) else 1

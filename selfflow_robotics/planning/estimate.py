@@ -50,10 +50,12 @@ class Memory(NamedTuple):
     process: float
     updating: float
     heap: float  # memory that an allocator takes for a byte of tensors
+    held: float  # gradients of a step's earlier batches
 
     def peak(self, checkpointing: bool = False) -> float:
         """The largest total of a step; the backward pass frees activations as it adds gradients."""
         active = (self.checkpointed if checkpointing else self.activations) + self.gathered
+        active += self.held
         lasting = self.weights + self.average + self.optimizer
         return self.process + self.heap * (lasting + max(active, self.updating))
 
@@ -112,7 +114,7 @@ class Estimate:
     @property
     def flops(self) -> float:
         """FLOPs of an average step over all processes: forward, backward, encoding of frames."""
-        return sum(
+        return self.work.accumulate * sum(
             role.share * (self.steps[role.role].flops + role.batch * role.encoding_flops)
             for role in self.work.roles
         )
@@ -120,12 +122,13 @@ class Estimate:
     @property
     def samples(self) -> float:
         """Samples of an average step over all processes."""
-        return sum(role.share * role.batch for role in self.work.roles)
+        return self.work.accumulate * sum(role.share * role.batch for role in self.work.roles)
 
     @property
     def tokens(self) -> float:
         """Denoised tokens of an average step over all processes."""
-        return sum(role.share * self.steps[role.role].tokens for role in self.work.roles)
+        tokens = sum(role.share * self.steps[role.role].tokens for role in self.work.roles)
+        return self.work.accumulate * tokens
 
     @property
     def checkpoint_bytes(self) -> float:
@@ -153,7 +156,8 @@ class Estimate:
         updating = max(cost.updating for cost in self.steps.values()) / shards
         state = self.parameters.state_bytes / shards
         tensors = (share, share, state, gradients, kept, checkpointed, gathered)
-        return Memory(*tensors, process_bytes, updating, heap)
+        held = gradients if self.work.accumulate > 1 else 0.0
+        return Memory(*tensors, process_bytes, updating, heap, held)
 
     def seconds(
         self, machine: Machine, processes: int, strategy: Strategy, mfu: dict[str, float]
@@ -166,7 +170,7 @@ class Estimate:
             / (peak * mfu[role.role])
             for role in self.work.roles
         )
-        compute /= processes
+        compute *= self.work.accumulate / processes
         shards = processes if strategy == "fsdp" else 1
         moved = UPDATE_BYTES * self.parameters.trained + AVERAGE_BYTES * self.parameters.total
         update = moved / shards / machine.bandwidth
@@ -184,8 +188,9 @@ class Estimate:
         total, gradients = self.parameters.total, FP32 * self.parameters.trained
         if strategy == "replicate":  # all-reduce = reduce-scatter + all-gather
             moved = 2 * gradients
-        else:  # gather weights for forward, backward and the teacher; scatter gradients
-            moved = 3 * (2 if self.work.precision == "bf16" else FP32) * total + gradients
+        else:  # gather weights for forward, backward and the teacher; then scatter gradients
+            width = 2 if self.work.precision == "bf16" else FP32
+            moved = 3 * width * total * self.work.accumulate + gradients
         within = moved * (local - 1) / local / machine.link
         between = 0.0
         if nodes > 1:

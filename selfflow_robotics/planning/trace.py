@@ -73,6 +73,7 @@ class Workload:
     loss_weights: dict[str, float] | None = None
     encoder: Encoder | None = None  # a frozen one, for objectives that need it
     precision: str = "fp32"  # or bf16
+    accumulate: int = 1  # batches per step
     freeze: bool = False  # the backbone's weights; low-rank updates do so in any case
 
 
@@ -172,6 +173,7 @@ def count_parameters(work: Workload) -> Parameters:
 
 # Part -> what a parameter's name contains; the first that fits.
 PARTS = {
+    "auxiliary heads": "auxiliary.",
     "output layers": "final_layer",
     "timestep embedding": "t_embedder",
     "low-rank updates": ".parametrizations.weight.0.",

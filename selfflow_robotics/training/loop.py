@@ -183,7 +183,7 @@ def train(
             if logged and log is not None:
                 record = {
                     "step": state.step,
-                    "loss": loss,
+                    "loss": loss,  # of all batches of the step; the next ones of the last batch
                     **out.metrics(),
                     "grad_norm": grad_norm,
                     "lr_factor": lr_factor(state.step, config.steps, config.optimizer),

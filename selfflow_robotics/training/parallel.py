@@ -85,7 +85,8 @@ class DataParallel:
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
-        """All weights whole in every process, so that one can evaluate the networks alone."""
+        """All weights whole in every process, so that one can evaluate the networks alone. Not
+        between a loss and its backward pass."""
         if not isinstance(self._module, FSDPModule):
             yield
             return
@@ -97,6 +98,11 @@ class DataParallel:
         for part in parts:
             part.reshard()
             part.set_reshard_after_forward(part is not self._module, recurse=False)
+            # FSDP gathers blocks for a backward pass in the reverse order of all forward passes
+            # since the last one. Those of an evaluation, which other processes may not have made,
+            # must not count: the processes would wait for each other forever. No public method
+            # forgets them.
+            part._get_fsdp_state()._comm_ctx.post_forward_order.clear()
 
 
 class _Loss(nn.Module):

@@ -64,6 +64,10 @@ def test_fsdp_divides_what_replicate_keeps(work):
     one, four = (estimate.seconds(machine, n, "replicate", mfu) for n in (1, 4))
     assert four.compute == one.compute / 4
     assert one.communication == 0 < four.communication
+    twice = replace(estimate, work=replace(work, accumulate=2))
+    assert twice.seconds(machine, 1, "replicate", mfu).compute == 2 * one.compute
+    assert twice.samples == 2 * estimate.samples
+    assert twice.memory(4, "fsdp", 0.0).peak() == part.peak() + part.gradients
 
 
 def test_peak_rates_are_of_known_gpus_only():
