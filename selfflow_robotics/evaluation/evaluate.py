@@ -3,7 +3,7 @@
     from selfflow_robotics import evaluate
     report = evaluate("runs/rt1", task="pick_coke_can", num_episodes=50)
     report = evaluate(my_policy, task="open_drawer", sim="simpler", protocol="grid")
-    print(report.rate(report.policy).text(), report.to_text())
+    print(report.rate(report.policy).text())
 
 `my_policy` is an object with the methods of `policies.base.Policy`. `eval/simpler.py` does the same
 on the command line, for several tasks and with baselines.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpl
 from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
-from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.errors import UserError, check_least, unknown
 from selfflow_robotics.evaluation.audit import Audit
 from selfflow_robotics.evaluation.domain import (
     TITLES,
@@ -42,6 +42,7 @@ from selfflow_robotics.evaluation.protocol import (
     Shard,
     evaluation_episodes,
     resolve_protocol,
+    tasks_of,
 )
 from selfflow_robotics.evaluation.published import beside_result
 from selfflow_robotics.evaluation.reference_frames import compare_frame
@@ -53,11 +54,16 @@ from selfflow_robotics.evaluation.stopping import Answer, SequentialTest, looks
 from selfflow_robotics.evaluation.verifying.checksums import check_unchanged
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.policies.custom import completed
 from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.rng import check_seed
-from selfflow_robotics.training.checkpoint import latest_checkpoint
+from selfflow_robotics.training.checkpoint import resolve_checkpoint, run_of
 
 BASELINES = ("random", "expert")
+
+
+Stop = Literal["never", "sequential"]
+_CHOICES = {"sim": get_args(Simulator), "protocol": get_args(Protocol), "stop": get_args(Stop)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +76,7 @@ class EpisodesConfig:
     num_episodes: int | None = None
     seed: int = 0
     shard: str | None = None
-    stop: Literal["never", "sequential"] = "never"
+    stop: Stop = "never"
     target: float | None = None
     against: str | None = None
     videos: int = 3
@@ -79,6 +85,9 @@ class EpisodesConfig:
     simpler: SimplerInstall = field(default_factory=SimplerInstall)
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"{name}: {unknown('value', str(value), choices)}")
         if self.shard is not None:
             Shard.parse(self.shard)
         check_least(self, 1, "num_episodes", "processes")
@@ -106,6 +115,7 @@ class Plan(NamedTuple):
     protocol: Protocol
     episodes: list[EpisodeSpec]
     left_out: dict[str, str]  # variants that the simulator cannot play, and why
+    in_order: list[EpisodeSpec]  # `episodes`, and those of `left_out`
 
 
 def make_plan(config: EpisodesConfig, task: Task, data: dict[str, Any] | None) -> Plan:
@@ -130,10 +140,12 @@ def make_plan(config: EpisodesConfig, task: Task, data: dict[str, Any] | None) -
     if config.stop == "sequential" and asked is None:  # in the order of a part of the protocol
         episodes = evaluation_episodes(task, simulator, protocol, len(episodes), config.seed)
     episodes = Shard.parse(config.shard).of(episodes) if config.shard else episodes
+    if question := config.sequential_test():
+        question.check_task(task.name, protocol, config.seed)
     playable = [episode for episode in episodes if episode.variant not in left_out]
     if episodes and not playable:
         raise SimplerMissing(next(iter(left_out.values())))
-    return Plan(task, simulator, why, protocol, playable, left_out)
+    return Plan(task, simulator, why, protocol, playable, left_out, episodes)
 
 
 def evaluate_plan(
@@ -155,7 +167,7 @@ def evaluate_plan(
         checkpoint: the policy's, if it is a network.
         settings: of the policy; they become part of what the results depend on.
     """
-    task, simulator, why, protocol, episodes, left_out = plan
+    task, simulator, why, protocol, episodes, left_out, in_order = plan
     policy, settings = players[0], settings or {}
     data, question = data_of(policy), config.sequential_test()
     shard = Shard.parse(config.shard) if config.shard else None
@@ -188,8 +200,9 @@ def evaluate_plan(
         table = _Table(ledger, clients, replan_steps, config.videos)
         answer = None
         if question is not None:
-            episodes, answer = table.play_until(policy, episodes, Audit(protocol), question)
-        for player in players:
+            question.check_episodes(ledger.folder, episodes)
+            episodes, answer = table.play_until(policy, episodes, protocol, question)
+        for player in players if answer is None else players[1:]:
             table.play(player, episodes, Audit(protocol))
 
     instruction = settings.get("instruction")
@@ -210,7 +223,8 @@ def evaluate_plan(
         simulator_provenance=provenance,
         reference_frame=frame,
         policy_provenance=provenance_of(policy, checkpoint),
-        num_episodes=config.num_episodes if answer is None else len(episodes),
+        # `eval/verify.py` leaves out the same variants of as many episodes.
+        num_episodes=1 + in_order.index(episodes[-1]) if answer else config.num_episodes,
         shard=config.shard,
         published=published.to_json(),
         answer=answer,
@@ -259,17 +273,21 @@ class _Table(NamedTuple):
             )
 
     def play_until(
-        self, policy: Policy, episodes: list[EpisodeSpec], audit: Audit, question: SequentialTest
+        self,
+        policy: Policy,
+        episodes: list[EpisodeSpec],
+        protocol: Protocol,
+        question: SequentialTest,
     ) -> tuple[list[EpisodeSpec], Answer]:
         """Play the missing episodes until `question` is answered: those played, and the answer."""
         for count in looks(len(episodes)):
             played = episodes[:count]
-            self.play(policy, played, Audit(audit.protocol))
+            self.play(policy, played, Audit(protocol))
             records = self.ledger.of(policy.name, played)
             answer = question.answer(self.ledger.folder, records, len(episodes))
             if answer.verdict:
-                return played, answer
-        return episodes, answer
+                break
+        return played, answer
 
 
 def steps_of(policy: Policy, replan_steps: int) -> int:
@@ -288,24 +306,30 @@ def evaluate(
     """Evaluate a policy, or the checkpoint of a run, on one task. Repeating the call resumes it.
 
     Args:
-        policy: an object (`policies.base.Policy`), or the path of a run or checkpoint.
-        output: the results folder; None: one below RUN/eval, or below runs/eval/POLICY.
+        policy: the path of a run or checkpoint, or an object (`policies.base.Policy`). Results
+            of an object are found again by its `name` and, if it has one, `fingerprint`: a dict,
+            such as {"weights": SHA-256}, that tells its versions apart.
+        output: the results folder; None: one below RUN/eval, or below runs/eval/NAME.
         replan_steps: actions between observations.
         episodes: the settings of `EpisodesConfig`, such as sim="simpler", num_episodes=50.
 
     Raises UserError for settings that do not fit, and if results cannot be written.
     """
+    if replan_steps < 1:
+        raise UserError(f"replan_steps must be at least 1, got {replan_steps}")
     config, checkpoint = EpisodesConfig(**episodes), None
     root = Path("runs") / "eval"
     if isinstance(policy, str | Path):
-        given = Path(policy)
-        checkpoint = latest_checkpoint(given) or given
-        run = given if checkpoint != given else given.parent.parent
-        root = run / "eval"
+        checkpoint = resolve_checkpoint(Path(policy))
+        root = run_of(checkpoint) / "eval"
         policy = FlowPolicy.from_checkpoint(checkpoint, replan_steps=replan_steps)
     else:
+        policy = completed(policy, f"policy {type(policy).__name__}")
         root = root / policy.name
     data, known = data_of(policy), get_task(task)
+    if (own := tasks_of(known, config.protocol)) != [known]:
+        names = ", ".join(one.name for one in own)
+        raise UserError(f"protocol={config.protocol} has several tasks; name one: {names}")
     check_robot(known, data)
     plan = make_plan(config, known, data)
 

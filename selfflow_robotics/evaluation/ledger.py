@@ -22,6 +22,20 @@ from selfflow_robotics.locks import hold
 
 FINGERPRINT, EPISODES = "evaluation.json", "episodes.jsonl"
 
+# Settings of a network that a fingerprint has only if they are not the default, as older ones do
+# not have them.
+OPTIONAL_SETTINGS: dict[str, Any] = {
+    "extrapolation": None,
+    "joint": False,
+    "instruction": None,
+    "execution": "receding",
+    "delay": 0,
+    "ensemble_decay": 0.01,
+    "solver": "euler",
+    "precision": "fp32",
+    "compile": False,
+}
+
 # When an episode counts as a success. SIMPLER counts the last step. Evaluations that stop at the
 # first success ("early_stop") count the same episodes as "any_step": what follows is not played.
 SuccessRule = Literal["last_step", "any_step", "early_stop"]
@@ -54,7 +68,7 @@ class EpisodeRecord:
     @property
     def episode(self) -> str:
         """Identifies the episode, whoever plays it."""
-        return _key("", self._spec)
+        return episode_key(self._spec)
 
     @property
     def _spec(self) -> EpisodeSpec:
@@ -63,6 +77,11 @@ class EpisodeRecord:
     def succeeded(self, rule: SuccessRule = "last_step") -> bool:
         """Whether the episode counts as a success."""
         return self.success if rule == "last_step" else self.success_at_any_step
+
+
+def episode_key(episode: EpisodeSpec) -> str:
+    """Identifies the episode, as `EpisodeRecord.episode` does."""
+    return _key("", episode)
 
 
 def _key(policy: str, episode: EpisodeSpec) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
+from selfflow_robotics.evaluation.ledger import OPTIONAL_SETTINGS
 from selfflow_robotics.flow.guidance import check_extrapolation, check_scale
 from selfflow_robotics.flow.solvers import Method, check_num_steps
 from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
@@ -75,18 +76,8 @@ _DEFAULTS = {
     "checkpoint": None,
     "num_steps": None,
     "guidance_scale": None,
-    "extrapolation": None,
-    "joint": False,
-    "instruction": None,
-    "execution": "receding",
-    "delay": 0,
-    "ensemble_decay": 0.01,
-    "solver": "euler",
-    "precision": "fp32",
-    "compile": False,
+    **OPTIONAL_SETTINGS,
 }
-# Older results do not have these.
-_LATER = tuple(_DEFAULTS)[3:]
 
 
 def check_network_settings(settings: NetworkSettings) -> None:
@@ -129,8 +120,8 @@ def network_fingerprint(settings: NetworkSettings) -> dict[str, Any]:
     """The settings that results depend on, as far as they are not the default."""
     return {
         name: getattr(settings, name)
-        for name in _LATER
-        if getattr(settings, name) != _DEFAULTS[name]
+        for name, default in OPTIONAL_SETTINGS.items()
+        if getattr(settings, name) != default
     }
 
 

@@ -13,16 +13,23 @@ anytime-valid interval holds whenever one stops.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from scipy.optimize import brentq
 from scipy.special import betaln
 
+from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.comparing.matching import Candidate, Evaluation, match_results
+from selfflow_robotics.evaluation.comparing.matching import (
+    Candidate,
+    Evaluation,
+    comparable,
+    match_results,
+)
 from selfflow_robotics.evaluation.comparing.paired import PairedCounts
-from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.ledger import EpisodeRecord, episode_key
 from selfflow_robotics.evaluation.statistics import Interval
 
 LEVEL = 0.05
@@ -81,11 +88,11 @@ class Answer:
     def text(self) -> str:
         """One line for the report."""
         low, high = self.interval
-        verdict = f"{self.verdict} at {LEVEL:.0%}" if self.verdict else "undecided"
         return (
-            f"stop=sequential: {verdict} after {self.played} of {self.planned} episodes "
-            f"({self.question}; e = {self.e:.3g}, {1 / LEVEL:g} decides). The success rate's "
-            f"95 % interval for any stopping rule is {100 * low:.0f}-{100 * high:.0f} %."
+            f"stop=sequential, {self.question}: {self.verdict or 'undecided'} after {self.played} "
+            f"of {self.planned} episodes (e = {self.e:.3g}; {1 / LEVEL:g} decides at the "
+            f"{100 * LEVEL:g} % level). The success rate's 95 % interval for any stopping rule is "
+            f"{100 * low:.0f}-{100 * high:.0f} %."
         )
 
 
@@ -107,7 +114,34 @@ class SequentialTest:
             )
         if target is not None and not 0 < target < 1:
             raise UserError(f"target must be between 0 and 1, such as 0.85, got {target:g}")
-        return cls(target, Candidate.find("B", against) if against is not None else None)
+        return cls(target, _named(against) if against is not None else None)
+
+    def check_task(self, task: str, protocol: str, seed: int) -> None:
+        """Raise UserError if `against` has no such results; before another task is played."""
+        found = self.against.evaluations if self.against else ()
+        if self.against and (task, protocol, seed) not in {
+            (one.task, one.protocol, one.seed) for one in found
+        }:
+            known = {f"{one.task} (protocol={one.protocol} seed={one.seed})" for one in found}
+            raise UserError(
+                f"against={self.against.given} has no results of {task} with protocol={protocol} "
+                f"seed={seed}, only of {', '.join(sorted(known))}"
+            )
+
+    def check_episodes(self, folder: Path, episodes: Sequence[EpisodeSpec]) -> None:
+        """Raise UserError unless `against` has all `episodes` of the evaluation in `folder`, which
+        may have none yet."""
+        if self.against is None:
+            return
+        records = [r for one in comparable(_own(folder), self.against) for r in one.records()]
+        known = {record.episode for record in records if record.error is None}
+        both = sum(1 for _ in takewhile(lambda one: episode_key(one) in known, episodes))
+        if both < len(episodes):
+            raise UserError(
+                f"against={self.against.given} has played {both} of these {len(episodes)} "
+                "episodes; play the others there first"
+                + (f", or set num_episodes={both}" if both else "")
+            )
 
     def answer(self, folder: Path, records: Sequence[EpisodeRecord], planned: int) -> Answer:
         """The answer of the episodes played so far, whose ledger is in `folder`.
@@ -131,11 +165,18 @@ class SequentialTest:
 
     def _paired(self, folder: Path, played: Sequence[EpisodeRecord]) -> PairedCounts:
         assert self.against is not None
-        own = Candidate("A", str(folder), (Evaluation.open(folder),))
-        matches = match_results(own, self.against).found
+        matches = match_results(_own(folder), self.against).found
         keys = {record.episode for record in played}
         pairs = [pair for match in matches for pair in match.pairs if pair[0].episode in keys]
         return PairedCounts.of(*([r.success for r in side] for side in zip(*pairs, strict=True)))
+
+
+def _named(against: str) -> Candidate:
+    return Candidate.find(f"against={against}", against)
+
+
+def _own(folder: Path) -> Candidate:
+    return Candidate("this evaluation", str(folder), (Evaluation.open(folder),))
 
 
 def recomputed(written: dict[str, Any], records: Sequence[EpisodeRecord]) -> Answer:
@@ -150,4 +191,5 @@ def recomputed(written: dict[str, Any], records: Sequence[EpisodeRecord]) -> Ans
         return SequentialTest(target, None).answer(Path(), records, answer.planned)
     played = [record.success for record in records if record.error is None]
     interval = anytime_interval(sum(played), len(played))
-    return replace(answer, played=len(played), interval=interval)
+    verdict = answer.verdict if answer.e >= 1 / LEVEL else ""
+    return replace(answer, played=len(played), interval=interval, verdict=verdict)

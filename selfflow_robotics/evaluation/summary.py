@@ -133,6 +133,16 @@ class Summary:
             )
         return rows
 
+    def notes(self) -> list[str]:
+        """The lines under the table: the answers of stop=sequential."""
+        answers = [f"{r.task}: {r.answer.text()}" for r in self.reports if r.answer]
+        if answers:
+            answers.append(
+                "Each answer is at the 5 % level by itself, and the intervals in the table do not "
+                "allow for stopping early."
+            )
+        return answers
+
     def title(self) -> str:
         """The title line."""
         first = self.reports[0]
@@ -145,11 +155,13 @@ class Summary:
         """For the terminal."""
         lines = text_table(self.table()).splitlines()
         lines.insert(1, "-" * max(map(len, lines)))
-        return "\n".join([self.title(), "", *lines])
+        notes = ["", *self.notes()] if self.notes() else []
+        return "\n".join([self.title(), "", *lines, *notes])
 
     def to_markdown(self) -> str:
         """For a page."""
-        return f"# {self.title()}\n\n{markdown_table(self.table())}"
+        page = f"# {self.title()}\n\n{markdown_table(self.table())}"
+        return page + "".join(f"\n\n{note}" for note in self.notes())
 
     def to_json(self) -> dict[str, Any]:
         """The averages of every policy and the tasks' reports."""

@@ -35,6 +35,11 @@ class Chunking:
         horizon = sampler.horizon
         if not 1 <= steps <= horizon:
             raise UserError(f"replan_steps must be 1 to {horizon} (the chunk), got {steps}")
+        if delay > horizon // 2:
+            raise UserError(
+                f"delay={delay} is too long for chunks of {horizon} actions; it must be at most "
+                f"{horizon // 2}"
+            )
         if delay > min(steps, horizon - steps):
             raise UserError(
                 f"delay={delay} needs replan_steps from {delay} to {horizon - delay}, as chunks "

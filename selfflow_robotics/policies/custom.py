@@ -36,19 +36,26 @@ def custom_policy(text: str) -> Policy:
         raise UserError(f"policy={text}: cannot import {module} ({error})") from None
     if not callable(found):
         raise UserError(f"policy={text}: {module} has no class {name}")
-    policy: Any = found()
+    policy: Any = completed(found(), f"policy={text}")
+    policy.fingerprint = {"class": {"name": text, "source": _source_hash(module)}}
+    return policy
+
+
+def completed(policy: Any, who: str) -> Policy:
+    """The policy; one that has no name gets its class's, and it is not `privileged` unless it says
+    so. Raises UserError, which begins with `who`, if it lacks a method or has another name than
+    files can have."""
     missing = [method for method in ("begin", "act") if not callable(getattr(policy, method, None))]
     if missing:
         raise UserError(
-            f"policy={text}: the class has no method {' and '.join(missing)}; see "
+            f"{who}: it has no method {' and '.join(missing)}; see "
             "selfflow_robotics/policies/base.py"
         )
-    for attribute, default in (("name", name), ("privileged", False)):
+    for attribute, default in (("name", type(policy).__name__), ("privileged", False)):
         if not hasattr(policy, attribute):
             setattr(policy, attribute, default)
-    policy.fingerprint = {"class": {"name": text, "source": _source_hash(module)}}
     if not re.fullmatch(r"[\w.-]{1,60}", str(policy.name)):  # it becomes a part of file names
-        raise UserError(f"policy={text}: its name must be letters, digits, '.', '_' and '-'")
+        raise UserError(f"{who}: its name must be letters, digits, '.', '_' and '-'")
     return policy
 
 

@@ -65,6 +65,10 @@ class ExecutionConfig:
             raise UserError(f"delay must be at least 0 steps, got {self.delay}")
         if self.delay and self.mode in ("open_loop", "streaming"):
             raise UserError(f"execution={self.mode} has no delay; remove delay={self.delay}")
+        if self.ensemble_decay != ExecutionConfig.ensemble_decay and self.mode != "ensemble":
+            raise UserError(
+                f"ensemble_decay is for execution=ensemble; remove it, or execution={self.mode}"
+            )
         if not abs(self.ensemble_decay) <= MAX_DECAY:
             raise UserError(
                 f"ensemble_decay must be within +-{MAX_DECAY}, got {self.ensemble_decay:g}"

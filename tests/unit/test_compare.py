@@ -177,6 +177,18 @@ def test_one_of_several_results_is_chosen_by_its_settings(tmp_path, result, refu
     assert "six" in refusal("a@replan_steps:6", str(run / "six"))
 
 
+def test_a_setting_at_its_default_is_chosen_though_results_do_not_have_it(
+    tmp_path, result, refusal
+):
+    evaluation(tmp_path / "a" / "eval" / "one", "00")
+    evaluation(tmp_path / "a" / "eval" / "two", "11", execution="rtc", delay=1)
+    for usual in ("execution:receding", "execution:null", "delay:0", "solver:euler,delay:0"):
+        [row] = result(f"a@{usual}", "a@execution:rtc")["tasks"]
+        assert row["difference"] == 1.0
+    assert "a@delay:0" in refusal("a", "a@execution:rtc")
+    assert "did you mean" in refusal("a@executoin:rtc", "a")
+
+
 def test_two_versions_of_the_simulator_are_not_mixed(tmp_path, result, refusal):
     for run in "ab":
         for version in ("4.0.0", "4.1.0"):

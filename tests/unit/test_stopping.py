@@ -89,6 +89,12 @@ def test_an_episode_that_failed_to_run_is_no_outcome(tmp_path):
     assert answer.played == 4
 
 
+def test_a_verdict_against_results_must_have_its_e_value(tmp_path):
+    answer = SequentialTest.of(0.5, None).answer(tmp_path, _records([1] * 10), 100)
+    written = {**asdict(answer), "target": None, "e": 3.0}
+    assert recomputed(written, _records([1] * 10)).verdict == ""
+
+
 @pytest.mark.parametrize(
     ("target", "against"), [(None, None), (0.5, "x"), (0.0, None), (1.0, None)]
 )

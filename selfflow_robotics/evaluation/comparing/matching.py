@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.evaluation.ledger import (
     FINGERPRINT,
+    OPTIONAL_SETTINGS,
     EpisodeRecord,
     Ledger,
     common_episodes,
@@ -77,12 +78,14 @@ class Evaluation:
 
     def matches(self, key: str, value: str) -> bool:
         """Whether a setting has the value, given as text; a checkpoint needs its first digits."""
-        found = {**self.simulator, **self.settings}.get(key)
+        known = {**self.simulator, **self.settings}
+        found = known.get(key, OPTIONAL_SETTINGS.get(key))
         if key == "checkpoint" and isinstance(found, str):
             return found.startswith(value)
-        if found is None or found is False:  # settings at their defaults may be missing
+        if found is None or found is False:
             return value in ("null", "false")
-        return value in (str(found), json.dumps(found))
+        # Settings at their defaults are missing; they can be chosen as null, too.
+        return value in (str(found), json.dumps(found)) or (value == "null" and key not in known)
 
     def records(self) -> list[EpisodeRecord]:
         """The episodes of the evaluated policy. Raises UserError if the ledger is damaged."""
@@ -112,11 +115,11 @@ class Candidate:
                 f"{path} {what}; give a results folder (with episodes.jsonl), or RUN or RUN/eval"
             )
         found = [Evaluation.open(folder) for folder in folders]
+        known = {name for one in found for name in (*one.settings, *one.simulator)}
         for pair in chosen.split(",") if chosen else []:
             key, _, value = pair.partition(":")
-            known = {name for one in found for name in (*one.settings, *one.simulator)}
-            if key not in known | {"joint", "extrapolation", "instruction"}:
-                raise unknown("setting", key, known)
+            if key not in known | OPTIONAL_SETTINGS.keys():
+                raise unknown("setting", key, known | OPTIONAL_SETTINGS.keys())
             found = [one for one in found if one.matches(key, value)]
         if not found:
             raise UserError(f"{path} has no results with {chosen.replace(',', ' and ')}")
@@ -142,7 +145,8 @@ class Candidate:
 
     def _ambiguous(self, task: str, first: dict[str, Any], other: dict[str, Any]) -> UserError:
         key = differing([first, other])[0]
-        values = [short(key, settings.get(key)) for settings in (first, other)]
+        usual = OPTIONAL_SETTINGS.get(key)
+        values = [short(key, settings.get(key, usual)) for settings in (first, other)]
         # A value with one of the selection's separators cannot be selected.
         easy = not any(mark in values[0] for mark in ",:@ ")
         advice = f"{self.given}{',' if '@' in self.given else '@'}{key}:{values[0]}"
@@ -177,12 +181,8 @@ def match_results(first: Candidate, second: Candidate) -> Matches:
     Raises UserError if nothing can be paired, if it is unclear which results are meant, or if an
     episode does not start in the same state for both.
     """
-    worlds = [dict.fromkeys(e.world for e in one.evaluations) for one in (first, second)]
-    shared = [world for world in worlds[0] if world in worlds[1]]
-    if not shared:
-        raise _nothing_shared(first, second)
     result, seen = Matches(), set()
-    for world in shared:
+    for world in _shared_worlds(first, second):
         try:
             result.found.append(_match(first, second, world))
         except _NoEpisodes as error:
@@ -203,11 +203,31 @@ def match_results(first: Candidate, second: Candidate) -> Matches:
     return result
 
 
+def comparable(first: Candidate, second: Candidate) -> list[Evaluation]:
+    """The results of `second` to compare with those of `first`, which may have no episodes yet.
+
+    Raises UserError if there are none, or if it is unclear which are meant.
+    """
+    worlds = _shared_worlds(first, second)
+    return [one for world in worlds for one in _sides(first, second, world)[1]]
+
+
+def _shared_worlds(first: Candidate, second: Candidate) -> list[World]:
+    worlds = [dict.fromkeys(e.world for e in one.evaluations) for one in (first, second)]
+    shared = [world for world in worlds[0] if world in worlds[1]]
+    if not shared:
+        raise _nothing_shared(first, second)
+    return shared
+
+
 class _NoEpisodes(UserError):
     """Same task, simulator and protocol, but no episode in common."""
 
 
-def _match(first: Candidate, second: Candidate, world: World) -> Match:
+def _sides(
+    first: Candidate, second: Candidate, world: World
+) -> tuple[list[Evaluation], list[Evaluation]]:
+    """Each candidate's results with the seeds that both have."""
     seeds = [
         {one.seed for one in candidate.evaluations if one.world == world}
         for candidate in (first, second)
@@ -226,6 +246,11 @@ def _match(first: Candidate, second: Candidate, world: World) -> Match:
             f"{first.given} and {second.given} are both {min(same).name}; give two different "
             "results"
         )
+    return sides
+
+
+def _match(first: Candidate, second: Candidate, world: World) -> Match:
+    sides, task = _sides(first, second, world), world.task
     records = [[record for one in side for record in one.records()] for side in sides]
     pairs = common_episodes(*records)
     if not pairs:

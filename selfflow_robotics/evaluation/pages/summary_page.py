@@ -32,6 +32,7 @@ def summary_html(summary: Summary, folder: Path, results: Sequence[Path]) -> str
         policy=summary.policy,
         warnings=troubles,
         rates=summary.table(),
+        notes=summary.notes(),
         links=links,
         chart=_chart(summary),
         failures=failures,
