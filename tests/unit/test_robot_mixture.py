@@ -128,6 +128,11 @@ def test_weights_that_make_no_sense_are_refused(weights):
         settings(data=("a", "b"), data_weights=weights)
 
 
+def test_a_mixture_of_nothing_is_refused():
+    with pytest.raises(UserError, match="data"):
+        settings(data=())
+
+
 def test_settings_take_one_data_set_or_several(folders):
     def data_of(*words):
         (config,) = compose("finetune", FinetuneConfig, words)
