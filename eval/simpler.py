@@ -8,6 +8,7 @@
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py instruction="open top drawer"         # instead of the task's own
     python eval/simpler.py execution=ensemble                    # docs/execution.md
+    python eval/simpler.py stop=sequential target=0.85           # until the answer is clear
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py policy=remote:ws://127.0.0.1:8000     # a policy server
     python eval/simpler.py policy=my_policies:MyPolicy           # a Python class of your own
@@ -54,9 +55,7 @@ from selfflow_robotics.envs.simpler.preflight import SimplerMissing
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
-from selfflow_robotics.evaluation.domain import (
-    check_robot,
-)
+from selfflow_robotics.evaluation.domain import check_robot
 from selfflow_robotics.evaluation.evaluate import EpisodesConfig, Plan, evaluate_plan, make_plan
 from selfflow_robotics.evaluation.pages.write_results import write_summary
 from selfflow_robotics.evaluation.players import (
@@ -67,9 +66,7 @@ from selfflow_robotics.evaluation.players import (
     network_fingerprint,
     network_policy,
 )
-from selfflow_robotics.evaluation.protocol import (
-    tasks_of,
-)
+from selfflow_robotics.evaluation.protocol import tasks_of
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary

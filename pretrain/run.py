@@ -106,6 +106,7 @@ def main(config: PretrainConfig) -> None:
     if config.encoder is not None:
         with job.ranks.first_alone():
             frozen = load_encoder(config.encoder, config.encoder_download, job.device)
+    head_channels(frozen, config.objective, config.model.transformer.width)  # before any file
     with job.opening():
         index = open_index(config.data, config.split, config.collect)
         given = open_input(
