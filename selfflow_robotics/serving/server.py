@@ -40,10 +40,11 @@ from selfflow_robotics.serving.description import (
     Description,
     envelope,
 )
+from selfflow_robotics.serving.listening import listening
 from selfflow_robotics.serving.session import Session
 
 try:
-    from websockets.asyncio.server import Server, ServerConnection, serve
+    from websockets.asyncio.server import ServerConnection
     from websockets.exceptions import ConnectionClosed
     from websockets.http11 import Request, Response
 except ImportError:
@@ -275,32 +276,19 @@ async def serving(
     """
     limits = limits or Limits()
     policy_server = PolicyServer(batcher, description, access or Access(None), limits, seed)
-    quiet = logging.getLogger(f"{__name__}.websockets")
-    quiet.setLevel(logging.CRITICAL)  # it logs a traceback for every port scan
-    async with batcher:
-        try:
-            server: Server = await serve(
-                policy_server.serve_client,
-                host,
-                port,
-                process_request=policy_server.before_handshake,
-                origins=[None],
-                compression=None,
-                max_size=MAX_BYTES,
-                max_queue=4,
-                open_timeout=HANDSHAKE_S,
-                ping_interval=PING_INTERVAL_S,
-                ping_timeout=PING_TIMEOUT_S,
-                close_timeout=HANDSHAKE_S,
-                server_header=None,
-                ssl=tls,
-                logger=quiet,
-            )
-        except OSError as error:
-            cause = error.strerror or error
-            raise UserError(f"cannot listen on {host}:{port} ({cause}); choose port=...") from None
-        try:
-            yield policy_server, next(iter(server.sockets)).getsockname()[1]
-        finally:
-            server.close()
-            await server.wait_closed()
+    own = {
+        "origins": [None],
+        "max_size": MAX_BYTES,
+        "max_queue": 4,
+        "open_timeout": HANDSHAKE_S,
+        "ping_interval": PING_INTERVAL_S,
+        "ping_timeout": PING_TIMEOUT_S,
+        "close_timeout": HANDSHAKE_S,
+    }
+    async with (
+        batcher,
+        listening(
+            policy_server.serve_client, policy_server.before_handshake, host, port, tls, **own
+        ) as found,
+    ):
+        yield policy_server, found

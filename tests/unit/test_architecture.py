@@ -54,7 +54,7 @@ WRAPPERS = {
     "scipy": ("evaluation/", "robot/", "envs/tabletop/", "policies/"),
     "filelock": ("locks.py", "data/rlds/writer.py"),
     "msgpack": ("messages/packing.py",),
-    "websockets": ("serving/server.py", "serving/play/server.py", "policies/connections.py"),
+    "websockets": ("serving/", "policies/connections.py"),
     "plotly": ("evaluation/pages/",),
     "matplotlib": (),
     "tensorboard": (),  # by torch, in training/trackers.py

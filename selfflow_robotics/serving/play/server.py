@@ -37,11 +37,12 @@ from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.json_file import parse
 from selfflow_robotics.policies.address import is_loopback
 from selfflow_robotics.serving.access import Access
+from selfflow_robotics.serving.listening import listening
 from selfflow_robotics.serving.play.controls import held_keys
 from selfflow_robotics.serving.play.session import PlaySession, View, imagine_future
 
 try:
-    from websockets.asyncio.server import ServerConnection, serve
+    from websockets.asyncio.server import ServerConnection
     from websockets.exceptions import ConnectionClosed
     from websockets.http11 import Request, Response
 except ImportError:
@@ -252,31 +253,18 @@ async def playing(
 
     Raises UserError if the address cannot be used.
     """
-    quiet = logging.getLogger(f"{__name__}.websockets")
-    quiet.setLevel(logging.CRITICAL)  # it logs a traceback for every port scan
+    limits = {
+        "max_size": MAX_BYTES,
+        "max_queue": MAX_QUEUE,
+        "open_timeout": HANDSHAKE_S,
+        "ping_interval": PING_S,
+        "ping_timeout": PING_S,
+        "close_timeout": HANDSHAKE_S,
+    }
     try:
-        listening = await serve(
-            server.serve_tab,
-            host,
-            port,
-            process_request=server.before_handshake,
-            compression=None,
-            max_size=MAX_BYTES,
-            max_queue=MAX_QUEUE,
-            open_timeout=HANDSHAKE_S,
-            ping_interval=PING_S,
-            ping_timeout=PING_S,
-            close_timeout=HANDSHAKE_S,
-            server_header=None,
-            ssl=tls,
-            logger=quiet,
-        )
-    except OSError as error:
-        cause = error.strerror or error
-        raise UserError(f"cannot listen on {host}:{port} ({cause}); choose port=...") from None
-    try:
-        yield next(iter(listening.sockets)).getsockname()[1]
+        async with listening(
+            server.serve_tab, server.before_handshake, host, port, tls, **limits
+        ) as own:
+            yield own
     finally:
-        listening.close()
-        await listening.wait_closed()
         server.pool.shutdown()
