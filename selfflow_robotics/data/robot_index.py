@@ -1,6 +1,7 @@
 """What training reads of a robot data set, whatever its format: small values in memory, frames by
 number. `data.rlds.index` and `data.lerobot.index` are the two formats."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 from selfflow_robotics.data.rlds.schema import Layout
 from selfflow_robotics.robot.normalize import NormStats
 from selfflow_robotics.robot.observation import resize_image
+
+logger = logging.getLogger(__name__)
 
 
 class RobotIndex(ABC):
@@ -56,6 +59,12 @@ class RobotIndex(ABC):
         self.num_frames = len(self.actions)
         height, width = tables["image_size"].tolist()
         self.image_size: tuple[int, int] = (height, width)
+
+    def warn_of_left_out(self, directory: object) -> None:
+        """Log how many episodes of `directory` were left out, a line for each cause."""
+        for cause, count in self.left_out.items():
+            if count:
+                logger.warning("%s: %d episodes left out: %s", directory, count, cause)
 
     @property
     @abstractmethod

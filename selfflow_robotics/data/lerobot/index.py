@@ -7,7 +7,6 @@ equal, and frames differ by the video's compression.
 import functools
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.robot_mixture import ROBOTS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import resize_image
-
-_log = logging.getLogger(__name__)
 
 
 class LeRobotIndex(RobotIndex):
@@ -56,9 +53,7 @@ class LeRobotIndex(RobotIndex):
         check_files(info, chosen)
         files, tables = scan_episodes(info, chosen)
         index = cls(info, files, tables, provenance(info) | {"split": split})
-        for cause, count in index.left_out.items():
-            if count:
-                _log.warning("%s: %d episodes left out: %s", directory, count, cause)
+        index.warn_of_left_out(directory)
         return index
 
     @functools.cached_property

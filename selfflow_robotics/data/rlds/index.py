@@ -8,7 +8,6 @@ million steps of fractal20220817_data).
 import functools
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from selfflow_robotics.data.rlds.schema import Layout
 from selfflow_robotics.data.rlds.tfrecord import read_framing
 from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.errors import UserError
-
-_log = logging.getLogger(__name__)
 
 # Smaller data sets are indexed in about two seconds, so only larger ones are cached.
 CACHE_FROM_BYTES = 2**28
@@ -87,9 +84,7 @@ class RldsIndex(RobotIndex):
         check_size(info, split, total)
         provenance["split"] = split
         index = cls([piece.path for piece in pieces], tables, provenance, disturbed, info.layout)
-        for cause, count in index.left_out.items():
-            if count:
-                _log.warning("%s: %d episodes left out: %s", directory, count, cause)
+        index.warn_of_left_out(directory)
         return index
 
     @functools.cached_property
