@@ -1,7 +1,8 @@
 # On a fresh machine with python3 (3.11 or later), venv and make:
 #   make demo   pretrain, fine-tune and evaluate on the built-in simulator
-#   make test   run the test suite
+#   make test   run the test suite, WORKERS=2 files at a time
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
@@ -17,7 +18,7 @@ demo: $(VENV)/demo.installed
 	$(RUN) eval/simpler.py --task pick_coke_can --checkpoint runs/rt1
 
 test: $(VENV)/test.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,12 @@
 """What holds for every test."""
 
+import os
 import signal
+
+# Several files run at a time (`make test`): one thread each, also in the commands that they start.
+# Before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # First of all: MuJoCo's EGL loaded after TensorFlow, which some tests import, crashes the process
 # at its end (seen with Mesa's CPU driver); loaded before, the two get on.
