@@ -49,8 +49,8 @@ class WordsConfig:
 
     words: str | None = None  # a file with a word per line; None: consonant, vowel, consonant
     fonts: tuple[str, ...] = ("aileron", "dejavu-sans", "dejavu-bold", "dejavu-serif", "stix")
-    image_size: tuple[int, int] = (32, 64)  # (height, width) px
-    font_px: tuple[int, int] = (22, 28)  # smallest and largest; smaller if a word does not fit
+    image_size: tuple[int, int] = (24, 48)  # (height, width) px
+    font_px: tuple[int, int] = (15, 21)  # smallest and largest; smaller if a word does not fit
     held_out: float = 0.1  # share of the words
 
     def __post_init__(self) -> None:
