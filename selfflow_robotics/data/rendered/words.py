@@ -25,7 +25,7 @@ from selfflow_robotics.rng import numpy_generator
 
 Colour = tuple[int, int, int]
 
-CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
+CONSONANTS, VOWELS = "bcdfhjklmnpqrstvwxyz", "aeiou"  # without g, which has two common shapes
 COLOURS: dict[str, Colour] = {
     "black": (20, 20, 20),
     "white": (245, 245, 245),
@@ -40,7 +40,7 @@ COLOURS: dict[str, Colour] = {
 LEAST_CONTRAST = 3.0  # of WCAG 2.2 for large text
 COLOUR_NOISE = 10  # levels
 MARGIN = 2  # px around a word
-SHIFT = (3, 2)  # most px right or left, up or down of the centre
+SHIFT = (2, 1)  # most px right or left, up or down of the centre
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class WordsConfig:
     """What the words look like."""
 
     words: str | None = None  # a file with a word per line; None: consonant, vowel, consonant
-    fonts: tuple[str, ...] = ("aileron", "dejavu-sans", "dejavu-bold", "dejavu-serif", "stix")
+    fonts: tuple[str, ...] = ("aileron", "dejavu-sans", "dejavu-bold", "dejavu-serif")
     image_size: tuple[int, int] = (24, 48)  # (height, width) px
-    font_px: tuple[int, int] = (15, 21)  # smallest and largest; smaller if a word does not fit
+    font_px: tuple[int, int] = (16, 20)  # smallest and largest; smaller if a word does not fit
     held_out: float = 0.1  # share of the words
 
     def __post_init__(self) -> None:
