@@ -76,6 +76,8 @@ def open_image_input(
 ) -> ImageInput:
     """Raises UserError for latents that do not divide into patches, captions that are too long, and
     a text encoder that is missing or has nothing to read."""
+    if text.encoder != "bytes" and not reader.captioned:
+        raise UserError(f"text.encoder={text.encoder} is for captions (captions=true)")
     codec = ImageLatents(
         reader.latent_size,
         reader.channels,
@@ -85,8 +87,6 @@ def open_image_input(
         reader.image_size[0] // reader.latent_size[0],
     )
     if not reader.captioned:
-        if text.encoder != "bytes":
-            raise UserError(f"text.encoder={text.encoder} is for captions (captions=true)")
         return ImageInput(reader, codec, None, None)
     captions = reader.all_captions()
     if text.encoder == "bytes":
