@@ -233,7 +233,8 @@ def picture_maker(
     if bundle.labelled:
         if words is not None or prompts is not None:
             raise UserError(
-                f"{bundle.origin} does not read instructions or prompts; choose classes with labels=[...]"
+                f"{bundle.origin} does not read instructions or prompts; choose classes with "
+                "labels=[...]"
             )
         trained = bundle.labels or range(bundle.network.config.num_classes or 0)
         if len(trained) == 1 and config.guidance_scale != 1.0:

@@ -151,9 +151,7 @@ def main(config: ImagesConfig) -> None:
     def batch_at(step: int) -> tuple[LatentBatch, Words | None]:
         return given.batch(sampler.batch(step), job.ranks, config.seed, step)
 
-    def loss_fn(
-        batch: tuple[LatentBatch, Words | None], generator: torch.Generator
-    ) -> StepLoss:
+    def loss_fn(batch: tuple[LatentBatch, Words | None], generator: torch.Generator) -> StepLoss:
         terms = loss(
             state.model,
             state.teacher,

@@ -25,7 +25,9 @@ def open_reader() -> Reader:
     try:
         from rapidocr_onnxruntime import RapidOCR
     except ImportError:
-        raise UserError("reading text needs RapidOCR: pip install 'selfflow_robotics[ocr]'") from None
+        raise UserError(
+            "reading text needs RapidOCR: pip install 'selfflow_robotics[ocr]'"
+        ) from None
     engine = RapidOCR(intra_op_num_threads=1)
 
     def read(image: np.ndarray) -> str:

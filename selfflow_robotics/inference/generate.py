@@ -1,8 +1,8 @@
 """Generate numbered images with a trained network: the k-th is a function of (seed, k).
 
-Its class and noise are drawn from (seed, k), or it has the k-th of the given prompts. The other images of its batch do not matter, but the
-batch size does, because matrix products of different shapes round differently. For the same bits,
-use the same batch size, precision and device type.
+Its class and noise are drawn from (seed, k), or it has the k-th of the given prompts. The other
+images of its batch do not matter, but the batch size does, because matrix products of different
+shapes round differently. For the same bits, use the same batch size, precision and device type.
 """
 
 from collections.abc import Sequence
@@ -50,9 +50,9 @@ class NumberedPictures:
 
     For a network with classes, the class is drawn uniformly from (seed, k) among the trained ones,
     as in ADM's protocol (not balanced), or it is the k-th of `labels`, repeated. For others, the
-    text is the k-th of `prompts`, repeated; None: no text. Raises UserError for labels that the network does not have or was not trained on,
-    for networks that were not trained to generate images, and for extrapolation without auxiliary
-    heads.
+    text is the k-th of `prompts`, repeated; None: no text. Raises UserError for labels that the
+    network does not have or was not trained on, for networks that were not trained to generate
+    images, and for extrapolation without auxiliary heads.
     """
 
     def __init__(
