@@ -55,7 +55,7 @@ def test_debug_encodes_drawn_shapes_without_any_download(folder, capsys):
         line,
     )
     reader = LatentReader("datasets/shapes_64_32px_0_pixel_32")
-    assert (len(reader), reader.num_classes, reader.latent_size) == (64, 4, 32)
+    assert (len(reader), reader.num_classes, reader.latent_size) == (64, 4, (32, 32))
     main(["experiment=debug"])
     assert capsys.readouterr().out.splitlines()[1].endswith("nothing new")
 
