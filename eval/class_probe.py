@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import find_checkpoint, open_results, recorded_settings, run_of
-from selfflow_robotics.data.latents import RECORD, LatentReader, sha256_of
+from selfflow_robotics.data.latents import LatentReader, sha256_of
+from selfflow_robotics.data.latents_record import RECORD
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.probing.class_probes import (

@@ -5,6 +5,8 @@
     python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 images
     python eval/generation.py --checkpoint released download=true  # downloads the weights too
     torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
+    python eval/generation.py --checkpoint runs/words --prompts datasets/words/held_out.txt \
+        guidance_scale=3 metrics=[ocr]
 
 A checkpoint is a run of pretrain/images.py, a run of pretrain/run.py (first frames, no classes), or
 the paper's released weights. From a training checkpoint in that layout ({"model", "ema", ...}, with
@@ -14,12 +16,16 @@ or without prefixes), the command samples with the moving average and says so. P
 bits do not depend on the number of processes or on interruptions. Repeat an interrupted command to
 resume it. Results are written to RUN/eval/generation-...: samples.npz (arr_0, uint8 [N, H, W, 3])
 and samples.png. Writing the npz temporarily needs twice its size on disk.
+
+A network that was trained on captions needs texts: PROMPTS is a file with one per line, the k-th
+for image k; samples.txt repeats them in the order of the images. metrics=[ocr] reads the images and
+compares what they say with what their prompts have in double quotes (evaluation/ocr.py): ocr.json.
 """
 
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -31,8 +37,10 @@ from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.generation import Generation
+from selfflow_robotics.evaluation.ocr import open_reader, read_images, score_text, text_line
 from selfflow_robotics.evaluation.processes import Process
-from selfflow_robotics.evaluation.results import folder_name
+from selfflow_robotics.evaluation.prompts import prompts_hash, read_prompts, write_prompts
+from selfflow_robotics.evaluation.results import folder_name, write_report, writing
 from selfflow_robotics.inference.bundle import (
     Bundle,
     is_released_file,
@@ -42,7 +50,7 @@ from selfflow_robotics.inference.bundle import (
 )
 from selfflow_robotics.inference.generate import NumberedPictures, Sampling
 from selfflow_robotics.inference.sample import SampleMethod
-from selfflow_robotics.modalities.base import FRAMES
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import MANIFEST, latest_checkpoint
@@ -66,6 +74,8 @@ class GenerationConfig:
     extrapolation: float = 1.0
     labels: list[int] | None = None
     instruction: str | None = None
+    prompts: str | None = None
+    metrics: tuple[Literal["ocr"], ...] = ()
     seed: int = 0
     batch_size: int = 64
     autoencoder_weights: str | None = None
@@ -81,6 +91,8 @@ class GenerationConfig:
             raise UserError(f"num_images must be at most {MOST_IMAGES}, got {self.num_images}")
         if self.batch_size > MOST_BATCH:
             raise UserError(f"batch_size must be at most {MOST_BATCH}, got {self.batch_size}")
+        if self.prompts is not None and self.instruction is not None:
+            raise UserError("instruction= and prompts= exclude each other; leave one out")
         check_seed(self.seed)
 
 
@@ -89,6 +101,7 @@ class GenerationConfig:
     GenerationConfig,
     flags=(
         Flag("--checkpoint", literal=True, help="a run, a checkpoint, a weights file, or released"),
+        Flag("--prompts", literal=True, help="a file with a text per line, for image 0, 1, ..."),
         Flag("--output", literal=True, help="results folder"),
     ),
 )
@@ -101,8 +114,9 @@ def main(config: GenerationConfig) -> None:
     if process.is_first and bundle.taken:
         print(f"weights of {path}: {bundle.taken}")
     how = sampling(bundle, config, choose_precision(config.precision, device))
-    maker, told = picture_maker(bundle, config, how)
-    num_images = config.num_images or default_number(bundle)
+    prompts = None if config.prompts is None else read_prompts(Path(config.prompts))
+    maker, told = picture_maker(bundle, config, how, prompts)
+    num_images = config.num_images or (len(prompts) if prompts else default_number(bundle))
     settings = {
         "weights": weights_hash(bundle.origin),
         **told,
@@ -118,11 +132,20 @@ def main(config: GenerationConfig) -> None:
             f"{num_images} images of {bundle.origin}: {how.method}, {how.num_steps} steps, "
             f"{device.type} {how.precision}, {process.count} processes"
         )
-    if job.open(process):
-        if process.is_first:
-            print(f"already generated: {job.result}")
-        return
-    generate(job, maker, process)
+    reader = open_reader() if "ocr" in config.metrics and process.is_first else None
+    if not job.open(process):
+        generate(job, maker, process)
+    elif process.is_first:
+        print(f"already generated: {job.result}")
+    if process.is_first and prompts:
+        write_prompts(job.folder, [maker.prompt(number) for number in range(num_images)])
+    if reader is not None:
+        texts = [maker.prompt(number) for number in range(num_images)]
+        rows = read_images(tqdm(job.images(), "reading", num_images), texts, reader)
+        score = score_text(rows)
+        with writing(job.folder):
+            write_report(job.folder / "ocr.json", {**score, "images": rows})
+        print(f"ocr: {text_line(score)}")
 
 
 def generate(job: Generation, maker: NumberedPictures, process: Process) -> None:
@@ -193,7 +216,7 @@ def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampli
 
 
 def picture_maker(
-    bundle: Bundle, config: GenerationConfig, how: Sampling
+    bundle: Bundle, config: GenerationConfig, how: Sampling, prompts: list[str] | None
 ) -> tuple[NumberedPictures, dict[str, Any]]:
     """The generator of the images, and its settings besides `how`."""
     codec, words = bundle.frames, config.instruction
@@ -208,9 +231,10 @@ def picture_maker(
     elif config.autoencoder_weights is not None:
         raise UserError(f"{bundle.origin} generates pixels and does not use autoencoder_weights")
     if bundle.labelled:
-        if words is not None:
+        if words is not None or prompts is not None:
             raise UserError(
-                f"{bundle.origin} does not read instructions; choose classes with labels=[...]"
+                f"{bundle.origin} does not read instructions or prompts; choose classes with "
+                "labels=[...]"
             )
         trained = bundle.labels or range(bundle.network.config.num_classes or 0)
         if len(trained) == 1 and config.guidance_scale != 1.0:
@@ -223,18 +247,27 @@ def picture_maker(
         if config.labels is not None:
             raise UserError(f"{bundle.origin} has no classes; labels= does not apply to it")
         task = TASKS.get(str(bundle.provenance.get("task")))
-        if words is None:
+        if prompts is None and words is None and ACTIONS not in bundle.network.config.adapters:
+            raise UserError(
+                f"{bundle.origin} was trained on captions; give texts: --prompts FILE (one per "
+                "line), or instruction=..."
+            )
+        if prompts is None and words is None:
             words = task.instructions(draw_start(task, 0, {}))[0] if task else ""
-        if not words and config.guidance_scale != 1.0:
+        if not (prompts or words) and config.guidance_scale != 1.0:
             raise UserError(
                 f"guidance_scale has no effect without an instruction: add instruction=... or "
                 f"leave it out ({bundle.origin} has no classes)"
             )
-        told["instruction"] = words
+        if prompts is None:
+            told["instruction"] = words
+        else:
+            told["prompts"] = prompts_hash(prompts)
     if bundle.taken:
         told["taken"] = bundle.taken
     bundle = replace(bundle, codecs={**bundle.codecs, FRAMES: codec})
-    return NumberedPictures(bundle, how, config.seed, config.labels, words or ""), told
+    texts = prompts or [words or ""]
+    return NumberedPictures(bundle, how, config.seed, config.labels, texts), told
 
 
 def default_number(bundle: Bundle) -> int:

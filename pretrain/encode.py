@@ -3,23 +3,28 @@
     python pretrain/encode.py --data imagenet/train download=true     # SD-VAE, 256 px
     python pretrain/encode.py --data imagenet/train autoencoder=rae download=true
     python pretrain/encode.py --data 'shards/*.tar' processes=8 output=latents/web
+    python pretrain/encode.py --data captioned captions=true autoencoder=flux2 download=true
     python pretrain/encode.py --data .../fractal20220817_data/0.1.0   # a robot's frames
     python pretrain/encode.py experiment=debug                        # seconds, no download
 
 DATA is a folder with one subfolder per class (folders without images are ignored), a flat folder
 (label 0), or tar shards in WebDataset's layout (KEY.jpg next to KEY.cls, labels below 100 000).
+With captions=true it is a folder, or tar shards, in which each NAME.jpg has NAME.txt (a caption per
+line) or NAME.json (a list of captions) next to it; the captions are stored with the latents.
+
 Only *.jpg, *.jpeg, *.png and *.webp files are read, and images are cropped like ADM's. Unreadable
-images are counted by cause; if their share exceeds max_skipped, the command stops. The mean and
-standard deviation of the latents are stored in float16, with a checksum per shard: 16 KB per image
-of 256 px with SD-VAE, 786 KB with RAE (ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
+images, and those without a label or caption, are counted by cause; if their share exceeds
+max_skipped, the command stops. The mean and standard deviation of the latents are stored in
+float16, with a checksum per shard: 16 KB per image of 256 px with SD-VAE, 786 KB with RAE
+(ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
 
 For a robot data set (RLDS: the folder NAME/VERSION; or LeRobot), every frame of `split` is resized
 to frame_size and encoded. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An
 unreadable frame stops the command.
 
 Repeat an interrupted command to resume it. The result depends only on the images, not on the number
-of processes. Images are identified by name, size in bytes and label: if you change one in place,
-encode to a new folder.
+of processes. Images are identified by name, size in bytes, label and captions: if you change one in
+place, encode to a new folder.
 """
 
 import os
@@ -33,8 +38,8 @@ import torch
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, AutoencoderKind, load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.data.images import ImageList, list_images, missing_classes
-from selfflow_robotics.data.latents import Size
 from selfflow_robotics.data.latents_encode import Encoding, Workers
+from selfflow_robotics.data.latents_record import Size, sides
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
 from selfflow_robotics.data.rlds.latents import RldsFrames
 from selfflow_robotics.data.robot_data import is_robot_data
@@ -53,7 +58,8 @@ class EncodeConfig:
     autoencoder: AutoencoderKind = "sd_vae"
     weights: str | None = None
     download: bool = False
-    image_size: int | None = None
+    captions: bool = False
+    image_size: int | tuple[int, int] | None = None
     split: str = "train"
     frame_size: tuple[int, int] | None = None
     mirror: bool = False
@@ -67,11 +73,13 @@ class EncodeConfig:
     num_shapes: int = 4000
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "image_size", "batch_size", "shard_size")
-        if self.image_size is not None and self.image_size > MOST_PX:
-            raise UserError(f"image_size must be at most {MOST_PX} px, got {self.image_size}")
-        if self.frame_size is not None and not all(1 <= px <= MOST_PX for px in self.frame_size):
-            raise UserError(f"frame_size must be from 1 to {MOST_PX} px, got {self.frame_size}")
+        check_least(self, 1, "batch_size", "shard_size")
+        for name in ("image_size", "frame_size"):
+            size = getattr(self, name)
+            if size is not None and not all(1 <= px <= MOST_PX for px in sides(size)):
+                raise UserError(f"{name} must be from 1 to {MOST_PX} px, got {size}")
+        if self.captions and self.data is None:
+            raise UserError("captions=true needs data=FOLDER; the coloured shapes have no captions")
         if self.processes is not None and not 1 <= self.processes <= 1024:
             raise UserError(f"processes must be from 1 to 1024, got {self.processes}")
         if not 0 <= self.max_skipped < 1:
@@ -121,6 +129,8 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
                 "mirror=true is for labelled images; mirrored robot frames would need mirrored "
                 "actions"
             )
+        if config.captions:
+            raise UserError("captions=true is for images; robot data sets have instructions")
         if config.image_size is not None:
             raise UserError(
                 f"image_size={config.image_size} is for images; an RLDS data set takes "
@@ -133,8 +143,12 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
     if config.frame_size is not None:
         raise UserError("frame_size is for an RLDS data set; images take image_size=SIDE")
     size = config.image_size or IMAGE_PX
-    images = list_images(config.data or ensure_shapes(Path(config.root), config.num_shapes, size))
-    print(f"{len(images)} images of {images.num_classes} classes in {images.root}")
+    side = max(sides(size))
+    images = list_images(
+        config.data or ensure_shapes(Path(config.root), config.num_shapes, side), config.captions
+    )
+    kind = "with captions" if images.captioned else f"of {images.num_classes} classes"
+    print(f"{len(images)} images {kind} in {images.root}")
     for note in images.notes():
         print(note)
     return images, size
@@ -150,13 +164,16 @@ def default_processes(device: torch.device) -> int:
 def _name(config: EncodeConfig, source: ImageList | RldsFrames, size: Size) -> str:
     """The default folder name, from the main settings."""
     if isinstance(source, RldsFrames):
-        assert not isinstance(size, int)
-        height, width = size
         split = re.sub(r"\W+", "-", source.split).strip("-")
         name = Path(source.directory).resolve().parent.name
-        return f"{name}_{split}_{config.autoencoder}_{height}x{width}"
+        return f"{name}_{split}_{config.autoencoder}_{_times(size)}"
     mirrored = "_mirror" if config.mirror else ""
-    return f"{source.root.resolve().name}_{config.autoencoder}_{size}{mirrored}"
+    pixels = size if isinstance(size, int) else _times(size)
+    return f"{source.root.resolve().name}_{config.autoencoder}_{pixels}{mirrored}"
+
+
+def _times(size: Size) -> str:
+    return "x".join(map(str, sides(size)))
 
 
 def _line(summary: CacheSummary, output: Path, seconds: float) -> str:

@@ -193,7 +193,7 @@ def main(config: PretrainConfig) -> None:
             write_generated,
             bundle=bundle,
             seed=config.seed,
-            instruction=index.instruction_of(0),
+            prompts=[index.instruction_of(0)],
         ),
     )
     next_one = command("finetune/rt1.py")

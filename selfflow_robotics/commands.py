@@ -9,6 +9,7 @@ COMMANDS = {
     "pretrain/images.py": "selfflow-pretrain-images",
     "pretrain/autoencoder.py": "selfflow-autoencoder",
     "pretrain/encode.py": "selfflow-encode",
+    "pretrain/render.py": "selfflow-render",
     "finetune/rt1.py": "selfflow-finetune-rt1",
     "finetune/collect.py": "selfflow-collect",
     "finetune/inspect_data.py": "selfflow-inspect",

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from selfflow_robotics.autoencoders.flux2 import Flux2Autoencoder
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder, PixelLatents, VideoAutoencoder
 from selfflow_robotics.autoencoders.rae import Rae
 from selfflow_robotics.autoencoders.sd_vae import SdVae
@@ -12,12 +13,13 @@ from selfflow_robotics.autoencoders.small import SmallAutoencoder
 from selfflow_robotics.autoencoders.wan import Wan
 from selfflow_robotics.errors import UserError
 
-AutoencoderKind = Literal["sd_vae", "rae", "pixel", "wan", "small"]
+AutoencoderKind = Literal["sd_vae", "rae", "flux2", "pixel", "wan", "small"]
 
 # The default weights.
 WEIGHTS = {
     "sd_vae": "stabilityai/sd-vae-ft-ema",
     "rae": "nyu-visionx/RAE-dinov2-wReg-base-ViTXL-n08",
+    "flux2": "black-forest-labs/FLUX.2-klein-4B",
     "wan": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
 }
 
@@ -52,8 +54,8 @@ def load_autoencoder(
     assert config.source is not None
     if config.kind == "wan":
         raise UserError("autoencoder=wan encodes clips, not single images; choose sd_vae or rae")
-    network = Rae if config.kind == "rae" else SdVae
-    return network.load(config.source, config.download, device)
+    networks = {"rae": Rae, "flux2": Flux2Autoencoder, "sd_vae": SdVae}
+    return networks[config.kind].load(config.source, config.download, device)
 
 
 def load_video_autoencoder(

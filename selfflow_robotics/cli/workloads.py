@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
-from selfflow_robotics.batch import Batch, Slot, step_places
-from selfflow_robotics.data.latents import LatentReader, row_dtype
+from selfflow_robotics.batch import Batch, Slot, Words, step_places
+from selfflow_robotics.data.latents import LatentReader
+from selfflow_robotics.data.latents_record import row_dtype, sides
 from selfflow_robotics.data.shapes import SHAPES
 from selfflow_robotics.modalities.base import FrameCodec, slot_of
 from selfflow_robotics.modalities.latents import (
@@ -38,7 +39,7 @@ from selfflow_robotics.text.encoder import TextEncoderConfig
 from selfflow_robotics.training.optimizer import OptimizerConfig
 
 # (channels, px per latent) of autoencoders whose files may be missing.
-AUTOENCODERS = {"sd_vae": (4, 8), "rae": (768, 16), "wan": (48, 16)}
+AUTOENCODERS = {"sd_vae": (4, 8), "rae": (768, 16), "flux2": (128, 16), "wan": (48, 16)}
 # Channels of frozen text encoders; others count as T5-base, whose size matters little.
 TEXT_CHANNELS = {"wordllama": 256, "hf:google/flan-t5-base": 768}
 ENCODER_CHANNELS = 768  # of REPA's default encoder, dinov2-b
@@ -64,39 +65,53 @@ def image_workload(
     batch: int,
     data: str | None,
     shapes: tuple[int, int],
+    conditioning: ConditioningConfig,
+    text: TextEncoderConfig | None,
 ) -> tuple[Workload, Facts]:
     """What pretrain/images.py trains on latents in the folder `data`; None: `shapes`, their number
-    and size in px."""
+    and size in px. `text`: the encoder of captions; None: the images have labels."""
     facts = Facts()
     if data is None:
-        count, side = shapes
+        count, size = shapes
         channels, classes = PIXEL_CHANNELS, len(SHAPES)
     elif Path(data).is_dir():
         reader = LatentReader(data)
-        count, side = len(reader), reader.latent_size
+        count, size = len(reader), reader.latent_size
         channels, classes = reader.channels, reader.num_classes
     else:
-        # A patch of one latent is for RAE's latents of 16 px, a larger one for SD-VAE's of 8 px.
-        kind = "rae" if model.patch == 1 else "sd_vae"
+        # A patch of one latent is for latents of 16 px, a larger one for SD-VAE's of 8 px.
+        kind = ("flux2" if text else "rae") if model.patch == 1 else "sd_vae"
         channels, down = AUTOENCODERS[kind]
-        count, side, classes = IMAGENET_IMAGES, 256 // down, IMAGENET_CLASSES
+        count, size, classes = IMAGENET_IMAGES, 256 // down, IMAGENET_CLASSES
         facts.assumed.append(
-            f"{data} is not there: planned for {kind} latents {channels} x {side} x {side} of "
-            f"ImageNet's {count} images"
+            f"{data} is not there: planned for {kind} latents {channels} x {size} x {size} of "
+            f"{count} images, as many as in ImageNet"
         )
-    row = row_dtype(channels, side).itemsize
+    row, size = row_dtype(channels, size).itemsize, sides(size)
     facts.samples, facts.sample_bytes = count, row
-    network = image_config(model.transformer, side, channels, model.patch, classes)
-    codec = ImageLatents((side, side), channels, model.patch, AutoencoderConfig("pixel"), None, 1)
+    reads = None if text is None else _text(text, model.byte_text(), facts)
+    network = image_config(
+        model.transformer,
+        size,
+        channels,
+        model.patch,
+        classes if reads is None else None,
+        learn_sigma=reads is None,
+        text=reads,
+        prediction=model.prediction,
+    )
+    codec = ImageLatents(size, channels, model.patch, AutoencoderConfig("pixel"), None, 1)
 
     def samples(number: int) -> Batch:
         tokens = torch.zeros(number, codec.tokens_per_step, codec.channels)
-        labels = torch.zeros(number, dtype=torch.long)
-        return Batch({"first_frame": slot_of("first_frame", codec, tokens)}, labels=labels)
+        slots = {"first_frame": slot_of("first_frame", codec, tokens)}
+        if reads is None or text is None:
+            return Batch(slots, labels=torch.zeros(number, dtype=torch.long))
+        return Batch(slots, _words(reads, text.tokens, number))
 
     role = RoleWork("image", 1.0, batch, objective, samples)
     channels = codec.channels
-    return _workload(network, [role], channels, ConditioningConfig(), optimizer, facts), facts
+    return _workload(network, [role], channels, conditioning, optimizer, facts), facts
 
 
 def robot_workload(
@@ -115,13 +130,7 @@ def robot_workload(
     each role's batch size and objective. `later_frames` of a sample; None: the model's."""
     facts = Facts()
     codec = _codec(model, facts)
-    reads = TextConfig("bytes", model.text_tokens, model.text_bytes)
-    if text.encoder != "bytes":
-        channels = TEXT_CHANNELS.get(text.encoder)
-        if channels is None:
-            channels = TEXT_CHANNELS["hf:google/flan-t5-base"]
-            facts.assumed.append(f"{text.encoder} has {channels} channels")
-        reads = TextConfig("embeddings", channels=channels)
+    reads = _text(text, TextConfig("bytes", model.text_tokens, model.text_bytes), facts)
     frames = model.later_frames if later_frames is None else later_frames
     encoding = 0.0 if latents is not None else _encoding_flops(model, codec, facts)
     works = []
@@ -224,8 +233,24 @@ def _robot_samples(
                 valid = torch.ones(number, count, dtype=torch.bool)
             tokens = torch.zeros(number, count, codec.channels)
             slots[slot] = slot_of(slot, codec, tokens, valid, view)
-        if text.kind == "bytes":
-            return Batch(slots, [INSTRUCTION] * number)
-        return Batch(slots, torch.zeros(number, text_tokens, text.channels))
+        return Batch(slots, _words(text, text_tokens, number))
 
     return samples
+
+
+def _text(text: TextEncoderConfig, own: TextConfig, facts: Facts) -> TextConfig:
+    """How the network reads words; `own`: with its own encoder."""
+    if text.encoder == "bytes":
+        return own
+    channels = TEXT_CHANNELS.get(text.encoder)
+    if channels is None:
+        channels = TEXT_CHANNELS["hf:google/flan-t5-base"]
+        facts.assumed.append(f"{text.encoder} has {channels} channels")
+    return TextConfig("embeddings", channels=channels)
+
+
+def _words(text: TextConfig, tokens: int, number: int) -> Words:
+    """Words of so many samples; `tokens` per text of a frozen encoder."""
+    if text.kind == "bytes":
+        return [INSTRUCTION] * number
+    return torch.zeros(number, tokens, text.channels)

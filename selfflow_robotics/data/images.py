@@ -1,10 +1,16 @@
-"""List labelled images: one folder per class, a flat folder, or tar shards.
+"""List images with labels or captions: folders, or tar shards.
 
     FOLDER/CLASS/**/*.jpg     one folder for each class; the label is the class's place among the
                               sorted names of folders that hold images
     FOLDER/*.jpg              label 0
     FOLDER/*.tar, ONE.tar or 'some/*.tar'
                               WebDataset's layout: KEY.jpg next to KEY.cls, which has the label
+
+With captions (`data.captions`), folders are no classes, and all labels are 0:
+
+    FOLDER/**/NAME.jpg        next to NAME.txt or NAME.json
+    FOLDER/*.tar, ONE.tar or 'some/*.tar'
+                              KEY.jpg next to KEY.txt or KEY.json
 
 Images are *.jpg, *.jpeg, *.png and *.webp. Other files in folders, and hidden ones, are ignored;
 those in tars are counted. Tars must not be compressed: their headers are read once, then images by
@@ -24,10 +30,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from selfflow_robotics.data.captions import MOST_BYTES, SUFFIXES, Captions, parse_captions
 from selfflow_robotics.data.images_decode import MAX_PICTURE_BYTES, BadPicture, decode_picture
 from selfflow_robotics.data.images_tar import tar_items
-from selfflow_robotics.data.latents import Size, sides
-from selfflow_robotics.data.skips import Skips, printable
+from selfflow_robotics.data.latents_record import Size
+from selfflow_robotics.data.skips import Skips, Unusable, printable
 from selfflow_robotics.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -36,13 +43,15 @@ NAMED = 5  # examples per line
 
 
 class Item(NamedTuple):
-    """An image: a range of bytes in a file (relative to the list's root), and its label."""
+    """An image: a range of bytes in a file (relative to the list's root), its label and its
+    captions."""
 
     file: str
     member: str  # name within a tar; "" for a separate file
     offset: int
     num_bytes: int
-    label: int
+    label: int  # 0 with captions
+    captions: Captions = ()
 
     @property
     def name(self) -> str:
@@ -61,6 +70,7 @@ class ImageList:
     skips: Skips = field(default_factory=Skips)
     others: Counter[str] = field(default_factory=Counter)  # files in tars that are not samples
     empty: list[str] = field(default_factory=list)  # folders without images, which are not classes
+    captioned: bool = False  # whether the items have captions
 
     @property
     def labels(self) -> set[int]:
@@ -89,7 +99,7 @@ class ImageList:
 
     def part(self, start: int, stop: int) -> "ImagePart":
         """Some of the images, as `data.latents_encode.Pictures`."""
-        return ImagePart(self.root, self.items[start:stop])
+        return ImagePart(self.root, self.items[start:stop], self.captioned)
 
     def record(self) -> dict[str, Any]:
         """The "source" entry of cache.json."""
@@ -99,6 +109,7 @@ class ImageList:
             "num_pictures": len(self.items),
             "num_classes": self.num_classes,
             "class_names": self.class_names,
+            "captions": self.captioned,
             "fingerprint": self.fingerprint(),
         }
 
@@ -110,10 +121,10 @@ class ImageList:
             )
 
     def fingerprint(self) -> str:
-        """A hash of names, sizes and labels, independent of the location."""
+        """A hash of names, sizes, labels and captions, independent of the location."""
         digest = hashlib.sha256(json.dumps([self.kind, self.class_names]).encode())
         for item in self.items:
-            digest.update(json.dumps(item).encode())
+            digest.update(json.dumps(item if self.captioned else item[:-1]).encode())
         return digest.hexdigest()
 
 
@@ -123,6 +134,7 @@ class ImagePart:
 
     root: Path
     items: list[Item]
+    captioned: bool
 
     def __len__(self) -> int:
         return len(self.items)
@@ -131,14 +143,18 @@ class ImagePart:
     def labels(self) -> list[int]:
         return [item.label for item in self.items]
 
+    @property
+    def captions(self) -> list[Captions] | None:
+        return [item.captions for item in self.items] if self.captioned else None
+
     def name(self, number: int) -> str:
         return self.items[number].name
 
     def read(self, number: int, size: Size) -> np.ndarray:
-        """uint8 [h, w, 3], a square. Raises BadPicture or OSError."""
+        """uint8 [h, w, 3]. Raises BadPicture or OSError."""
         if self.items[number].num_bytes > MAX_PICTURE_BYTES:
             raise BadPicture("too large")
-        return decode_picture(read_item(self.root, self.items[number]), min(sides(size)))
+        return decode_picture(read_item(self.root, self.items[number]), size)
 
 
 def missing_classes(
@@ -168,35 +184,48 @@ def _few(words: list[str]) -> str:
 
 def read_item(root: Path, item: Item) -> bytes:
     """The bytes of an image's file. Raises OSError."""
-    path = root / item.file
+    return _read(root / item.file, item.offset, item.num_bytes)
+
+
+def _read(path: Path, offset: int, num_bytes: int) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
         raise OSError(f"{path} is not a regular file")
     with path.open("rb") as file:
-        file.seek(item.offset)
-        return file.read(item.num_bytes)
+        file.seek(offset)
+        return file.read(num_bytes)
 
 
-def list_images(source: str | Path) -> ImageList:
-    """The images at `source`; see the module's docstring.
+def list_images(source: str | Path, captioned: bool = False) -> ImageList:
+    """The images at `source`, with labels or `captioned`; see the module's docstring.
 
-    Raises UserError if there are none, if the layout is ambiguous, or if a tar is damaged.
+    Raises UserError if there are none, if the layout is ambiguous, if a tar is damaged, or if no
+    image has a caption.
     """
-    path = Path(source).expanduser()
+    images = _list(Path(source).expanduser(), captioned)
+    if captioned and not images.items:
+        raise UserError(
+            f"no image at {source} has captions ({images.skips.text()}); expected NAME.txt, with a "
+            "caption per line, or NAME.json, a list of captions, next to NAME.jpg"
+        )
+    return images
+
+
+def _list(path: Path, captioned: bool) -> ImageList:
     if path.is_dir():
-        return _list_folder(path)
+        return _list_folder(path, captioned)
     if path.is_file():
         if path.name.endswith(COMPRESSED):
             raise _compressed(path)
         if path.suffix != ".tar":
             raise UserError(f"{path} is neither a folder nor a .tar file")
-        return _list_tars([path])
+        return _list_tars([path], captioned)
     tars = sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".tar"))
     if not tars:
         raise UserError(f"{path} does not exist; pass a folder of images or .tar files")
-    return _list_tars(tars)
+    return _list_tars(tars, captioned)
 
 
-def _list_folder(root: Path) -> ImageList:
+def _list_folder(root: Path, captioned: bool) -> ImageList:
     try:
         entries = sorted(entry.name for entry in root.iterdir() if entry.name[0] != ".")
     except OSError as error:
@@ -208,21 +237,49 @@ def _list_folder(root: Path) -> ImageList:
         raise _compressed(root / compressed[0])
     files = {name: sorted(_pictures_below(root, name)) for name in folders}
     classes = [name for name in folders if files[name]]
-    below = [
-        _file_item(root, file, label) for label, name in enumerate(classes) for file in files[name]
-    ]
+    below = [(file, label) for label, name in enumerate(classes) for file in files[name]]
     found = {"tars": tars, "loose images": loose, "folders of images": below}
+    if captioned:
+        found = {"tars": tars, "images": [*loose, *below]}
     kinds = [name for name, things in found.items() if things]
     if len(kinds) > 1:
         raise UserError(f"{root} mixes {' and '.join(kinds)}; keep only one of these there")
     if tars:
-        return _list_tars(tars)
+        return _list_tars(tars, captioned)
+    if not (loose or below):
+        raise UserError(f"no images in {root}; expected *.jpg, *.png, *.webp or *.tar files")
+    if captioned:
+        return _list_captioned(root, [*loose, *(file for file, _ in below)])
     if loose:
         return ImageList(root, "flat", [_file_item(root, name, 0) for name in loose], 1)
-    if not below:
-        raise UserError(f"no images in {root}; expected *.jpg, *.png, *.webp or *.tar files")
+    items = [_file_item(root, file, label) for file, label in below]
     empty = [name for name in folders if not files[name]]
-    return ImageList(root, "folders", below, len(classes), classes, empty=empty)
+    return ImageList(root, "folders", items, len(classes), classes, empty=empty)
+
+
+def _list_captioned(root: Path, files: list[str]) -> ImageList:
+    """The images in these files that have captions next to them."""
+    items, skips = [], Skips()
+    for file in files:
+        try:
+            captions = _captions_of(root / file)
+        except Unusable as cause:
+            skips.add(str(cause), file)
+        else:
+            items.append(_file_item(root, file, 0)._replace(captions=captions))
+    return ImageList(root, "flat", items, 1, skips=skips, captioned=True)
+
+
+def _captions_of(picture: Path) -> Captions:
+    """Raises Unusable."""
+    for suffix in SUFFIXES:
+        try:
+            return parse_captions(suffix, _read(picture.with_suffix(suffix), 0, MOST_BYTES + 1))
+        except FileNotFoundError:
+            continue
+        except OSError:
+            raise Unusable("unreadable caption file") from None
+    raise Unusable("no caption")
 
 
 def _file_item(root: Path, file: str, label: int) -> Item:
@@ -259,13 +316,17 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES)
 
 
-def _list_tars(tars: list[Path]) -> ImageList:
+def _list_tars(tars: list[Path], captioned: bool) -> ImageList:
     root = Path(os.path.commonpath([tar.parent for tar in tars]))
     items, skips, others = [], Skips(), Counter[str]()
     for tar in tars:
         file = os.path.relpath(tar, root)
-        items += [Item(file, *found) for found in tar_items(tar, PICTURES, skips, others)]
+        found = tar_items(tar, PICTURES, skips, others, captioned)
+        items += [Item(file, *item) for item in found]
     if not items and not skips.total:
-        raise UserError(f"no images in the tar files at {root}; expected KEY.jpg and KEY.cls")
+        beside = "KEY.txt or KEY.json" if captioned else "KEY.cls"
+        raise UserError(f"no images in the tar files at {root}; expected KEY.jpg and {beside}")
     num_classes = 1 + max((item.label for item in items), default=0)
-    return ImageList(root, "tars", items, num_classes, skips=skips, others=others)
+    return ImageList(
+        root, "tars", items, num_classes, skips=skips, others=others, captioned=captioned
+    )

@@ -1,7 +1,8 @@
-"""Decode an image to pixels: uint8 RGB [S, S, 3], with ADM's centre crop.
+"""Decode an image to pixels: uint8 RGB [H, W, 3], with ADM's centre crop.
 
 ADM (arXiv 2105.05233), like DiT, SiT and REPA after it, halves an image with a box filter while its
-shorter side is at least 2 S, scales that side to S with a bicubic filter and crops the centre. As
+shorter side is at least twice the size, scales that side to the size with a bicubic filter and
+crops the centre. For sizes that are no square, it is the side that would be cropped the least. As
 there, EXIF orientation is ignored.
 """
 
@@ -10,6 +11,8 @@ import warnings
 
 import numpy as np
 from PIL import Image
+
+from selfflow_robotics.data.latents_record import Size, sides
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 OTHERS = {
@@ -26,9 +29,9 @@ class BadPicture(Exception):
     """An unusable image; the message is one of a few causes, so that they can be counted."""
 
 
-def decode_picture(data: bytes, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] from the bytes of a JPEG, PNG or WebP file; the first frame of an
-    animation.
+def decode_picture(data: bytes, size: Size) -> np.ndarray:
+    """uint8 [H, W, 3] of this `size` from the bytes of a JPEG, PNG or WebP file; the first frame of
+    an animation.
 
     Raises BadPicture: "not an image" (with its kind where that is known), "too large" (Pillow's
     limit against decompression bombs, for the image as it is and as it would be scaled) or
@@ -46,11 +49,11 @@ def decode_picture(data: bytes, size: int) -> np.ndarray:
         raise BadPicture(cause) from None
     except Exception:
         raise BadPicture("truncated or damaged") from None
-    if _scaled_pixels(image.size, size) > (Image.MAX_IMAGE_PIXELS or float("inf")):
+    if _scaled_pixels(image.size, sides(size)) > (Image.MAX_IMAGE_PIXELS or float("inf")):
         raise BadPicture("too large")
     try:
         with image:
-            return centre_crop(to_rgb(image), size)
+            return centre_crop(to_rgb(image), sides(size))
     except Exception:  # damaged bytes make decoders raise many kinds of exceptions
         raise BadPicture("truncated or damaged") from None
 
@@ -68,18 +71,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def centre_crop(image: Image.Image, size: int) -> np.ndarray:
-    """ADM's centre crop of an RGB image: uint8 [size, size, 3]."""
-    while min(image.size) >= 2 * size:
-        width, height = image.size
-        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    top, left = (height - size) // 2, (width - size) // 2
-    return pixels[top : top + size, left : left + size]
+def centre_crop(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """ADM's centre crop of an RGB image to `size` (H, W): uint8 [H, W, 3]."""
+    height, width = size
+    while image.width >= 2 * width and image.height >= 2 * height:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = _scale(image.size, size)
+    wide, high = (round(side * scale) for side in image.size)
+    pixels = np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC))
+    top, left = (high - height) // 2, (wide - width) // 2
+    return pixels[top : top + height, left : left + width]
 
 
-def _scaled_pixels(shape: tuple[int, int], size: int) -> float:
-    """Pixels after scaling the shorter side to `size`; for a strip of 1 x 10000 px, too many."""
-    return max(shape) / max(1, min(shape)) * size**2
+def _scale(shape: tuple[int, int], size: tuple[int, int]) -> float:
+    """The factor from an image's (width, height) to where it just covers `size` (H, W)."""
+    return max(size[1] / max(1, shape[0]), size[0] / max(1, shape[1]))
+
+
+def _scaled_pixels(shape: tuple[int, int], size: tuple[int, int]) -> float:
+    """Pixels after scaling; for a strip of 1 x 10000 px, too many."""
+    return shape[0] * shape[1] * _scale(shape, size) ** 2

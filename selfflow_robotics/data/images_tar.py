@@ -1,10 +1,11 @@
-"""The images of a tar shard in WebDataset's layout: KEY.jpg next to KEY.cls.
+"""The images of a tar shard in WebDataset's layout: KEY.jpg next to KEY.cls, or next to its
+captions, KEY.txt or KEY.json.
 
 A file's key is its name up to the last dot, including the folder. An image without its own label
 next to a sample, such as `a.seg.png` next to `a.jpg`, is an additional field of that sample. Files
 with the same key need not be adjacent, and a hard link stands for its target. Nothing is ignored
-silently: images and labels that do not form a sample are counted in `skips`, other files in
-`others`, and a tar with content after its end is refused.
+silently: images, labels and captions that do not form a sample are counted in `skips`, other files
+in `others`, and a tar with content after its end is refused.
 """
 
 import io
@@ -16,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from selfflow_robotics.data.skips import Skips, printable
+from selfflow_robotics.data.captions import MOST_BYTES, SUFFIXES, Captions, parse_captions
+from selfflow_robotics.data.skips import Skips, Unusable, printable
 from selfflow_robotics.errors import UserError
 
 MAX_LABEL = 99_999  # larger labels are a mistake and would need gigabytes of embeddings
@@ -33,23 +35,29 @@ _END_BLOCK = 1 << 20
 
 
 class TarPicture(NamedTuple):
-    """An image's name in its tar, the offset and number of its bytes, and its label."""
+    """An image's name in its tar, the offset and number of its bytes, its label and captions."""
 
     name: str
     offset: int
     num_bytes: int
-    label: int
+    label: int  # 0 with captions
+    captions: Captions = ()
 
 
 def tar_items(
-    path: Path, pictures: tuple[str, ...], skips: Skips, others: Counter[str]
+    path: Path,
+    pictures: tuple[str, ...],
+    skips: Skips,
+    others: Counter[str],
+    captioned: bool = False,
 ) -> list[TarPicture]:
     """The images of a tar, in the order in which their keys appear.
 
-    Samples without a valid label (0 to `MAX_LABEL`) or without exactly one image go into `skips`;
-    files that are neither image nor label are counted by kind in `others`. Raises UserError, naming
-    the tar, if it is damaged, truncated, compressed or a concatenation.
+    Samples without a valid label (0 to `MAX_LABEL`) or, if `captioned`, without captions, or
+    without exactly one image go into `skips`; other files are counted by kind in `others`. Raises
+    UserError, naming the tar, if it is damaged, truncated, compressed or a concatenation.
     """
+    told = SUFFIXES if captioned else (LABEL,)
     try:
         with _TarFile(path) as file:
             if kind := file.compression():
@@ -57,8 +65,8 @@ def tar_items(
                     f"{path} is compressed ({kind}); decompress it to a plain .tar first"
                 )
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                members = _files(tar, pictures, skips, others, path.name)
-                found = list(_samples(tar, members, pictures, skips, others, path.name))
+                members = _files(tar, (*told, *pictures), skips, others, path.name)
+                found = list(_samples(tar, members, told, pictures, skips, others, path.name))
             _check_end(file, tar.offset, path)
     except UserError:
         raise
@@ -101,13 +109,13 @@ def _check_end(file: io.BufferedReader, end: int, path: Path) -> None:
 
 def _files(
     tar: tarfile.TarFile,
-    pictures: tuple[str, ...],
+    extensions: tuple[str, ...],
     skips: Skips,
     others: Counter[str],
     shard: str,
 ) -> dict[str, tarfile.TarInfo]:
-    """The regular files by name. The last file of a name counts, as in tar; a link is
-    its target."""
+    """The regular files by name; those with one of the `extensions` are counted if they are not.
+    The last file of a name counts, as in tar; a link is its target."""
     files: dict[str, tarfile.TarInfo] = {}
     for member in tar:
         if member.size < 0 or tar.offset <= member.offset:  # would loop forever
@@ -123,7 +131,7 @@ def _files(
         elif not member.isreg():
             file, cause = None, "symbolic link" if member.issym() else "no regular file"
         name = member.name
-        wanted = _extension(name) in (LABEL, *pictures) and not _is_hidden(name)
+        wanted = _extension(name) in extensions and not _is_hidden(name)
         if file is None:
             if wanted:
                 skips.add(cause, f"{shard}/{name}")
@@ -142,43 +150,76 @@ def _files(
 def _samples(
     tar: tarfile.TarFile,
     files: dict[str, tarfile.TarInfo],
+    told: tuple[str, ...],
     pictures: tuple[str, ...],
     skips: Skips,
     others: Counter[str],
     shard: str,
 ) -> Iterator[TarPicture]:
-    for key, names in _by_key(files, pictures, others).items():
-        found = [name for name in names if _extension(name) != LABEL]
-        labels = [name for name in names if _extension(name) == LABEL]
-        where = f"{shard}/{key}"
-        if len(found) != 1:
-            skips.add("no single image", where)
-        elif not labels:
-            skips.add("no label", where)
-        elif len(labels) > 1 or (label := _label(tar, files[labels[0]])) is None:
-            skips.add("bad label", where)
+    """`told`: extensions of the files with an image's label or captions."""
+    for key, names in _by_key(files, told, pictures, others).items():
+        found = [name for name in names if _extension(name) not in told]
+        beside = [name for suffix in told for name in names if _extension(name) == suffix]
+        try:
+            if len(found) != 1:
+                raise Unusable("no single image")
+            label, captions = _told(tar, files, told, beside)
+        except Unusable as cause:
+            skips.add(str(cause), f"{shard}/{key}")
         else:
             file = files[found[0]]
-            yield TarPicture(found[0], file.offset_data, file.size, label)
+            yield TarPicture(found[0], file.offset_data, file.size, label, captions)
+
+
+def _told(
+    tar: tarfile.TarFile,
+    files: dict[str, tarfile.TarInfo],
+    told: tuple[str, ...],
+    names: list[str],
+) -> tuple[int, Captions]:
+    """The label and captions in the files of these names, in the order of their extensions `told`.
+
+    Raises Unusable.
+    """
+    if told == SUFFIXES:
+        if not names:
+            raise Unusable("no caption")
+        return 0, parse_captions(_extension(names[0]), _content(tar, files[names[0]]))
+    if not names:
+        raise Unusable("no label")
+    label = _label(_content(tar, files[names[0]])) if len(names) == 1 else None
+    if label is None:
+        raise Unusable("bad label")
+    return label, ()
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """A file's first bytes: more than captions may have."""
+    file = tar.extractfile(member)
+    assert file is not None  # a regular file
+    return file.read(MOST_BYTES + 1)
 
 
 def _by_key(
-    files: dict[str, tarfile.TarInfo], pictures: tuple[str, ...], others: Counter[str]
+    files: dict[str, tarfile.TarInfo],
+    told: tuple[str, ...],
+    pictures: tuple[str, ...],
+    others: Counter[str],
 ) -> dict[str, list[str]]:
-    """The names of images and labels by their samples' keys."""
+    """The names of images, and of their labels or captions, by their samples' keys."""
     wanted: list[str] = []
     for name in files:
         if _is_hidden(name):
             others["hidden"] += 1
-        elif _extension(name) in (LABEL, *pictures):
+        elif _extension(name) in (*told, *pictures):
             wanted.append(name)
         else:
             others[_extension(name) or "without extension"] += 1
     plain = {_first_key(name) for name in wanted if _is_plain(name)}
-    labelled = {_last_key(name) for name in wanted if _extension(name) == LABEL}
+    described = {_last_key(name) for name in wanted if _extension(name) in told}
     samples: dict[str, list[str]] = {}
     for name in wanted:
-        if _is_plain(name) or _first_key(name) not in plain or _last_key(name) in labelled:
+        if _is_plain(name) or _first_key(name) not in plain or _last_key(name) in described:
             samples.setdefault(_last_key(name), []).append(name)
         else:  # an additional field of a sample, such as a.seg.png next to a.jpg
             others[f".{posixpath.basename(name).partition('.')[2]}"] += 1
@@ -207,9 +248,7 @@ def _is_hidden(name: str) -> bool:
     return posixpath.basename(name).startswith(".")
 
 
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int | None:
-    file = tar.extractfile(member)
-    assert file is not None  # a regular file
-    text = file.read(32).decode("utf-8-sig", errors="replace").strip()
+def _label(content: bytes) -> int | None:
+    text = content[:32].decode("utf-8-sig", errors="replace").strip()
     number = re.fullmatch(r"\+?0*(\d{1,9})(\.0*)?", text, re.ASCII)
     return int(number[1]) if number and int(number[1]) <= MAX_LABEL else None

@@ -3,6 +3,7 @@
     cache.json          the autoencoder, the source, the labels that rows have, and each shard's
                         rows and sha256; written last, so its presence vouches for the rest
     shard-00000.npy     rows of `row_dtype`: mean, std, label; one image is one stretch of bytes
+    shard-00000.jsonl   with captions (`data.captions`): a line per row, the list of its captions
 
 Frames of a robot's data set have no label, and only their mean is stored (`data.rlds.latents`).
 
@@ -17,7 +18,7 @@ twice that with mirror images.
 """
 
 import hashlib
-import math
+import json
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,17 +29,18 @@ import torch
 from torch import Tensor
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
-from selfflow_robotics.data.images_tar import MAX_LABEL
+from selfflow_robotics.data.captions import Captions
+from selfflow_robotics.data.latents_record import (
+    RECORD,
+    dtype_of,
+    is_labelled,
+    read_record,
+    sides,
+)
 from selfflow_robotics.data.sampler import EpochSampler
-from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.json_file import read_json
 from selfflow_robotics.rng import draw
 
-FORMAT = 1
-RECORD = "cache.json"
-ROBOT = "rlds"  # the kind of source for frames, of any robot data set
-MAX_NUMBERS = 1 << 26  # of an image's latents; RAE at 1024 px has 3 million
 OPEN_SHARDS = 256  # a mapped file uses a descriptor, and a process has about a thousand
 
 
@@ -50,34 +52,13 @@ class LatentBatch(NamedTuple):
     labels: np.ndarray  # int64 [B], 0 to num_classes - 1
 
 
-Size = int | Sequence[int]  # both sides, or (height, width)
-
-
-def sides(size: Size) -> tuple[int, int]:
-    """(height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def row_dtype(channels: int, size: Size, labelled: bool = True) -> np.dtype:
-    """One row of a shard: a labelled image, or a frame."""
-    shape = (channels, *sides(size))
-    mean = ("mean", "<f2", shape)
-    return np.dtype([mean, ("std", "<f2", shape), ("label", "<i4")] if labelled else [mean])
-
-
-def is_labelled(record: dict[str, Any]) -> bool:
-    """Whether cache.json describes labelled images."""
-    return record["source"].get("kind") != ROBOT
-
-
-def _dtype_of(record: dict[str, Any]) -> np.dtype:
-    latents = record["latents"]
-    return row_dtype(latents["channels"], latents["size"], is_labelled(record))
-
-
 def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.npy"
+
+
+def captions_path(shard: Path) -> Path:
+    """The file with the captions of a shard's rows."""
+    return shard.with_suffix(".jsonl")
 
 
 def sample_posterior(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
@@ -109,11 +90,14 @@ class LatentRows:
         self.channels: int = self.record["latents"]["channels"]
         self._shards: list[dict[str, Any]] = self.record["shards"]
         self._ends = np.cumsum([shard["rows"] for shard in self._shards])
-        self._dtype = _dtype_of(self.record)
+        self._dtype = dtype_of(self.record)
         self._checked = np.zeros(len(self._shards), bool)
         self._open_rows = lru_cache(OPEN_SHARDS)(self._open)
         for number, shard in enumerate(self._shards):
-            check_size(shard_path(self.folder, number), shard["bytes"])
+            path = shard_path(self.folder, number)
+            check_size(path, shard["bytes"])
+            if "captions" in shard:
+                check_size(captions_path(path), shard["captions"]["bytes"])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -135,15 +119,20 @@ class LatentRows:
         Raises UserError for a damaged shard, IndexError for numbers out of range.
         """
         wanted = np.asarray(indices, np.int64)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
-        shard = np.searchsorted(self._ends, wanted, side="right")
+        shard, offsets = self._find(wanted)
         rows = np.empty(len(wanted), self._dtype)
         for number in np.unique(shard):
             mine = shard == number
-            first = self._ends[number] - self._shards[number]["rows"]
-            rows[mine] = self._open_rows(int(number))[wanted[mine] - first]
+            rows[mine] = self._open_rows(int(number))[offsets[mine]]
         return rows
+
+    def _find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The shard of each row, and the row's place there."""
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
+        shard = np.searchsorted(self._ends, wanted, side="right")
+        sizes = np.array([entry["rows"] for entry in self._shards])
+        return shard, wanted - (self._ends - sizes)[shard]
 
     def _open(self, number: int) -> np.ndarray:
         path = shard_path(self.folder, number)
@@ -154,14 +143,15 @@ class LatentRows:
 
 
 class LatentReader(LatentRows):
-    """A finished cache of labelled images."""
+    """A finished cache of images with labels or captions."""
 
     labelled = True
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
-        self.latent_size: int = self.record["latents"]["size"]
-        self.image_size: int = self.record["image_size"]
+        self.latent_size = sides(self.record["latents"]["size"])
+        self.image_size = sides(self.record["image_size"])  # px
+        self.captioned: bool = self.record["source"].get("captions", False)
         self.num_classes: int = self.record["source"]["num_classes"]
         self.class_names: list[str] | None = self.record["source"]["class_names"]
 
@@ -180,6 +170,23 @@ class LatentReader(LatentRows):
         """The shuffled order of the rows, a function of (seed, step)."""
         return EpochSampler(len(self), batch_size, seed)
 
+    @cached_property
+    def _captions(self) -> list[list[Captions]]:
+        """Of the rows of each shard."""
+        return [
+            read_captions(captions_path(shard_path(self.folder, number)), entry)
+            for number, entry in enumerate(self._shards)
+        ]
+
+    def captions(self, indices: Sequence[int] | np.ndarray) -> list[Captions]:
+        """Of the rows with these numbers. Raises UserError for damaged files."""
+        shards, offsets = self._find(np.asarray(indices, np.int64))
+        return [self._captions[n][row] for n, row in zip(shards, offsets, strict=True)]
+
+    def all_captions(self) -> set[str]:
+        """The texts of all captions. Raises UserError for damaged files."""
+        return {text for shard in self._captions for row in shard for text in row}
+
     def read(self, indices: Sequence[int] | np.ndarray) -> LatentBatch:
         """The rows with these numbers, as `rows`."""
         rows = self.rows(indices)
@@ -195,118 +202,11 @@ class LatentReader(LatentRows):
         )
 
 
-# The entries that every reader of cache.json needs.
-_TYPES = {
-    ("autoencoder", "fingerprint"): str,
-    ("autoencoder", "kind"): str,
-    ("autoencoder", "weights"): str | None,
-    ("image_size",): int | list,
-    ("latents", "channels"): int,
-    ("latents", "size"): int | list,
-    ("source", "fingerprint"): str,
-    ("skipped",): dict,
-    ("shards",): list,
-}
-_LABELLED_TYPES = {
-    ("image_size",): int,
-    ("latents", "size"): int,
-    ("mirror",): bool,
-    ("source", "num_classes"): int,
-    ("source", "class_names"): list | None,
-}
-
-
-# Exceptions from reading a damaged record.
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
-
-
-def check_entry(entry: dict[str, Any]) -> None:
-    """Raises one of `DAMAGE` if this is not a shard's record."""
-    for key, kind in (("rows", int), ("bytes", int), ("sha256", str)):
-        _check_type(key, entry[key], kind)
-    Skips.from_record(entry["skipped"])
-
-
-def _check_types(record: dict[str, Any], types: dict[tuple[str, ...], Any]) -> None:
-    for keys, kind in types.items():
-        value = record
-        for key in keys:
-            value = value[key]
-        _check_type(".".join(keys), value, kind)
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    is_right = isinstance(value, kind) and value != []
-    if kind is int:
-        is_right = type(value) is int and 0 <= value < 1 << 62
-    if not is_right:
-        raise TypeError(f"{name} is {str(value)[:40]}")
-
-
-def _check_sizes(record: dict[str, Any]) -> None:
-    """Refuse impossible sizes before anything is allocated."""
-    latents = record["latents"]
-    shape = (latents["channels"], *sides(latents["size"]))
-    for side in (*shape, *sides(record["image_size"])):
-        _check_type("a size", side, int)
-    if min(shape) < 1:
-        raise ValueError("latents without channels or size")
-    if math.prod(shape) > MAX_NUMBERS:
-        raise ValueError(f"latents of {' x '.join(map(str, shape))} numbers")
-    row = _dtype_of(record)
-    if any(entry["rows"] * row.itemsize > entry["bytes"] for entry in record["shards"]):
-        raise ValueError("a shard has more rows than its bytes can hold")
-    if not any(entry["rows"] for entry in record["shards"]):
-        raise ValueError("no shard has rows")
-    if is_labelled(record):
-        _check_labels(record)
-
-
-def _check_labels(record: dict[str, Any]) -> None:
-    num_classes, labels = record["source"]["num_classes"], record.get("labels", [0])
-    if not 1 <= num_classes <= MAX_LABEL + 1:
-        raise ValueError(f"source.num_classes is {num_classes}")
-    if not all(type(label) is int and 0 <= label < num_classes for label in labels) or not labels:
-        raise ValueError("labels are not classes")
-    names = record["source"]["class_names"]
-    if names is not None and len(names) != num_classes:
-        raise ValueError(f"{len(names)} class_names of {num_classes} classes")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """cache.json of a finished cache. Raises UserError if it is missing, damaged or newer."""
-    path = folder / RECORD
-    try:
-        record = read_json(path)
-        if record["format"] != FORMAT:
-            raise UserError(
-                f"{path} has format {record['format']}, this version reads format {FORMAT}"
-            )
-        _check_types(record, _TYPES)
-        if is_labelled(record):
-            _check_types(record, _LABELLED_TYPES)
-        for entry in record["shards"]:
-            entry.setdefault("skipped", {})
-            check_entry(entry)
-        Skips.from_record(record["skipped"])
-        _check_sizes(record)
-        return record
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"no finished latents at {folder}: {RECORD} is missing; create them with "
-            "pretrain/encode.py"
-        ) from error
-    except DAMAGE as error:
-        raise UserError(
-            f"{path} is damaged ({error}); remove it and encode the images again"
-        ) from error
-
-
 def used_labels(folder: Path, record: dict[str, Any]) -> list[int]:
     """The labels that occur in the shards, ascending."""
     found: set[int] = set()
     for number, entry in enumerate(record["shards"]):
-        rows = open_shard(shard_path(folder, number), _dtype_of(record), entry["rows"])
+        rows = open_shard(shard_path(folder, number), dtype_of(record), entry["rows"])
         found.update(np.unique(rows["label"]).tolist())
     return sorted(found)
 
@@ -334,8 +234,22 @@ def check_size(path: Path, num_bytes: int) -> None:
         )
 
 
+def read_captions(path: Path, entry: dict[str, Any]) -> list[Captions]:
+    """The captions of a shard's rows; `entry` is the shard's record. Raises UserError if the file
+    is not what was written."""
+    check_shard(path, entry["captions"])
+    try:
+        rows = [tuple(json.loads(line)) for line in path.read_text().splitlines()]
+        if len(rows) != entry["rows"] or not all(rows):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"the captions in {path} do not match {RECORD}; encode again") from None
+    return rows
+
+
 def check_shard(path: Path, shard: dict[str, Any]) -> None:
-    """Raises UserError if a shard is not bit-identical to what was written."""
+    """Raises UserError if a shard, or the file with its captions, is not bit-identical to what was
+    written."""
     check_size(path, shard["bytes"])
     if sha256_of(path) != shard["sha256"]:
         raise UserError(

@@ -1,5 +1,6 @@
 """Encode images into shards of a latent cache, in this process or in parallel processes."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -16,8 +17,10 @@ import torch
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
+from selfflow_robotics.data.captions import Captions
 from selfflow_robotics.data.images_decode import BadPicture
-from selfflow_robotics.data.latents import Size, row_dtype, sha256_of, sides
+from selfflow_robotics.data.latents import captions_path, sha256_of
+from selfflow_robotics.data.latents_record import Size, row_dtype, sides
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.whole_file import whole_file
@@ -87,6 +90,11 @@ class Pictures(Protocol):
         """One per image; None for frames, for which only means are stored."""
         ...
 
+    @property
+    def captions(self) -> Sequence[Captions] | None:
+        """Of each image; None if there are none."""
+        ...
+
     def name(self, number: int) -> str:
         """A readable name of an image."""
         ...
@@ -106,7 +114,7 @@ class ShardJob(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A finished shard: `entry` is its record {"rows", "bytes", "sha256", "skipped"}."""
+    """A finished shard: `entry` is its record, as in `data.latents_journal`."""
 
     number: int
     entry: dict[str, Any]
@@ -117,10 +125,10 @@ def encode_shard(
 ) -> Shard:
     """Encode one shard. Raises UserError if latents are not finite in float16 or the device runs
     out of memory; OSError if the file cannot be written."""
-    pictures, labels = job.pictures, job.pictures.labels
+    pictures, labels, captions = job.pictures, job.pictures.labels, job.pictures.captions
     kind = row_dtype(autoencoder.channels, encoding.latent_size(autoencoder), labels is not None)
     rows = np.empty(len(pictures) * encoding.copies, kind)
-    filled, skips = 0, Skips()
+    filled, skips, lines = 0, Skips(), []
     for frames, numbers in _batches(pictures, encoding, skips, tick):
         mean, std = _encode(frames, autoencoder, encoding)
         stop = filled + len(mean)
@@ -129,6 +137,9 @@ def encode_shard(
             rows["std"][filled:stop] = std
             of_batch = [labels[number] for number in numbers]
             rows["label"][filled:stop] = np.repeat(of_batch, encoding.copies)
+        if captions is not None:
+            told = [json.dumps(captions[number]) + "\n" for number in numbers]
+            lines += [line for line in told for _ in range(encoding.copies)]
         filled = stop
     if not all(np.isfinite(rows[name][:filled]).all() for name in kind.names or ()):
         raise UserError(
@@ -137,13 +148,17 @@ def encode_shard(
         )
     with whole_file(job.path) as file:
         np.save(file, rows[:filled], allow_pickle=False)
-    entry = {
-        "rows": filled,
-        "bytes": job.path.stat().st_size,
-        "sha256": sha256_of(job.path),
-        "skipped": skips.record(),
-    }
+    entry: dict[str, Any] = {"rows": filled, **_written(job.path), "skipped": skips.record()}
+    if captions is not None:
+        path = captions_path(job.path)
+        with whole_file(path) as file:
+            file.write("".join(lines).encode())
+        entry["captions"] = _written(path)
     return Shard(job.number, entry)
+
+
+def _written(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _batches(

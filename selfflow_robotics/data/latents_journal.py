@@ -1,7 +1,8 @@
 """The journal of an unfinished latent cache: one line per finished shard.
 
     encoding.jsonl      first line: what is being made; then {"shard", "rows", "bytes", "sha256",
-                        "skipped"} of each finished shard, in the order in which they got finished
+                        "skipped"} of each finished shard, in the order in which they got finished;
+                        with captions also {"captions": {"bytes", "sha256"}} of their file
 
 When all shards are finished, it becomes cache.json (`data.latents`).
 """
@@ -13,24 +14,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from selfflow_robotics.data.latents import (
+from selfflow_robotics.data.latents import captions_path, check_shard, shard_path, used_labels
+from selfflow_robotics.data.latents_encode import Shard
+from selfflow_robotics.data.latents_record import (
     DAMAGE,
     RECORD,
     check_entry,
-    check_shard,
     is_labelled,
     read_record,
-    shard_path,
-    used_labels,
 )
-from selfflow_robotics.data.latents_encode import Shard
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import parse, read_text
 from selfflow_robotics.whole_file import whole_file
 
 JOURNAL = "encoding.jsonl"
-OURS = ("shard-*.npy", "*.tmp", ".lock", JOURNAL, RECORD)
+OURS = ("shard-*.npy", "shard-*.jsonl", "*.tmp", ".lock", JOURNAL, RECORD)
 
 
 class Journal:
@@ -101,10 +100,13 @@ class Journal:
                 f"{self._num_shards}; remove the folder and encode again"
             )
         for number in tqdm(sorted(entries), desc="checking", unit="shard", leave=False):
-            path = shard_path(self._folder, number)
-            if path.exists():
-                check_shard(path, entries[number])
-                self.entries[number] = entries[number]
+            path, entry = shard_path(self._folder, number), entries[number]
+            captions = captions_path(path)
+            if path.exists() and ("captions" not in entry or captions.exists()):
+                check_shard(path, entry)
+                if "captions" in entry:
+                    check_shard(captions, entry["captions"])
+                self.entries[number] = entry
 
     def _write(self, path: Path, text: str) -> None:
         """Replace a file atomically and durably."""

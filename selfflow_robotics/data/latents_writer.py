@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
-from selfflow_robotics.data.latents import FORMAT, Size, shard_path
+from selfflow_robotics.data.latents import shard_path
 from selfflow_robotics.data.latents_encode import (
     Encoding,
     Pictures,
@@ -22,6 +22,7 @@ from selfflow_robotics.data.latents_encode import (
     encode_jobs,
 )
 from selfflow_robotics.data.latents_journal import Journal
+from selfflow_robotics.data.latents_record import FORMAT, Size
 from selfflow_robotics.data.skips import Skips, check_budget
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.locks import hold

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from selfflow_robotics.autoencoders.latent import PixelLatents
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.data.images import list_images
-from selfflow_robotics.data.latents import RECORD
 from selfflow_robotics.data.latents_encode import Encoding, Workers
+from selfflow_robotics.data.latents_record import RECORD
 from selfflow_robotics.data.latents_writer import write_latents
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator

@@ -7,6 +7,10 @@ from typing import Any
 from selfflow_robotics.errors import UserError
 
 
+class Unusable(Exception):
+    """An item to skip; the message is one of a few causes, so that they can be counted."""
+
+
 @dataclass
 class Skips:
     """Number of skipped items per cause, with the first example of each."""

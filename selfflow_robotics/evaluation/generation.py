@@ -4,6 +4,7 @@
     batches/batch_000012.npz     finished batches, until all are there
     samples.npz                  arr_0, uint8 [N, H, W, 3]: what ADM's evaluation suite reads
     samples.png                  the first of them
+    samples.txt                  their prompts, if any (`evaluation.prompts`)
 
 Batch k has the images from k * batch_size on, whichever process makes it. Files get their names
 once they are complete and on disk, so processes need no other communication, and repeating an
@@ -11,6 +12,7 @@ interrupted command generates what is missing. Images are never all in memory at
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -102,6 +104,15 @@ class Generation:
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             return False
         return (shape, dtype) == ((self.num_images, *self.size, 3), np.uint8)
+
+    def images(self) -> Iterator[np.ndarray]:
+        """The images of the result, uint8 [H, W, 3], one by one."""
+        with zipfile.ZipFile(self.result) as archive, archive.open(f"{KEY}.npy") as file:
+            np.lib.format.read_magic(file)
+            shape, *_ = np.lib.format.read_array_header_1_0(file)
+            for _ in range(shape[0]):
+                pixels = file.read(math.prod(shape[1:]))
+                yield np.frombuffer(pixels, np.uint8).reshape(shape[1:])
 
     def num_made(self) -> int:
         """Images in finished batches, of all processes."""

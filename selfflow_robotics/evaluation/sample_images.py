@@ -26,13 +26,13 @@ def write_generated(
     *,
     seed: int,
     labels: Sequence[int] | None = None,
-    instruction: str = "",
+    prompts: Sequence[str] | None = None,
 ) -> None:
-    """Images from noise, in a grid; `labels` and `instruction` as in `NumberedPictures`."""
+    """Images from noise, in a grid; `labels` and `prompts` as in `NumberedPictures`."""
     if ready := _with_autoencoder(bundle):
         ready = replace(ready, roles=("image",))  # also of a run that trains on clips alone
         how = Sampling(method="euler", num_steps=50)
-        maker = NumberedPictures(ready, how, seed, labels, instruction)
+        maker = NumberedPictures(ready, how, seed, labels, prompts)
         write_grid(path, maker(range(SAMPLES)), columns=4)
 
 

@@ -1,8 +1,8 @@
 """Generate numbered images with a trained network: the k-th is a function of (seed, k).
 
-Its class and noise are drawn from (seed, k). The other images of its batch do not matter, but the
-batch size does, because matrix products of different shapes round differently. For the same bits,
-use the same batch size, precision and device type.
+Its class and noise are drawn from (seed, k), or it has the k-th of the given prompts. The other
+images of its batch do not matter, but the batch size does, because matrix products of different
+shapes round differently. For the same bits, use the same batch size, precision and device type.
 """
 
 from collections.abc import Sequence
@@ -46,13 +46,13 @@ class Sampling:
 
 
 class NumberedPictures:
-    """Images (first frames) generated from noise, given a class or an instruction.
+    """Images (first frames) generated from noise, given a class or a text.
 
-    For an image network, the class is drawn uniformly from (seed, k) among the trained ones, as in
-    ADM's protocol (not balanced), or it is the k-th of `labels`, repeated. Other networks get the
-    `instruction`. Raises UserError for labels that the network does not have or was not trained on,
-    for networks that were not trained to generate images, and for extrapolation without auxiliary
-    heads.
+    For a network with classes, the class is drawn uniformly from (seed, k) among the trained ones,
+    as in ADM's protocol (not balanced), or it is the k-th of `labels`, repeated. For others, the
+    text is the k-th of `prompts`, repeated; None: no text. Raises UserError for labels that the
+    network does not have or was not trained on, for networks that were not trained to generate
+    images, and for extrapolation without auxiliary heads.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class NumberedPictures:
         sampling: Sampling,
         seed: int,
         labels: Sequence[int] | None = None,
-        instruction: str = "",
+        prompts: Sequence[str] | None = None,
     ) -> None:
         """The bundle's codec of frames must have its autoencoder."""
         if "image" not in bundle.roles:
@@ -83,7 +83,7 @@ class NumberedPictures:
         # Convert once; autocast would convert the weights at every step.
         self._bundle = bundle.in_bfloat16() if sampling.precision == "bf16" else bundle
         self._sampling, self._seed = sampling, seed
-        self._labels, self._instruction = labels, instruction
+        self._labels, self._prompts = labels, prompts or [""]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -97,6 +97,10 @@ class NumberedPictures:
         generator = numpy_generator("picture label", self._seed, number)
         return self._trained[generator.integers(len(self._trained))]
 
+    def prompt(self, number: int) -> str:
+        """The text of an image; empty for networks with classes."""
+        return self._prompts[number % len(self._prompts)]
+
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
         """The images with these numbers, uint8 [B, H, W, 3]."""
         bundle, how, codec = self._bundle, self._sampling, self._bundle.frames
@@ -104,7 +108,7 @@ class NumberedPictures:
         if bundle.labelled:
             labels = torch.tensor([self.label(number) for number in numbers], device=bundle.device)
         if bundle.network.text is not None:
-            words = [self._instruction] * len(numbers)
+            words = [self.prompt(number) for number in numbers]
         normal = SeededNormal([self._seed << 32 | number for number in numbers], bundle.device)
         shape = torch.Size([len(numbers), codec.tokens_per_step, codec.channels])
         try:

@@ -33,35 +33,41 @@ MOST_PLACES = 100
 
 def image_config(
     backbone: BackboneConfig,
-    latent_size: int = 32,
+    latent_size: int | tuple[int, int] = 32,
     channels: int = 4,
     patch: int = 2,
-    num_classes: int = 1000,
+    num_classes: int | None = 1000,
     learn_sigma: bool = True,
     feature_channels: int | None = None,
     auxiliary_layer: int | None = None,
+    text: TextConfig | None = None,
+    prediction: Literal["velocity", "data"] = "velocity",
 ) -> NetworkConfig:
-    """The network of Self-Flow's ImageNet experiment: latent patches of one image, and its label.
+    """The network of Self-Flow's image experiments: latent patches of one image, and its label or
+    caption.
 
     Args:
         backbone: configuration of the transformer.
-        latent_size: height and width of the latents.
+        latent_size: side of the latents, or (height, width).
         channels: channels of the latents.
         patch: patch size, in latents.
-        num_classes, feature_channels, auxiliary_layer: as in `NetworkConfig`.
+        num_classes, feature_channels, auxiliary_layer, text: as in `NetworkConfig`.
         learn_sigma: as in `AdapterConfig`; the released weights have it.
+        prediction: what the output represents (`flow.path.Prediction`).
     """
-    if min(latent_size, channels, patch) < 1 or latent_size % patch:
+    height, width = (latent_size,) * 2 if isinstance(latent_size, int) else latent_size
+    if min(height, width, channels, patch) < 1 or height % patch or width % patch:
         raise UserError(
             "latent_size, channels and patch must be at least 1 and latent_size divisible by "
             f"patch, got {latent_size}, {channels} and {patch}"
         )
-    grid = (latent_size // patch, latent_size // patch)
+    grid = (height // patch, width // patch)
     return NetworkConfig(
         backbone=backbone,
         adapters={FRAMES: AdapterConfig(channels * patch**2, grid=grid, learn_sigma=learn_sigma)},
         slots={"first_frame": FRAMES},
-        prediction={"first_frame": "velocity"},
+        prediction={"first_frame": prediction},
+        text=text,
         num_classes=num_classes,
         feature_channels=feature_channels,
         auxiliary_layer=auxiliary_layer,
@@ -76,14 +82,22 @@ class ImageConfig:
     sit: SiTConfig = field(default_factory=lambda: SiTConfig(**RELEASED_TIME))
     flux: FluxConfig = field(default_factory=FluxConfig)
     patch: int = 2  # patch size, in latents
+    prediction: Literal["velocity", "data"] = "velocity"  # what the output represents
+    text_tokens: int = 8  # of a caption that the network reads as bytes
+    text_bytes: int = 127  # UTF-8 bytes of the longest caption
 
     def __post_init__(self) -> None:
         check_least(self, 1, "patch", prefix="model.")
+        self.byte_text()  # raises if the numbers are out of range
 
     @property
     def transformer(self) -> BackboneConfig:
         """The backbone that is chosen."""
         return self.flux if self.backbone == "flux" else self.sit
+
+    def byte_text(self) -> TextConfig:
+        """How the network reads captions as bytes."""
+        return TextConfig("bytes", self.text_tokens, self.text_bytes)
 
 
 @dataclass(frozen=True)

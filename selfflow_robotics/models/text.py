@@ -58,7 +58,7 @@ def check_texts(texts: Iterable[str], most_bytes: int) -> None:
             break
     longest = max(long, key=lambda text: len(raw[text]))
     raise UserError(
-        f"the network reads instructions of at most {most_bytes} bytes, but {len(long)} of "
+        f"the network reads texts of at most {most_bytes} bytes, but {len(long)} of "
         f"{len(raw)} are longer{alike}; '{longest}' needs a network trained with "
         f"model.text_bytes={len(raw[longest])}"
     )
@@ -84,7 +84,7 @@ def _encoded(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the instruction {text!r} is not valid Unicode; retype it") from error
+        raise UserError(f"the text {text!r} is not valid Unicode; retype it") from error
 
 
 class ByteTextEncoder(nn.Module):

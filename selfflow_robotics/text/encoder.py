@@ -55,9 +55,12 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embeddings float32 [B, M, C], on the CPU; zeros after a text's end.
 
-        A text's embeddings do not depend on the others. Raises UserError if a text has more than M
-        tokens.
+        A text's embeddings do not depend on the others. Raises UserError as `check`.
         """
+        ...
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise UserError if a text has more than M tokens."""
         ...
 
 
@@ -68,7 +71,7 @@ def check_lengths(texts: Sequence[str], lengths: Sequence[int], tokens: int, nam
     if lengths[longest] > tokens:
         over = sum(length > tokens for length in lengths)
         raise UserError(
-            f"{over} of {len(texts)} instructions are longer than the {tokens} tokens that {name} "
+            f"{over} of {len(texts)} texts are longer than the {tokens} tokens that {name} "
             f"reads: '{texts[longest]}' has {lengths[longest]}; shorten it, or train with more "
             "text tokens if the encoder supports them"
         )

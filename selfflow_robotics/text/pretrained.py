@@ -95,11 +95,20 @@ class PretrainedEncoder:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """As `TextEncoder.encode`; one text at a time, so that results do not depend on
         the batch."""
-        ids = [self._tokenizer(text, return_tensors="pt")["input_ids"].long() for text in texts]
-        check_lengths(texts, [x.shape[1] for x in ids], self.tokens, f"hf:{self._name}")
+        ids = self._ids(texts)
         padded = torch.zeros(len(texts), self.tokens, self.channels)
         with torch.autocast("cpu", enabled=False):
             for row, x in zip(padded, ids, strict=True):
-                if x.shape[1]:
-                    row[: x.shape[1]] = self._network(input_ids=x).last_hidden_state[0]
+                if x:
+                    seen = torch.tensor([x])
+                    row[: len(x)] = self._network(input_ids=seen).last_hidden_state[0]
         return padded
+
+    def check(self, texts: Sequence[str]) -> None:
+        """As `TextEncoder.check`."""
+        self._ids(texts)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        ids = [self._tokenizer(text)["input_ids"] for text in texts]
+        check_lengths(texts, [len(x) for x in ids], self.tokens, f"hf:{self._name}")
+        return ids

@@ -8,7 +8,7 @@ are encoded on first use and stored.
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,18 @@ class TextStore:
             with contextlib.suppress(OSError):  # in a read-only folder, encode again next time
                 self.save()
         return torch.stack([self._known[text] for text in texts])
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As `lookup`, but new texts are not stored: a data set may have millions of captions."""
+        made = dict(self._known)
+        if new := sorted(set(texts) - set(made)):
+            made |= dict(zip(new, self._ready().encode(new), strict=True))
+        return torch.stack([made[text] for text in texts])
+
+    def check(self, texts: Collection[str]) -> None:
+        """Raise UserError if a text is too long for the encoder."""
+        if new := sorted(set(texts) - set(self._known)):
+            self._ready().check(new)
 
     def save(self) -> None:
         """Write the file atomically. Raises OSError."""

@@ -56,14 +56,21 @@ class WordLlamaEncoder:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """As `TextEncoder.encode`."""
-        ids = [
-            one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
-        check_lengths(texts, [len(x) for x in ids], self.tokens, "wordllama")
+        ids = self._ids(texts)
         padded = torch.zeros(len(texts), self.tokens, self.channels)
         for row, x in zip(padded, ids, strict=True):
             row[: len(x)] = self._table[torch.tensor(x, dtype=torch.long)] + self._places[: len(x)]
         return padded
+
+    def check(self, texts: Sequence[str]) -> None:
+        """As `TextEncoder.check`."""
+        self._ids(texts)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        pieces = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ids = [one.ids for one in pieces]
+        check_lengths(texts, [len(x) for x in ids], self.tokens, "wordllama")
+        return ids
 
 
 def place_codes(tokens: int, channels: int) -> Tensor:

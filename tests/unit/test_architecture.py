@@ -57,6 +57,7 @@ WRAPPERS = {
     "websockets": ("serving/", "policies/connections.py"),
     "plotly": ("evaluation/pages/",),
     "matplotlib": (),
+    "rapidocr_onnxruntime": ("evaluation/ocr.py",),
     "tensorboard": (),  # by torch, in training/trackers.py
     "wandb": ("training/trackers.py",),
     "diffusers": ("autoencoders/",),

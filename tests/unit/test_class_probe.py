@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfflow_robotics.data.latents import LatentReader, row_dtype, sha256_of, shard_path
+from selfflow_robotics.data.latents import LatentReader, sha256_of, shard_path
+from selfflow_robotics.data.latents_record import row_dtype
 from selfflow_robotics.data.shapes import shape_latents
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.probing.class_probes import (

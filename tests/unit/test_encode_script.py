@@ -55,7 +55,7 @@ def test_debug_encodes_drawn_shapes_without_any_download(folder, capsys):
         line,
     )
     reader = LatentReader("datasets/shapes_64_32px_0_pixel_32")
-    assert (len(reader), reader.num_classes, reader.latent_size) == (64, 4, 32)
+    assert (len(reader), reader.num_classes, reader.latent_size) == (64, 4, (32, 32))
     main(["experiment=debug"])
     assert capsys.readouterr().out.splitlines()[1].endswith("nothing new")
 
@@ -178,9 +178,9 @@ def _nothing(folder):
         (_other_files, [], "out contains other files (thesis.txt)"),
         (_nothing, ["--output", "/proc/no"], "cannot write latents to /proc/no"),
         (_nothing, ["--output", "set/latents"], "one of the class folders of set"),
-        (_nothing, ["image_size=0"], "image_size must be at least 1, got 0"),
+        (_nothing, ["image_size=0"], "image_size must be from 1 to 4096 px, got 0"),
         (_nothing, ["frame_size=[16,24]"], "image_size=SIDE"),
-        (_nothing, ["image_size=4097"], "image_size must be at most 4096"),
+        (_nothing, ["image_size=4097"], "image_size must be from 1 to 4096 px, got 4097"),
         (_nothing, ["max_skipped=1"], "max_skipped must be in [0, 1), got 1.0"),
         (_nothing, ["processes=0"], "processes must be from 1"),
         (_nothing, ["autoencoder=vae"], "did you mean sd_vae or rae?"),

@@ -53,7 +53,8 @@ def test_rows_are_the_encoded_pictures_in_order(source, tmp_path):
     assert (summary.num_pictures, summary.num_new, summary.skips.total) == (10, 11, 1)
     reader = LatentReader(tmp_path / "out")
     assert (len(reader), reader.num_classes) == (10, 3)
-    assert (reader.channels, reader.latent_size, reader.image_size) == (3, SIZE, SIZE)
+    assert (reader.channels, reader.latent_size) == (3, (SIZE, SIZE))
+    assert reader.image_size == (SIZE, SIZE)
     assert reader.class_names == ["a", "b", "c"]
     order = [9, 0, 5, 5, 3]
     mean, std, labels = reader.read(order)

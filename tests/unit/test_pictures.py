@@ -101,10 +101,10 @@ def test_an_autoencoder_of_other_latents_is_refused():
     "how", [QUICK, EULER, Sampling("multistep", 3, 2.0, (0.0, 0.7), shift=2.0)]
 )
 def test_a_scene_is_a_function_of_its_number(how):
-    maker = NumberedPictures(scenes(), how, 0, instruction="pick coke can")
+    maker = NumberedPictures(scenes(), how, 0, prompts=["pick coke can"])
     assert maker.size == (32, 48)
     assert_numbered(maker, 32, 48)
-    told_else = NumberedPictures(scenes(), how, 0, instruction="open drawer")
+    told_else = NumberedPictures(scenes(), how, 0, prompts=["open drawer"])
     assert (told_else(range(2)) != maker(range(2))).any()
 
 

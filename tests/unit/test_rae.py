@@ -217,7 +217,7 @@ def test_from_pictures_over_latents_and_training_to_pictures(tmp_path, monkeypat
     encode = ["--data", "set", "--output", "latents", "autoencoder=rae", "image_size=32"]
     script("pretrain/encode.py")([*encode, f"weights={rae_folder}", "processes=1", "device=cpu"])
     reader = LatentReader("latents")
-    assert (reader.channels, reader.latent_size) == (64, 2)
+    assert (reader.channels, reader.latent_size) == (64, (2, 2))
     assert reader.autoencoder == AutoencoderConfig("rae", str(rae_folder))
     tiny = [
         "model.sit.width=48",

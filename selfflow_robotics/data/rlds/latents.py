@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.data.latents import ROBOT, LatentRows, Size, sides
+from selfflow_robotics.data.latents import LatentRows
+from selfflow_robotics.data.latents_record import ROBOT, Size, sides
 from selfflow_robotics.data.robot_data import open_robot_data
 from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.skips import Skips
@@ -79,7 +80,7 @@ class RldsFrames:
     def check_output(self, folder: Path) -> None:
         """Any folder is fine: latents next to a data set are not mistaken for part of it."""
 
-    labels = None
+    labels = captions = None
 
     def name(self, number: int) -> str:
         return f"step {self.start + number} of {self.directory}"

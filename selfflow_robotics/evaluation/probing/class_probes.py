@@ -49,7 +49,7 @@ def check_fits(bundle: Bundle, reader: LatentReader) -> None:
         f"{channels} x {height} x {width}"
         for channels, height, width in (
             (codec.latent_channels, *codec.latent_size),
-            (reader.channels, reader.latent_size, reader.latent_size),
+            (reader.channels, *reader.latent_size),
         )
     )
     if wanted != found:

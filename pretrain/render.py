@@ -1,0 +1,101 @@
+"""Render a captioned data set, so that text to image can be trained without a download.
+
+    python pretrain/render.py                                  # words, 20 000 images
+    python pretrain/render.py num_images=2000 output=datasets/few words.fonts=[aileron]
+    python pretrain/render.py ocr_images=500                   # how well OCR reads the images
+    python pretrain/render.py experiment=debug                 # seconds
+
+set=words: three-letter words in several fonts, sizes and colours, with captions such as 'the word
+"cat" in red on a white background' and shorter ones. Words that are held out for evaluation are
+never in the training images. The fonts come with Pillow and matplotlib (the extra "fonts").
+
+The result is OUTPUT/train and OUTPUT/held_out (tar shards in WebDataset's layout, for
+pretrain/encode.py captions=true), prompts for eval/generation.py (OUTPUT/held_out.txt, train.txt)
+and OUTPUT/preview.png. Sample k is a function of (seed, k). An interrupted command starts again.
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.commands import command
+from selfflow_robotics.data.rendered.words import RenderedWords, WordsConfig
+from selfflow_robotics.data.rendered.write import RenderedSet, write_set
+from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.ocr import open_reader, read_images, score_text, text_line
+from selfflow_robotics.evaluation.results import write_report, writing
+from selfflow_robotics.evaluation.video import write_grid
+from selfflow_robotics.rng import check_seed
+
+MOST_IMAGES = 10_000_000
+SHOWN, COLUMNS = 32, 8  # images of the preview
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    set: Literal["words"] = "words"
+    output: str | None = None
+    root: str = "datasets"
+    num_images: int = 20_000
+    num_held_out: int = 1000
+    shard_size: int = 1000
+    seed: int = 0
+    ocr_images: int = 0
+    words: WordsConfig = field(default_factory=WordsConfig)
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "num_images", "num_held_out", "shard_size")
+        check_least(self, 0, "ocr_images")
+        if max(self.num_images, self.num_held_out) > MOST_IMAGES:
+            raise UserError(f"a set has at most {MOST_IMAGES} images")
+        check_seed(self.seed)
+
+
+@hydra_app(
+    "render",
+    RenderConfig,
+    flags=(Flag("--output", literal=True, help="folder of the set; by default root/SET"),),
+)
+def main(config: RenderConfig) -> None:
+    drawn = RenderedWords(config.words, config.seed)
+    folder = Path(config.output or Path(config.root) / config.set)
+    counts = {"train": config.num_images, "held_out": config.num_held_out}
+    settings = {"seed": config.seed, config.set: asdict(config.words)}
+    known = write_set(drawn, folder, config.set, counts, config.shard_size, settings)
+    if not known:
+        with writing(folder):
+            write_grid(folder / "preview.png", images_of(drawn, "train", SHOWN)[0], COLUMNS)
+    facts = ", ".join(f"{count} {name}" for name, count in drawn.record().items())
+    print(
+        f"{config.num_images} images for training and {config.num_held_out} held out "
+        f"({config.set}: {facts}){', already' if known else ''} in {folder}"
+    )
+    if config.ocr_images:
+        images, prompts = images_of(drawn, "held_out", config.ocr_images)
+        rows = read_images(images, prompts, open_reader())
+        score = score_text(rows)
+        with writing(folder):
+            write_report(folder / "ocr.json", {**score, "images": rows})
+        print(f"OCR of rendered images: {text_line(score)}")
+    height, width = config.words.image_size
+    print(
+        f"next: {command('pretrain/encode.py')} --data {folder}/train captions=true "
+        f"autoencoder=pixel image_size=[{height},{width}] --output latents/{folder.name}"
+    )
+
+
+def images_of(drawn: RenderedSet, split: str, count: int) -> tuple[np.ndarray, list[str]]:
+    """The first images of a split, uint8 [N, H, W, 3], and their full captions."""
+    samples = [drawn.sample(split, number) for number in range(count)]
+    images = [np.asarray(Image.open(io.BytesIO(files[".png"]))) for files in samples]
+    return np.stack(images), [json.loads(files[".json"])[0] for files in samples]
+
+
+if __name__ == "__main__":
+    main()
