@@ -197,16 +197,15 @@ def newest_samples() -> Path:
 def training_images(samples: Path) -> Path:
     """The images that the run of RUN/eval/.../samples.npz was trained on. Raises UserError if they
     are unknown."""
-    run = samples.resolve().parents[2] if len(samples.resolve().parents) > 2 else samples
-    settings = recorded_settings(run)
+    parents = samples.resolve().parents
+    settings = recorded_settings(parents[2]) if len(parents) > 2 else {}
+    data = settings.get("data")
     try:
-        if settings["data"] is None and "num_shapes" in settings:
-            return ensure_shapes(
-                Path(settings["root"]), settings["num_shapes"], settings["shape_px"]
-            )
-        source = read_record(Path(settings["data"]).expanduser())["source"]
-        images = Path(source["path"])
-        if source["kind"] != "rlds" and images.exists():
+        if data is None:
+            shapes = settings["num_shapes"], settings["shape_px"]
+            return ensure_shapes(Path(settings["root"]), *shapes)
+        images = Path(read_record(Path(data).expanduser())["source"]["path"])
+        if images.exists():
             return images
     except (KeyError, TypeError, UserError):
         pass

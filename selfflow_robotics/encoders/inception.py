@@ -53,11 +53,14 @@ def load_inception(download: bool, device: torch.device) -> Inception:
     Raises UserError if torch-fidelity or the weights are missing or damaged.
     """
     try:
-        from torch_fidelity import feature_extractor_inceptionv3 as library
-    except ImportError as error:
+        from torch_fidelity import (  # pyright: ignore[reportMissingImports]
+            feature_extractor_inceptionv3 as library,
+        )
+    except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
         raise UserError(
             f"features=inception needs torch-fidelity ({short(error)}): pip install "
-            "'selfflow_robotics[metrics]'; features=run:PATH needs no packages"
+            "'selfflow_robotics[metrics]', and a torchvision that fits torch; features=run:PATH "
+            "needs no packages"
         ) from None
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     if not path.is_file():

@@ -12,6 +12,7 @@ from selfflow_robotics.encoders import inception
 from selfflow_robotics.encoders.features import kind_of, load_features
 from selfflow_robotics.errors import UserError
 from tests.unit.test_frozen_encoder_patches import HUB, MEAN, STD, frames, normalised, write_encoder
+from tests.unit.test_metrics import torch_fidelity
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 PICTURES = {"image_mean": MEAN, "image_std": STD, "crop_size": {"height": 28, "width": 28}}
@@ -191,16 +192,8 @@ def test_a_model_that_is_not_here_is_one_line(tmp_path, monkeypatch, kind):
     assert "\n" not in str(caught.value)
 
 
-def library_of_inception():
-    library = pytest.importorskip(
-        "torch_fidelity.feature_extractor_inceptionv3",
-        reason="the extra 'metrics' is not installed",
-    )
-    return library.FeatureExtractorInceptionV3
-
-
 def test_inceptions_weights_that_are_missing_or_damaged_are_one_line(tmp_path, monkeypatch):
-    library_of_inception()
+    torch_fidelity()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = tmp_path / "hub" / "checkpoints" / inception.WEIGHTS
     with pytest.raises(UserError, match=f"{path}.* is missing; allow its download"):
@@ -213,7 +206,7 @@ def test_inceptions_weights_that_are_missing_or_damaged_are_one_line(tmp_path, m
 
 def test_inception_gives_the_outputs_of_adms_evaluation(tmp_path):
     """Pooled features, seven channels of a 17 x 17 convolution by rows, logits without bias."""
-    kind = library_of_inception()
+    kind = torch_fidelity().FeatureExtractorInceptionV3
     torch.manual_seed(0)
     shapes = kind.__init__.__globals__  # its weights without a download
     weights = tmp_path / "weights.pth"

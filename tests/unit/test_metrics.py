@@ -197,8 +197,17 @@ def test_the_clip_score_is_a_mean_cosine():
         ClipScore("samples").value()
 
 
+def torch_fidelity():
+    """Skip the test where it is not installed, or its torchvision is for another torch."""
+    try:
+        import torch_fidelity
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torch-fidelity (the extra 'metrics') does not import: {error}")
+    return torch_fidelity
+
+
 def test_torch_fidelity_finds_the_same_numbers():
-    pytest.importorskip("torch_fidelity", reason="the extra 'metrics' is not installed")
+    torch_fidelity()
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_isc import isc_features_to_metric
     from torch_fidelity.metric_prc import calculate_precision_recall_part

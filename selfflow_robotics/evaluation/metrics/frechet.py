@@ -128,7 +128,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
         )
     difference = first.mean - second.mean
     traces = np.trace(first.covariance) + np.trace(second.covariance)
-    shared = linalg.svdvals(first.root @ second.root).sum()
+    shared = np.linalg.svd(first.root @ second.root, compute_uv=False).sum()
     return max(0.0, float(difference @ difference + traces - 2 * shared))
 
 
