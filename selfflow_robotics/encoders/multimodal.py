@@ -98,7 +98,7 @@ class Videos:
 
 class Sounds:
     """As `encoders.features.FeatureNetwork`: CLAP's embeddings, of unit length, of sounds float
-    [B, samples] in [-1, 1]."""
+    [B, samples] in [-1, 1]; of longer ones, it hears the beginning (10 s)."""
 
     reads = "sounds"
 
@@ -116,11 +116,10 @@ class Sounds:
 
     @torch.no_grad()
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
+        # Cut here: the library would cut at random.
+        sounds = [sound.numpy() for sound in batch[:, : self._spectrogram.nb_max_samples].float()]
         heard = self._spectrogram(
-            [sound.numpy() for sound in batch.float()],
-            sampling_rate=self.sample_rate,
-            truncation="rand_trunc",
-            return_tensors="pt",
+            sounds, sampling_rate=self.sample_rate, truncation="rand_trunc", return_tensors="pt"
         ).to(self._device)
         embedded = self._network.audio_projection(self._network.audio_model(**heard).pooler_output)
         return {"features": F.normalize(embedded.float(), dim=-1)}

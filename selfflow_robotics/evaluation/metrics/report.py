@@ -11,7 +11,7 @@ NOTES = {
     "half": "A Frechet distance is biased by about c / N: the column 'half' is the mean over both "
     "halves of the samples, and 'N -> inf' is 2 value - half, without that bias. Only compare "
     "distances of equally many samples.",
-    "interval": "Brackets: 95 %, for other samples; the other set's manifold stays as it is.",
+    "interval": "Brackets: 95 % intervals, for other images of the same set.",
     "deviation": "+-: standard deviation over parts of 5 000 samples.",
 }
 
