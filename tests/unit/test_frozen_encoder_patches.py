@@ -198,5 +198,5 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load", no_network)
-    with pytest.raises(UserError, match=r"cannot download encoder=hub:a/b:c \(.*no route"):
+    with pytest.raises(UserError, match=r"cannot download the encoder hub:a/b:c \(.*no route"):
         load_encoder("hub:a/b:c", download=True)

@@ -139,7 +139,7 @@ def open_source(given: str, image_size: int | None = None) -> Source:
     if pictures.skips.total:
         raise UserError(f"{path}: {pictures.skips.text()}; repair or remove them")
     size = image_size or _shorter_side(pictures)
-    notes = [f"the images of {path} are cropped to {size} x {size} px"]
+    notes = [f"Images of {path} are scaled and cropped to {size} x {size} px, as in ADM."]
     content = {"images": pictures.fingerprint(), "size": size}
     return Source(given, Folder(pictures, size), content, notes=notes)
 
