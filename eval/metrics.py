@@ -4,7 +4,7 @@
     python eval/metrics.py samples.npz --reference VIRTUAL_imagenet256_labeled.npz
     python eval/metrics.py a/samples.npz b/samples.npz --reference images/ features=run:runs/judge
     python eval/metrics.py samples.npz --reference ref.npz metrics=[fd_dinov2] download=true
-    python eval/metrics.py samples.npz metrics=[clip_score] --captions captions.txt
+    python eval/metrics.py samples.npz metrics=[clip_score]   # captions in samples.txt
     python eval/metrics.py --reference imagenet/val --write-reference ref.npz image_size=256
     python eval/metrics.py experiment=debug               # pixels as features; seconds
 
@@ -118,6 +118,7 @@ def main(config: MetricsConfig) -> None:
         return write(config, Path(config.write_reference), device)
     given = [*config.samples] or [str(newest_samples())]
     planned = plan(config.metrics, config.features, config.captions is not None)
+    uses_captions = any("clip_score" in names for names in planned.values())
     reference, size = None, config.image_size
     if any(is_compared(name) for names in planned.values() for name in names):
         where = config.reference or str(training_images(Path(given[0])))
@@ -126,10 +127,10 @@ def main(config: MetricsConfig) -> None:
     samples = [open_source(one, size) for one in given]
     for one in samples:
         check_sizes(one, reference)
-    captions = read_captions(Path(config.captions)) if config.captions else None
+    all_captions = [captions_of(one, config.captions) if uses_captions else None for one in samples]
     networks = {name: load_features(name, config.download, device) for name in planned}
     references: dict[str, Reading] = {}
-    for one in samples:
+    for one, captions in zip(samples, all_captions, strict=True):
         settings = {
             "samples": one.fingerprint,
             "reference": reference and reference.fingerprint,
@@ -228,12 +229,17 @@ def check_sizes(samples: Source, reference: Source | None) -> None:
         )
 
 
-def read_captions(path: Path) -> list[str]:
-    """One line for each sample. Raises UserError if the file cannot be read."""
+def captions_of(samples: Source, given: str | None) -> list[str]:
+    """One line for each sample: of the file `given`, or of the .txt beside the samples. Raises
+    UserError if it cannot be read."""
+    path = Path(given or Path(samples.origin).with_suffix(".txt")).expanduser()
     try:
         return read_text(path).splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the captions in {path} ({error})") from error
+        raise UserError(
+            f"cannot read the captions in {path} ({error}); pass a file with one line for each "
+            "sample: --captions FILE"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -247,7 +247,8 @@ FRECHET = {"metrics": ["frechet"]}
         (_nothing, {"features": "resnet"}, "unknown features 'resnet'"),
         (_nothing, {"features": "given", **FRECHET}, "not features, float"),
         (_nothing, {"batch_size": 0}, "batch_size must be at least 1"),
-        (_nothing, {"captions": "no.txt"}, "cannot read the captions in no.txt"),
+        (_nothing, {"features": "clip", "captions": "no.txt"}, "the captions in no.txt"),
+        (_nothing, {"metrics": ["clip_score"]}, "the captions in samples.txt"),
         (_nothing, {"write_reference": "x.npz"}, "pass --reference IMAGES"),
         (_nothing, {"samples": (), "write_reference": "samples.npz"}, "samples.npz exists"),
         (_nothing, {"output": "/proc/no"}, "cannot write results to /proc/no"),
@@ -343,8 +344,8 @@ def test_a_clip_score_needs_a_caption_for_each_sample(here):
     how = {"features": "clip:clip", "metrics": ["clip_score"], "captions": "captions.txt"}
     with pytest.raises(UserError, match="has 40 samples, but there are 39 captions"):
         measure("samples.npz", **how)
-    Path("captions.txt").write_text("a\n" * 40)
-    measure("samples.npz", **how)
+    Path("samples.txt").write_text("a\n" * 40)
+    measure("samples.npz", **how | {"captions": None})
     clip = load_features("clip:clip")
     image = clip(torch.from_numpy(pictures(0)))["features"].numpy()
     text = clip.captions(["a"]).numpy()[0]
