@@ -20,6 +20,7 @@ COMMANDS = {
     "eval/world_model.py": "selfflow-world-model",
     "eval/play.py": "selfflow-play",
     "eval/generation.py": "selfflow-generation",
+    "eval/metrics.py": "selfflow-metrics",
     "eval/probe.py": "selfflow-probe",
     "eval/class_probe.py": "selfflow-class-probe",
     "eval/run_page.py": "selfflow-run-page",

@@ -5,8 +5,8 @@ The name selects one:
     dinov2-b             short for hf:facebook/dinov2-base, which is REPA's
     hf:NAME_OR_PATH      a vision transformer of the transformers library, by name or folder
     hub:REPO:MODEL       a model of torch.hub, whose code is run; REPO is a folder or OWNER/NAME
-    run:PATH[@LAYER]     a network of pretrain/run.py or finetune/rt1.py, after LAYER blocks; 0.7 of
-                         its depth, the paper's teacher layer, where none is named
+    run:PATH[@LAYER]     a run of this project, after LAYER blocks; 0.7 of its depth, the paper's
+                         teacher layer, where none is named
 
 The first three only use local files unless downloads are allowed.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from selfflow_robotics.encoders.frames import pool_features, resize_frames
 from selfflow_robotics.encoders.patches import load_hub, load_transformers
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.inference.bundle import Bundle, load_bundle
+from selfflow_robotics.inference.bundle import Bundle, load_bundle, weights_hash
 from selfflow_robotics.modalities.base import FrameCodec
 from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
 from selfflow_robotics.timesteps import Timesteps
@@ -39,8 +39,17 @@ class FrozenEncoder(Protocol):
         """D of the features."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal for encoders that return the same features, and only for these."""
+        ...
+
     def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
         """Features float32 [B, h w, D], by rows, of frames uint8 [B, H, W, 3] for a grid (h, w)."""
+        ...
+
+    def pooled(self, frames: Tensor) -> Tensor:
+        """Features float32 [B, D] of whole frames."""
         ...
 
 
@@ -120,7 +129,8 @@ def encoder_of_tokens(encoder: FrozenEncoder, codec: FrameCodec) -> Encoder:
 
 
 class RunEncoder:
-    """Features of a network trained by this project, on a clean image at t = 0 without text.
+    """Features of a network trained by this project, on a clean image at t = 0 without text or
+    class.
 
     The image takes the path of noised tokens, which the role "image" trains.
     """
@@ -136,31 +146,38 @@ class RunEncoder:
         path, _, number = where.rpartition("@")
         if not (path and number.isdecimal()):
             path, number = where, ""
-        bundle = load_bundle(Path(path), device)
-        if bundle.labelled:
-            raise UserError(
-                f"encoder=run:{where} was trained on labelled pictures; give a run of "
-                "pretrain/run.py or finetune/rt1.py"
-            )
-        bundle = bundle.with_autoencoder()
+        bundle = load_bundle(Path(path), device).with_autoencoder()
         depth = bundle.network.config.backbone.depth
         layer = int(number) if number else max(1, round(0.7 * depth))
         if not 1 <= layer <= depth:
             raise UserError(
-                f"encoder=run:{where}: layer {layer} does not exist; the network has layers 1 to "
-                f"{depth}"
+                f"the encoder run:{where}: layer {layer} does not exist; the network has layers 1 "
+                f"to {depth}"
             )
         return cls(bundle, layer)
+
+    @property
+    def fingerprint(self) -> str:
+        """As `FrozenEncoder`."""
+        return f"{weights_hash(self._bundle.origin)}@{self._layer}"
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
         """As `FrozenEncoder`; frames are resized to the network's size."""
-        network, codec = self._bundle.network, self._bundle.frames
-        pixels = resize_frames(frames.to(self._bundle.device), codec.image_size)
-        tokens = codec.encode(rearrange(pixels, "b c h w -> b 1 h w c"))
-        context = network.encode_context({}, self._bundle.words([""] * len(tokens)))
-        noised, timesteps = self._bundle.slot("first_frame", tokens), Timesteps.constant(0, tokens)
-        features = network({"first_frame": noised}, timesteps, context, (self._layer,), stop=True)[
-            1
-        ]
-        return pool_features(features[self._layer], codec.grid, grid)
+        return pool_features(self._tokens(frames), self._bundle.frames.grid, grid)
+
+    @torch.no_grad()
+    def pooled(self, frames: Tensor) -> Tensor:
+        """As `FrozenEncoder`: the mean over tokens."""
+        return self._tokens(frames).float().mean(dim=1)
+
+    def _tokens(self, frames: Tensor) -> Tensor:
+        bundle = self._bundle
+        pixels = resize_frames(frames.to(bundle.device), bundle.frames.image_size)
+        tokens = bundle.frames.encode(rearrange(pixels, "b c h w -> b 1 h w c"))
+        words = None if bundle.labelled else bundle.words([""] * len(tokens))
+        context = bundle.network.encode_context({}, words)
+        slots = {"first_frame": bundle.slot("first_frame", tokens)}
+        timesteps = Timesteps.constant(0, tokens)
+        _, features = bundle.network(slots, timesteps, context, (self._layer,), stop=True)
+        return features[self._layer]

@@ -3,7 +3,7 @@
 Images are resized so that each token of the requested grid covers a whole number of patches and the
 size is close to the encoder's usual one. For 16 x 16 tokens and DINOv2 (224 px, patches of 14) that
 is one patch per token, REPA's setting. Features are those of the last layer, normalised by the
-encoder, without class and register tokens.
+encoder, without class and register tokens; those of a whole image are the class token.
 """
 
 import inspect
@@ -14,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from selfflow_robotics.encoders.frames import pool_features, resize_frames
+from selfflow_robotics.encoders.pretrained import (
+    UNFIT,
+    fingerprint,
+    load_network,
+    not_loaded,
+    short,
+    transformers_files,
+    whole,
+)
 from selfflow_robotics.errors import UserError
 
 # Defaults for models of torch.hub: ImageNet's statistics, and the usual size.
 HUB_MEAN, HUB_STD, HUB_SIZE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
 CLASS_TOKENS = 2  # maximum: DeiT has one for distillation besides the usual one
-
-# Exceptions of third-party code for unsuitable images, files and names.
-_UNFIT = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class VisionModel:
     """What is needed to use a vision transformer."""
 
     name: str  # as in the configuration
+    network: torch.nn.Module
     tokens_of: Callable[
         [Tensor], Tensor
     ]  # pixels [B, 3, H, W], normalised -> [B, extra + patches, D]
@@ -56,11 +62,17 @@ class PatchEncoder:
         blank = torch.zeros(1, vision.size, vision.size, 3, dtype=torch.uint8, device=device)
         try:
             self.channels = self(blank, (2, 3)).shape[-1]
-        except _UNFIT as error:
+        except UNFIT as error:
             raise UserError(
-                f"encoder={vision.name} does not return patch features ({_short(error)}); use a "
+                f"the encoder {vision.name} does not return patch features ({short(error)}); use a "
                 "plain vision transformer, such as dinov2-b"
             ) from error
+
+    @property
+    def fingerprint(self) -> str:
+        """As `FrozenEncoder`."""
+        vision = self._vision
+        return fingerprint(vision.network, vision.patch, vision.size, vision.mean, vision.std)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -70,14 +82,26 @@ class PatchEncoder:
             1, round(vision.size / vision.patch / min(grid))
         )  # patches along the side of a token
         rows, columns = (side * per_token for side in grid)
-        pixels = resize_frames(
-            frames.to(self._device), (rows * vision.patch, columns * vision.patch)
-        )
+        tokens, extra = self._tokens(frames, rows, columns)
+        return pool_features(tokens[:, extra:], (rows, columns), grid)
+
+    @torch.no_grad()
+    def pooled(self, frames: Tensor) -> Tensor:
+        """As `FrozenEncoder`: the class token at the usual size; without one, the patches' mean."""
+        side = round(self._vision.size / self._vision.patch)
+        tokens, extra = self._tokens(frames, side, side)
+        return (tokens[:, 0] if extra else tokens.mean(dim=1)).float()
+
+    def _tokens(self, frames: Tensor, rows: int, columns: int) -> tuple[Tensor, int]:
+        """All tokens for rows x columns patches, and how many others come before the patches'."""
+        vision = self._vision
+        size = (rows * vision.patch, columns * vision.patch)
+        pixels = resize_frames(frames.to(self._device), size)
         tokens = vision.tokens_of((pixels / 255 - self._mean) / self._std)
-        extra = tokens.shape[1] - rows * columns  # they come first
+        extra = tokens.shape[1] - rows * columns
         if not 0 <= extra <= vision.registers + CLASS_TOKENS:
             raise ValueError(f"{tokens.shape[1]} tokens of {rows} x {columns} patches")
-        return pool_features(tokens[:, extra:], (rows, columns), grid)
+        return tokens, extra
 
 
 def load_transformers(name: str, download: bool, device: torch.device) -> PatchEncoder:
@@ -86,46 +110,21 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
     Raises UserError if the library, the files or the network are missing, or the model is
     unsuitable.
     """
-    try:
+    with transformers_files(name, download) as where:
         from transformers import AutoModel
         from transformers.image_processing_base import ImageProcessingMixin
-        from transformers.utils import logging
-    except ImportError:
-        raise UserError(
-            f"encoder=hf:{name} needs transformers: pip install 'selfflow_robotics[encoders]'; "
-            "encoder=run:PATH needs no packages"
-        ) from None
-    where: dict[str, Any] = {"local_files_only": not download}
-    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # its warnings about missing weights are errors below
-    logging.disable_progress_bar()
-    try:
+
         pictures, _ = ImageProcessingMixin.get_image_processor_dict(name, **where)
-        loaded: Any = AutoModel.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **where
-        )
-    except (*_UNFIT, ImportError, SafetensorError) as error:
-        is_here = Path(name).is_dir() or not isinstance(error, OSError)
-        raise _not_loaded(f"hf:{name}", is_here, download, error) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_progress:
-            logging.enable_progress_bar()
-    network, report = loaded
-    # Poolers are trained for their own task and come after the patch features.
-    missing = [key for key in report["missing_keys"] if "pooler" not in key]
-    if unfit := [*missing, *(str(key) for key in report["mismatched_keys"])]:
-        raise UserError(
-            f"the weights of encoder=hf:{name} do not match config.json: {unfit[0]} is missing or "
-            "has a different shape; download the files again"
-        )
+        loaded = load_network(AutoModel, name, where)
+    network = whole(loaded, name)
     network = getattr(network, "vision_model", network)  # of a pair with a text encoder
-    network = network.eval().requires_grad_(False).to(device)
+    network = network.to(device)
     takes = inspect.signature(network.forward).parameters
     options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
     try:
         vision = VisionModel(
             name=f"hf:{name}",
+            network=network,
             tokens_of=lambda pixels: network(pixel_values=pixels, **options).last_hidden_state,
             patch=_side(network.config.patch_size),
             size=_picture_size(pictures, network.config),
@@ -133,10 +132,10 @@ def load_transformers(name: str, download: bool, device: torch.device) -> PatchE
             std=tuple(pictures["image_std"]),
             registers=getattr(network.config, "num_register_tokens", 0),
         )
-    except _UNFIT as error:
+    except UNFIT as error:
         raise UserError(
-            f"encoder=hf:{name} does not define its patch size or image statistics "
-            f"({_short(error)}); use a plain vision transformer, such as dinov2-b"
+            f"the encoder hf:{name} does not define its patch size or image statistics "
+            f"({short(error)}); use a plain vision transformer, such as dinov2-b"
         ) from error
     return PatchEncoder(vision, device)
 
@@ -149,7 +148,7 @@ def load_hub(repository: str, model: str, download: bool, device: torch.device) 
     name = f"hub:{repository}:{model}"
     folder = _hub_folder(repository)
     if folder is None and not download:
-        raise _not_loaded(name, False, False, None)
+        raise not_loaded(name, False, False, None)
     try:
         if folder is None:
             quietly: dict[str, Any] = {"trust_repo": True, "verbose": False}
@@ -159,16 +158,19 @@ def load_hub(repository: str, model: str, download: bool, device: torch.device) 
                 network = torch.hub.load(str(folder), model, source="local")
         network = network.eval().requires_grad_(False).to(device)
         patch = _side(getattr(network, "patch_size", None) or network.patch_embed.patch_size)
-    except (*_UNFIT, ImportError) as error:
-        raise _not_loaded(name, not download, download, error) from error
+    except (*UNFIT, ImportError) as error:
+        raise not_loaded(name, not download, download, error) from error
 
     def tokens_of(pixels: Tensor) -> Tensor:
         features = network.forward_features(pixels)
-        return features["x_norm_patchtokens"] if isinstance(features, dict) else features
+        if not isinstance(features, dict):
+            return features
+        patches, of_class = features["x_norm_patchtokens"], features.get("x_norm_clstoken")
+        return patches if of_class is None else torch.cat([of_class[:, None], patches], dim=1)
 
     registers = getattr(network, "num_register_tokens", 0)
     return PatchEncoder(
-        VisionModel(name, tokens_of, patch, HUB_SIZE, HUB_MEAN, HUB_STD, registers), device
+        VisionModel(name, network, tokens_of, patch, HUB_SIZE, HUB_MEAN, HUB_STD, registers), device
     )
 
 
@@ -186,7 +188,7 @@ def _no_downloads(name: str, refuse: bool) -> Iterator[None]:
     """Stop torch.hub from downloading if requested; a repository's code calls it for weights."""
 
     def refused(url: str, *_: Any, **__: Any) -> None:
-        raise _not_loaded(name, False, False, None)
+        raise not_loaded(name, False, False, None)
 
     before = torch.hub.download_url_to_file
     if refuse:
@@ -195,20 +197,6 @@ def _no_downloads(name: str, refuse: bool) -> Iterator[None]:
         yield
     finally:
         torch.hub.download_url_to_file = before
-
-
-def _not_loaded(name: str, is_here: bool, download: bool, error: Exception | None) -> UserError:
-    if is_here:
-        return UserError(f"cannot read encoder={name} ({_short(error)}); check its files")
-    if not download:
-        return UserError(
-            f"encoder={name} was not found; download it with encoder_download=true, or use a "
-            "folder instead of its name"
-        )
-    return UserError(
-        f"cannot download encoder={name} ({_short(error)}); check the name and the network "
-        "connection, or use a folder instead of its name"
-    )
 
 
 def _picture_size(pictures: dict[str, Any], config: Any) -> int:
@@ -225,7 +213,3 @@ def _side(patch: int | tuple[int, int] | list[int]) -> int:
     if len(sides) != 1:
         raise ValueError(f"patches are {patch} px")
     return sides.pop()
-
-
-def _short(error: Exception | None) -> str:
-    return " ".join(str(error).split())[:200]

