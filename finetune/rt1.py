@@ -156,11 +156,14 @@ class FinetuneConfig(JobConfig):
         check_least(self, 1, "policy_batch", "frame_batch")
         check_least(self, 0, "workers")
         if self.train.evaluate_every and self.acting_role is None:
-            raise UserError("train.evaluate_every needs the role policy or joint; train one of them")
+            raise UserError(
+                "train.evaluate_every needs the role policy or joint; train one of them"
+            )
         steps, horizon = self.evaluation.replan_steps, self.model.action_horizon
         if steps is not None and steps > horizon:
             raise UserError(
-                f"evaluation.replan_steps must be at most model.action_horizon={horizon}, got {steps}"
+                f"evaluation.replan_steps must be at most {horizon} (model.action_horizon), got "
+                f"{steps}"
             )
 
     @property

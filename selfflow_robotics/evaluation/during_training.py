@@ -149,9 +149,8 @@ class DuringTraining(Evaluator):
     def poll(self) -> dict[str, Any]:
         if self._child is not None and self._child.poll() is not None:
             self._finish(self._child.returncode)
-        if self._child is None and self._waiting is not None:
-            if (self._checkpoint(self._waiting) / MANIFEST).exists():
-                self._begin(self._waiting)
+        if self._child is None and self._is_written(self._waiting):
+            self._begin()
         if not self._unlogged:
             return {}
         return self._metrics(self._unlogged.pop(0))
@@ -170,13 +169,19 @@ class DuringTraining(Evaluator):
                 print(f"waiting for the evaluation of step {self._playing}")
                 self._child.wait()
 
+    def _is_written(self, step: int | None) -> bool:
+        return step is not None and (self._checkpoint(step) / MANIFEST).exists()
+
     def _checkpoint(self, step: int) -> Path:
         return self._run / "checkpoints" / f"step_{step:07d}"
 
     def _result(self, step: int) -> Path:
         return self._folder / f"step_{step:07d}.json"
 
-    def _begin(self, step: int) -> None:
+    def _begin(self) -> None:
+        """Play the checkpoint that waits."""
+        step = self._waiting
+        assert step is not None
         request = {
             "checkpoint": str(self._checkpoint(step)),
             "result": str(self._result(step)),
@@ -193,7 +198,7 @@ class DuringTraining(Evaluator):
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for training, which then ends the child
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
                 )
         except OSError as error:
             self._fail(step, str(error))
@@ -211,7 +216,7 @@ class DuringTraining(Evaluator):
         self._unlogged.append(step)
 
     def _fail(self, step: int, why: str) -> None:
-        """Training goes on. One warning is enough: later failures have the same cause, as a rule."""
+        """Training goes on. Later failures usually have the same cause: one warning is enough."""
         self._playing = None
         if not self._has_warned:
             self._has_warned = True
@@ -243,13 +248,13 @@ class DuringTraining(Evaluator):
 
 def result_text(metrics: dict[str, Any]) -> str:
     """The metrics of a result in one line."""
-    ending = "/success"
     rates = []
-    for task in (key.removesuffix(ending) for key in metrics if key.endswith(ending)):
-        rate, low, high, count = (metrics[f"{task}/{n}"] for n in ("success", "low", "high", "episodes"))
-        shown = "-" if rate is None else f"{100 * rate:.0f} %"
+    for key in (key for key in metrics if key.endswith("/success")):
+        task = key.removesuffix("/success")
+        low, high, count = (metrics[f"{task}/{name}"] for name in ("low", "high", "episodes"))
+        rate = "-" if metrics[key] is None else f"{100 * metrics[key]:.0f} %"
         name = task.removeprefix(EVALUATION)
-        rates.append(f"{name} {shown} [{100 * low:.0f}, {100 * high:.0f}] of {count} episodes")
+        rates.append(f"{name} {rate} [{100 * low:.0f}, {100 * high:.0f}] in {count} episodes")
     return f"step {metrics[STEP]}: {', '.join(rates)}"
 
 

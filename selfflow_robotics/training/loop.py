@@ -141,9 +141,7 @@ def train(
         evaluator.resume(state.step)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     finite = _FiniteCheck(run, device)
-    saver = Saver(
-        run / "checkpoints", config, ranks, networks.sharded, device, evaluator.is_needed
-    )
+    saver = Saver(run / "checkpoints", config, ranks, networks.sharded, device, evaluator.is_needed)
     started, tokens, waits = time.perf_counter(), 0, []
     bar = tqdm(
         total=config.steps,

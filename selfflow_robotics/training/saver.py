@@ -93,9 +93,7 @@ class Saver:
             }
             self._pending = async_save(
                 flat,
-                storage_writer=_Writer(
-                    self._folder, state.step, extra, self._prune, list(flat)
-                ),
+                storage_writer=_Writer(self._folder, state.step, extra, self._prune, list(flat)),
                 process_group=self._group,
                 async_stager=self._stager,
             )

@@ -163,9 +163,10 @@ class _Charts:
         for record in found:
             for key in (key for key in record if key.endswith("/success")):
                 place, task = key.removesuffix("success"), key.split("/")[1]
-                rate = [record.get(one) for one in (STEP, key, f"{place}low", f"{place}high")]
-                if all(type(value) in (int, float) for value in rate):
-                    rates.setdefault(task, []).append([float(value) for value in rate])
+                names = (STEP, key, f"{place}low", f"{place}high")
+                rate = [float(record[n]) for n in names if type(record.get(n)) in (int, float)]
+                if len(rate) == len(names):
+                    rates.setdefault(task, []).append(rate)
         chart = rates_chart("success of the moving average, 95 % intervals", rates)
         return [chart] if chart else []
 
