@@ -125,7 +125,8 @@ def run(
         terms = terms_of(number, generator, ranks)
         bad = float("nan") if poison == [ranks.rank, state.step] else 1.0
         means = [(bad * mean, count) for mean, count in terms.means]
-        return StepLoss(bad * terms.loss, terms.num_tokens, dict, means)
+        role = {"role": TURNS[number % len(TURNS)]}
+        return StepLoss(bad * terms.loss, terms.num_tokens, lambda: role, means)
 
     watching = evaluator(folder, evaluate_every, steps, script) if evaluate_every else None
     try:

@@ -27,14 +27,14 @@ from typing import Any
 
 from selfflow_robotics.envs.tasks.catalog import get_tasks, own_names
 from selfflow_robotics.errors import UserError, check_least
-from selfflow_robotics.evaluation.evaluate import EpisodesConfig
+from selfflow_robotics.evaluation.results import IN_TRAINING
+from selfflow_robotics.evaluation.settings import EpisodesConfig
 from selfflow_robotics.json_file import read_json
 from selfflow_robotics.training.checkpoint import MANIFEST
 from selfflow_robotics.training.evaluator import Evaluator
 from selfflow_robotics.training.loop import TrainConfig
 from selfflow_robotics.training.trackers import EVALUATION
 
-FOLDER = "in_training"  # of a run's eval/
 STEP = f"{EVALUATION}step"
 NICENESS = 10  # of the child, whose simulators inherit it; training has 0
 COMMAND = (sys.executable, "-m", "selfflow_robotics.evaluation.play_checkpoint")
@@ -93,7 +93,7 @@ class DuringTraining(Evaluator):
         """
         self._run, self._config, self._every, self._steps = run, config, every, steps
         self._joint, self._command = joint, command
-        self._folder = run / "eval" / FOLDER
+        self._folder = run / "eval" / IN_TRAINING
         self._child: subprocess.Popen | None = None
         self._playing: int | None = None  # a step
         self._waiting: int | None = None

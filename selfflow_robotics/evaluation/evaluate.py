@@ -9,6 +9,7 @@
 on the command line, for several tasks and with baselines.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,12 @@ from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.audit import Audit
+from selfflow_robotics.evaluation.doctor.first_answers import (
+    fault_text,
+    is_foreign,
+    probe,
+    probe_text,
+)
 from selfflow_robotics.evaluation.domain import (
     TITLES,
     check_robot,
@@ -56,6 +63,8 @@ from selfflow_robotics.policies.flow_policy import FlowPolicy
 from selfflow_robotics.training.checkpoint import resolve_checkpoint, run_of
 
 __all__ = ["EpisodesConfig", "Plan", "evaluate", "evaluate_plan", "make_plan"]
+
+logger = logging.getLogger(__name__)
 
 BASELINES = ("random", "expert")
 
@@ -159,6 +168,9 @@ def evaluate_plan(
         answer = None
         if question is not None:
             question.check_episodes(ledger.folder, episodes)
+        if config.probe and is_foreign(policy) and not ledger.of(policy.name, episodes):
+            _probe(policy, clients[0], episodes)
+        if question is not None:
             episodes, answer = playing.play_until(
                 *(policy, episodes, Audit(protocol), question, clock)
             )
@@ -198,6 +210,15 @@ def evaluate_plan(
         print(f"{text_table(latency_rows(by_latency))}\n")
     print(f"report: {ledger.folder / 'report.html'}")
     return ledger.folder, report
+
+
+def _probe(policy: Policy, client: SimulatorClient, episodes: Sequence[EpisodeSpec]) -> None:
+    """Warn about conventions of a foreign policy that seem to be wrong."""
+    if findings := probe(policy, client, episodes):
+        print(probe_text(findings))
+    for one in findings:
+        if one.verdict == "fault":
+            logger.warning(fault_text(one))
 
 
 def evaluate(

@@ -38,8 +38,8 @@ class Playing(NamedTuple):
                 audit.add(record)
             print(f"{policy.name}: all {len(episodes)} episodes are done")
             return
-        with _Progress(policy.name, len(episodes), audit) as progress:
-            progress.start(done)
+        with _Progress(policy.name, len(episodes), len(done), audit) as progress:
+            progress.count(done)
             self._play(policy, episodes, clock, progress)
 
     def play_until(
@@ -52,11 +52,11 @@ class Playing(NamedTuple):
     ) -> tuple[list[EpisodeSpec], Answer]:
         """Play the missing episodes until `question` is answered: those played, and the answer. One
         bar for all looks shows the evidence at the last one."""
-        seen = 0
-        with _Progress(policy.name, len(episodes), audit) as progress:
+        seen, known = 0, len(self._done(policy, episodes))
+        with _Progress(policy.name, len(episodes), known, audit) as progress:
             for count in looks(len(episodes)):
                 played = episodes[:count]
-                progress.start(self._done(policy, episodes[seen:count]))
+                progress.count(self._done(policy, episodes[seen:count]))
                 self._play(policy, played, clock, progress)
                 records, seen = self.ledger.of(policy.name, played), count
                 answer = question.answer(self.ledger.folder, records, len(episodes))
@@ -91,8 +91,9 @@ class Playing(NamedTuple):
 class _Progress:
     """A bar over the episodes of a policy. Their initial states go to `audit`."""
 
-    def __init__(self, name: str, total: int, audit: Audit) -> None:
-        self._bar = tqdm(total=total, desc=name, unit="episode")
+    def __init__(self, name: str, total: int, known: int, audit: Audit) -> None:
+        """`known`: episodes that were played before."""
+        self._bar = tqdm(total=total, initial=known, desc=name, unit="episode")
         self._audit = audit
         self._successes = self._count = 0
         self.note = ""
@@ -103,16 +104,17 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def start(self, done: Sequence[EpisodeRecord]) -> None:
-        """Count episodes that were played before, which do not make the bar faster."""
-        for record in done:
-            self._note(record)
-        self._bar.initial += len(done)
-        self._bar.n += len(done)
+    def count(self, records: Sequence[EpisodeRecord]) -> None:
+        """Count episodes that are in the bar already."""
+        for record in records:
+            if record.error is None:
+                self._audit.add(record)
+            self._count += 1
+            self._successes += record.success
 
     def add(self, record: EpisodeRecord) -> None:
         """Count an episode that was just played."""
-        self._note(record)
+        self.count([record])
         self.show()
         self._bar.update()
 
@@ -120,12 +122,6 @@ class _Progress:
         """Update the text beside the bar."""
         text = f"{self._successes} of {self._count} succeed{self.note}"
         self._bar.set_postfix_str(text, refresh=False)
-
-    def _note(self, record: EpisodeRecord) -> None:
-        if record.error is None:
-            self._audit.add(record)
-        self._count += 1
-        self._successes += record.success
 
 
 def steps_of(policy: Policy, replan_steps: int) -> int:

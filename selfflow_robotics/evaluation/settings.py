@@ -37,6 +37,7 @@ class EpisodesConfig:
     against: str | None = None
     clock: ClockKind = "paused"
     latency_ms: float | None = None  # for clock=real; None: measured at each answer of the policy
+    probe: bool = True
     videos: int = 3
     processes: int | None = None
     timeout_s: float = TIMEOUT_S

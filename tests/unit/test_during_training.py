@@ -153,7 +153,7 @@ def test_due_are_every_n_th_step_and_the_last(tmp_path):
 def test_settings_that_do_not_fit_are_refused(settings):
     with pytest.raises(UserError):
         DuringTrainingConfig(**settings)
-    with pytest.raises(UserError, match="train.evaluate_every"):
+    with pytest.raises(UserError, match="evaluate_every"):
         EvaluatedTrainConfig(evaluate_every=-1)
 
 
