@@ -162,7 +162,7 @@ def test_an_evaluation_reports_what_latency_costs(tmp_path, monkeypatch):
     ]
     assert reports[0].timing() is None
     held = [one.to_json()["timing"]["held_steps"] for one in reports[1:]]
-    assert held == [0, 22]  # 2 at the start, then 0.7 of 2.7 steps
+    assert held == [0, 30]  # of 113: 2 at the start, then 0.7 of 2.7 each
     folders = sorted((tmp_path / "runs/eval/Steady").iterdir())
     assert len(folders) == 3
     for folder in folders:

@@ -127,7 +127,7 @@ def test_how_far_the_readings_of_rotations_are_apart_is_measured():
         one[:, 4] = one[:, 3]
     apart = [check_turns([one]).why for one in (small, large)]
     assert apart[0].endswith("at most 0.011 degrees a step")
-    assert apart[1].endswith("at most 7.1 degrees a step")
+    assert apart[1].endswith("at most 8.1 degrees a step")
     assert check_turns([chunk()]).why.endswith("at most 0 degrees a step")  # about one axis
 
 
