@@ -4,11 +4,12 @@
     python -m benchmarks.reading --samples 2000        # seconds
     python -m benchmarks.reading --samples 100000 --only jpeg
 
-Makes data sets of 256 x 320 px from the episode in tests/golden: as RLDS, as LeRobot (one AV1 video
-per episode, or several in one), and as latents of the size of SD-VAE's. Each row is a process of
-its own that reads windows of one frame (or seven) and six actions in random order, in batches of
-32, without keeping frames in memory. CPU seconds are those of all processes together. Memory is
-that of the main process, and what a worker adds to it; after a tenth of the samples and at the end.
+Makes data sets of 256 x 320 px from an episode that it records on the tabletop: as RLDS, as LeRobot
+(one AV1 video per episode, or several in one), and as latents of the size of SD-VAE's. Each row is
+a process of its own that reads windows of one frame (or seven) and six actions in random order, in
+batches of 32, without keeping frames in memory. CPU seconds are those of all processes together.
+Memory is that of the main process, and what a worker adds to it; after a tenth of the samples and
+at the end.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.lerobot_sets import write_lerobot
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.data.latents_encode import Encoding
 from selfflow_robotics.data.latents_encode import Workers as Encoders
@@ -36,11 +38,10 @@ from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.rlds.writer import RldsWriter
 from selfflow_robotics.data.robot_data import open_robot_data
 from selfflow_robotics.data.workers import Workers
-from tests.lerobot_sets import write_lerobot
-from tests.rlds_sets import GOLDEN_SET
+from selfflow_robotics.rollouts.demonstrations import CollectConfig, ensure_demonstrations
 
 BATCH = 32
-EPISODES = 12
+EPISODES, MEDIAN_STEPS = 12, 41
 AV1 = {"crf": "30", "svtav1-params": "lp=1"}
 LATENT_PX = (32, 40)  # 3 x 32 x 40 float16; SD-VAE has 4 x 32 x 40 for 256 x 320 px
 
@@ -57,9 +58,9 @@ class Case:
 
 FULL, SMALL = (256, 320), (64, 80)
 CASES = {
-    "jpeg-small": Case("JPEG, resized to 64 x 80 px", "rlds/golden/0.1.0", SMALL),
-    "jpeg": Case("JPEG, 256 x 320 px", "rlds/golden/0.1.0", FULL),
-    "jpeg-7": Case("JPEG, 256 x 320 px, 7 frames", "rlds/golden/0.1.0", FULL, 6),
+    "jpeg-small": Case("JPEG, resized to 64 x 80 px", "rlds/episodes/0.1.0", SMALL),
+    "jpeg": Case("JPEG, 256 x 320 px", "rlds/episodes/0.1.0", FULL),
+    "jpeg-7": Case("JPEG, 256 x 320 px, 7 frames", "rlds/episodes/0.1.0", FULL, 6),
     "latents": Case("latents", "latents", FULL),
     "latents-7": Case("latents, 7 frames", "latents", FULL, 6),
     "v2.0-g2": Case("AV1, 1 video per episode, keyframe every 2", "v2.0-g2", FULL),
@@ -73,21 +74,24 @@ CASES = {
 
 def make_sets(root: Path) -> None:
     """Write all data sets below `root`."""
-    golden = RldsIndex.open(GOLDEN_SET)
-    frames = [golden.frame(n) for n in range(golden.num_frames)]
-    # Forth and back: 41 steps, as many as the median episode of fractal20220817_data has.
-    there_and_back = [*range(len(frames)), *range(len(frames) - 2, -1, -1)]
+    recording = CollectConfig(
+        num_episodes=1, recovery=0.0, image_size=FULL, root=str(root / "recorded")
+    )
+    recorded = RldsIndex.open(ensure_demonstrations(recording))
+    frames = [recorded.frame(n) for n in range(recorded.num_frames)]
+    # Forth and back, to the median length of the episodes in fractal20220817_data.
+    there_and_back = [*range(len(frames)), *range(len(frames) - 2, -1, -1)][:MEDIAN_STEPS]
     generator = np.random.default_rng(0)
-    with RldsWriter(root / "rlds", "golden", "0.1.0", FULL, {"simulator": "none"}) as writer:
+    with RldsWriter(root / "rlds", "episodes", "0.1.0", FULL, {"simulator": "none"}) as writer:
         for _ in range(EPISODES):
             brightness = generator.integers(-20, 20)
             steps = [
                 {
                     "image": np.clip(frames[n].astype(int) + brightness, 0, 255).astype(np.uint8),
-                    "instruction": golden.instruction_of(n),
-                    "proprio": golden.proprio[n],
-                    "world_vector": golden.actions[n, :3],
-                    "rotation_delta": golden.actions[n, 3:6],
+                    "instruction": recorded.instruction_of(n),
+                    "proprio": recorded.proprio[n],
+                    "world_vector": recorded.actions[n, :3],
+                    "rotation_delta": recorded.actions[n, 3:6],
                     "gripper_closedness_action": 0.0,
                 }
                 for n in there_and_back

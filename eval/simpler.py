@@ -8,6 +8,8 @@
     python eval/simpler.py shard=1/4                             # a quarter of the episodes
     python eval/simpler.py instruction="open top drawer"         # instead of the task's own
     python eval/simpler.py execution=ensemble                    # docs/execution.md
+    python eval/simpler.py clock=real                            # the policy's latency counts
+    python eval/simpler.py clock=real -m latency_ms=0,100,300,600   # success against latency
     python eval/simpler.py stop=sequential target=0.85           # until the answer is clear
     python eval/simpler.py policy=expert                         # no checkpoint needed
     python eval/simpler.py policy=remote:ws://127.0.0.1:8000     # a policy server

@@ -13,6 +13,7 @@
     python finetune/rt1.py objective@frame_objective=reworld name=reworld   # or self_flow, sra2
     python finetune/rt1.py lora.rank=16 name=lora                  # or freeze=backbone
     python finetune/rt1.py roles.world_model=0 roles.video=0 name=policy_only
+    python finetune/rt1.py train.evaluate_every=450 name=watched   # success rates while it trains
     python finetune/rt1.py experiment=debug         # under a minute
 
 The initial weights are those of the newest run of pretrain/run.py with the same network
@@ -25,6 +26,7 @@ and 99 % quantiles, and clipped to them when they are predicted; the statistics 
 checkpoint. The run is saved in runs/NAME; repeat the command to resume an interrupted one.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +38,7 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.cli.plan import PlanConfig, print_plan
 from selfflow_robotics.cli.robot_input import (
+    check_data,
     check_latents,
     open_frames,
     open_index,
@@ -55,6 +58,11 @@ from selfflow_robotics.data.workers import Workers
 from selfflow_robotics.encoders.load import head_channels
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
 from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.during_training import (
+    DuringTraining,
+    DuringTrainingConfig,
+    EvaluatedTrainConfig,
+)
 from selfflow_robotics.evaluation.sample_images import write_imagined
 from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.modalities.actions import Actions
@@ -81,7 +89,10 @@ from selfflow_robotics.training.loop import StepLoss
 @dataclass(frozen=True)
 class FinetuneConfig(JobConfig):
     name: str = "rt1"
+    train: EvaluatedTrainConfig = field(default_factory=EvaluatedTrainConfig)
+    evaluation: DuringTrainingConfig = field(default_factory=DuringTrainingConfig)
     data: str | tuple[str, ...] | None = None
+    data_required: bool = False
     data_weights: tuple[float, ...] | None = None
     split: str | tuple[str, ...] = "train"
     latents: str | tuple[str, ...] | None = None
@@ -144,6 +155,21 @@ class FinetuneConfig(JobConfig):
             )
         check_least(self, 1, "policy_batch", "frame_batch")
         check_least(self, 0, "workers")
+        if self.train.evaluate_every and self.acting_role is None:
+            raise UserError(
+                "train.evaluate_every needs the role policy or joint; train one of them"
+            )
+        steps, horizon = self.evaluation.replan_steps, self.model.action_horizon
+        if steps is not None and steps > horizon:
+            raise UserError(
+                f"evaluation.replan_steps must be at most {horizon} (model.action_horizon), got "
+                f"{steps}"
+            )
+
+    @property
+    def acting_role(self) -> str | None:
+        """The role whose actions are evaluated; None: it trains no such role."""
+        return next((role for role in ("policy", "joint") if self.roles.get(role, 0) > 0), None)
 
 
 @hydra_app(
@@ -161,6 +187,7 @@ def main(config: FinetuneConfig) -> None:
     if config.plan.machine is not None:
         folders = [config.data, config.play_data, config.latents, config.play_latents]
         return print_plan(config, config.plan, *workload(config), folders)
+    check_data(config.data, config.data_required)
     job = Job("finetune", config)
     with job.opening():
         indices, play = open_data(config)
@@ -246,9 +273,9 @@ def main(config: FinetuneConfig) -> None:
         frame_stride=config.model.frame_stride,
         schedule=config.policy_objective.schedule,
     )
-    with Workers(
-        data.batch_at, config.workers, config.train.steps * config.train.accumulate
-    ) as batch_at:
+    evaluator = evaluator_of(config, job)
+    number = config.train.steps * config.train.accumulate
+    with evaluator or nullcontext(), Workers(data.batch_at, config.workers, number) as batch_at:
         job.train(
             state,
             batch_at,
@@ -256,9 +283,19 @@ def main(config: FinetuneConfig) -> None:
             bundle.record(fingerprints, start.record),
             on_checkpoint=held_out if config.validation and "policy" in roles else None,
             on_sample=show if "world_model" in roles else None,
+            evaluator=evaluator,
         )
     task = data.provenance.get("task", DEFAULT_TASK)
     print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
+
+
+def evaluator_of(config: FinetuneConfig, job: Job) -> DuringTraining | None:
+    """What evaluates checkpoints during training; None: nothing."""
+    every, steps = config.train.evaluate_every, config.train.steps
+    if not every:
+        return None
+    joint = config.acting_role == "joint"
+    return DuringTraining(job.run, config.evaluation, every, steps, joint)
 
 
 def objective_of(config: FinetuneConfig, role: str) -> ObjectiveConfig:

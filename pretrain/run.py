@@ -23,7 +23,7 @@ from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.cli.plan import PlanConfig, print_plan
-from selfflow_robotics.cli.robot_input import check_latents, open_index, open_input
+from selfflow_robotics.cli.robot_input import check_data, check_latents, open_index, open_input
 from selfflow_robotics.cli.start import find_start
 from selfflow_robotics.cli.workloads import Facts, robot_workload
 from selfflow_robotics.commands import command
@@ -55,6 +55,7 @@ from selfflow_robotics.training.loop import StepLoss
 class PretrainConfig(JobConfig):
     name: str = "pretrain"
     data: str | None = None
+    data_required: bool = False
     split: str = "train"
     latents: str | None = None
     init: str = "none"
@@ -101,6 +102,7 @@ class PretrainConfig(JobConfig):
 def main(config: PretrainConfig) -> None:
     if config.plan.machine is not None:
         return print_plan(config, config.plan, *workload(config), [config.data, config.latents])
+    check_data(config.data, config.data_required)
     job = Job("pretrain", config)
     frozen = None
     if config.encoder is not None:

@@ -11,12 +11,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from selfflow_robotics.batch import Batch
+from selfflow_robotics.evaluation.during_training import DuringTraining, DuringTrainingConfig
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
@@ -37,6 +39,19 @@ NETWORK = robot_network(
     RobotConfig(SiTConfig(width=24, depth=3, heads=3), image_size=(32, 32), later_frames=2)
 )
 CPU = torch.device("cpu")
+RATE = {"success": 0.5, "low": 0.2, "high": 0.8, "episodes": 4, "errors": 0}
+# Stands in for `evaluation.play_checkpoint`: reads the request, writes a result.
+INSTANT = f"""
+import json, pathlib, sys
+request = json.loads(sys.argv[1])
+result = {{"tasks": {{"pick_coke_can": {RATE}}}}}
+pathlib.Path(request["result"]).write_text(json.dumps(result))
+"""
+
+
+def evaluator(folder: Path | str, every: int, steps: int, script: str = INSTANT) -> DuringTraining:
+    command = (sys.executable, "-I", "-S", "-c", script)
+    return DuringTraining(Path(folder), DuringTrainingConfig(), every, steps, command=command)
 
 
 def batch(network: Network, step: int, ranks: Ranks) -> Batch:
@@ -62,12 +77,14 @@ def run(
     precision: str = "fp32",
     poison: list[int] | None = None,
     send: Sequence[Sequence[int]] = (),
+    evaluate_every: int = 0,
+    script: str = INSTANT,
     **settings,
 ) -> TrainState:
     """Train to `steps`, resuming what is in `folder`; its losses go to metrics.jsonl there.
 
     `poison` = [rank, step]: there the loss is not finite. `send` = [rank, step, signal] of each
-    signal that a process gets there, once for a folder.
+    signal that a process gets there, once for a folder. `script` evaluates.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     config = TrainConfig(
@@ -108,14 +125,17 @@ def run(
         terms = terms_of(number, generator, ranks)
         bad = float("nan") if poison == [ranks.rank, state.step] else 1.0
         means = [(bad * mean, count) for mean, count in terms.means]
-        return StepLoss(bad * terms.loss, terms.num_tokens, dict, means)
+        role = {"role": TURNS[number % len(TURNS)]}
+        return StepLoss(bad * terms.loss, terms.num_tokens, lambda: role, means)
 
+    watching = evaluator(folder, evaluate_every, steps, script) if evaluate_every else None
     try:
-        train(
-            config, state, lambda number: number, loss_fn, Path(folder),
-            seed=0, device=CPU, precision=precision, extra={}, ranks=ranks,
-            on_checkpoint=evaluate,
-        )  # fmt: skip
+        with watching or nullcontext():
+            train(
+                config, state, lambda number: number, loss_fn, Path(folder),
+                seed=0, device=CPU, precision=precision, extra={}, ranks=ranks,
+                on_checkpoint=evaluate, evaluator=watching,
+            )  # fmt: skip
     finally:
         digest = state_digest(state)
         if ranks.is_first:
@@ -137,9 +157,12 @@ def loaded(folder: Path | str, ranks: Ranks = ALONE, parallel: Parallel = "repli
     return digest
 
 
+def records(folder: Path | str) -> list[dict]:
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(folder: Path | str) -> list[float]:
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [record["loss"] for record in records(folder)]
 
 
 def state_digest(state: TrainState) -> str:

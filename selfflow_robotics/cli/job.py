@@ -11,6 +11,7 @@ from torch import nn
 
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.runs import Kind, continue_run, open_run, run_folder
+from selfflow_robotics.evaluation.during_training import DuringTraining, result_text
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.objective.agreement import cosine_by_layer
 from selfflow_robotics.objective.metrics import loss_metrics
@@ -19,9 +20,11 @@ from selfflow_robotics.objective.self_flow import LossTerms
 from selfflow_robotics.planning.machines import peak_of
 from selfflow_robotics.planning.trace import Workload, trace_step
 from selfflow_robotics.rng import check_seed, torch_seed
+from selfflow_robotics.training.checkpoint import MOST_STEPS
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import start_training
 from selfflow_robotics.training.loop import LossFunction, StepLoss, TrainConfig, train
+from selfflow_robotics.training.metrics import MetricsLog
 from selfflow_robotics.training.state import TrainState
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -117,8 +120,10 @@ class Job:
         record: dict[str, Any],
         on_checkpoint: Callable[[], dict[str, Any]] | None = None,
         on_sample: Callable[[Path], None] | None = None,
+        evaluator: DuringTraining | None = None,
     ) -> None:
-        """`training.loop.train` with this command's settings; `record` is stored in checkpoints."""
+        """`training.loop.train` with this command's settings; `record` is stored in checkpoints.
+        In the end, waits for the last evaluation."""
         train(
             self._config.train,
             state,
@@ -133,7 +138,21 @@ class Job:
             on_sample=on_sample,
             ranks=self.ranks,
             peak_flops=self.peak_flops,
+            evaluator=evaluator,
         )
+        if evaluator is not None and self.ranks.is_first:
+            self._log_rest(evaluator)
+
+    def _log_rest(self, evaluator: DuringTraining) -> None:
+        """Log the evaluations that end after the training."""
+        config, log = self._config.train, None
+        for number, result in enumerate(evaluator.rest()):
+            print(result_text(result))
+            if log is None:
+                log = MetricsLog(self.run / "metrics.jsonl", MOST_STEPS + 1, config.log_to)
+            log.write({"step": config.steps + number, **result})  # trackers take a step once
+        if log is not None:
+            log.close()
 
 
 def step_loss(terms: LossTerms, samples: int, flops: float = 0.0, **told: str) -> StepLoss:

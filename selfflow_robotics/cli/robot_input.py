@@ -21,6 +21,15 @@ from selfflow_robotics.text.store import TextStore
 OneOrMore = str | tuple[str, ...]  # of a setting
 
 
+def check_data(data: OneOrMore | None, data_required: bool) -> None:
+    """Raise UserError if an experiment for real data has none."""
+    if data is None and data_required:
+        raise UserError(
+            "this experiment is for a real robot's data: pass --data DIR (such as "
+            ".../fractal20220817_data/0.1.0), or data_required=false for the tabletop's"
+        )
+
+
 def check_latents(model: RobotConfig, latents: OneOrMore | None) -> None:
     """Raise UserError if `latents` is given for a network that does not read latents."""
     if latents is not None and model.frames != "latents":

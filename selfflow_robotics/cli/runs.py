@@ -31,7 +31,7 @@ Kind = Literal["pretrain", "images", "finetune", "autoencoder"]
 ANY_VALUE = re.compile(
     r"name|runs_dir|data|play_data|root|(collect|play)\.(root|processes|timeout_s|simpler\..+)"
     r"|train\.(steps|log_every|log_to|save_every|sample_every|keep_checkpoints|keep_every|async_save)"
-    r"|train\.(parallel|activation_checkpoint)"
+    r"|train\.(parallel|activation_checkpoint|evaluate_every)|evaluation\..+|data_required"
     r"|threads|workers|device|precision|encoder_download|plan\..+"
 )
 

@@ -9,34 +9,37 @@
 on the command line, for several tasks and with baselines.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
-
-from tqdm import tqdm
+from typing import Any, NamedTuple
 
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.simpler.preflight import SimplerMissing, check_simpler
-from selfflow_robotics.envs.spec import TIMEOUT_S, SimplerInstall
 from selfflow_robotics.envs.tasks.base import Task
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
-from selfflow_robotics.errors import UserError, check_least, unknown
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.audit import Audit
+from selfflow_robotics.evaluation.doctor.first_answers import (
+    fault_text,
+    is_foreign,
+    probe,
+    probe_text,
+)
 from selfflow_robotics.evaluation.domain import (
     TITLES,
-    Simulator,
     check_robot,
     choose_simulator,
     out_of_domain,
 )
 from selfflow_robotics.evaluation.home import home_spec
-from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.ledger import Ledger
 from selfflow_robotics.evaluation.pages.write_results import write_results
 from selfflow_robotics.evaluation.players import data_of, image_size_of, provenance_of
+from selfflow_robotics.evaluation.playing import Playing
 from selfflow_robotics.evaluation.protocol import (
     Protocol,
     Shard,
@@ -49,64 +52,24 @@ from selfflow_robotics.evaluation.reference_frames import compare_frame
 from selfflow_robotics.evaluation.remarks import remarks
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
-from selfflow_robotics.evaluation.runner import play_missing
-from selfflow_robotics.evaluation.stopping import Answer, SequentialTest, looks
+from selfflow_robotics.evaluation.settings import EpisodesConfig
+from selfflow_robotics.evaluation.tables import text_table
+from selfflow_robotics.evaluation.timing import latency_rows, results_by_latency
 from selfflow_robotics.evaluation.verifying.checksums import check_unchanged
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import completed
 from selfflow_robotics.policies.flow_policy import FlowPolicy
-from selfflow_robotics.rng import check_seed
 from selfflow_robotics.training.checkpoint import resolve_checkpoint, run_of
+
+__all__ = ["EpisodesConfig", "Plan", "evaluate", "evaluate_plan", "make_plan"]
+
+logger = logging.getLogger(__name__)
 
 BASELINES = ("random", "expert")
 # Simulators per core. The tabletop's are quick: with two, the policy's batches fill up, which
 # halves the time of an evaluation. Each of SIMPLER's keeps a core busy and needs 1.1 GB.
 PER_CORE = {"tabletop": 2, "simpler": 1}
-
-Stop = Literal["never", "sequential"]
-_CHOICES = {"sim": get_args(Simulator), "protocol": get_args(Protocol), "stop": get_args(Stop)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodesConfig:
-    """What to play and where; see configs/simpler.yaml."""
-
-    sim: Simulator = "auto"
-    renderer: Literal["ray", "gl"] | None = None
-    protocol: Protocol = "auto"
-    num_episodes: int | None = None
-    seed: int = 0
-    shard: str | None = None
-    stop: Stop = "never"
-    target: float | None = None
-    against: str | None = None
-    videos: int = 3
-    processes: int | None = None
-    timeout_s: float = TIMEOUT_S
-    simpler: SimplerInstall = field(default_factory=SimplerInstall)
-
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise UserError(f"{name}: {unknown('value', str(value), choices)}")
-        if self.shard is not None:
-            Shard.parse(self.shard)
-        check_least(self, 1, "num_episodes", "processes")
-        check_seed(self.seed)
-        if self.videos < 0:
-            raise UserError(f"videos must not be negative, got {self.videos}")
-        if self.stop == "never" and (self.target is not None or self.against is not None):
-            raise UserError("target and against are for stop=sequential; add it or remove them")
-        if self.stop == "sequential" and self.shard is not None:
-            raise UserError("stop=sequential looks at all episodes; remove shard")
-
-    def sequential_test(self) -> SequentialTest | None:
-        """The question of stop=sequential. Raises UserError if it is not a single one."""
-        if self.stop == "never":
-            return None
-        return SequentialTest.of(self.target, self.against)
-
 
 class Plan(NamedTuple):
     """The evaluation of one task: what will be played, and where."""
@@ -170,8 +133,10 @@ def evaluate_plan(
         settings: of the policy; they become part of what the results depend on.
     """
     task, simulator, why, protocol, episodes, left_out, in_order = plan
-    policy, settings = players[0], settings or {}
-    data, question = data_of(policy), config.sequential_test()
+    policy, *baselines = players
+    data, question, settings = data_of(policy), config.sequential_test(), settings or {}
+    if (clock := config.real_clock()) and isinstance(policy, FlowPolicy):
+        policy = policy.with_whole_chunks()
     shard = Shard.parse(config.shard) if config.shard else None
     print(f"{task.name} on {TITLES[simulator]} ({why}), {len(episodes)} episodes")
     with ExitStack() as stack:
@@ -179,8 +144,10 @@ def evaluate_plan(
             *(simulator, task.name, config.simpler, data, image_size_of(policy)),
             *(config.renderer, config.timeout_s),
         )
-        cores = len(os.sched_getaffinity(0))
-        count = min(config.processes or PER_CORE[simulator] * cores, len(episodes))
+        at_once = PER_CORE[simulator] * len(os.sched_getaffinity(0))
+        if config.measures_latency:
+            at_once = 1
+        count = min(config.processes or at_once, len(episodes))
         clients = [stack.enter_context(SimulatorClient(spec)) for _ in range(count)]
         provenance = clients[0].provenance()
         frame = compare_frame(clients[0], task)
@@ -195,23 +162,31 @@ def evaluate_plan(
             "guidance_scale": None,
             **getattr(policy, "fingerprint", {}),
             **settings,
+            **config.clock_settings(),
         }
         folder = folder_of(fingerprint)
         ledger = Ledger.open(folder / shard.folder if shard else folder, fingerprint)
         check_unchanged(ledger.folder)
         print(f"results in {ledger.folder}")
-        table = _Table(ledger, clients, replan_steps, config.videos)
+        playing = Playing(ledger, clients, replan_steps, config.videos)
         answer = None
         if question is not None:
             question.check_episodes(ledger.folder, episodes)
-            episodes, answer = table.play_until(policy, episodes, protocol, question)
-        for player in players if answer is None else players[1:]:
-            table.play(player, episodes, Audit(protocol))
+        if config.probe and is_foreign(policy) and not ledger.of(policy.name, episodes):
+            _probe(policy, clients[0], episodes)
+        if question is not None:
+            episodes, answer = playing.play_until(
+                *(policy, episodes, Audit(protocol), question, clock)
+            )
+        else:
+            playing.play(policy, episodes, Audit(protocol), clock)
+        for player in baselines:
+            playing.play(player, episodes, Audit(protocol))
 
     instruction = settings.get("instruction")
     is_evaluated = policy.name not in BASELINES and not policy.privileged
     published = beside_result(
-        *(task, simulator, protocol, len(episodes), data, is_evaluated), instruction
+        *(task, simulator, protocol, len(episodes), data, is_evaluated, instruction, config.clock)
     )
     report = Report(
         task=task.name,
@@ -219,7 +194,7 @@ def evaluate_plan(
         protocol=protocol,
         seed=config.seed,
         variants=tuple(variant for variant in task.variants if variant not in left_out),
-        episodes={player.name: ledger.of(player.name, episodes) for player in players},
+        episodes={one.name: ledger.of(one.name, episodes) for one in (policy, *baselines)},
         out_of_domain=out_of_domain(simulator, data),
         left_out=left_out,
         remarks=remarks(task, simulator, provenance, data, instruction, published),
@@ -231,71 +206,23 @@ def evaluate_plan(
         shard=config.shard,
         published=published.to_json(),
         answer=answer,
+        latency_ms=config.latency_ms,
     )
     print(f"\n{report.to_text()}\n")  # first: the disk may be full
     write_results(ledger.folder, report, ledger.records)
+    if clock and len(by_latency := results_by_latency(ledger.folder)) > 1:
+        print(f"{text_table(latency_rows(by_latency))}\n")
     print(f"report: {ledger.folder / 'report.html'}")
     return ledger.folder, report
 
 
-class _Table(NamedTuple):
-    """Where policies play."""
-
-    ledger: Ledger
-    clients: list[SimulatorClient]
-    replan_steps: int
-    num_videos: int
-
-    def play(self, policy: Policy, episodes: Sequence[EpisodeSpec], audit: Audit) -> None:
-        """Play the missing episodes, with a progress bar."""
-        done = [r for r in self.ledger.of(policy.name, episodes) if r.error is None]
-        for record in done:
-            audit.add(record)
-        if len(done) == len(episodes):
-            print(f"{policy.name}: all {len(episodes)} episodes are done")
-            return
-        bar = tqdm(total=len(episodes), initial=len(done), desc=policy.name, unit="episode")
-        with bar:
-
-            def show(record: EpisodeRecord) -> None:
-                done.append(record)
-                if record.error is None:
-                    audit.add(record)
-                successes = sum(r.success for r in done)
-                bar.set_postfix_str(f"{successes} of {len(done)} succeed", refresh=False)
-                bar.update()
-
-            play_missing(
-                self.ledger,
-                policy,
-                self.clients,
-                episodes,
-                replan_steps=steps_of(policy, self.replan_steps),
-                num_videos=self.num_videos,
-                on_record=show,
-            )
-
-    def play_until(
-        self,
-        policy: Policy,
-        episodes: list[EpisodeSpec],
-        protocol: Protocol,
-        question: SequentialTest,
-    ) -> tuple[list[EpisodeSpec], Answer]:
-        """Play the missing episodes until `question` is answered: those played, and the answer."""
-        for count in looks(len(episodes)):
-            played = episodes[:count]
-            self.play(policy, played, Audit(protocol))
-            records = self.ledger.of(policy.name, played)
-            answer = question.answer(self.ledger.folder, records, len(episodes))
-            if answer.verdict:
-                break
-        return played, answer
-
-
-def steps_of(policy: Policy, replan_steps: int) -> int:
-    """Actions between observations; the execution decides it for a network."""
-    return policy.replan_steps if isinstance(policy, FlowPolicy) else replan_steps
+def _probe(policy: Policy, client: SimulatorClient, episodes: Sequence[EpisodeSpec]) -> None:
+    """Warn about conventions of a foreign policy that seem to be wrong."""
+    if findings := probe(policy, client, episodes):
+        print(probe_text(findings))
+    for one in findings:
+        if one.verdict == "fault":
+            logger.warning(fault_text(one))
 
 
 def evaluate(

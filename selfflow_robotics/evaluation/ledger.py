@@ -22,9 +22,9 @@ from selfflow_robotics.locks import hold
 
 FINGERPRINT, EPISODES = "evaluation.json", "episodes.jsonl"
 
-# Settings of a network that a fingerprint has only if they are not the default, as older ones do
-# not have them.
-OPTIONAL_SETTINGS: dict[str, Any] = {
+# Settings that a fingerprint has only if they are not the default, as older ones do not have them:
+# those of a network, and of any policy.
+NETWORK_SETTINGS: dict[str, Any] = {
     "extrapolation": None,
     "joint": False,
     "instruction": None,
@@ -35,6 +35,7 @@ OPTIONAL_SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "compile": False,
 }
+OPTIONAL_SETTINGS = {**NETWORK_SETTINGS, "clock": "paused", "latency_ms": None}
 
 # When an episode counts as a success. SIMPLER counts the last step. Evaluations that stop at the
 # first success ("early_stop") count the same episodes as "any_step": what follows is not played.
@@ -59,6 +60,9 @@ class EpisodeRecord:
     start: str | None = None  # digest of the initial state; equal for equal states
     picture: str | None = None  # digest of the first image and instruction, if the policy looks
     failure: str | None = None  # how it failed (`Task.failure`); None for a success or an error
+    # With clock=real: of each answer of the policy, and how many steps the robot held still.
+    latencies_ms: list[float] | None = None
+    held_steps: int | None = None
 
     @property
     def key(self) -> str:

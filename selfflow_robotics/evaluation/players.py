@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
-from selfflow_robotics.evaluation.ledger import OPTIONAL_SETTINGS
+from selfflow_robotics.evaluation.ledger import NETWORK_SETTINGS
 from selfflow_robotics.flow.guidance import check_extrapolation, check_scale
 from selfflow_robotics.flow.solvers import Method, check_num_steps
 from selfflow_robotics.policies.address import PREFIX, is_remote, parse_address
@@ -76,7 +76,7 @@ _DEFAULTS = {
     "checkpoint": None,
     "num_steps": None,
     "guidance_scale": None,
-    **OPTIONAL_SETTINGS,
+    **NETWORK_SETTINGS,
 }
 
 
@@ -120,7 +120,7 @@ def network_fingerprint(settings: NetworkSettings) -> dict[str, Any]:
     """The settings that results depend on, as far as they are not the default."""
     return {
         name: getattr(settings, name)
-        for name, default in OPTIONAL_SETTINGS.items()
+        for name, default in NETWORK_SETTINGS.items()
         if getattr(settings, name) != default
     }
 

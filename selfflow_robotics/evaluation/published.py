@@ -165,6 +165,7 @@ def beside_result(
     data: dict[str, Any] | None,
     is_evaluated: bool = True,
     instruction: str | None = None,
+    clock: str = "paused",
 ) -> Beside:
     """The published numbers for an evaluation of one task.
 
@@ -172,6 +173,7 @@ def beside_result(
         data: provenance of the policy's training data; None: unknown.
         is_evaluated: False for random actions, and for experts, which read the simulator's state.
         instruction: what the policy was told instead of the task's instruction, if anything.
+        clock: the simulator's; "real" does not wait for the policy.
     """
     if simulator != "simpler":
         name = TITLES.get(simulator, simulator)
@@ -183,6 +185,8 @@ def beside_result(
         )
     if instruction is not None:
         return Beside(refused="the policy's instruction was not the task's")
+    if clock != "paused":
+        return Beside(refused="the published numbers are of a clock that waits for the policy")
     whole = None
     if protocol not in DRAWN:
         whole = len(evaluation_episodes(task, simulator, protocol, None, 0))

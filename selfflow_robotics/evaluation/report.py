@@ -26,6 +26,7 @@ from selfflow_robotics.evaluation.statistics import (
 )
 from selfflow_robotics.evaluation.stopping import Answer
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
+from selfflow_robotics.evaluation.timing import Timing
 
 NOT_RECORDED = "not recorded"
 
@@ -117,6 +118,7 @@ class Report:
     num_episodes: int | None = None  # asked for; None: the protocol's number
     shard: str | None = None  # part of the episodes, such as 1/4; None: all
     published: dict[str, Any] | None = None  # `published.Beside` as JSON
+    latency_ms: float | None = None  # as given, for clock=real
 
     @property
     def policy(self) -> str:
@@ -175,6 +177,7 @@ class Report:
             "repeated_starts": self.initial_states().repeated,
             "reference_frame": self.reference_frame and self.reference_frame.to_json(),
             "sequential": self.answer and asdict(self.answer),
+            "timing": (timing := self.timing()) and timing.to_json(),
             "out_of_domain": self.out_of_domain,
             "left_out": self.left_out,
             "remarks": self.remarks,
@@ -202,6 +205,11 @@ class Report:
     def initial_states(self) -> InitialStates:
         """How many initial states of the evaluated policy's episodes differ."""
         return InitialStates.of(self.episodes[self.policy])
+
+    def timing(self) -> Timing | None:
+        """What the latency of the evaluated policy cost; None if the clock waited for it."""
+        hz = get_task(self.task).robot.control_hz
+        return Timing.of(self.episodes[self.policy], self.latency_ms, hz)
 
     def troubles(self) -> list[str]:
         """What went wrong, a line each: episodes that failed to run, were left out or repeat."""
@@ -277,6 +285,8 @@ class Report:
             )
         if self.answer:
             notes.append(self.answer.text())
+        if timing := self.timing():
+            notes.append(timing.text())
         if self.reference_frame:
             notes.append(self.reference_frame.text())
         notes += [f"Without {variant}: {why}" for variant, why in self.left_out.items()]

@@ -15,6 +15,8 @@ from selfflow_robotics.errors import UserError
 from selfflow_robotics.json_file import read_json
 from selfflow_robotics.whole_file import whole_file
 
+IN_TRAINING = "in_training"  # the folder in RUN/eval of results from during the training
+
 
 def folder_name(kind: str, settings: dict[str, Any]) -> str:
     """A unique name for the settings: KIND-HASH8."""

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from selfflow_robotics.envs.tasks.failures import Course
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
 from selfflow_robotics.evaluation.video import write_video
 from selfflow_robotics.policies.base import Policy
+from selfflow_robotics.rollouts.clock import Clock, Timeline
 from selfflow_robotics.rollouts.engine import EpisodeResult, roll_out
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ def play_missing(
     replan_steps: int,
     num_videos: int,
     on_record: Callable[[EpisodeRecord], None],
+    clock: Clock | None = None,
 ) -> None:
     """Play the `episodes` that are not in the ledger; `on_record` is called after each.
 
@@ -43,9 +46,10 @@ def play_missing(
     # Where objects may be invisible, different states can look the same; and a policy that does not
     # look gets no images, though its films have some.
     looks = getattr(policy, "looks", True) and not clients[0].spec.allow_invisible
+    how: Any = {"replan_steps": replan_steps, "clock": clock}
     results = chain(
-        roll_out(clients, filmed, policy, replan_steps=replan_steps, record="frames"),
-        roll_out(clients, others, policy, replan_steps=replan_steps),
+        roll_out(clients, filmed, policy, record="frames", **how),
+        roll_out(clients, others, policy, **how),
     )
     for result in results:
         record = _record(ledger, policy.name, result, looks)
@@ -82,7 +86,15 @@ def _record(ledger: Ledger, policy: str, result: EpisodeResult, looks: bool) -> 
         start=_start(result),
         picture=_picture(result) if looks else None,
         failure=_failure(result),
+        **({} if result.timeline is None else _timing(result.timeline)),
     )
+
+
+def _timing(timeline: Timeline) -> dict[str, Any]:
+    return {
+        "latencies_ms": [round(1000 * latency_s, 3) for latency_s in timeline.latencies_s],
+        "held_steps": timeline.held_steps,
+    }
 
 
 def _failure(result: EpisodeResult) -> str | None:

@@ -52,6 +52,7 @@ class Connection(ABC):
     def __init__(self, address: Address, timeout_s: float) -> None:
         self.server = f"policy server {address.shown}"
         self.timeout_s = timeout_s
+        self.answered: tuple[ActionSpec, np.ndarray] | None = None  # the last actions, as they came
         token = read_token() if address.keeps_secrets else None
         headers = {"Authorization": f"Api-Key {token}"} if token else None
         self._stack = ExitStack()
@@ -135,7 +136,8 @@ class Connection(ABC):
         return message
 
     def _environment_actions(self, spec: ActionSpec, actions: Any) -> np.ndarray:
-        return spec.to_environment(check_actions(actions, self.server))
+        self.answered = spec, check_actions(actions, self.server)
+        return spec.to_environment(self.answered[1])
 
     def _check_observations(self, spec: Any) -> None:
         """Refuse a server that needs what no simulator of ours has."""

@@ -74,6 +74,16 @@ class ExecutionConfig:
                 f"ensemble_decay must be within +-{MAX_DECAY}, got {self.ensemble_decay:g}"
             )
 
+    def check_real_time(self) -> None:
+        """Raise UserError if clock=real, which has a latency of its own, cannot execute this."""
+        if self.mode not in ("receding", "open_loop"):
+            raise UserError(
+                f"clock=real executes chunks by receding or open_loop, not {self.mode}; use delay= "
+                "with a clock that waits"
+            )
+        if self.delay:
+            raise UserError(f"clock=real has a latency of its own; remove delay={self.delay}")
+
     def build(self, sampler: ChunkSampler) -> Execution:
         """The execution. Raises UserError if it does not fit the network's chunks."""
         match self.mode:

@@ -1,5 +1,6 @@
 """The network as a policy: observe, denoise actions, execute them."""
 
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from selfflow_robotics.errors import UserError, unknown
 from selfflow_robotics.flow.solvers import Method
 from selfflow_robotics.inference.bundle import Bundle, load_bundle
 from selfflow_robotics.policies.chunk_sampler import ChunkSampler, Seen
+from selfflow_robotics.policies.chunking import Chunking
 from selfflow_robotics.policies.execution import ExecutionConfig, Mode
 from selfflow_robotics.robot.actions import environment_from_policy
 from selfflow_robotics.robot.observation import resize_image
@@ -74,8 +76,9 @@ class FlowPolicy:
             compile_blocks(bundle.network)
         self.bundle = bundle
         self.sampler = ChunkSampler(bundle, num_steps, guidance_scale, joint, solver, extrapolation)
-        how = ExecutionConfig(execution, replan_steps, delay, ensemble_decay)
-        self.execution = how.build(self.sampler)
+        self._how = ExecutionConfig(execution, replan_steps, delay, ensemble_decay)
+        self.execution = self._how.build(self.sampler)
+        self.replan_steps = self.execution.steps  # actions between observations
         if instruction is not None:
             self.check_instruction(instruction)
         if instruction == "" and guidance_scale not in (None, 1.0):
@@ -92,11 +95,6 @@ class FlowPolicy:
         return cls(bundle, **settings)
 
     @property
-    def replan_steps(self) -> int:
-        """Actions between observations."""
-        return self.execution.steps
-
-    @property
     def data_provenance(self) -> dict[str, Any]:
         """Provenance of the training data; `simulator` is the simulator, if any."""
         return self.bundle.provenance
@@ -110,6 +108,17 @@ class FlowPolicy:
         """Raise UserError for an instruction that the network cannot read."""
         self.bundle.network.encode_words(self.bundle.words([instruction]))
 
+    def with_whole_chunks(self) -> "FlowPolicy":
+        """The same policy, but `act` returns whole chunks, of which the first `replan_steps` are
+        for the time until the next observation. For a clock that does not wait (`rollouts.clock`).
+
+        Raises UserError for an execution that decides more than that.
+        """
+        self._how.check_real_time()
+        twin = copy(self)
+        twin.execution = Chunking(self.sampler, self.sampler.horizon)
+        return twin
+
     def begin(self, slot: int, episode: EpisodeSpec) -> None:
         self.execution.begin(slot, episode.seed)
 
@@ -119,7 +128,8 @@ class FlowPolicy:
         observations: list[dict[str, Any]],
         infos: list[dict[str, Any]] | None = None,
     ) -> list[np.ndarray]:
-        """`replan_steps` environment actions for each slot, float32 [replan_steps, 7]."""
+        """`replan_steps` environment actions for each slot, float32 [replan_steps, 7]; with whole
+        chunks, float32 [H, 7]."""
         seen = [
             Seen(
                 resize_image(observation["image"], self.image_size),

@@ -7,6 +7,7 @@ import numpy as np
 
 from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.messages.specs import ActionSpec
 from selfflow_robotics.policies.address import Address
 from selfflow_robotics.policies.connections import Connection, OpenpiConnection, VlaEvalConnection
 
@@ -91,6 +92,12 @@ class RemotePolicy:
         except BaseException:
             self.close()  # answers that were not read would be taken for later ones
             raise
+
+    def answered(self, slot: int) -> tuple[ActionSpec, np.ndarray]:
+        """The last actions [n, 7] of a slot as the server sent them, and how they were read."""
+        answered = self._connections[slot].answered
+        assert answered is not None
+        return answered
 
     def close(self) -> None:
         """End all sessions."""

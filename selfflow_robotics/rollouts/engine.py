@@ -22,6 +22,7 @@ from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.robot.actions import ACTION_DIM
+from selfflow_robotics.rollouts.clock import Clock, Timeline
 
 RETRIES = 2
 
@@ -55,6 +56,7 @@ class EpisodeResult:
     first_observation: dict[str, Any] = field(default_factory=dict)  # empty if not rendered
     frames: list[np.ndarray] | None = None  # uint8 [H, W, 3], steps + 1 of them
     trajectory: Trajectory | None = None
+    timeline: Timeline | None = None  # with a `Clock`
 
     @property
     def start(self) -> dict[str, Any]:
@@ -76,13 +78,15 @@ def roll_out(
     max_steps: int | None = None,
     stop_on_success: bool = False,
     record: Literal["none", "frames", "steps"] = "none",
+    clock: Clock | None = None,
 ) -> Iterator[EpisodeResult]:
     """Play `episodes` (possibly infinite: stop iterating at any time) and yield the results.
 
     The first `replan_steps` actions of each chunk (None: all) are executed before the next
     observation. An episode has the task's `max_episode_steps`, or `max_steps` if that is less; with
     `stop_on_success` it ends once success has held for the task's `hold_steps`. `record` keeps the
-    images ("frames") or everything ("steps"), which renders every step.
+    images ("frames") or everything ("steps"), which renders every step. With a `clock`, the robot
+    goes on while the policy computes; then the policy should return whole chunks.
 
     If a simulator fails or exceeds `timeout_s` for an answer, it is restarted and the episode
     repeated, up to `RETRIES` times; then the result is an error. So is that of an episode in which
@@ -142,13 +146,17 @@ def roll_out(
                 yield slot.drop().result(record=record)
             else:
                 ready.append(slot)
-        for slot, chunk in zip(ready, _decide(policy, ready), strict=True):
+        for slot, chunk, latency_s in _timed(policy, ready, clock):
             if not np.isfinite(chunk).all():
                 cause = f"policy '{policy.name}' returned an action that is not finite"
                 yield slot.drop().result(error=cause)
                 continue
+            if clock is None:
+                chunk = chunk[:replan_steps]
+            else:
+                chunk = slot.in_time(chunk, latency_s, replan_steps)
             try:
-                slot.execute(chunk[:replan_steps])
+                slot.execute(chunk)
             except SimulatorError as error:
                 if failed := fail(slot, error):
                     yield failed
@@ -168,6 +176,7 @@ class _Episode:
     observations: list[dict[str, Any]] = field(default_factory=list)
     infos: list[dict[str, Any]] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def steps(self) -> int:
@@ -198,6 +207,7 @@ class _Episode:
             first_observation=self.first_observation,
             frames=frames,
             trajectory=trajectory,
+            timeline=self.timeline if self.timeline.latencies_s else None,
         )
 
 
@@ -231,6 +241,12 @@ class _Slot:
         self.client.submit(
             "reset", task=spec.task, seed=spec.seed, options=options, observe=observe
         )
+
+    def in_time(self, chunk: np.ndarray, latency_s: float, replan_steps: int | None) -> np.ndarray:
+        """What the robot executes until its next observation, with the answer so late."""
+        left = self.running.horizon - self.running.steps
+        hz = get_task(self.running.spec.task).robot.control_hz
+        return self.running.timeline.actions(chunk, latency_s, hz, replan_steps, left)
 
     def execute(self, chunk: np.ndarray) -> None:
         left = self.running.horizon - self.running.steps
@@ -266,6 +282,22 @@ class _Slot:
 def _next_episode(waiting: Iterator[tuple[int, EpisodeSpec]]) -> _Episode | None:
     item = next(waiting, None)
     return None if item is None else _Episode(*item)
+
+
+def _timed(
+    policy: Policy, slots: list[_Slot], clock: Clock | None
+) -> Iterator[tuple[_Slot, np.ndarray, float]]:
+    """Each slot with its chunk, and how late that comes (s). To measure this, slots wait for each
+    other, as a robot has the policy for itself."""
+    if clock is None or clock.latency_s is not None:
+        latency_s = clock.latency_s if clock else None
+        for slot, chunk in zip(slots, _decide(policy, slots), strict=True):
+            yield slot, chunk, latency_s or 0.0
+        return
+    for slot in slots:
+        started = time.perf_counter()
+        [chunk] = _decide(policy, [slot])
+        yield slot, chunk, time.perf_counter() - started
 
 
 def _decide(policy: Policy, slots: list[_Slot]) -> list[np.ndarray]:

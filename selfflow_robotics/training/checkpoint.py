@@ -265,13 +265,19 @@ def resuming(run: Path) -> Iterator[None]:
         raise UserError(f"{error}: {advice}") from error
 
 
-def prune_checkpoints(folder: Path, keep: int, keep_every: int = 0) -> None:
-    """Delete all but the newest `keep` finished checkpoints and those whose step is a multiple of
-    `keep_every` (0: none), and remains of interrupted saves."""
+def prune_checkpoints(
+    folder: Path,
+    keep: int,
+    keep_every: int = 0,
+    is_needed: Callable[[int], bool] = lambda step: False,
+) -> None:
+    """Delete remains of interrupted saves, and all finished checkpoints but the newest `keep`,
+    those whose step is a multiple of `keep_every` (0: none), and those whose step `is_needed`."""
     for stale in folder.glob(".step_*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     for old in _finished(folder)[:-keep]:
-        if not keep_every or (_step_of(old) or 0) % keep_every:
+        step = _step_of(old) or 0
+        if not is_needed(step) and (not keep_every or step % keep_every):
             # Half of a folder must not look like a checkpoint.
             shutil.rmtree(old.rename(folder / f".{old.name}.old.tmp"))
 

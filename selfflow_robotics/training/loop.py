@@ -30,8 +30,9 @@ from selfflow_robotics.training.checkpoint import (
 from selfflow_robotics.training.compile import check_compiler, compile_blocks, compiles
 from selfflow_robotics.training.device import autocast, enough_memory
 from selfflow_robotics.training.distributed import ALONE, Ranks
+from selfflow_robotics.training.evaluator import Evaluator
 from selfflow_robotics.training.interrupts import Requests, requests
-from selfflow_robotics.training.metrics import MetricsLog, Work, live
+from selfflow_robotics.training.metrics import MetricsLog, Work, by_role, live
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers, lr_factor
 from selfflow_robotics.training.parallel import DataParallel, check_parallel, whole
 from selfflow_robotics.training.prefetch import Prefetch
@@ -96,6 +97,7 @@ def train(
     on_sample: Callable[[Path], None] | None = None,
     ranks: Ranks = ALONE,
     peak_flops: float | None = None,
+    evaluator: Evaluator | None = None,
 ) -> None:
     """Train `state` to `config.steps`, resuming from the newest checkpoint in `run`.
 
@@ -107,8 +109,9 @@ def train(
         on_sample: writes sample images to the given path, every `sample_every` steps and at the
             end; on resuming, also those that the interrupted run missed.
         ranks: the processes that train together. `batch_at` returns this process's rows; only the
-            first process logs and calls `on_checkpoint` and `on_sample`.
+            first process logs, evaluates and calls `on_checkpoint` and `on_sample`.
         peak_flops: FLOP/s of a process's device, to log MFU; None: unknown.
+        evaluator: evaluates checkpoints while training goes on, which never waits for it.
 
     Raises UserError if a loss or gradient is not finite, in all processes at the same step, or if a
     checkpoint cannot be written. On a CPU, losses are checked before the weights change; on a GPU,
@@ -132,12 +135,13 @@ def train(
         if on_sample and _misses_sample(run, state.step, config):
             with networks.whole_weights():
                 _write_samples(on_sample, run, state.step, ranks)
-    log, work = None, Work(peak_flops)
+    log, work, evaluator = None, Work(peak_flops), evaluator or Evaluator()
     if ranks.is_first:
         log = MetricsLog(run / "metrics.jsonl", state.step, config.log_to, config.steps)
+        evaluator.resume(state.step)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     finite = _FiniteCheck(run, device)
-    saver = Saver(run / "checkpoints", config, ranks, networks.sharded, device)
+    saver = Saver(run / "checkpoints", config, ranks, networks.sharded, device, evaluator.is_needed)
     started, tokens, waits = time.perf_counter(), 0, []
     bar = tqdm(
         total=config.steps,
@@ -150,7 +154,11 @@ def train(
     logging = nullcontext() if log is None else closing(log)
     with bar, logging, batches, requests() as asked, saver:
         for of_step, waited in batches:
-            losses = []
+            done = state.step + 1
+            due = evaluator.is_due(done)
+            planned = due or done % config.save_every == 0 or done == config.steps
+            logged = planned or state.step % config.log_every == 0
+            losses, earlier = [], []
             for number, batch in enumerate(of_step):
                 generator = torch_generator(
                     "training", seed, number, state.step,
@@ -163,13 +171,15 @@ def train(
                 losses.append(out.loss.detach())
                 tokens += out.num_tokens
                 work.add(out.num_samples, out.num_flops)
-            loss = ranks.mean(torch.stack(losses).mean())
+                if logged and number + 1 < config.accumulate:
+                    earlier.append(out.metrics())  # now: its tensors take memory
+            by_batch = ranks.mean(torch.stack(losses))
+            loss = by_batch.mean()
             grad_norm = whole(nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm))
-            done = state.step + 1
             stop, save = _agree(asked, done, ranks, device)
             stopping = stop and done < config.steps
-            saved = done % config.save_every == 0 or done == config.steps or stopping or save
-            logged = state.step % config.log_every == 0 or saved
+            saved = planned or stopping or save
+            logged = logged or saved
             finite.note(loss, grad_norm, state.step)
             if logged or device.type == "cpu":
                 finite.check()
@@ -183,8 +193,7 @@ def train(
             if logged and log is not None:
                 record = {
                     "step": state.step,
-                    "loss": loss,  # of all batches of the step; the next ones of the last batch
-                    **out.metrics(),
+                    "loss": loss,  # of all batches of the step
                     "grad_norm": grad_norm,
                     "lr_factor": lr_factor(state.step, config.steps, config.optimizer),
                     "tokens_per_s": ranks.size * tokens / seconds,
@@ -192,11 +201,16 @@ def train(
                     "step_s": seconds / len(waits),
                     "data_wait_s": sum(waits) / len(waits),
                 }
-                log.write(record | evaluated)
-                bar.set_postfix(live(record), refresh=False)
+                metrics = [*earlier, out.metrics()]
+                # If a signal logs a step that was not to be, earlier batches' metrics are missing.
+                roles = by_role(by_batch, metrics) if len(metrics) == len(losses) else []
+                log.write(record | evaluated | evaluator.poll(), roles)
+                bar.set_postfix(live(record) | evaluator.shown, refresh=False)
             paused = time.perf_counter()  # exclude saving and sampling from the step time
             state.step = done
             bar.update()
+            if due and log is not None:
+                evaluator.saving(done)
             if saved:
                 saver.save(state, extra)
             if stopping:

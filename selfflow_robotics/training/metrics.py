@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,14 +42,20 @@ class MetricsLog:
                         after.write(line.rstrip("\n") + "\n")
             kept.replace(path)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append the record of a step."""
-        record = {k: _plain(v) for k, v in record.items()}
+    def write(self, record: dict[str, Any], roles: Sequence[dict[str, Any]] = ()) -> None:
+        """Append the record of a step: with the metrics of its role in the same line, or with a
+        line of its own for each of several `roles` (`by_role`)."""
+        if len(roles) == 1:
+            lines = [{**record, **roles[0], "loss": record["loss"]}]
+        else:
+            lines = [record, *({"step": record["step"], **one} for one in roles)]
+        lines = [{k: _plain(v) for k, v in line.items()} for line in lines]
         with self._one_line(), self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        numbers = {key: value for line in lines for key, value in numbers_of(line).items()}
         for tracker in self._trackers:
-            tracker.write(record["step"], numbers_of(record))
-        if not self._warned and (warning := early_agreement([record], self._steps)):
+            tracker.write(record["step"], numbers)
+        if not self._warned and (warning := early_agreement(lines, self._steps)):
             self._warned = True
             logger.warning(warning)
 
@@ -70,6 +77,15 @@ class MetricsLog:
                 f"cannot read or write {self.path} ({error.strerror}); free space or move it "
                 "away, then repeat the command"
             ) from error
+
+
+def by_role(losses: Tensor, metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of a step's batches, merged by role: `loss` is the mean over a role's batches,
+    of `losses` [batches]; the other metrics are those of its last batch."""
+    batches: dict[Any, list[int]] = defaultdict(list)
+    for number, one in enumerate(metrics):
+        batches[one.get("role")].append(number)
+    return [{**metrics[own[-1]], "loss": losses[own].mean()} for own in batches.values()]
 
 
 EARLY, AGREEING = 0.05, 0.95  # share of the run, cosine

@@ -7,6 +7,7 @@ A single process, or the first one of processes that all have the whole state, w
 """
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,12 +51,20 @@ class Saver:
     """Writes the checkpoints of a run, one at a time; leaving its context waits for the last."""
 
     def __init__(
-        self, folder: Path, settings: Settings, ranks: Ranks, sharded: bool, device: torch.device
+        self,
+        folder: Path,
+        settings: Settings,
+        ranks: Ranks,
+        sharded: bool,
+        device: torch.device,
+        is_needed: Callable[[int], bool],
     ) -> None:
         """`sharded`: every process has a part of the state, else the whole. All processes must
         create it, since they then get a process group of their own: collectives of a thread must
-        not mix with those of training."""
+        not mix with those of training. `is_needed`: whether the checkpoint of a step must stay
+        although it is old."""
         self._folder, self._settings, self._ranks = folder, settings, ranks
+        self._is_needed = is_needed
         self._group: Any = dist.new_group(backend="gloo") if sharded else None
         gpu = device.type == "cuda"
         self._stager = DefaultStager(StagingOptions(gpu, False, False, gpu))
@@ -84,7 +93,7 @@ class Saver:
             }
             self._pending = async_save(
                 flat,
-                storage_writer=_Writer(self._folder, state.step, extra, self._settings, list(flat)),
+                storage_writer=_Writer(self._folder, state.step, extra, self._prune, list(flat)),
                 process_group=self._group,
                 async_stager=self._stager,
             )
@@ -112,16 +121,25 @@ class Saver:
 
     def _write(self, step: int, parts: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
         save_checkpoint(self._folder, step, parts, extra)
-        prune_checkpoints(self._folder, self._settings.keep_checkpoints, self._settings.keep_every)
+        self._prune()
+
+    def _prune(self) -> None:
+        keep, every = self._settings.keep_checkpoints, self._settings.keep_every
+        prune_checkpoints(self._folder, keep, every, self._is_needed)
 
 
 class _Writer(HuggingFaceStorageWriter):
     """DCP's writer, which in the end turns the shards into a checkpoint."""
 
     def __init__(
-        self, folder: Path, step: int, extra: dict[str, Any], settings: Settings, keys: list[str]
+        self,
+        folder: Path,
+        step: int,
+        extra: dict[str, Any],
+        prune: Callable[[], None],
+        keys: list[str],
     ) -> None:
-        self._folder, self._step, self._extra, self._settings = folder, step, extra, settings
+        self._step, self._extra, self._prune = step, extra, prune
         self._temporary = unfinished(folder, step)
         # The moving average goes into files of its own: index 2.
         files = {key: 1 + key.startswith("teacher/") for key in keys}
@@ -143,4 +161,4 @@ class _Writer(HuggingFaceStorageWriter):
         for path in shards.glob("*-model-00002-of-00002.safetensors"):
             path.unlink()
         commit(self._temporary, self._step, self._extra)
-        prune_checkpoints(self._folder, self._settings.keep_checkpoints, self._settings.keep_every)
+        self._prune()

@@ -21,6 +21,7 @@ Tracker = Literal["tensorboard", "wandb"]
 
 # Metrics of the whole run, whatever role a step trains.
 COMMON = {"lr_factor", "tokens_per_s", "samples_per_s", "step_s", "data_wait_s", "mfu"}
+EVALUATION = "evaluation/"  # how their names begin; they are of the whole run, too
 PROJECT = "selfflow_robotics"
 
 
@@ -61,7 +62,9 @@ def numbers_of(record: dict[str, Any]) -> dict[str, float]:
     """The finite and infinite numbers of a line of metrics.jsonl, by name and role."""
     role = record.get("role")
     return {
-        key if role is None or key in COMMON else f"{key}/{role}": float(value)
+        key
+        if role is None or key in COMMON or key.startswith(EVALUATION)
+        else f"{key}/{role}": float(value)
         for key, value in record.items()
         if key != "step" and type(value) in (int, float)
     }

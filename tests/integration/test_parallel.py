@@ -27,6 +27,7 @@ JOBS: list[dict] = [
     {"folder": "asked", "send": [[1, 1, signal.SIGUSR1]]},
     {"folder": "poison", "parallel": "fsdp", "poison": [1, 4]},
     {"folder": "two", "parallel": "fsdp", "send": [[0, 2, signal.SIGTERM]]},
+    {"folder": "evaluated", "parallel": "fsdp", "evaluate_every": 2},
 ]
 
 
@@ -88,6 +89,13 @@ def test_all_processes_stop_before_an_update_by_a_loss_that_is_not_finite(runs):
     assert all("not finite at step 4" in error for error in errors)
     assert losses(runs / "poison") == losses(runs / "fsdp")[:4]
     assert latest_checkpoint(runs / "poison").name == "step_0000003"
+
+
+def test_evaluations_during_training_change_no_bit(runs):
+    assert losses(runs / "evaluated") == losses(runs / "fsdp")
+    assert digest(runs / "evaluated") == digest(runs / "fsdp")
+    results = sorted(path.name for path in (runs / "evaluated/eval/in_training").glob("*.json"))
+    assert results[0] == "step_0000002.json"
 
 
 def test_one_and_three_processes_load_what_two_have_saved(runs):

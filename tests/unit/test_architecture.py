@@ -122,6 +122,11 @@ def test_the_package_never_imports_the_scripts():
         assert not tops & set(SCRIPT_FOLDERS), path
 
 
+def test_benchmarks_run_without_the_tests():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert "tests" not in {module.partition(".")[0] for module, _ in _imports(path)}, path
+
+
 def test_heavy_imports_stay_in_their_wrappers():
     wrong = []
     for path in [*MODULES, *SCRIPTS]:

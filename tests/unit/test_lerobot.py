@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.lerobot_sets import CAMERA, FPS, edit_json, write_lerobot, write_video
 from selfflow_robotics.data.lerobot.index import LeRobotIndex
 from selfflow_robotics.data.lerobot.info import VERSIONS
 from selfflow_robotics.data.lerobot.video import MOST_IDLE, VideoPool
@@ -17,7 +18,6 @@ from selfflow_robotics.data.robot_data import is_robot_data, open_robot_data, su
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.pages.data_page import page_html
 from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
-from tests.lerobot_sets import CAMERA, FPS, edit_json, write_lerobot, write_video
 from tests.rlds_sets import GOLDEN_SET, make_grasp, write_set
 
 LENGTHS = [9, 7, 12, 8, 10]

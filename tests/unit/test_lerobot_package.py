@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.lerobot_sets import write_lerobot
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.robot_data import open_robot_data
-from tests.lerobot_sets import write_lerobot
 from tests.rlds_sets import GOLDEN_SET
 
 SCRIPT = Path(__file__).parents[1] / "interop" / "lerobot_episodes.py"

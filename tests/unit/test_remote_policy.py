@@ -122,9 +122,13 @@ def test_actions_are_read_as_the_server_declares_them():
     spec = ActionSpec("axis_angle", "binary_close_01")
     metadata = {"action_spec": spec.to_json()}
     with openpi_server(lambda message: {"actions": ACTIONS}, metadata) as (port, _):
-        [chunk] = played(remote(port), looks=1)
+        policy = remote(port)
+        [chunk] = played(policy, looks=1)
+        told, raw = policy.answered(0)
     assert_allclose(chunk[:, :6], ACTIONS[:, :6])
     assert chunk[:, 6].tolist() == [1, -1]
+    assert told == spec
+    assert_allclose(raw, ACTIONS)
 
 
 def test_actions_that_are_not_finite_reach_the_engine_as_nan():

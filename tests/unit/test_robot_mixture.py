@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.lerobot_sets import write_lerobot
 from selfflow_robotics.cli.app import compose
 from selfflow_robotics.cli.robot_input import one_for_each, open_indices
 from selfflow_robotics.data.rlds.index import RldsIndex
@@ -18,7 +19,6 @@ from selfflow_robotics.evaluation.domain import robot_of
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.robot.normalize import NormStats
 from selfflow_robotics.rollouts.demonstrations import CollectConfig
-from tests.lerobot_sets import write_lerobot
 from tests.rlds_sets import make_steps, write_set
 
 ROOT = Path(__file__).parents[2]

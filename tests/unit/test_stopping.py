@@ -1,12 +1,17 @@
 """Sequential stopping: no false alarms however often one looks, and an answer when there is one."""
 
+import io
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation import playing
+from selfflow_robotics.evaluation.audit import Audit
+from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
+from selfflow_robotics.evaluation.protocol import random_episodes
 from selfflow_robotics.evaluation.stopping import (
     SequentialTest,
     anytime_interval,
@@ -14,6 +19,7 @@ from selfflow_robotics.evaluation.stopping import (
     rate_e_value,
     recomputed,
 )
+from selfflow_robotics.policies.random import RandomPolicy
 from selfflow_robotics.rng import numpy_generator
 
 
@@ -101,3 +107,35 @@ def test_a_verdict_against_results_must_have_its_e_value(tmp_path):
 def test_a_question_is_needed(target, against):
     with pytest.raises(UserError):
         SequentialTest.of(target, against)
+
+
+def test_all_looks_share_one_progress_bar(tmp_path, monkeypatch):
+    bars, played = [], []
+
+    class Bar(playing.tqdm):
+        def __init__(self, **settings):
+            super().__init__(**settings, file=io.StringIO())
+            bars.append(self)
+
+        def set_postfix_str(self, text, refresh):
+            self.text = text
+
+    def play_missing(ledger, policy, clients, episodes, on_record, **_):
+        for episode in ledger.missing(policy.name, episodes):
+            played.append(episode)
+            record = EpisodeRecord(policy.name, episode.task, episode.variant, episode.seed)
+            ledger.add(record)
+            on_record(record)
+
+    monkeypatch.setattr(playing, "tqdm", Bar)
+    monkeypatch.setattr(playing, "play_missing", play_missing)
+    episodes = random_episodes(get_task("pick_coke_can"), 60, seed=0)
+    ledger, policy = Ledger.open(tmp_path, {}), RandomPolicy()
+    ledger.add(EpisodeRecord("random", episodes[0].task, episodes[0].variant, episodes[0].seed))
+    table = playing.Playing(ledger, [], 6, 0)
+    question = SequentialTest(0.3, None)
+    found, answer = table.play_until(policy, episodes, Audit("random"), question)
+    assert (len(found), answer.verdict, len(played)) == (20, "below", 19)
+    [bar] = bars
+    assert (bar.total, bar.n, bar.initial) == (60, 20, 1)
+    assert bar.text == f"0 of 20 succeed, e = {answer.e:.3g} of 20"

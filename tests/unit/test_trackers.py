@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.pages.run_warnings import run_warnings
 from selfflow_robotics.training.loop import TrainConfig
-from selfflow_robotics.training.metrics import MetricsLog, Work, early_agreement, live
+from selfflow_robotics.training.metrics import MetricsLog, Work, by_role, early_agreement, live
 from selfflow_robotics.training.trackers import check_trackers, numbers_of
+from tests.tiny_runs import records, run
 
 
 def write(run, steps, resumed=0, log_to=()):
@@ -59,6 +61,37 @@ def test_wandb_gets_each_step_once_offline(tmp_path, monkeypatch):
     write(tmp_path, range(3, 7), resumed=3, log_to=("wandb",))
     assert logged == list(range(7))
     assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": first["id"], "last_step": 6}
+
+
+def test_batches_of_a_step_are_logged_under_their_own_roles(tmp_path):
+    roles = ("policy", "world_model", "policy")
+    metrics = [{"role": role, "flow_loss": float(n)} for n, role in enumerate(roles)]
+    merged = by_role(torch.tensor([1.0, 5.0, 3.0]), metrics)
+    assert [(one["role"], one["loss"], one["flow_loss"]) for one in merged] == [
+        ("policy", 2.0, 2.0), ("world_model", 5.0, 1.0)
+    ]  # fmt: skip
+    numbers = []
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    log._trackers = [SimpleNamespace(write=lambda step, found: numbers.append(found))]
+    log.write({"step": 0, "loss": 3.0, "step_s": 0.1}, merged)
+    log.write({"step": 1, "loss": 4.0}, merged[:1])  # one role: one line
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(one["step"], one.get("role"), one["loss"]) for one in lines] == [
+        (0, None, 3.0), (0, "policy", 2.0), (0, "world_model", 5.0), (1, "policy", 4.0)
+    ]  # fmt: skip
+    assert numbers[0] == {
+        "loss": 3.0, "step_s": 0.1, "loss/policy": 2.0, "flow_loss/policy": 2.0,
+        "loss/world_model": 5.0, "flow_loss/world_model": 1.0,
+    }  # fmt: skip
+
+
+def test_accumulated_batches_keep_their_roles(tmp_path):
+    run(tmp_path, steps=2, accumulate=3)
+    lines = records(tmp_path)
+    assert [line.get("role") for line in lines] == 2 * [None, "policy", "world_model", "joint"]
+    for step in (0, 1):
+        whole, *own = (line["loss"] for line in lines if line["step"] == step)
+        assert whole == pytest.approx(sum(own) / 3)
 
 
 def test_early_agreement_is_warned_of_once_and_on_the_run_page(tmp_path, caplog):

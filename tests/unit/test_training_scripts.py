@@ -112,6 +112,33 @@ def test_a_moved_image_run_goes_on_and_never_with_other_latents(
 
 
 @pytest.mark.parametrize(
+    ("command", "experiment"),
+    [
+        *(("finetune", name) for name in ("rt1_joint", "rt1_policy", "rt1_world_model")),
+        ("finetune", "fractal_xl"),
+        ("pretrain", "rt1_video"),
+    ],
+)
+def test_experiments_on_real_data_do_not_record_any(
+    request, tmp_path, monkeypatch, capsys, command, experiment
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        request.getfixturevalue(command)([f"experiment={experiment}"])
+    assert stop.value.code == 2
+    assert "--data" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_during_training_needs_a_role_that_acts(finetune, capsys):
+    for wrong in (["roles.policy=0", "roles.joint=0"], ["evaluation.replan_steps=7"]):
+        with pytest.raises(SystemExit) as stop:
+            finetune(["train.evaluate_every=5", *wrong])
+        assert stop.value.code == 2
+        assert "evaluat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("key", "value"), [("loss_weights.actions", ".inf"), ("roles.policy", "often")]
 )
 def test_a_wrong_value_of_a_free_key_is_named(finetune, capsys, key, value):

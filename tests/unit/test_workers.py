@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.lerobot_sets import write_lerobot
 from selfflow_robotics.data.mixture import Mixture
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.windows import WindowReader
@@ -15,7 +16,6 @@ from selfflow_robotics.data.robot_data import open_robot_data
 from selfflow_robotics.data.workers import Workers
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.training.distributed import Ranks
-from tests.lerobot_sets import write_lerobot
 from tests.rlds_sets import IMAGE_SIZE, make_set
 
 STEPS, BATCH = 6, 64

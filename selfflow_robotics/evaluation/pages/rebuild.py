@@ -75,6 +75,7 @@ def _published(report: Report, settings: dict[str, Any]) -> Beside:
         origin.get("data"),
         is_evaluated=bool(origin) and not origin.get("privileged"),
         instruction=settings.get("instruction"),
+        clock=settings.get("clock", "paused"),
     )
 
 

@@ -11,6 +11,7 @@ from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.pages.run_charts import COLORS, STYLE
 from selfflow_robotics.evaluation.places import place_of
 from selfflow_robotics.evaluation.report import NOT_RECORDED, Rate, Report
+from selfflow_robotics.evaluation.timing import AtLatency
 
 SUCCESS, FAILURE, ERROR = COLORS[0], COLORS[1], "#9aa5b1"
 KIND_COLORS = ("#d55e00", "#e69f00", "#cc79a7", "#8c564b", "#f0c987", "#7f6fb0", "#555555", ERROR)
@@ -153,6 +154,28 @@ def checkpoint_chart(points: Sequence[tuple[int, Rate]]) -> Chart | None:
         },
         text=[f"{rate.successes} of {rate.count}" for _, rate in points],
         hovertemplate="step %{x:,}: %{y:.1f} % (%{text})<extra></extra>",
+    )
+    figure.update_yaxes(range=[-3, 103])
+    figure.update_layout(hovermode="closest")
+    return Chart(figure, 300)
+
+
+def latency_chart(results: Sequence[AtLatency]) -> Chart | None:
+    """Success over latency, with Wilson's 95 % interval; None for fewer than two."""
+    if len(results) < 2:
+        return None
+    figure = _figure("success by latency", "latency (ms)", "%")
+    figure.add_scatter(
+        x=[one.latency_ms for one in results],
+        y=[100 * one.rate for one in results],
+        mode="lines+markers",
+        error_y={
+            "type": "data",
+            "array": [100 * (one.interval[1] - one.rate) for one in results],
+            "arrayminus": [100 * (one.rate - one.interval[0]) for one in results],
+        },
+        text=[f"{one.successes} of {one.episodes}" for one in results],
+        hovertemplate="%{x:.4~g} ms: %{y:.1f} % (%{text})<extra></extra>",
     )
     figure.update_yaxes(range=[-3, 103])
     figure.update_layout(hovermode="closest")

@@ -21,12 +21,14 @@ from selfflow_robotics.evaluation.pages.films import last_picture
 from selfflow_robotics.evaluation.pages.results_charts import (
     Chart,
     checkpoint_chart,
+    latency_chart,
     outcome_chart,
     place_charts,
     rate_chart,
 )
 from selfflow_robotics.evaluation.published import RULE_WORDS
 from selfflow_robotics.evaluation.report import Rate, Report, percent
+from selfflow_robotics.evaluation.timing import latency_rows, results_by_latency
 from selfflow_robotics.json_file import read_json
 
 MOST_FILMS = 24  # with a picture
@@ -50,6 +52,7 @@ def page_html(report: Report, folder: Path) -> str:
     rates = report.table()
     exact = _exact_intervals(report)
     charts = [rate_chart(report), outcome_chart(report)]
+    by_latency = results_by_latency(folder)
     return render(
         "results_page.html",
         title=f"{report.task} on {report.simulator}",
@@ -66,6 +69,8 @@ def page_html(report: Report, folder: Path) -> str:
         failed=[r for r in report.episodes[report.policy] if not r.success],
         most_rows=MOST_ROWS,
         history=checkpoint_chart(results_by_step(folder)),
+        latency=latency_chart(by_latency),
+        latencies=latency_rows(by_latency),
         published=_published(report),
         settings=json.dumps(_settings(folder), indent=2),
         versions=_versions(report),

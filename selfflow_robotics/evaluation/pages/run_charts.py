@@ -55,6 +55,20 @@ def line_chart(
     return figure
 
 
+def rates_chart(title: str, series: Mapping[str, Sequence[list[float]]]) -> go.Figure | None:
+    """One line for each of `series`, of (step, rate, low, high) in [0, 1]; None without any."""
+    if not series:
+        return None
+    figure = _figure(title, "%")
+    for name, points in series.items():
+        step, *rates = np.array(sorted(points), np.float64).T
+        rate, low, high = (100 * values for values in rates)
+        bars = {"type": "data", "array": high - rate, "arrayminus": rate - low, "thickness": 1}
+        figure.add_scatter(x=step, y=rate, name=name, error_y=bars, mode="lines+markers")
+    figure.update_layout(showlegend=True)
+    return figure.update_yaxes(range=[-3, 103])
+
+
 def heat_map(
     title: str, rows: Sequence[Points], places: Sequence[float], *, unit: str, log: bool = False
 ) -> go.Figure | None:

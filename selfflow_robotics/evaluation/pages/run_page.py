@@ -18,10 +18,12 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.pages.run_charts import heat_map, line_chart
+from selfflow_robotics.evaluation.during_training import STEP
+from selfflow_robotics.evaluation.pages.run_charts import heat_map, line_chart, rates_chart
 from selfflow_robotics.evaluation.pages.run_warnings import run_warnings, values_of
 from selfflow_robotics.evaluation.results import write_whole
 from selfflow_robotics.training.checkpoint import latest_checkpoint
+from selfflow_robotics.training.trackers import EVALUATION
 
 NUM_SAMPLES = 12
 TIMESTEP, LAYER = "timestep (1 is noise)", "layer"
@@ -104,7 +106,9 @@ def page_html(run: Run) -> str:
         facts={
             "kind": run.about.get("kind", "unknown"),
             "created": run.about.get("created", "unknown"),
-            "last logged step": run.records[-1]["step"],
+            "last logged step": next(
+                (r["step"] for r in reversed(run.records) if "loss" in r), run.records[-1]["step"]
+            ),
             "last checkpoint": checkpoint.name if checkpoint else "none",
         },
         warnings=run_warnings(run.records, run.steps),
@@ -117,6 +121,8 @@ def page_html(run: Run) -> str:
 
 def _sections(charts: "_Charts") -> Iterator[tuple[str, str, list[go.Figure]]]:
     """(id, heading, charts) of each section."""
+    if success := charts.success():
+        yield "success", "Success during training", success
     yield "loss", "Loss", charts.by_role("loss", "flow_loss")
     yield "timesteps", "Loss by timestep", charts.heat_maps("loss_by_t/", TIMESTEP, log=True)
     yield "groups", "Loss by noise group", charts.groups("loss_by_group/")
@@ -148,6 +154,21 @@ class _Charts:
     def single(self, *keys: str) -> list[go.Figure]:
         """A chart with one line for each logged key in `keys`."""
         return self._lines(keys, [""] * len(self._records))
+
+    def success(self) -> list[go.Figure]:
+        """A chart of the success rates of evaluated checkpoints, with one line per task."""
+        found = [record for record in self._records if STEP in record]
+        self._drawn.update(key for key in self._keys if key.startswith(EVALUATION))
+        rates: dict[str, list[list[float]]] = {}
+        for record in found:
+            for key in (key for key in record if key.endswith("/success")):
+                place, task = key.removesuffix("success"), key.split("/")[1]
+                names = (STEP, key, f"{place}low", f"{place}high")
+                rate = [float(record[n]) for n in names if type(record.get(n)) in (int, float)]
+                if len(rate) == len(names):
+                    rates.setdefault(task, []).append(rate)
+        chart = rates_chart("success of the moving average, 95 % intervals", rates)
+        return [chart] if chart else []
 
     def heat_maps(self, prefix: str, unit: str, *, log: bool = False) -> list[go.Figure]:
         """A heat map for each list of means, by timestep or layer, whose key begins with

@@ -74,6 +74,7 @@ def recomputed_report(
         num_episodes=written.get("num_episodes"),
         shard=shard,
         published=written.get("published"),
+        latency_ms=fingerprint.get("latency_ms"),
     )
 
 

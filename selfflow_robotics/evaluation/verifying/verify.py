@@ -17,7 +17,7 @@ from selfflow_robotics.evaluation.csv_files import episodes_csv, rates_csv, summ
 from selfflow_robotics.evaluation.ledger import EPISODES, FINGERPRINT, EpisodeRecord
 from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.report import Report
-from selfflow_robotics.evaluation.results import folder_name
+from selfflow_robotics.evaluation.results import IN_TRAINING, folder_name
 from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.evaluation.verifying.checksums import (
     CHECKSUMS,
@@ -132,6 +132,9 @@ def _results_checks(folder: Path, checkpoint: Path | None) -> Iterator[Check]:
         origin = written.get("policy_provenance")
         recorded = origin.get("checkpoint") if isinstance(origin, dict) else None
         path = checkpoint or find_evaluated(folder, str(recorded) if recorded else None)
+        if folder.parent.name == IN_TRAINING and not path.exists():
+            yield Check(f"checkpoint {path.name}: its run has not kept it")
+            return
         yield Check(
             f"checkpoint {path.name}: SHA-256 and files",
             tuple(checkpoint_differences(path, str(expected))),

@@ -1,4 +1,4 @@
-"""LeRobot data sets for tests, written to the documented layout from an RLDS data set."""
+"""LeRobot data sets for benchmarks and tests, in the documented layout, from an RLDS data set."""
 
 import json
 from pathlib import Path
