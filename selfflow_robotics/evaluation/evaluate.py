@@ -71,6 +71,7 @@ BASELINES = ("random", "expert")
 # halves the time of an evaluation. Each of SIMPLER's keeps a core busy and needs 1.1 GB.
 PER_CORE = {"tabletop": 2, "simpler": 1}
 
+
 class Plan(NamedTuple):
     """The evaluation of one task: what will be played, and where."""
 
