@@ -15,7 +15,7 @@ demo: $(VENV)/demo.installed
 	$(RUN) pretrain/run.py
 	$(RUN) finetune/rt1.py
 	$(RUN) eval/world_model.py --checkpoint runs/rt1
-	$(RUN) eval/simpler.py --task pick_coke_can --checkpoint runs/rt1 baselines=[random]
+	$(RUN) eval/simpler.py --task pick_coke_can --checkpoint runs/rt1
 
 test: $(VENV)/test.installed
 	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
