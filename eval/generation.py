@@ -5,8 +5,7 @@
     python eval/generation.py --checkpoint selfflow_imagenet256.pt download=true   # 50 000 images
     python eval/generation.py --checkpoint released download=true  # downloads the weights too
     torchrun --nproc-per-node=8 eval/generation.py --checkpoint selfflow_imagenet256.pt
-    python eval/generation.py --checkpoint runs/words --prompts datasets/words/held_out.txt \
-        guidance_scale=3 metrics=[ocr]
+    python eval/generation.py --checkpoint runs/words --prompts FILE guidance_scale=3 metrics=[ocr]
 
 A checkpoint is a run of pretrain/images.py, a run of pretrain/run.py (first frames, no classes), or
 the paper's released weights. From a training checkpoint in that layout ({"model", "ema", ...}, with
@@ -37,7 +36,13 @@ from selfflow_robotics.envs.episodes import draw_start
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.generation import Generation
-from selfflow_robotics.evaluation.ocr import open_reader, read_images, score_text, text_line
+from selfflow_robotics.evaluation.ocr import (
+    Reader,
+    open_reader,
+    read_images,
+    score_text,
+    text_line,
+)
 from selfflow_robotics.evaluation.processes import Process
 from selfflow_robotics.evaluation.prompts import prompts_hash, read_prompts, write_prompts
 from selfflow_robotics.evaluation.results import folder_name, write_report, writing
@@ -140,12 +145,17 @@ def main(config: GenerationConfig) -> None:
     if process.is_first and prompts:
         write_prompts(job.folder, [maker.prompt(number) for number in range(num_images)])
     if reader is not None:
-        texts = [maker.prompt(number) for number in range(num_images)]
-        rows = read_images(tqdm(job.images(), "reading", num_images), texts, reader)
-        score = score_text(rows)
-        with writing(job.folder):
-            write_report(job.folder / "ocr.json", {**score, "images": rows})
-        print(f"ocr: {text_line(score)}")
+        print(f"ocr: {text_line(read_result(job, maker, reader))}")
+
+
+def read_result(job: Generation, maker: NumberedPictures, reader: Reader) -> dict[str, Any]:
+    """What OCR finds in the images, also written to ocr.json."""
+    prompts = [maker.prompt(number) for number in range(job.num_images)]
+    rows = read_images(tqdm(job.images(), "reading", job.num_images), prompts, reader)
+    score = score_text(rows)
+    with writing(job.folder):
+        write_report(job.folder / "ocr.json", {**score, "images": rows})
+    return score
 
 
 def generate(job: Generation, maker: NumberedPictures, process: Process) -> None:
