@@ -76,7 +76,8 @@ def end_with_input() -> None:
     """End this process when its standard input ends: the training run is gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not sys.stdin, whose lock would stop the interpreter's shutdown
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
