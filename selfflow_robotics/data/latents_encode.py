@@ -1,9 +1,7 @@
 """Encode images into shards of a latent cache, in this process or in parallel processes."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +16,7 @@ from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.data.images_decode import BadPicture
 from selfflow_robotics.data.latents import Size, row_dtype, sha256_of, sides
+from selfflow_robotics.data.processes import end_with_parent
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.whole_file import whole_file
@@ -244,15 +243,7 @@ def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> 
         _Worker.device = workers.device_of(started.value)
         started.value += 1
     torch.set_num_threads(workers.threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Without this, workers of a killed parent would wait for jobs forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _work(job: ShardJob, encoding: Encoding) -> Shard:
