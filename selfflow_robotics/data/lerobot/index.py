@@ -30,9 +30,9 @@ from selfflow_robotics.data.robot_mixture import ROBOTS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import resize_image
 
-# Fewer episodes are indexed in about two seconds, so only more are cached.
-CACHE_FROM_EPISODES = 500
-EPISODES_EACH = 128  # that a process reads at least, if several build the index
+# Fewer episodes are indexed in about two seconds, so only larger data sets are cached.
+CACHE_FROM_EPISODES = 1000
+EPISODES_EACH = 256  # that a process reads at least, if several build the index
 EPISODES_PER_PART = 32
 THREADS = 16  # that compute checksums
 COLUMNS = Columns(COMMON.per_step, COMMON.per_episode | {"place": np.int64}, COMMON.texts)
