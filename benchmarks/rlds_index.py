@@ -2,15 +2,18 @@
 
     python -m benchmarks.rlds_index                             # 20 000 episodes, 1 024 shards
     python -m benchmarks.rlds_index --episodes 200 --shards 8   # seconds
+    python -m benchmarks.rlds_index --lerobot v2.1 --episodes 1000
 
-Makes a data set with the features of fractal20220817_data: images of 256 x 320 px that compress to
-a few KB, so it is much smaller than the original of 111 GB. Each row of the output is a process of
-its own, which starts with nothing cached in memory but by the operating system.
+Makes a data set with the features of fractal20220817_data, as RLDS or LeRobot: images of 256 x 320
+px that compress to a few KB, so it is much smaller than the original of 111 GB. Each row of the
+output is a process of its own, which starts with nothing cached in memory but by the operating
+system. CPU seconds are those of all processes together.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -21,34 +24,17 @@ from pathlib import Path
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
+from selfflow_robotics.data.lerobot.index import LeRobotIndex
+from selfflow_robotics.data.lerobot.info import VERSIONS, is_lerobot
+from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.tfrecord import FRAMING_BYTES, write_record
+from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.rlds.writer import RldsWriter
+from tests.lerobot_sets import write_lerobot
 
 IMAGE_SIZE = (256, 320)
 TEMPLATES = 32  # episodes that are encoded; the others differ from them in their actions
 PROVENANCE = {"simulator": "none"}
-
-MEASURE = """
-import json, resource, sys, time
-from selfflow_robotics.data.rlds.index import RldsIndex
-from selfflow_robotics.data.rlds.windows import WindowReader
-import numpy as np
-begin, cpu = time.perf_counter(), time.process_time()
-index = RldsIndex.open(sys.argv[1])
-wall_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
-class Blank:
-    shape, dtype = (1,), np.dtype(np.uint8)
-    def read(self, frames):
-        return np.zeros((len(frames), 1), np.uint8)
-reader = WindowReader(index, future_frames=6, frames=Blank(), cache_bytes=0)
-order = np.random.default_rng(0).permutation(len(reader))[:6400]
-cpu = time.process_time()
-for start in range(0, len(order), 32):
-    reader.read(order[start : start + 32])
-window_ms = 1000 * (time.process_time() - cpu) / len(order)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([wall_s, cpu_s, index.num_episodes, index.num_frames, window_ms, peak]))
-"""
 
 
 def make_steps(seed: int, length: int) -> list[dict]:
@@ -107,16 +93,38 @@ def make_set(root: Path, episodes: int, shards: int, steps: int) -> Path:
     return folder
 
 
-def measured(folder: Path, cache: Path) -> list[float]:
-    """[wall s, CPU s, episodes, steps, ms of CPU per window, peak MB] of opening the data set."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder)],
-        env={**os.environ, "SELFFLOW_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+def make_lerobot(rlds: Path, root: Path, version: str) -> Path:
+    """The same data set as LeRobot stores it, with 100 episodes per file in version 3."""
+    index = RldsIndex.open(rlds)
+    return write_lerobot(root, index, version, per_file=100)
+
+
+class NoFrames:
+    """Frames that take no time to read."""
+
+    shape, dtype = (1,), np.dtype(np.uint8)
+
+    def read(self, frames: np.ndarray) -> np.ndarray:
+        return np.zeros((len(frames), 1), np.uint8)
+
+
+def measure(folder: Path, processes: int) -> dict[str, float]:
+    """Open the data set here, and read windows without their images."""
+    begin, cpu = time.perf_counter(), cpu_seconds()
+    index = (LeRobotIndex if is_lerobot(folder) else RldsIndex).open(folder, processes=processes)
+    told = {"wall_s": time.perf_counter() - begin, "cpu_s": cpu_seconds() - cpu}
+    told["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    reader = WindowReader(index, future_frames=6, frames=NoFrames(), cache_bytes=0)
+    order = np.random.default_rng(0).permutation(len(reader))[:6400]
+    cpu = cpu_seconds()
+    for start in range(0, len(order), 32):
+        reader.read(order[start : start + 32])
+    return told | {"window_ms": 1000 * (cpu_seconds() - cpu) / len(order)}
+
+
+def cpu_seconds() -> float:
+    """Of this process, and of those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -124,29 +132,50 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--shards", type=int, default=1_024)
     parser.add_argument("--steps", type=int, default=10, help="per episode")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="that build it")
+    parser.add_argument("--lerobot", choices=VERSIONS, help="a LeRobot data set of this version")
     parser.add_argument("--folder", help="for the data set; it is removed at the end")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.measure:
+        folder, processes = options.measure
+        print(json.dumps(measure(Path(folder), int(processes))))
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        root, cache = Path(scratch), Path(scratch) / "cache"
+        root = Path(scratch)
         begin = time.perf_counter()
         folder = make_set(root / "here", options.episodes, options.shards, options.steps)
-        size = sum(path.stat().st_size for path in folder.iterdir())
+        if options.lerobot:
+            folder = make_lerobot(folder, root / "lerobot", options.lerobot)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         print(f"made {size / 1e6:.0f} MB in {time.perf_counter() - begin:.0f} s")
         print("| what | wall s | CPU s | MB/s | window, ms of CPU | peak MB |")
         print("|---|---|---|---|---|---|")
 
-        def row(name: str, where: Path) -> None:
-            wall_s, cpu_s, _, _, window_ms, peak = measured(where, cache)
-            rate = f"{size / 1e6 / wall_s:.0f}"
+        def row(name: str, where: Path, processes: int, cache: str) -> None:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.rlds_index", "--measure", str(where),
+                 str(processes)],
+                env={**os.environ, "SELFFLOW_CACHE": str(root / cache)},
+                cwd=Path(__file__).parents[1],
+                capture_output=True,
+                text=True,
+                check=True,
+            )  # fmt: skip
+            told = json.loads(done.stdout.splitlines()[-1])
             print(
-                f"| {name} | {wall_s:.2f} | {cpu_s:.2f} | {rate} | {window_ms:.3f} | {peak:.0f} |"
+                f"| {name} | {told['wall_s']:.2f} | {told['cpu_s']:.2f} "
+                f"| {size / 1e6 / told['wall_s']:.0f} | {told['window_ms']:.3f} "
+                f"| {told['peak_mb']:.0f} |",
+                flush=True,
             )
 
-        row("built", folder)
-        row("opened again", folder)
-        copy = Path(shutil.copytree(folder, root / "elsewhere" / "synthetic" / "0.1.0"))
-        shutil.rmtree(root / "here")
-        row("opened from a copy elsewhere", copy)
+        for count in options.processes:
+            row(f"built by {count}", folder, count, f"cache-{count}")
+        row("opened again", folder, 1, f"cache-{count}")
+        copy = Path(shutil.copytree(folder, root / "elsewhere"))
+        shutil.rmtree(folder)
+        row("opened from a copy elsewhere", copy, 1, f"cache-{count}")
 
 
 if __name__ == "__main__":

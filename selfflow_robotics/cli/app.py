@@ -56,6 +56,7 @@ from omegaconf.errors import OmegaConfBaseException
 from selfflow_robotics.cli.arguments import Flag, to_overrides
 from selfflow_robotics.cli.help import groups, help_text
 from selfflow_robotics.cli.process import exit_code, own_process, refusal
+from selfflow_robotics.cli.submit import split_launch, submit
 from selfflow_robotics.cli.typed import build, complaint, explain, keys_of, mirror, modules_of
 from selfflow_robotics.errors import UserError, unknown
 
@@ -106,12 +107,18 @@ def hydra_app(
                 doc = main.__globals__.get("__doc__")
                 print(help_text(config_dir(), config_name, doc or "", flags, modules_of(schema)))
                 return 0
+            launch, arguments = split_launch(arguments)
             keys = [*keys_of(schema), "experiment", *groups(config_dir(), config_name)]
             overrides = to_overrides(arguments, flags, config_name, keys, positional)
             if any(word.startswith("hydra/launcher=") for word in overrides):
                 _through_hydra(config_name, schema, overrides, main)
                 return 0
-            codes = [main(config) for config in compose(config_name, schema, overrides)]
+            configs = compose(config_name, schema, overrides)
+            if launch is not None:
+                script = str(Path(main.__globals__["__file__"]).resolve())
+                name = getattr(configs[0], "name", config_name) if configs else config_name
+                return submit(launch, name, [script, *arguments])
+            codes = [main(config) for config in configs]
             return max((code or 0 for code in codes), default=0)
 
         entry.config_name, entry.schema = config_name, schema  # type: ignore[attr-defined]

@@ -31,7 +31,8 @@ def help_text(
         ":\n" + _indented(_without_defaults(configs / f"{config_name}.yaml"))
     )
     last = (
-        "--cfg job prints all settings without running; -m key=a,b runs the command for each value."
+        "--cfg job prints all settings without running; -m key=a,b runs the command for each "
+        "value; launch=slurm queues it on a cluster (docs/scale.md)."
     )
     if modules:
         files = ", ".join(f"{name.replace('.', '/')}.py" for name in modules)

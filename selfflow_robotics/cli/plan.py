@@ -12,8 +12,15 @@ from selfflow_robotics.cli.job import JobConfig
 from selfflow_robotics.cli.plan_report import report
 from selfflow_robotics.cli.workloads import Facts
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.planning.estimate import CUDA_BYTES, Estimate, measured_mfu
-from selfflow_robotics.planning.machines import MACHINES, this_computer
+from selfflow_robotics.planning.estimate import (
+    CUDA_BYTES,
+    HEAP,
+    Estimate,
+    Memory,
+    Seconds,
+    measured_mfu,
+)
+from selfflow_robotics.planning.machines import MACHINES, Machine, this_computer
 from selfflow_robotics.planning.trace import Workload
 from selfflow_robotics.training.device import choose_precision, keep_freed_memory, set_threads
 
@@ -43,22 +50,36 @@ def print_plan(
     """Print the plan of a run; `data` are the folders that it reads, as far as they are given."""
     folders = [folder for one in data if one for folder in ([one] if isinstance(one, str) else one)]
     facts.data_bytes = sum(folder_bytes(Path(folder)) for folder in folders)
+    if plan.machine is None or plan.machine == "cpu":
+        estimate, machine, mfu, process = _on_this_computer(config, work)
+        print(report(estimate, machine, (1,), mfu, config.train, facts, process))
+        return
+    precision = "bf16" if config.precision == "auto" else config.precision
+    work = replace(work, precision=precision, accumulate=config.train.accumulate)
+    estimate, machine = Estimate.of(work, gpu=True), MACHINES[plan.machine]
+    mfu = {role.role: plan.mfu for role in work.roles}
+    print(report(estimate, machine, plan.gpus, mfu, config.train, facts, CUDA_BYTES))
+
+
+def plan_for_this_computer(config: JobConfig, work: Workload) -> tuple[Seconds, Memory]:
+    """The average step's time, and the memory, of a run in one process of this computer."""
+    estimate, machine, mfu, process = _on_this_computer(config, work)
+    seconds = estimate.seconds(machine, 1, "replicate", mfu)
+    return seconds, estimate.memory(1, "replicate", process, HEAP)
+
+
+def _on_this_computer(
+    config: JobConfig, work: Workload
+) -> tuple[Estimate, Machine, dict[str, float], float]:
+    """What was counted, the processor's rates, the MFU of each role, and the process's bytes."""
     process = resident_bytes()
     set_threads(config.threads)
     keep_freed_memory()  # as in training: a step takes half the time with it
-    precision = config.precision
-    if precision == "auto":
-        on_cpu = torch.device("cpu")
-        precision = choose_precision("auto", on_cpu) if plan.machine == "cpu" else "bf16"
+    precision = choose_precision(config.precision, torch.device("cpu"))
     work = replace(work, precision=precision, accumulate=config.train.accumulate)
-    estimate = Estimate.of(work, gpu=plan.machine != "cpu")
-    if plan.machine is None or plan.machine == "cpu":
-        machine, counts = this_computer(precision), (1,)
-        mfu = {role.role: measured_mfu(work, role, machine) for role in work.roles}
-    else:
-        machine, counts, process = MACHINES[plan.machine], plan.gpus, CUDA_BYTES
-        mfu = {role.role: plan.mfu for role in work.roles}
-    print(report(estimate, machine, counts, mfu, config.train, facts, process))
+    machine = this_computer(precision)
+    mfu = {role.role: measured_mfu(work, role, machine) for role in work.roles}
+    return Estimate.of(work, gpu=False), machine, mfu, process
 
 
 def resident_bytes() -> float:

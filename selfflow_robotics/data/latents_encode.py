@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +19,7 @@ from selfflow_robotics.data.captions import Captions
 from selfflow_robotics.data.images_decode import BadPicture
 from selfflow_robotics.data.latents import captions_path, sha256_of
 from selfflow_robotics.data.latents_record import Size, row_dtype, sides
+from selfflow_robotics.data.processes import end_with_parent
 from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.whole_file import whole_file
@@ -259,15 +258,7 @@ def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> 
         _Worker.device = workers.device_of(started.value)
         started.value += 1
     torch.set_num_threads(workers.threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Without this, workers of a killed parent would wait for jobs forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _work(job: ShardJob, encoding: Encoding) -> Shard:

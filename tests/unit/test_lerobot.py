@@ -7,8 +7,10 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.lerobot_sets import CAMERA, FPS, edit_json, write_lerobot, write_video
+from selfflow_robotics.data.lerobot import index as index_module
 from selfflow_robotics.data.lerobot.index import LeRobotIndex
 from selfflow_robotics.data.lerobot.info import VERSIONS
 from selfflow_robotics.data.lerobot.video import MOST_IDLE, VideoPool
@@ -87,6 +89,42 @@ def test_splits_and_instructions(copied, original):
     assert index.fingerprint != open_robot_data(copied).fingerprint
     with pytest.raises(UserError, match="available: train"):
         open_robot_data(copied, "test")
+
+
+def test_the_index_is_built_once_and_found_again_in_a_copy(copied, tmp_path, monkeypatch):
+    monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_module, "CACHE_FROM_EPISODES", 2)
+    monkeypatch.setattr(index_module, "EPISODES_PER_PART", 1)
+    first_one = LeRobotIndex.open(copied, processes=2)
+    folder = tmp_path / "cache" / "lerobot"
+    (kept,) = folder.iterdir()
+    stored = kept.read_bytes()
+    kept.unlink()
+    LeRobotIndex.open(copied, processes=1)
+    assert kept.read_bytes() == stored
+
+    copy = shutil.copytree(copied, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "scan_episodes", None)  # a second scan would fail
+        again = LeRobotIndex.open(copy)
+    assert again.fingerprint == first_one.fingerprint
+    np.testing.assert_array_equal(again.frame(20), first_one.frame(20))
+
+    def moved(table):
+        place = table.column_names.index("action")
+        values = np.stack(table["action"].to_numpy()).copy()
+        values[0, 0] += 0.5
+        return table.set_column(place, "action", [list(map(list, values))])
+
+    edit_table(copy, moved)
+    changed = LeRobotIndex.open(copy)
+    assert changed.actions[0, 0] == pytest.approx(first_one.actions[0, 0] + 0.5)
+    LeRobotIndex.open(copied, "train[1:]")
+    assert len(list(folder.iterdir())) == 3
+    tables = load_file(kept)
+    tables["place"][0] = 3  # a crafted file, for other episodes
+    save_file(tables, kept)
+    np.testing.assert_array_equal(LeRobotIndex.open(copied).actions, first_one.actions)
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v3.0"])

@@ -294,14 +294,33 @@ def test_index_is_kept_and_renewed_when_the_data_change(toy, tmp_path, monkeypat
     assert len(list(kept.parent.iterdir())) == 4
 
 
-def test_a_copy_elsewhere_and_later_needs_no_new_index(toy, tmp_path, monkeypatch):
-    monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path / "cache"))
+def test_any_number_of_processes_makes_the_same_index(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "CACHE_FROM_BYTES", 0)
-    first = RldsIndex.open(toy)
-    moved = tmp_path / "elsewhere" / "0.1.0"
-    shutil.copytree(toy, moved)  # with new times
-    monkeypatch.setattr(index_module, "scan_shards", None)
-    np.testing.assert_array_equal(RldsIndex.open(moved).frame(9), first.frame(9))
+    kept = []
+    for processes in (1, 2, 3):
+        monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path / f"{processes}"))
+        RldsIndex.open(toy, processes=processes)
+        kept += [path.read_bytes() for path in (tmp_path / f"{processes}" / "rlds").iterdir()]
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_the_first_damage_is_told_whichever_process_finds_it(toy):
+    for number in (2, 1):
+        edit_record(shard(toy, number), 0, lambda features: features.pop(IMAGE))
+    refuses(toy, f"00001-of-00003: record 0 .* lacks '{IMAGE}'", processes=3)
+
+
+def test_shards_of_two_image_sizes(toy):
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(buffer, "JPEG")
+
+    def edit(features):
+        values = features[IMAGE].bytes_list.value
+        values[:] = [buffer.getvalue()] * len(values)
+
+    edit_record(shard(toy, 2), 0, edit)
+    for processes in (1, 2):
+        refuses(toy, r"00002-of-00003: the image size is \(20, 30\)", processes=processes)
 
 
 def test_small_sets_leave_nothing_in_the_cache(toy, tmp_path, monkeypatch):

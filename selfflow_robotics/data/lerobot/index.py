@@ -4,25 +4,38 @@ It gives the same windows as the RLDS original: policy vectors, proprioception a
 equal, and frames differ by the video's compression.
 """
 
-import functools
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from tqdm import tqdm
 
+from selfflow_robotics.data import index_cache
+from selfflow_robotics.data.index_tables import COMMON, Columns, Tables, collect, merge
 from selfflow_robotics.data.lerobot.episodes import EpisodeFiles, read_episodes, read_tasks
 from selfflow_robotics.data.lerobot.info import LeRobotInfo, read_info
 from selfflow_robotics.data.lerobot.scan import EpisodeScanner
 from selfflow_robotics.data.lerobot.video import VideoPool
+from selfflow_robotics.data.processes import in_processes, processes_for
 from selfflow_robotics.data.rlds.info import ranges
 from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.robot_mixture import ROBOTS
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.robot.observation import resize_image
+
+# Fewer episodes are indexed in about two seconds, so only larger data sets are cached.
+CACHE_FROM_EPISODES = 1000
+EPISODES_EACH = 256  # that a process reads at least, if several build the index
+EPISODES_PER_PART = 32
+THREADS = 16  # that compute checksums
+COLUMNS = Columns(COMMON.per_step, COMMON.per_episode | {"place": np.int64}, COMMON.texts)
 
 
 class LeRobotIndex(RobotIndex):
@@ -32,7 +45,7 @@ class LeRobotIndex(RobotIndex):
         self,
         info: LeRobotInfo,
         files: list[EpisodeFiles],
-        tables: dict[str, Any],
+        tables: Tables,
         provenance: dict[str, Any],
     ) -> None:
         """`files`: those of each episode in `tables`."""
@@ -42,21 +55,40 @@ class LeRobotIndex(RobotIndex):
         self._videos = VideoPool(info.fps)
 
     @classmethod
-    def open(cls, directory: str | Path, split: str = "train") -> "LeRobotIndex":
-        """Open the folder that has meta/info.json.
+    def open(
+        cls, directory: str | Path, split: str = "train", processes: int | None = None
+    ) -> "LeRobotIndex":
+        """Open the folder that has meta/info.json, indexing it if it is not in the cache.
 
-        split: in TensorFlow Datasets syntax, such as train, train[:90%] or train+val. Raises
+        split: in TensorFlow Datasets syntax, such as train, train[:90%] or train+val. processes:
+        how many build the index; None: one for each core if there are enough episodes. Raises
         UserError for a data set that is incomplete or damaged, or of another kind of robot.
         """
         info = read_info(Path(os.path.expanduser(directory)))
         chosen = chosen_episodes(info, split)
         check_files(info, chosen)
-        files, tables = scan_episodes(info, chosen)
+        tasks = read_tasks(info)
+
+        def build() -> Tables:
+            count = processes or processes_for(len(chosen), EPISODES_EACH)
+            return scan_episodes(info, chosen, tasks, count)
+
+        if len(chosen) < CACHE_FROM_EPISODES:
+            tables = build()
+        else:
+            tables = index_cache.cached(
+                index_cache.cache_path("lerobot", _content(info, chosen, tasks)),
+                COLUMNS,
+                2**26 + 128 * sum(files.length for files in chosen),
+                lambda tables: _fits(tables, chosen),
+                build,
+            )
+        files = [chosen[place] for place in tables["place"]]
         index = cls(info, files, tables, provenance(info) | {"split": split})
         index.warn_of_left_out(directory)
         return index
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the episodes' content, independent of paths: all numbers and texts, and the
         position, length and size in bytes of the videos."""
@@ -131,37 +163,76 @@ def check_files(info: LeRobotInfo, chosen: list[EpisodeFiles]) -> None:
 
 
 def scan_episodes(
-    info: LeRobotInfo, chosen: list[EpisodeFiles]
-) -> tuple[list[EpisodeFiles], dict[str, Any]]:
-    """The files of the usable episodes, and the tables of `RobotIndex`.
+    info: LeRobotInfo, chosen: list[EpisodeFiles], tasks: dict[int, str], processes: int
+) -> Tables:
+    """The tables of `RobotIndex`, equal for any number of processes; `place` of each episode in
+    `chosen`.
 
     Raises UserError as `EpisodeScanner.read`, and if no episode is usable.
     """
-    scanner = EpisodeScanner(info, read_tasks(info))
-    usable, found, left_out, words = [], [], [0, 0], {}
-    for files in tqdm(chosen, desc="index", unit="episode", delay=2):
-        episode = scanner.read(files)
-        values = np.concatenate([episode["actions"], episode["proprio"]], axis=1)
-        if len(values) < 2:
-            left_out[0] += 1
-        elif not np.isfinite(values).all():
-            left_out[1] += 1
-        else:
-            numbers = [words.setdefault(text, len(words)) for text in episode.pop("texts")]
-            usable.append(files)
-            found.append(episode | {"instruction": np.array(numbers, np.int32)})
-    if not usable:
-        raise UserError(
-            f"{info.directory}: no usable episode; {left_out[0]} have fewer than two steps, "
-            f"{left_out[1]} have numbers that are not finite"
-        )
-    per_step = ("actions", "proprio", "instruction")
-    tables: dict[str, Any] = {key: np.concatenate([e[key] for e in found]) for key in per_step}
-    tables["instructions"] = list(words)
-    tables["episode_length"] = np.array([one.length for one in usable], np.int64)
-    tables["episode_start"] = np.cumsum(tables["episode_length"]) - tables["episode_length"]
-    for key in ("success", "failed"):
-        tables[key] = np.array([episode[key] for episode in found], bool)
-    tables["left_out"] = np.array(left_out, np.int64)
-    tables["image_size"] = np.array(info.image_size, np.int64)
-    return usable, tables
+    scan = partial(_scan_part, info=info, tasks=tasks)
+    parts: list[Tables] = []
+    with tqdm(total=len(chosen), desc="index", unit="episode", delay=2) as progress:
+        starts = _starts(chosen)
+        items = [(n, chosen[n:stop]) for n, stop in pairwise([*starts, len(chosen)])]
+        for (_, files), part in zip(items, in_processes(scan, items, processes), strict=True):
+            parts.append(part)
+            progress.update(len(files))
+    tables = merge(COLUMNS, parts, info.directory)
+    return tables | {"image_size": np.array(info.image_size, np.int64)}
+
+
+def _scan_part(
+    part: tuple[int, list[EpisodeFiles]], info: LeRobotInfo, tasks: dict[int, str]
+) -> Tables:
+    """The tables of some of the chosen episodes; the first one's place is given."""
+    first, chosen = part
+    scanner = EpisodeScanner(info, tasks)
+    found = (scanner.read(files) | {"place": n} for n, files in enumerate(chosen, first))
+    return collect(COLUMNS, found)
+
+
+def _starts(chosen: list[EpisodeFiles]) -> list[int]:
+    """Where to divide the work: after some episodes, but never within a file of several."""
+    starts = [0]
+    for n, (before, files) in enumerate(pairwise(chosen), 1):
+        if n - starts[-1] >= EPISODES_PER_PART and files.data != before.data:
+            starts.append(n)
+    return starts
+
+
+def _fits(tables: Tables, chosen: list[EpisodeFiles]) -> bool:
+    """Whether all episodes are among those chosen, in order and of their length."""
+    place, lengths = tables["place"], np.array([files.length for files in chosen])
+    if not (place[0] >= 0 and place[-1] < len(chosen) and (np.diff(place) > 0).all()):
+        return False
+    return np.array_equal(tables["episode_length"], lengths[place])
+
+
+def _content(info: LeRobotInfo, chosen: list[EpisodeFiles], tasks: dict[int, str]) -> str:
+    """SHA-256 of what the index depends on: features, episodes, instructions, and the name and size
+    of every file, of tables with their checksum."""
+    told: dict[str, Any] = vars(info) | {"layout": info.layout.name, "directory": ""}
+    told["splits"] = ""  # the chosen episodes are what counts
+    key = hashlib.sha256(f"{index_cache.VERSION}".encode())
+    key.update(json.dumps([told, sorted(tasks.items())]).encode())
+    tables = list(dict.fromkeys(files.data for files in chosen))
+    with ThreadPoolExecutor(THREADS) as threads:  # they wait for a slow disk together
+        sums = dict(zip(tables, threads.map(_checksum, tables), strict=True))
+    sizes = {files.video: 0 for files in chosen}
+    sizes = {path: path.stat().st_size for path in sizes}
+    here = len(str(info.directory))
+    for one in chosen:
+        names = str(one.data)[here:], str(one.video)[here:]
+        line = (one.number, one.length, one.first, *names, *sums[one.data], sizes[one.video])
+        key.update(repr(line).encode())
+    return key.hexdigest()
+
+
+def _checksum(path: Path) -> tuple[int, int]:
+    """Size and CRC-32C."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from error
+    return len(data), google_crc32c.value(data)

@@ -1,6 +1,8 @@
 """Scan a data set's shards once: check every episode and collect the index."""
 
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import google_crc32c
@@ -8,6 +10,8 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from selfflow_robotics.data.index_tables import COMMON, Columns, Tables, collect, merge
+from selfflow_robotics.data.processes import in_processes
 from selfflow_robotics.data.rlds.info import Piece
 from selfflow_robotics.data.rlds.metadata import UNTOLD, read_note
 from selfflow_robotics.data.rlds.pictures import picture_size
@@ -19,64 +23,62 @@ from selfflow_robotics.robot.bridge import policy_from_bridge, proprio_from_stat
 
 _CONVERT = "its checksum is correct, so it was written this way: convert the data again"
 
+COLUMNS = Columns(
+    COMMON.per_step
+    | {
+        "shard": (np.int32, ()),
+        "offset": (np.int64, ()),
+        "size": (np.int32, ()),
+        "crc": (np.uint32, ()),
+    },
+    COMMON.per_episode | {"record": np.int64, "disturbed": np.int8},
+    (*COMMON.texts, "recordings"),
+)
 
-def scan_shards(pieces: list[Piece], check_data: bool) -> dict[str, Any]:
-    """The arrays of `RldsIndex`; `instructions` and `recordings` are lists of texts.
+
+def scan_shards(pieces: list[Piece], check_data: bool, processes: int) -> Tables:
+    """The tables of `RldsIndex`, equal for any number of processes.
 
     Raises UserError for damaged records and for episodes that do not match `schema`.
     """
-    episodes: list[dict[str, Any]] = []
-    vocabulary: dict[str, int] = {}
-    recordings: dict[str, None] = {}  # a set in order
-    left_out = [0, 0]
     size: tuple[int, int] | None = None
+    parts: list[Tables] = []
     total = sum(piece.take for piece in pieces)
+    scan = partial(_scan_piece, check_data=check_data)
     with tqdm(total=total, desc="index", unit="episode", delay=2) as progress:
-        for number, piece in enumerate(pieces):
-            chosen = slice(piece.skip, piece.skip + piece.take)
-            records = read_records(piece.path, check_data, chosen)
-            for count, (offset, record) in enumerate(records, piece.skip):
-                episode = read_episode(
-                    record, f"{piece.path}: record {count} (counted from 0)", size
-                )
-                size = episode.pop("image_size") or size
-                recordings[episode.pop("recording")] = None
-                values = np.concatenate([episode["actions"], episode["proprio"]], axis=1)
-                if len(values) < 2:
-                    left_out[0] += 1
-                elif not np.isfinite(values).all():
-                    left_out[1] += 1
-                else:
-                    episode["offset"] += offset
-                    episode["record"] = piece.before + count
-                    episode["shard"] = np.full(len(values), number, np.int32)
-                    episode["instruction"] = np.array(
-                        [vocabulary.setdefault(text, len(vocabulary)) for text in episode["texts"]],
-                        np.int32,
-                    )
-                    del episode["texts"]
-                    episodes.append(episode)
-                progress.update()
-    if not episodes:
-        raise UserError(
-            f"{pieces[0].path.parent}: no usable episode; {left_out[0]} have fewer than two "
-            f"steps, {left_out[1]} have numbers that are not finite"
-        )
+        found = in_processes(scan, list(enumerate(pieces)), processes)
+        for piece, part in zip(pieces, found, strict=True):
+            other = part.pop("image_size")
+            if size and other and size != other:
+                raise _other_size(f"{piece.path}", other, size)
+            size = size or other
+            parts.append(part)
+            progress.update(piece.take)
+    tables = merge(COLUMNS, parts, pieces[0].path.parent)
+    return tables | {"image_size": np.array(size, np.int64)}
 
-    per_step = ("actions", "proprio", "instruction", "offset", "size", "crc", "shard")
-    tables: dict[str, Any] = {
-        key: np.concatenate([episode[key] for episode in episodes]) for key in per_step
-    }
-    tables["instructions"] = list(vocabulary)
-    tables["episode_length"] = np.array([len(episode["size"]) for episode in episodes], np.int64)
-    tables["episode_start"] = np.cumsum(tables["episode_length"]) - tables["episode_length"]
-    kinds = {"success": bool, "failed": bool, "record": np.int64, "disturbed": np.int8}
-    for key, kind in kinds.items():
-        tables[key] = np.array([episode[key] for episode in episodes], kind)
-    tables["recordings"] = list(recordings)
-    tables["left_out"] = np.array(left_out, np.int64)
-    tables["image_size"] = np.array(size, np.int64)
-    return tables
+
+def _scan_piece(numbered: tuple[int, Piece], check_data: bool) -> Tables:
+    """The tables of one shard's records; `image_size` is (height, width), None without images."""
+    number, piece = numbered
+    size: tuple[int, int] | None = None
+    recordings: dict[str, None] = {}  # a set in order
+
+    def episodes() -> Iterator[dict[str, Any]]:
+        nonlocal size
+        chosen = slice(piece.skip, piece.skip + piece.take)
+        records = read_records(piece.path, check_data, chosen)
+        for count, (offset, record) in enumerate(records, piece.skip):
+            episode = read_episode(record, f"{piece.path}: record {count} (counted from 0)", size)
+            size = episode["image_size"] or size
+            recordings[episode["recording"]] = None
+            episode["offset"] += offset
+            episode["record"] = piece.before + count
+            episode["shard"] = np.full(len(episode["actions"]), number, np.int32)
+            yield episode
+
+    tables = collect(COLUMNS, episodes())
+    return tables | {"recordings": list(recordings), "image_size": size}
 
 
 def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) -> dict[str, Any]:
@@ -129,10 +131,7 @@ def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) 
             ) from error
         image_size = image_size or size
         if size != image_size:
-            raise UserError(
-                f"{where}, step {step}: the image size is {size}, but earlier ones are "
-                f"{image_size} (height, width); a data set needs one image size"
-            )
+            raise _other_size(f"{where}, step {step}", size, image_size)
         # Images are consecutive in the record, so equal ones are found in order too.
         offsets[step] = record.find(image, position)
         position = offsets[step] + len(image)
@@ -172,6 +171,13 @@ def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) 
         "size": np.array([len(image) for image in images], np.int32),
         "crc": np.array([google_crc32c.value(image) for image in images], np.uint32),
     }
+
+
+def _other_size(where: str, size: tuple[int, int], others: tuple[int, int]) -> UserError:
+    return UserError(
+        f"{where}: the image size is {size}, but earlier ones are {others} (height, width); a data "
+        "set needs one image size"
+    )
 
 
 def _values(features: Any, key: str, where: str, is_bytes: bool) -> Any:

@@ -55,32 +55,32 @@ def readable_framing(path: Path) -> tuple[np.ndarray, UserError | None]:
     The records after a damaged length cannot be found. Raises UserError if `path` cannot be read.
     """
     frames: list[tuple[int, int, int]] = []
-    damage = None
+    damage = ""
     with _open(path) as file:
-        end = os.fstat(file.fileno()).st_size
-        position = 0
-        while position < end and damage is None:
-            where = _where(path, len(frames), position)
-            file.seek(position)
-            header = file.read(_HEADER.size)
+        handle = file.fileno()
+        end = os.fstat(handle).st_size
+        position, header = 0, os.pread(handle, _HEADER.size, 0)
+        while position < end and not damage:
             if len(header) < _HEADER.size:
-                damage = UserError(f"{where} is cut short; copy the file again")
+                damage = "is cut short; copy the file again"
                 continue
             length, length_crc = _HEADER.unpack(header)
             start = position + _HEADER.size
             if masked_crc(header[:8]) != length_crc:
-                damage = UserError(f"{where} has a damaged length; copy the file again")
+                damage = "has a damaged length; copy the file again"
             elif length > MAX_RECORD_BYTES:
-                damage = UserError(f"{where} claims {length} bytes, more than {MAX_RECORD_BYTES}")
+                damage = f"claims {length} bytes, more than {MAX_RECORD_BYTES}"
             else:
-                file.seek(start + length)
-                footer = file.read(_FOOTER.size)
-                if len(footer) < _FOOTER.size:
-                    damage = UserError(f"{where} is cut short; copy the file again")
+                # One call for the end of this record and the header of the next one.
+                between = os.pread(handle, FRAMING_BYTES, start + length)
+                if len(between) < _FOOTER.size:
+                    damage = "is cut short; copy the file again"
                 else:
-                    frames.append((start, length, _FOOTER.unpack(footer)[0]))
+                    frames.append((start, length, _FOOTER.unpack_from(between)[0]))
                     position = start + length + _FOOTER.size
-    return np.array(frames, np.int64).reshape(-1, 3), damage
+                    header = between[_FOOTER.size :]
+    error = UserError(f"{_where(path, len(frames), position)} {damage}") if damage else None
+    return np.array(frames, np.int64).reshape(-1, 3), error
 
 
 def read_records(
