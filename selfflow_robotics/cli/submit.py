@@ -85,13 +85,14 @@ def batch_script(job: LaunchConfig, name: str, command: Sequence[str]) -> str:
     torchrun = [sys.executable, "-m", "torch.distributed.run"]
     torchrun += [f"--nproc-per-node={max(1, job.gpus)}", "--max-restarts=3"]
     return "\n".join(lines) + _BODY.format(
-        torchrun=shlex.join(torchrun), command=shlex.join(command)
+        save_s=job.save_s, torchrun=shlex.join(torchrun), command=shlex.join(command)
     )
 
 
-# A store of its own for each start: restarted processes would find the addresses of dead ones.
+# Restarts get a store of their own, without the addresses of dead processes; torchrun gives the run
+# time to save.
 _BODY = """
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT={save_s}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 stopped=
 trap 'stopped=yes; kill -TERM "$run"' USR1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.locks import hold
+from selfflow_robotics.locks import alone, hold
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -43,6 +43,9 @@ def test_a_file_system_without_locks_is_used_all_the_same(tmp_path, monkeypatch,
     monkeypatch.setattr(fcntl, "flock", refuse)
     hold(tmp_path)
     hold(tmp_path)
+    with alone(tmp_path / "lock", "that builds"):
+        (tmp_path / "built").touch()
+    assert (tmp_path / "built").exists()
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC])

@@ -34,7 +34,7 @@ from selfflow_robotics.robot.observation import resize_image
 CACHE_FROM_EPISODES = 1000
 EPISODES_EACH = 256  # that a process reads at least, if several build the index
 EPISODES_PER_PART = 32
-THREADS = 16  # that compute checksums
+THREADS = 8  # that compute checksums
 COLUMNS = Columns(COMMON.per_step, COMMON.per_episode | {"place": np.int64}, COMMON.texts)
 
 
