@@ -10,6 +10,7 @@ of the resident memory of the whole command, which saves a checkpoint at its end
 """
 
 import argparse
+import itertools
 import json
 import resource
 import runpy
@@ -56,7 +57,7 @@ def measured(script: dict[str, Any], overrides: list[str]) -> dict[str, float]:
 
     MetricsLog.write = noting
     script["main"](overrides)
-    steps = [after - before for before, after in zip(times[1:-1], times[2:], strict=True)]
+    steps = [after - before for before, after in itertools.pairwise(times[1:])]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": statistics.median(steps), "bytes": peak}
 
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         told = {"planned": planned, "measured": measured}[how](script, [*overrides, *COMMON])
         print(json.dumps(told))
         return
-    print("| command | step planned, s | measured | ratio | memory planned, GB | measured | ratio |")
+    print("| command | step planned, s | measured | ratio | GB planned | measured | ratio |")
     print("|---|---|---|---|---|---|---|")
     for name in [options.only] if options.only else CASES:
         plan, found = (child(how, name) for how in ("planned", "measured"))

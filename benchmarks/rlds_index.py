@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
+from benchmarks.lerobot_sets import write_lerobot
 from selfflow_robotics.data.lerobot.index import LeRobotIndex
 from selfflow_robotics.data.lerobot.info import VERSIONS, is_lerobot
 from selfflow_robotics.data.rlds.index import RldsIndex
 from selfflow_robotics.data.rlds.tfrecord import FRAMING_BYTES, write_record
 from selfflow_robotics.data.rlds.windows import WindowReader
 from selfflow_robotics.data.rlds.writer import RldsWriter
-from tests.lerobot_sets import write_lerobot
 
 IMAGE_SIZE = (256, 320)
 TEMPLATES = 32  # episodes that are encoded; the others differ from them in their actions
