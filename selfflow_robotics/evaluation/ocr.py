@@ -23,7 +23,7 @@ NUM_RESAMPLES = 2000
 def open_reader() -> Reader:
     """Raises UserError if RapidOCR is missing."""
     try:
-        from rapidocr_onnxruntime import RapidOCR
+        from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             "reading text needs RapidOCR: pip install 'selfflow_robotics[ocr]'"

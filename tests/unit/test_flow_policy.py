@@ -107,7 +107,7 @@ def test_an_instruction_can_replace_the_tasks(checkpoint):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"instruction": 128 * "x"}, "instructions of at most 127 bytes"),
+        ({"instruction": 128 * "x"}, "at most 127 bytes"),
         ({"instruction": "", "guidance_scale": 2.0}, "guidance_scale has no effect"),
     ],
 )
