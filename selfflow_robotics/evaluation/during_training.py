@@ -99,7 +99,7 @@ class DuringTraining(Evaluator):
         self._waiting: int | None = None
         self._unlogged: list[int] = []  # steps with a result
         self._newest: dict[str, Any] = {}
-        self._has_resumed = self._has_warned = False
+        self._has_resumed = self._has_warned = self._has_left_out = False
 
     def __enter__(self) -> "DuringTraining":
         return self
@@ -107,9 +107,10 @@ class DuringTraining(Evaluator):
     def __exit__(self, *_: object) -> None:
         if self._child is not None and self._child.poll() is None:
             _end(self._child)
+            newer = self._waiting is not None
             logger.warning(
-                "the evaluation of step %d was cut off; repeat the command to go on with it",
-                self._playing,
+                "the evaluation of step %d was cut off; the repeated command %s",
+                *(self._playing, "evaluates a newer one" if newer else "goes on with it"),
             )
         self._child = None
 
@@ -128,7 +129,7 @@ class DuringTraining(Evaluator):
         return step in (self._playing, self._waiting)
 
     def resume(self, step: int) -> None:
-        """Take up the newest due checkpoint without a result, and log results that are not in
+        """Take up the newest due checkpoint if it has no result, and log results that are not in
         metrics.jsonl. Results of later steps are forgotten: training repeats these."""
         self._has_resumed = True
         known = _steps(self._folder.glob("step_*.json"))
@@ -136,10 +137,10 @@ class DuringTraining(Evaluator):
             known.pop(later).unlink(missing_ok=True)
         self._unlogged = sorted(known.keys() - _logged_steps(self._run / "metrics.jsonl"))
         saved = _steps(path.parent for path in self._run.glob(f"checkpoints/*/{MANIFEST}"))
-        missing = [n for n in saved if self.is_due(n) and n <= step and n not in known]
-        if missing:
-            self._waiting = max(missing)
-            print(f"the checkpoint of step {self._waiting} is still to be evaluated")
+        newest = max((n for n in saved if self.is_due(n) and n <= step), default=None)
+        if newest is not None and newest not in known:
+            self._waiting = newest
+            print(f"the checkpoint of step {newest} is still to be evaluated")
 
     def saving(self, step: int) -> None:
         if self._waiting is not None:
@@ -226,11 +227,13 @@ class DuringTraining(Evaluator):
             )
 
     def _leave_out(self, step: int) -> None:
-        logger.warning(
-            "the checkpoint of step %d is not evaluated, as that of step %s takes longer than "
-            "train.evaluate_every=%d steps",
-            *(step, self._playing, self._every),
-        )
+        if not self._has_left_out:
+            self._has_left_out = True
+            logger.warning(
+                "the checkpoint of step %d is not evaluated, as that of step %s takes longer than "
+                "train.evaluate_every=%d steps; later ones are left out without a word",
+                *(step, self._playing, self._every),
+            )
 
     def _metrics(self, step: int) -> dict[str, Any]:
         """The metrics of a result; {} if there is none that can be read."""

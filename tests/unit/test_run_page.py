@@ -128,6 +128,22 @@ def test_every_metric_is_drawn_once(folder):
     assert [trace["type"] for trace in drawn["cosine_by_layer/t=0.6"][0]] == ["heatmap"]
 
 
+def test_evaluations_during_training_are_one_chart_over_the_evaluated_steps(folder):
+    page = page_html(read_run(folder))
+    assert 'id="success"' not in page
+    for step, rate in ((10, 0.2), (20, None), (30, 0.8)):
+        rates = {"success": rate, "low": 0.1, "high": 0.9, "episodes": 20, "errors": 0}
+        found = {f"evaluation/pick_coke_can/{name}": value for name, value in rates.items()}
+        with (folder / "metrics.jsonl").open("a") as log:
+            log.write("\n" + json.dumps({"step": 60 + step, "evaluation/step": step, **found}))
+    page = page_html(read_run(folder))
+    [(traces, _)] = [plot for title, plot in figures(page).items() if "success" in title]
+    assert [trace["name"] for trace in traces] == ["pick_coke_can"]
+    assert len(traces[0]["x"]) == 2 or traces[0]["x"]["shape"] == "2"
+    assert not any(title.startswith("evaluation") for title in figures(page))
+    assert "last logged step: 59" in page
+
+
 def test_a_young_run_of_another_objective_has_a_page_too(tmp_path):
     line = {"step": 0, "loss": 2.0, "role": "policy", "grad_norm": 1.0, "something_new": 3}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
