@@ -5,6 +5,7 @@ The reader is the recognition network of RapidOCR (PP-OCRv4), whose weights come
 and blanks do not count. What an image should say is what its prompt has in double quotes.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -23,12 +24,12 @@ NUM_RESAMPLES = 2000
 def open_reader() -> Reader:
     """Raises UserError if RapidOCR is missing."""
     try:
-        from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]
+        package: Any = importlib.import_module("rapidocr_onnxruntime")
     except ImportError:
         raise UserError(
             "reading text needs RapidOCR: pip install 'selfflow_robotics[ocr]'"
         ) from None
-    engine = RapidOCR(intra_op_num_threads=1)
+    engine = package.RapidOCR(intra_op_num_threads=1)
 
     def read(image: np.ndarray) -> str:
         found, _ = engine(image[..., ::-1].copy(), use_det=False, use_cls=False)
