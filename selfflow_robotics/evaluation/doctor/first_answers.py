@@ -9,8 +9,9 @@ a few initial states of the evaluation, show some conventions that are not as ex
   metres and radians
 * numbers of the gripper outside of what the server's spec declares
 
-They do not tell a rotation vector from roll, pitch, yaw: the two differ by about half the product of
-a turn's angles, which looks like any other turn. The probe measures how far apart they are instead.
+They do not tell a rotation vector from roll, pitch, yaw: the two differ by about half the product
+of a turn's angles, which looks like any other turn. The probe measures how far apart they are
+instead.
 """
 
 from collections.abc import Sequence
