@@ -90,12 +90,19 @@ def batch_script(job: LaunchConfig, name: str, command: Sequence[str]) -> str:
 
 
 # Restarts get a store of their own, without the addresses of dead processes; torchrun gives the run
-# time to save.
+# time to save. A srun that gets SIGTERM kills its tasks at once, so scancel sends it to the tasks
+# instead: to all processes of step 0, the only one. If that has not begun, there is nothing to
+# save; scancel then succeeds without doing anything, so scontrol is asked first.
 _BODY = """
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT={save_s}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 stopped=
-trap 'stopped=yes; kill -TERM "$run"' USR1
+stop() {{
+    stopped=yes
+    scontrol show step "$SLURM_JOB_ID.0" >/dev/null 2>&1 &&
+        scancel --signal=TERM "$SLURM_JOB_ID.0" || kill -TERM "$run"
+}}
+trap stop USR1
 srun ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} \\
     {torchrun} --nnodes="$SLURM_NNODES" --rdzv-backend=c10d \\
     --rdzv-endpoint="$head:$((20000 + SLURM_JOB_ID % 20000))" --rdzv-id="$SLURM_JOB_ID" \\

@@ -12,17 +12,30 @@ from selfflow_robotics.cli.submit import LaunchConfig, batch_script, split_launc
 from selfflow_robotics.errors import UserError
 
 COMMAND = ["pretrain/images.py", "--data", "my data", "name=a"]
-# A run that saves for a moment once it is told to stop.
+# A run that saves for a moment once its step, that is scancel, tells it to stop.
 RUN = """#!/bin/bash
-echo "$@" > started
 [ -e fails ] && exit 3
 trap 'sleep 0.2; echo > saved; exit 1' TERM
+echo $$ > pid
+echo "$@" > started
 for n in $(seq 50); do [ -e done ] && exit 0; sleep 0.05; done
 exit 9
 """
+# Of SLURM's, scancel succeeds for a step that has not begun, and `scontrol show step` fails.
+ASK = """#!/bin/bash
+[ "$2" = hostnames ] && echo node1
+[ "$1" = requeue ] && echo "$@" > requeued
+[ "$1 $2 $3" = "show step 17.0" ] && [ ! -e queued ]
+"""
+STOP = """#!/bin/bash
+echo "$@" > cancelled
+[ -e refuses ] && exit 1
+[ "$*" = "--signal=TERM 17.0" ] && kill -TERM "$(cat pid)"
+"""
 TOOLS = {
     "srun": RUN,
-    "scontrol": '#!/bin/bash\n[ "$1" = show ] && echo node1 || echo "$@" > requeued\n',
+    "scancel": STOP,
+    "scontrol": ASK,
     "sbatch": '#!/bin/bash\ncat > submitted\n[ -e full ] && { echo "queue is full" >&2; exit 1; }\n'
     'echo "Submitted batch job 17"\n',
 }
@@ -72,6 +85,19 @@ def test_before_the_time_is_up_the_run_saves_and_the_job_is_queued_again(cluster
     job.send_signal(signal.SIGUSR1)
     job.wait()
     assert (cluster / "saved").exists()  # it waits for the run to end
+    assert (cluster / "cancelled").read_text() == "--signal=TERM 17.0\n"
+    assert (cluster / "requeued").read_text() == "requeue 17\n"
+
+
+@pytest.mark.parametrize("why", ["queued", "refuses"])
+def test_a_step_that_gets_no_signal_is_ended_and_queued_again(cluster, why):
+    (cluster / why).touch()
+    job = started()
+    wait_for(cluster / "started")
+    job.send_signal(signal.SIGUSR1)
+    job.wait()
+    assert (cluster / "saved").exists()  # srun itself was told
+    assert (cluster / "cancelled").exists() == (why == "refuses")
     assert (cluster / "requeued").read_text() == "requeue 17\n"
 
 
