@@ -57,7 +57,15 @@ from selfflow_robotics.cli.arguments import Flag, to_overrides
 from selfflow_robotics.cli.help import groups, help_text
 from selfflow_robotics.cli.process import exit_code, own_process, refusal
 from selfflow_robotics.cli.submit import split_launch, submit
-from selfflow_robotics.cli.typed import build, complaint, explain, keys_of, mirror, modules_of
+from selfflow_robotics.cli.typed import (
+    build,
+    complaint,
+    explain,
+    keys_of,
+    mirror,
+    modules_of,
+    takes_list,
+)
 from selfflow_robotics.errors import UserError, unknown
 
 __all__ = ["Flag", "config_dir", "hydra_app"]
@@ -213,9 +221,8 @@ def _explain_hydra(schema: type, error: HydraException) -> UserError:
         return UserError(f"cannot read '{error.override}': {lines[0]}")
     if sweep := re.match("Ambiguous value for argument '(.+?)=(.+)'$", lines[0]):
         key, value = sweep.groups()
-        return UserError(
-            f"cannot read '{key}={value}'; write {key}='\"{value}\"', or as a list {key}=[{value}]"
-        )
+        as_list = f", or as a list {key}=[{value}]" if takes_list(schema, key.lstrip("+")) else ""
+        return UserError(f"cannot read '{key}={value}'; write {key}='\"{value}\"'{as_list}")
     if group := re.match(r"Could not override '(.+?)'\. No match in the defaults list", lines[0]):
         return complaint(schema, group[1], lines[0])
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]

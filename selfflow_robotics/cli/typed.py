@@ -164,6 +164,17 @@ def keys_of(schema: type, prefix: str = "") -> list[str]:
     return keys
 
 
+def takes_list(schema: type, key: str) -> bool:
+    """Whether the setting `key` is a list or tuple, or may be one."""
+    name, _, inner = key.partition(".")
+    hint = get_type_hints(schema).get(name)
+    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if not inner:
+        return _list_arm(arms) is not None
+    groups = (arm for arm in arms if isinstance(arm, type) and dataclasses.is_dataclass(arm))
+    return any(takes_list(group, inner) for group in groups)
+
+
 def modules_of(schema: type) -> list[str]:
     """The modules of the dataclasses nested in `schema`, except its own."""
     modules = []

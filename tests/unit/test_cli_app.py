@@ -10,6 +10,7 @@ import yaml
 from selfflow_robotics.cli import app
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.arguments import quoted, to_overrides
+from selfflow_robotics.cli.typed import takes_list
 from selfflow_robotics.errors import UserError
 
 
@@ -177,7 +178,11 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
         (["samplr.kind=heun"], "unknown config key 'samplr'; did you mean sampler.*?"),
         (["task=Ünï"], """cannot read 'task=Ünï'; write task='"Ünï"'"""),
         (["task=a=b"], """cannot read 'task=a=b'; write task='"a=b"'"""),
-        (["task=a,b"], """cannot read 'task=a,b'; write task='"a,b"', or as a list task=[a,b]"""),
+        (["task=a,b"], """cannot read 'task=a,b'; write task='"a,b"'"""),
+        (
+            ["names=a,b"],
+            """cannot read 'names=a,b'; write names='"a,b"', or as a list names=[a,b]""",
+        ),
         (["experiment=5"], "a number or null is not a choice for experiment; give a file name"),
         (["names=[a"], "cannot read 'names=[a': no viable alternative at input '[a'"),
     ],
@@ -189,6 +194,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, capsys, argv, line):
     assert stop.value.code == 2
     assert captured.err == f"error: {line}\n"
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("names", True),
+        ("sampler.betas", True),
+        ("teacher.betas", True),  # of a group that may be missing
+        ("task", False),
+        ("sampler.kind", False),
+        ("weights.flow", False),
+        ("unknown", False),
+    ],
+)
+def test_settings_that_take_a_list_are_known(key, expected):
+    assert takes_list(Config, key) == expected
 
 
 @pytest.mark.parametrize("argv", [["--checkpoint", ""], ["--checkpoint="], ["checkpoint=''"]])
