@@ -21,6 +21,7 @@ Tracker = Literal["tensorboard", "wandb"]
 
 # Metrics of the whole run, whatever role a step trains.
 COMMON = {"lr_factor", "tokens_per_s", "samples_per_s", "step_s", "data_wait_s", "mfu"}
+COMMON |= {"held_out_policy_loss"}  # of a checkpoint
 EVALUATION = "evaluation/"  # how their names begin; they are of the whole run, too
 PROJECT = "selfflow_robotics"
 

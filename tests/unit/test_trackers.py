@@ -31,8 +31,10 @@ def test_an_unknown_or_missing_tracker_is_one_line(monkeypatch):
 
 
 def test_numbers_are_named_by_role():
-    record = {"step": 3, "role": "policy", "loss": 0.5, "loss_by_t": [1.0], "step_s": 0.1}
-    assert numbers_of(record) == {"loss/policy": 0.5, "step_s": 0.1}
+    record = {"step": 3, "role": "video", "loss": 0.5, "loss_by_t": [1.0], "step_s": 0.1}
+    record["held_out_policy_loss"] = 0.2
+    expected = {"loss/video": 0.5, "step_s": 0.1, "held_out_policy_loss": 0.2}
+    assert numbers_of(record) == expected
     assert numbers_of({"step": 3, "loss": 0.5}) == {"loss": 0.5}
 
 
