@@ -70,9 +70,16 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Mixed precision for matrix products; weights, norms and losses stay fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def autocast(
+    device: torch.device, precision: str, recomputing: bool = False
+) -> AbstractContextManager:
+    """Mixed precision for matrix products; weights, norms and losses stay fp32.
+
+    `recomputing`: for activation checkpointing. A block that runs twice then casts its weights
+    twice, as selective recomputation needs the same operations again, without what was cached.
+    """
+    bf16 = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=not recomputing)
 
 
 # Parameters of glibc's mallopt (malloc.h) with values, in bytes, that keep freed memory.

@@ -165,7 +165,7 @@ def train(
                     device=device, part=(ranks.rank, ranks.size),
                 )  # fmt: skip
                 with networks.accumulating(number + 1 < config.accumulate):
-                    with autocast(device, precision):
+                    with autocast(device, precision, config.activation_checkpoint != "none"):
                         out = networks.loss(batch, generator)
                     (out.loss / config.accumulate).backward()
                 losses.append(out.loss.detach())
