@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -16,11 +16,10 @@ from selfflow_robotics.planning.estimate import (
     CUDA_BYTES,
     HEAP,
     Estimate,
-    Memory,
     Seconds,
-    measured_mfu,
 )
 from selfflow_robotics.planning.machines import MACHINES, Machine, this_computer
+from selfflow_robotics.planning.measure import measure_step
 from selfflow_robotics.planning.trace import Workload
 from selfflow_robotics.training.device import choose_precision, keep_freed_memory, set_threads
 
@@ -51,8 +50,19 @@ def print_plan(
     folders = [folder for one in data if one for folder in ([one] if isinstance(one, str) else one)]
     facts.data_bytes = sum(folder_bytes(Path(folder)) for folder in folders)
     if plan.machine is None or plan.machine == "cpu":
-        estimate, machine, mfu, process = _on_this_computer(config, work)
-        print(report(estimate, machine, (1,), mfu, config.train, facts, process))
+        here = _on_this_computer(config, work, resident_bytes())
+        print(
+            report(
+                here.estimate,
+                here.machine,
+                (1,),
+                here.mfu,
+                config.train,
+                facts,
+                here.process_bytes,
+                here.seconds,
+            )
+        )
         return
     precision = "bf16" if config.precision == "auto" else config.precision
     work = replace(work, precision=precision, accumulate=config.train.accumulate)
@@ -61,25 +71,45 @@ def print_plan(
     print(report(estimate, machine, plan.gpus, mfu, config.train, facts, CUDA_BYTES))
 
 
-def plan_for_this_computer(config: JobConfig, work: Workload) -> tuple[Seconds, Memory]:
-    """The average step's time, and the memory, of a run in one process of this computer."""
-    estimate, machine, mfu, process = _on_this_computer(config, work)
-    seconds = estimate.seconds(machine, 1, "replicate", mfu)
-    return seconds, estimate.memory(1, "replicate", process, HEAP)
+def plan_for_this_computer(
+    config: JobConfig, work: Workload, process_bytes: float
+) -> tuple[Seconds, float]:
+    """The average step's time, and the peak of the memory in bytes, of a run in one process of this
+    computer that takes `process_bytes` before it starts."""
+    here = _on_this_computer(config, work, process_bytes)
+    memory = here.estimate.memory(1, "replicate", here.process_bytes, HEAP)
+    return here.seconds, memory.peak(config.train.activation_checkpoint)
 
 
-def _on_this_computer(
-    config: JobConfig, work: Workload
-) -> tuple[Estimate, Machine, dict[str, float], float]:
-    """What was counted, the processor's rates, the MFU of each role, and the process's bytes."""
-    process = resident_bytes()
+class _OnThisComputer(NamedTuple):
+    """What was counted and timed for a run in one process of this computer."""
+
+    estimate: Estimate
+    machine: Machine
+    seconds: Seconds
+    mfu: dict[str, float]  # of each role
+    process_bytes: float
+
+
+def _on_this_computer(config: JobConfig, work: Workload, process_bytes: float) -> _OnThisComputer:
+    train = config.train
     set_threads(config.threads)
     keep_freed_memory()  # as in training: a step takes half the time with it
     precision = choose_precision(config.precision, torch.device("cpu"))
-    work = replace(work, precision=precision, accumulate=config.train.accumulate)
+    work = replace(work, precision=precision, accumulate=train.accumulate)
     machine = this_computer(precision)
-    mfu = {role.role: measured_mfu(work, role, machine) for role in work.roles}
-    return Estimate.of(work, gpu=False), machine, mfu, process
+    rate = machine.flops[precision]
+    estimate = Estimate.of(work, gpu=False)
+    batches, update, mfu = 0.0, 0.0, {}
+    for role in work.roles:
+        took = measure_step(work, role, train.activation_checkpoint)
+        # The FLOPs of an autoencoder without weights, which cannot be timed.
+        batch = took.batch + (role.batch * role.encoding_flops / rate if not role.encode else 0.0)
+        batches += role.share * (batch + took.metrics / train.log_every)
+        update += role.share * took.update
+        mfu[role.role] = estimate.role_flops(role) / (batch * rate)
+    seconds = Seconds(train.accumulate * batches, update, 0.0)
+    return _OnThisComputer(estimate, machine, seconds, mfu, process_bytes)
 
 
 def resident_bytes() -> float:

@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 
 from selfflow_robotics.cli.workloads import Facts
 from selfflow_robotics.evaluation.tables import text_table
-from selfflow_robotics.planning.estimate import CUDA_BYTES, HEAP, Estimate, Memory, Strategy
+from selfflow_robotics.planning.estimate import (
+    CUDA_BYTES,
+    HEAP,
+    MODES,
+    Estimate,
+    Memory,
+    Seconds,
+    Strategy,
+)
 from selfflow_robotics.planning.machines import Machine
 from selfflow_robotics.training.loop import TrainConfig
 
@@ -21,18 +29,20 @@ def report(
     train: TrainConfig,
     facts: Facts,
     process_bytes: float,
+    measured: Seconds | None = None,
 ) -> str:
-    """The plan for each number of processes and each strategy."""
+    """The plan for each number of processes and each strategy. `measured`: the step's time on this
+    computer; None: it follows from the machine's rates."""
     layouts: list[Layout] = [
         (n, s) for n in counts for s in (STRATEGIES if n > 1 else STRATEGIES[:1])
     ]
-    on_cpu = not machine.link
+    on_cpu = measured is not None
     parts = [
         _parameters(estimate),
         _roles(estimate, mfu, on_cpu),
         _machine(machine, estimate.work.precision),
         _memory(estimate, machine, layouts, process_bytes),
-        _time(estimate, machine, layouts, mfu, train),
+        _time(estimate, machine, layouts, mfu, train, measured),
         _files(estimate, train, facts),
         _assumed(estimate, mfu, on_cpu, facts),
     ]
@@ -53,7 +63,7 @@ def _roles(estimate: Estimate, mfu: Mapping[str, float], on_cpu: bool) -> str:
     lines = [header + ["MFU"] * on_cpu]
     for role in estimate.work.roles:
         cost = estimate.steps[role.role]
-        flops = cost.flops + role.batch * role.encoding_flops
+        flops = estimate.role_flops(role)
         cells = [role.role, f"{role.share:.1%}", str(role.batch), str(cost.tokens)]
         lines.append([*cells, _flops(flops)] + [f"{mfu[role.role]:.0%}"] * on_cpu)
     return text_table(lines)
@@ -71,7 +81,8 @@ def _memory(
 ) -> str:
     """Bytes in each process, by part, and whether they fit."""
     names = ["weights", "average (EMA)", "optimizer state", "gradients", "activations"]
-    names += ["  checkpointed", "gathered blocks", "process", "peak", "  checkpointed", "fits"]
+    names += ["  selective", "  full", "gathered blocks", "process", "peak", "  selective"]
+    names += ["  full", "fits"]
     columns = [["memory of each process", *names]]
     for processes, strategy in layouts:
         heap = 1.0 if machine.link else HEAP
@@ -81,13 +92,14 @@ def _memory(
 
 
 def _memory_cells(memory: Memory, most: float) -> list[str]:
-    kept, checkpointed = memory.peak(), memory.peak(checkpointing=True)
-    fits = "yes" if kept <= most else "checkpointed only" if checkpointed <= most else "no"
+    peaks = {mode: memory.peak(mode) for mode in MODES}
+    fits = next((mode for mode, peak in peaks.items() if peak <= most), "no")
     parts = [
         *(memory.weights, memory.average, memory.optimizer, memory.gradients),
-        *(memory.activations, memory.checkpointed, memory.gathered, memory.process),
+        *(memory.activations[mode] for mode in MODES),
+        *(memory.gathered, memory.process, *peaks.values()),
     ]
-    return [*map(_bytes, parts), _bytes(kept), _bytes(checkpointed), fits]
+    return [*map(_bytes, parts), "yes" if fits == "none" else fits]
 
 
 def _time(
@@ -96,11 +108,12 @@ def _time(
     layouts: Sequence[Layout],
     mfu: Mapping[str, float],
     train: TrainConfig,
+    measured: Seconds | None,
 ) -> str:
     names = ["step", "  forward, backward", "  update", "  communication"]
     columns = [["time", *names, "samples/s", "tokens/s", f"{train.steps} steps"]]
     for processes, strategy in layouts:
-        seconds = estimate.seconds(machine, processes, strategy, dict(mfu))
+        seconds = measured or estimate.seconds(machine, processes, strategy, dict(mfu))
         parts = [seconds.total, seconds.compute, seconds.update, seconds.communication]
         rates = [estimate.samples / seconds.total, estimate.tokens / seconds.total]
         columns.append(
@@ -140,21 +153,24 @@ def _files(estimate: Estimate, train: TrainConfig, facts: Facts) -> str:
 def _assumed(estimate: Estimate, mfu: Mapping[str, float], on_cpu: bool, facts: Facts) -> str:
     counted = "FLOPs and tensors of the real step, without numbers"
     if on_cpu:
-        measured = f"measured: the processor's rates, and the MFU of two blocks; counted: {counted}"
+        found = (
+            f"measured: updates of networks of 2 and 4 blocks, the processor's rates; "
+            f"counted: {counted}"
+        )
         notes = [
             f"the heap takes {HEAP:g} times the tensors",
             "no other program uses the cores; reading of data takes no time",
         ]
     else:
-        measured = f"counted: {counted}"
+        found = f"counted: {counted}"
         notes = [
             f"MFU {next(iter(mfu.values())):.0%} (plan.mfu)",
             f"{_bytes(CUDA_BYTES)} for CUDA; activations as without compiling",
             "links at their full rate; fsdp hides communication behind computation, replicate does "
             "not",
-            "checkpointed: only the inputs of blocks are kept, for a third more forward FLOPs",
+            "times without activation_checkpoint; full adds up to a third, selective less",
         ]
-    return "\n".join([measured, "assumed: " + "; ".join([*notes, *facts.assumed])])
+    return "\n".join([found, "assumed: " + "; ".join([*notes, *facts.assumed])])
 
 
 def _layout(processes: int, strategy: Strategy) -> str:

@@ -16,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.batch import Batch, Slot, Words, step_places
+from selfflow_robotics.commands import command
 from selfflow_robotics.data.latents import LatentReader
 from selfflow_robotics.data.latents_record import row_dtype, sides
 from selfflow_robotics.data.shapes import SHAPES
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.modalities.base import FrameCodec, slot_of
 from selfflow_robotics.modalities.latents import (
     ImageLatents,
@@ -83,6 +85,11 @@ def image_workload(
         kind = ("flux2" if text else "rae") if model.patch == 1 else "sd_vae"
         channels, down = AUTOENCODERS[kind]
         count, size, classes = IMAGENET_IMAGES, 256 // down, IMAGENET_CLASSES
+        if size % model.patch:  # latents of none of these autoencoders
+            raise UserError(
+                f"{data} is missing, and the size of its latents is unknown; make it first: "
+                f"{command('pretrain/encode.py')} --output {data} ..."
+            )
         facts.assumed.append(
             f"{data} is not there: planned for {kind} latents {channels} x {size} x {size} of "
             f"{count} images, as many as in ImageNet"
@@ -132,14 +139,14 @@ def robot_workload(
     codec = _codec(model, facts)
     reads = _text(text, TextConfig("bytes", model.text_tokens, model.text_bytes), facts)
     frames = model.later_frames if later_frames is None else later_frames
-    encoding = 0.0 if latents is not None else _encoding_flops(model, codec, facts)
+    flops, encode = (0.0, None) if latents is not None else _encoding(model, codec, facts)
     works = []
     for role in (role for role, weight in roles.items() if weight > 0):
         batch, objective = settings(role)
         share = roles[role] / sum(roles.values())
         samples = _robot_samples(model, codec, reads, text.tokens, role, frames)
         read = 1 + frames * ("later_frames" in ROLES[role])
-        works.append(RoleWork(role, share, batch, objective, samples, read * encoding))
+        works.append(RoleWork(role, share, batch, objective, samples, read, flops, encode))
     network = model.network(codec, reads, lora=lora)
     channels = codec.channels
     return _workload(network, works, channels, conditioning, optimizer, facts, loss_weights), facts
@@ -193,22 +200,29 @@ def _codec(model: RobotConfig, facts: Facts) -> FrameCodec:
     return made(size, channels, patch, model.autoencoder, None, down)
 
 
-def _encoding_flops(model: RobotConfig, codec: Any, facts: Facts) -> float:
-    """FLOPs to encode a frame during training."""
+def _encoding(
+    model: RobotConfig, codec: Any, facts: Facts
+) -> tuple[float, Callable[[int], Any] | None]:
+    """FLOPs to encode a frame during training, and a call that encodes so many; None: it needs
+    weights that may be missing."""
     if model.frames == "pixels":
-        return 0.0
+        return 0.0, None
     if model.autoencoder.kind == "sd_vae":
-        return SD_VAE_FLOPS * prod(model.image_size)
+        return SD_VAE_FLOPS * prod(model.image_size), None
     if codec.autoencoder is None:
         facts.assumed.append(
             f"frames encoded ahead (pretrain/encode.py): {model.autoencoder.kind}'s own time is "
             "not counted"
         )
-        return 0.0
-    frame = torch.zeros(1, 1, *model.image_size, PIXEL_CHANNELS, dtype=torch.uint8)
+        return 0.0, None
+
+    def encode(frames: int) -> Any:
+        raw = torch.zeros(1, frames, *model.image_size, PIXEL_CHANNELS, dtype=torch.uint8)
+        return codec.encode(raw), codec.view(raw)
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        codec.encode(frame)
-    return counter.get_total_flops()
+        encode(1)
+    return counter.get_total_flops(), encode
 
 
 def _robot_samples(

@@ -9,23 +9,22 @@ use, and does so while computing. What is assumed rather than counted or measure
 printed with each plan.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
-from selfflow_robotics.models.flux import FluxConfig
-from selfflow_robotics.models.network import Network
-from selfflow_robotics.planning.machines import GPUS_PER_NODE, Machine, seconds_of
+from selfflow_robotics.planning.machines import GPUS_PER_NODE, Machine
 from selfflow_robotics.planning.trace import (
     Parameters,
     RoleWork,
     StepCost,
     Workload,
     count_parameters,
-    step_loss,
     trace_step,
 )
+from selfflow_robotics.training.activations import Mode
 
 Strategy = Literal["replicate", "fsdp"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 FP32 = 4  # bytes; weights, gradients, average and optimizer state
 # Bytes that an update reads or writes: per trained parameter AdamW 28 and clipping 12; per
@@ -44,18 +43,16 @@ class Memory(NamedTuple):
     average: float
     optimizer: float
     gradients: float
-    activations: float
-    checkpointed: float  # activations, if only the inputs of blocks were kept
+    activations: dict[Mode, float]  # by train.activation_checkpoint
     gathered: float  # weights and gradients of the blocks in use, for fsdp
     process: float
     updating: float
     heap: float  # memory that an allocator takes for a byte of tensors
     held: float  # gradients of a step's earlier batches
 
-    def peak(self, checkpointing: bool = False) -> float:
+    def peak(self, mode: Mode = "none") -> float:
         """The largest total of a step; the backward pass frees activations as it adds gradients."""
-        active = (self.checkpointed if checkpointing else self.activations) + self.gathered
-        active += self.held
+        active = self.activations[mode] + self.gathered + self.held
         lasting = self.weights + self.average + self.optimizer
         return self.process + self.heap * (lasting + max(active, self.updating))
 
@@ -81,43 +78,40 @@ class Estimate:
     parameters: Parameters
     steps: dict[str, StepCost]  # of each role, for its batch in one process
     heaviest: RoleWork  # the role with the most activations
-    fixed: tuple[float, float]  # bytes of activations that do not grow with the batch ...
-    per_sample: tuple[float, float]  # ... and those per sample: all kept, and checkpointed
+    fixed: dict[Mode, float]  # bytes of activations that do not grow with the batch ...
+    per_sample: dict[Mode, float]  # ... and those per sample
 
     @classmethod
     def of(cls, work: Workload, gpu: bool) -> "Estimate":
-        """Count one step of every role, and the heaviest one's memory at a smaller batch."""
+        """Count one step of every role, and, for several GPUs, the heaviest one's memory at a
+        smaller batch."""
         steps = {role.role: trace_step(work, role, role.batch, gpu=gpu) for role in work.roles}
         heaviest = max(work.roles, key=lambda role: steps[role.role].activations)
         less = max(1, heaviest.batch // 4)
-        fixed, per_sample = [], []
-        for checkpointing in (False, True):
+        fixed: dict[Mode, float] = {}
+        per_sample: dict[Mode, float] = {}
+        for mode in MODES:
             many = steps[heaviest.role]
-            if checkpointing:
-                many = trace_step(work, heaviest, heaviest.batch, checkpointing, gpu)
-            few = many
-            if less < heaviest.batch:
-                few = trace_step(work, heaviest, less, checkpointing, gpu)
-            grown = max(1, heaviest.batch - less)
-            slope = max(0.0, (many.activations - few.activations) / grown)
-            per_sample.append(slope)
-            fixed.append(many.activations - slope * heaviest.batch)
-        return cls(
-            work,
-            count_parameters(work),
-            steps,
-            heaviest,
-            (fixed[0], fixed[1]),
-            (per_sample[0], per_sample[1]),
-        )
+            if mode != "none":
+                many = trace_step(work, heaviest, heaviest.batch, mode, gpu)
+            slope = many.activations / heaviest.batch
+            if gpu and less < heaviest.batch:  # a processor has the whole batch
+                few = trace_step(work, heaviest, less, mode, gpu)
+                grown = heaviest.batch - less
+                slope = max(0.0, (many.activations - few.activations) / grown)
+            per_sample[mode] = slope
+            fixed[mode] = many.activations - slope * heaviest.batch
+        return cls(work, count_parameters(work), steps, heaviest, fixed, per_sample)
+
+    def role_flops(self, role: RoleWork) -> float:
+        """FLOPs of a batch of one role: forward, backward, encoding of frames."""
+        return self.steps[role.role].flops + role.batch * role.encoding_flops
 
     @property
     def flops(self) -> float:
-        """FLOPs of an average step over all processes: forward, backward, encoding of frames."""
-        return self.work.accumulate * sum(
-            role.share * (self.steps[role.role].flops + role.batch * role.encoding_flops)
-            for role in self.work.roles
-        )
+        """FLOPs of an average step over all processes."""
+        each = (role.share * self.role_flops(role) for role in self.work.roles)
+        return self.work.accumulate * sum(each)
 
     @property
     def samples(self) -> float:
@@ -147,17 +141,17 @@ class Estimate:
             width = 2 if self.work.precision == "bf16" else FP32
             gathered = self.parameters.largest_block * (2 * width + FP32)
         samples = self.heaviest.batch / processes
-        kept, checkpointed = (
-            (0.0 if shards > 1 else fixed) + slope * samples
-            for fixed, slope in zip(self.fixed, self.per_sample, strict=True)
-        )
+        kept: dict[Mode, float] = {
+            mode: (0.0 if shards > 1 else self.fixed[mode]) + slope * samples
+            for mode, slope in self.per_sample.items()
+        }
         share = FP32 * self.parameters.total / shards
         gradients = FP32 * self.parameters.trained / shards
         updating = max(cost.updating for cost in self.steps.values()) / shards
         state = self.parameters.state_bytes / shards
-        tensors = (share, share, state, gradients, kept, checkpointed, gathered)
         held = gradients if self.work.accumulate > 1 else 0.0
-        return Memory(*tensors, process_bytes, updating, heap, held)
+        tensors = share, share, state, gradients
+        return Memory(*tensors, kept, gathered, process_bytes, updating, heap, held)
 
     def seconds(
         self, machine: Machine, processes: int, strategy: Strategy, mfu: dict[str, float]
@@ -165,10 +159,7 @@ class Estimate:
         """Time of an average step; `mfu` is that of each role."""
         peak = machine.flops[self.work.precision]
         compute = sum(
-            role.share
-            * (self.steps[role.role].flops + role.batch * role.encoding_flops)
-            / (peak * mfu[role.role])
-            for role in self.work.roles
+            role.share * self.role_flops(role) / (peak * mfu[role.role]) for role in self.work.roles
         )
         compute *= self.work.accumulate / processes
         shards = processes if strategy == "fsdp" else 1
@@ -196,33 +187,3 @@ class Estimate:
         if nodes > 1:
             between = moved / local * (nodes - 1) / nodes / machine.network
         return within + between
-
-
-def measured_mfu(work: Workload, role: RoleWork, machine: Machine) -> float:
-    """The share of `machine`'s peak rate that this computer reaches in a step of two blocks of the
-    network, timed for about half a second."""
-    small, role = _two_blocks(work, role)
-    one = trace_step(small, role, 1)
-    peak = machine.flops[work.precision]
-    batch = max(1, min(role.batch, round(0.1 * peak / one.flops)))
-    cost = trace_step(small, role, batch)
-    student = Network(small.network)
-    teacher = Network(small.network).requires_grad_(False).eval()
-
-    def step() -> None:
-        step_loss(small, role, student, teacher, batch).loss.backward()
-        student.zero_grad(set_to_none=True)
-
-    return cost.flops / seconds_of(step, 0.5) / peak
-
-
-def _two_blocks(work: Workload, role: RoleWork) -> tuple[Workload, RoleWork]:
-    backbone = work.network.backbone
-    if isinstance(backbone, FluxConfig):
-        backbone = replace(backbone, double=1, single=1)
-    else:
-        backbone = replace(backbone, depth=2)
-    objective = replace(role.objective, student_layer=1, teacher_layer=2)
-    early = None if work.network.auxiliary_layer is None else 1
-    small = replace(work, network=replace(work.network, backbone=backbone, auxiliary_layer=early))
-    return small, replace(role, objective=objective)

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from selfflow_robotics.batch import Batch
@@ -27,6 +25,7 @@ from selfflow_robotics.models.network import Network, NetworkConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES
 from selfflow_robotics.objective.self_flow import Encoder, ObjectiveConfig
+from selfflow_robotics.training.activations import Mode, blocks_of, checkpoint_activations
 from selfflow_robotics.training.device import autocast
 from selfflow_robotics.training.optimizer import OptimizerConfig, build_optimizers
 from selfflow_robotics.training.teacher import update_teacher
@@ -59,7 +58,14 @@ class RoleWork:
     batch: int  # samples per step, over all processes
     objective: ObjectiveConfig
     samples: Callable[[int], Batch]  # a batch of that many samples of zeros
-    encoding_flops: float = 0.0  # of a sample's frames, by an autoencoder during training
+    frames: int = 0  # of a sample, that an autoencoder encodes during training
+    frame_flops: float = 0.0  # of encoding one
+    encode: Callable[[int], Any] | None = None  # encodes so many; None: its weights are missing
+
+    @property
+    def encoding_flops(self) -> float:
+        """FLOPs to encode a sample's frames."""
+        return self.frames * self.frame_flops
 
 
 @dataclass(frozen=True)
@@ -104,21 +110,20 @@ class Parameters:
 
 
 def trace_step(
-    work: Workload, role: RoleWork, batch: int, checkpointing: bool = False, gpu: bool = False
+    work: Workload, role: RoleWork, batch: int, mode: Mode = "none", gpu: bool = False
 ) -> StepCost:
     """Count one step of `batch` samples.
 
-    `checkpointing`: keep only the inputs of blocks, and compute each block again for the backward
-    pass. `gpu`: attention as on a GPU, which never stores its weights.
+    `mode`: which activations of blocks are computed again for the backward pass. `gpu`: attention
+    as on a GPU, which never stores its weights.
     """
     counter = _Counter()
     with _fake(gpu), counter:
         student, teacher = _networks(work)
         optimizers = build_optimizers(student, work.optimizer)
-        if checkpointing:
-            _checkpoint_blocks(student)
+        checkpoint_activations(student, mode)
         before = counter.start()
-        with autocast(torch.device("cpu"), work.precision):
+        with autocast(torch.device("cpu"), work.precision, mode != "none"):
             terms = step_loss(work, role, student, teacher, batch)
         tokens = terms.num_tokens
         terms.loss.backward()
@@ -165,7 +170,7 @@ def count_parameters(work: Workload) -> Parameters:
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         for optimizer in optimizers:
             optimizer.step()
-        blocks = [sum(p.numel() for p in b.parameters()) for b in _blocks(network)]
+        blocks = [sum(p.numel() for p in b.parameters()) for b in blocks_of(network)]
         state = sum(_nbytes(x) for x in _state_tensors(optimizers))
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return Parameters(parts, trained, state, max(blocks))
@@ -219,19 +224,6 @@ def _fake(gpu: bool) -> Iterator[None]:
             yield
     finally:
         layers.SHORT = short
-
-
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    for name, module in network.named_modules():
-        if isinstance(module, nn.ModuleList) and f".{name}".endswith(".blocks"):
-            yield from module
-
-
-def _checkpoint_blocks(network: nn.Module) -> None:
-    for block in _blocks(network):
-        block.forward = partial(
-            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-        )
 
 
 def _state_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[Tensor]:

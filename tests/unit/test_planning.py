@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from selfflow_robotics.models.flux import FluxConfig
 from selfflow_robotics.models.network import Network
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
-from selfflow_robotics.planning.estimate import Estimate, measured_mfu
+from selfflow_robotics.planning import measure
+from selfflow_robotics.planning.estimate import Estimate
 from selfflow_robotics.planning.machines import MACHINES, peak_of
 from selfflow_robotics.planning.trace import count_parameters, step_loss, trace_step
 
@@ -46,12 +48,13 @@ def test_the_counts_are_those_of_a_real_step(work):
     assert count_parameters(work).total == total
 
 
-def test_checkpointing_takes_less_memory_and_more_flops(work):
+def test_recomputing_takes_less_memory_and_more_flops(work):
     role = work.roles[0]
     kept = trace_step(work, role, role.batch)
-    recomputed = trace_step(work, role, role.batch, checkpointing=True)
-    assert recomputed.activations < kept.activations
-    assert 1.1 < recomputed.flops / kept.flops < 1.5
+    selective, full = (trace_step(work, role, role.batch, mode) for mode in ("selective", "full"))
+    assert full.activations < selective.activations < kept.activations
+    assert selective.flops == kept.flops
+    assert 1.1 < full.flops / kept.flops < 1.5
 
 
 def test_fsdp_divides_what_replicate_keeps(work):
@@ -121,7 +124,51 @@ def test_a_frozen_backbone_needs_less(work):
         assert getattr(frozen, name) < getattr(kept, name) / 2
 
 
-def test_a_processor_is_timed_with_an_early_auxiliary_head(work):
+def test_a_plan_without_the_latents_says_what_makes_them(images, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        images["main"](["experiment=words", "plan.machine=h100"])
+    assert stop.value.code == 2
+    assert "pretrain/encode.py --output latents/words" in capsys.readouterr().err
+
+
+# Seconds of a step's parts by numbers of blocks, exact, in place of a clock.
+COSTS = {"sit": (1.0, 0.5, 0.25), "flux": (1.0, 0.5, 0.3, 0.25, 0.1)}
+
+
+@pytest.mark.parametrize("gamma", [0.8, 0.0])
+@pytest.mark.parametrize("backbone", ["sit", "flux"])
+def test_a_step_is_extrapolated_over_depth_and_batch(work, backbone, gamma, monkeypatch):
+    config, costs, built = work.network.backbone, COSTS[backbone], []
+    blocks = {"sit": (40,), "flux": (20, 30)}[backbone]
+    config = replace(config, depth=40)
+    if backbone == "flux":
+        config = FluxConfig(width=48, double=20, single=30, heads=2)
+    objective = ObjectiveConfig(gamma=gamma, student_layer=8, teacher_layer=25)
+    role = replace(work.roles[0], objective=objective, batch=64)
+    work = replace(work, network=replace(work.network, backbone=config), roles=(role,))
+    seen = {"sit": (25,), "flux": (20, 5)}[backbone] if gamma else ()
+
+    class Clock:
+        def __init__(self, small, small_role, mode):
+            self.terms = measure._terms(small, small_role)
+            built.append(small.network.backbone.depth)
+
+        def times(self, samples):
+            cost = sum(x * y for x, y in zip(self.terms, costs, strict=False))
+            return measure.StepTimes(samples * cost / 8, 0.1 * cost, 0.0)
+
+    monkeypatch.setattr(measure, "_Step", Clock)
+    found = measure.measure_step(work, role)
+    cost = sum(x * y for x, y in zip((1, *blocks, *seen), costs, strict=False))
+    assert found.batch == pytest.approx(64 * cost / 8)
+    assert found.update == pytest.approx(0.1 * cost)
+    assert max(built) <= 4
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+def test_a_processor_is_timed_with_an_early_auxiliary_head(work, mode):
     role = replace(work.roles[0], objective=ObjectiveConfig(gamma=0.0, auxiliary=0.5))
     early = replace(work, network=replace(work.network, auxiliary_layer=3), roles=(role,))
-    assert measured_mfu(early, role, MACHINES["h100"]) > 0
+    found = measure.measure_step(early, role, mode)
+    assert found.batch > 0 < found.update
