@@ -53,6 +53,7 @@ ANSWER_S = 30.0  # after which an answer counts as missing
 MINUTE_S = 60.0
 QUIET_S = 5.0  # of the well-behaved client alone, in each turn
 TURNS = 10
+PREPARE_S = 5.0  # for an attacker to start, which takes the processor from the others
 MOST_GROWTH_MB = 50
 
 
@@ -161,17 +162,22 @@ def hostile(generator: np.random.Generator) -> bytes | str:
             return "text" * int(generator.integers(1, 100))
 
 
-async def attack(port: int, messages: int, seed: int) -> int:
-    """Send hostile messages one after the other; how many were refused (the others happened to be
-    valid, or the connection broke off before an answer)."""
-    generator, refused = np.random.default_rng(seed), 0
-    for _ in range(messages):
+async def attack(port: int, messages: int, seed: int, begin: float) -> tuple[int, list[str]]:
+    """Send hostile messages one after the other, from the time `begin` on.
+
+    Returns how many were refused (the others happened to be valid, or the connection broke off
+    before an answer), and errors: those that were not answered at all.
+    """
+    generator, refused, errors = np.random.default_rng(seed), 0, []
+    prepared = [hostile(generator) for _ in range(messages)]
+    await asyncio.sleep(begin - time.time())
+    for message in prepared:
         path = generator.choice(["", "openpi", "vla-eval"])
         try:
             async with connect(f"ws://127.0.0.1:{port}/{path}", compression=None) as connection:
                 if path != "vla-eval":
                     await connection.recv()
-                await connection.send(hostile(generator))
+                await connection.send(message)
                 if generator.random() < 0.1:
                     connection.transport.abort()
                     continue
@@ -180,7 +186,9 @@ async def attack(port: int, messages: int, seed: int) -> int:
                 refused += isinstance(answer, str) or unpack(answer).get("type") == "error"
         except WebSocketException:
             refused += 1
-    return refused
+        except (OSError, TimeoutError) as error:
+            errors.append(f"a hostile message: {type(error).__name__}: {error}")
+    return refused, errors
 
 
 def start(function: Any, *arguments: Any) -> Future[Any]:
@@ -241,10 +249,14 @@ def fuzz(port: int, messages: int, hz: float, seed: int) -> tuple[Load, Load, in
 
 async def behave_during_attack(port: int, hz: float, messages: int, seed: int) -> tuple[Load, int]:
     """The well-behaved client while another process attacks; how many messages were refused."""
-    attacker, load = start(attack, port, messages, seed), Load([], [])
+    begin = time.time() + PREPARE_S
+    attacker, load = start(attack, port, messages, seed, begin), Load([], [])
+    await asyncio.sleep(begin - time.time())
     while not attacker.done():
         add(load, await behave(port, hz, 0.5, is_openpi=True))
-    return load, attacker.result()
+    refused, errors = attacker.result()
+    load.errors.extend(errors)
+    return load, refused
 
 
 def add(load: Load, more: Load) -> None:
