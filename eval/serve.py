@@ -31,6 +31,7 @@ tunnel. docs/serving.md has the details.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from dataclasses import dataclass
@@ -187,6 +188,10 @@ async def serve_until_stopped(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Later garbage collections skip what exists now (torch has 10^5 objects). Walking through it
+    # would stop all clients, by up to 0.4 s.
+    gc.collect()
+    gc.freeze()
     where = {"host": config.host, "port": config.port, "access": access, "tls": tls}
     async with serving(batcher, description, **where, limits=limits, seed=config.seed) as (
         server,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -80,6 +81,7 @@ def envelope(kind: str, payload: Mapping[str, Any], seq: int) -> dict[str, Any]:
     return {"type": kind, "payload": payload, "seq": seq, "timestamp": time.time()}
 
 
+@cache  # it reads a file
 def _version() -> str:
     try:
         return version(SERVER)

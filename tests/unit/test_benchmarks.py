@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,6 +127,39 @@ def test_every_execution_has_a_row_that_its_chunks_allow():
             assert ExecutionConfig(**how).build(SimpleNamespace(
                 horizon=horizon, check_streaming=lambda: None
             )).steps >= 1  # fmt: skip
+
+
+@pytest.fixture
+def soak():
+    for package in ("msgpack", "websockets"):
+        pytest.importorskip(package, reason="the extra 'serve' is not installed")
+    return import_module("benchmarks.soak")
+
+
+@pytest.mark.parametrize("option", ["--minutes", "--clients", "--hz", "--messages"])
+def test_soak_refuses(soak, refused, option):
+    assert f"{option}: must be" in refused(soak.main, option, "0")
+
+
+def test_soak_counts_what_a_server_answers(soak, capsys, monkeypatch):
+    monkeypatch.setattr(soak, "MINUTE_S", 1.0)
+    monkeypatch.setattr(soak, "QUIET_S", 0.2)
+    monkeypatch.setattr(soak, "TURNS", 1)
+    assert soak.main(["--minutes", "1", "--clients", "2", "--messages", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "20 hostile messages" in out
+    assert "; 0 errors" in out
+    row = next(line for line in out.splitlines() if line.startswith("| 1 |"))
+    assert int(row.split(" | ")[1]) > 0
+
+
+def test_soak_finds_wrong_answers(soak):
+    good = {"actions": np.zeros((6, 7), np.float32)}
+    assert soak.fault(soak.pack(good, "bytes"), True) is None
+    assert soak.fault(soak.pack({"payload": good}), False) is None
+    for bad in ({}, {"actions": np.zeros((6, 6))}, {"actions": np.full((1, 7), np.nan)}):
+        assert soak.fault(soak.pack(bad, "bytes"), True)
+    assert soak.fault("error: refused", True) == "error: refused"
 
 
 def test_groups_are_those_of_the_table():
