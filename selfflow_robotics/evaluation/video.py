@@ -1,4 +1,4 @@
-"""Write MP4 videos and grids of frames."""
+"""Write MP4 videos, with or without sound, and grids of frames."""
 
 import io
 from fractions import Fraction
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from einops import rearrange
 from PIL import Image
 
 from selfflow_robotics.evaluation.results import write_whole
 
+AUDIO_BIT_RATE = 128_000
 MIN_SHOWN_HEIGHT = 240  # px; smaller frames are enlarged by an integer factor
 
 
@@ -20,8 +22,15 @@ def enlarge(frames: np.ndarray, min_height: int = MIN_SHOWN_HEIGHT) -> np.ndarra
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 [T, H, W, 3] as H.264 (MPEG-4 part 2 if ffmpeg has no H.264).
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    fps: float,
+    sound: np.ndarray | None = None,
+    sample_rate: int = 16_000,
+) -> None:
+    """Write uint8 [T, H, W, 3] as H.264 (MPEG-4 part 2 if ffmpeg has no H.264), and mono `sound`
+    float [samples] in [-1, 1], if any, as AAC.
 
     Enlarged frames are cropped to even sides, which yuv420p needs. Raises ValueError without
     frames, OSError if the file cannot be written; then nothing is left of it.
@@ -36,6 +45,8 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate = 2_000_000
+        if sound is not None:
+            _add_sound(container, sound, sample_rate)
         for frame in frames:
             image = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(frame[:height, :width]), format="rgb24"
@@ -44,6 +55,16 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         container.mux(stream.encode())
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, film.getvalue())
+
+
+def _add_sound(container: OutputContainer, sound: np.ndarray, sample_rate: int) -> None:
+    stream = container.add_stream("aac", rate=sample_rate, layout="mono")
+    stream.bit_rate = AUDIO_BIT_RATE
+    samples = np.ascontiguousarray(sound.clip(-1, 1), np.float32)[None]
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = sample_rate, 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def write_grid(path: Path, frames: np.ndarray, columns: int) -> None:
