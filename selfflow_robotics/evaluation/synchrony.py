@@ -102,17 +102,17 @@ def heard_impacts(sound: np.ndarray, sample_rate: int) -> list[float]:
     for place in np.argsort(-rise, kind="stable"):
         if rise[place] < LEAST_RISE_DB:
             break
-        time = float(place * STEP_S)
+        time = float(place * STEP_S + WINDOW_S / 2)
         if all(abs(time - other) >= APART_S for other in found):
             found.append(time)
     return sorted(found)
 
 
 def _band_energies(sound: np.ndarray, sample_rate: int) -> np.ndarray:
-    """[steps, bands]: 1 is a sine of amplitude 1. Step k is around sample k STEP_S."""
+    """[steps, bands]: 1 is a sine of amplitude 1. Step k begins at k STEP_S."""
     step, size = round(STEP_S * sample_rate), round(WINDOW_S * sample_rate)
-    padded = np.pad(sound.astype(np.float64), size // 2)
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, size)[::step]
+    whole = np.pad(sound.astype(np.float64), (0, max(0, size - len(sound))))
+    pieces = np.lib.stride_tricks.sliding_window_view(whole, size)[::step]
     window = np.hanning(size)
     powers = np.abs(np.fft.rfft(pieces * window, axis=1)) ** 2 * 4 / (size * (window**2).sum())
     places = np.fft.rfftfreq(size, 1 / sample_rate)
