@@ -2,6 +2,7 @@
 
     python pretrain/render.py                                  # words, 20 000 images
     python pretrain/render.py set=clips                        # moving objects, 4000 clips
+    python pretrain/render.py set=impacts                      # films with sound, 4000 clips
     python pretrain/render.py num_images=2000 output=datasets/few words.fonts=[aileron]
     python pretrain/render.py ocr_images=500                   # how well OCR reads the images
     python pretrain/render.py experiment=debug                 # seconds
@@ -14,6 +15,10 @@ set=clips: short clips of one or two coloured objects that move, bounce, rest or
 pillar, with captions such as 'a red disc moves right and a blue square stays still, on a light
 background'. NAME.visible.json says how much of each object is visible in each frame.
 Combinations of objects that are held out are never in the training clips.
+
+set=impacts: short films with sound, of balls that bounce and hammers that strike, with captions
+such as 'a small red metal ball bounces on a wooden floor'. NAME.contacts.json says when bodies
+touch. Combinations of colour and materials that are held out are never in the training films.
 
 The result is OUTPUT/train and OUTPUT/held_out (tar shards of images in WebDataset's layout, or
 NAME.mp4 with NAME.txt, for pretrain/encode.py), prompts for eval/generation.py or eval/media.py
@@ -33,6 +38,7 @@ from PIL import Image
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.rendered.clips import ClipsConfig, RenderedClips
+from selfflow_robotics.data.rendered.impacts import ImpactsConfig, RenderedImpacts
 from selfflow_robotics.data.rendered.words import RenderedWords, WordsConfig
 from selfflow_robotics.data.rendered.write import RenderedSet, write_set
 from selfflow_robotics.errors import UserError, check_least
@@ -44,12 +50,16 @@ from selfflow_robotics.rng import check_seed
 MOST_IMAGES = 10_000_000
 SHOWN, COLUMNS = 32, 8  # images of the preview
 SHOWN_CLIPS = 12
-COUNTS = {"words": (20_000, 1000), "clips": (4000, 200)}  # for training, held out
+COUNTS = {  # for training, held out
+    "words": (20_000, 1000),
+    "clips": (4000, 200),
+    "impacts": (4000, 200),
+}
 
 
 @dataclass(frozen=True)
 class RenderConfig:
-    set: Literal["words", "clips"] = "words"
+    set: Literal["words", "clips", "impacts"] = "words"
     output: str | None = None
     root: str = "datasets"
     num_images: int | None = None
@@ -59,6 +69,7 @@ class RenderConfig:
     ocr_images: int = 0
     words: WordsConfig = field(default_factory=WordsConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
+    impacts: ImpactsConfig = field(default_factory=ImpactsConfig)
 
     def __post_init__(self) -> None:
         check_least(self, 1, "num_images", "num_held_out", "shard_size")
@@ -87,13 +98,9 @@ class RenderConfig:
 def main(config: RenderConfig) -> None:
     folder = Path(config.output or Path(config.root) / config.set)
     settings = {"seed": config.seed, config.set: asdict(getattr(config, config.set))}
-    drawn: RenderedWords | RenderedClips
-    if config.set == "words":
-        drawn = RenderedWords(config.words, config.seed)
-        known = write_set(drawn, folder, config.set, config.counts, config.shard_size, settings)
-    else:
-        drawn = RenderedClips(config.clips, config.seed)
-        known = write_set(drawn, folder, config.set, config.counts, None, settings)
+    drawn = open_set(config)
+    shard_size = config.shard_size if config.set == "words" else None
+    known = write_set(drawn, folder, config.set, config.counts, shard_size, settings)
     if not known:
         with writing(folder):
             write_grid(folder / "preview.png", *preview(drawn))
@@ -112,15 +119,24 @@ def main(config: RenderConfig) -> None:
         print(f"OCR of rendered images: {text_line(score)}")
     height, width = getattr(config, config.set).image_size
     what = "captions=true"
-    if config.set == "clips":
-        what = f"media=clips clip.frames={config.clips.frames} clip.fps={config.clips.fps:g}"
+    if config.set != "words":
+        shape = getattr(config, config.set)
+        what = f"media=clips clip.frames={shape.frames} clip.fps={shape.fps:g}"
+    if config.set == "impacts":
+        what = what.replace("clips", "films") + f" sound.seconds={config.impacts.seconds:g}"
     print(
         f"next: {command('pretrain/encode.py')} --data {folder}/train {what} "
         f"autoencoder=pixel image_size=[{height},{width}] --output latents/{folder.name}"
     )
 
 
-def preview(drawn: RenderedWords | RenderedClips) -> tuple[np.ndarray, int]:
+def open_set(config: RenderConfig) -> RenderedWords | RenderedClips | RenderedImpacts:
+    """Raises UserError as the sets do."""
+    sets = {"words": RenderedWords, "clips": RenderedClips, "impacts": RenderedImpacts}
+    return sets[config.set](getattr(config, config.set), config.seed)
+
+
+def preview(drawn: RenderedWords | RenderedClips | RenderedImpacts) -> tuple[np.ndarray, int]:
     """Frames uint8 [N, H, W, 3] and how many fill a row: images, or one clip per row."""
     if isinstance(drawn, RenderedWords):
         return images_of(drawn, "train", SHOWN)[0], COLUMNS

@@ -63,9 +63,9 @@ class SoundShape:
         if isinstance(file, Path) and not file.is_file():  # a pipe would wait for a writer
             raise OSError(f"{file} is not a regular file")
         try:
-            with av.open(
-                io.BytesIO(file) if isinstance(file, bytes) else os.fspath(file)
-            ) as source:
+            content = io.BytesIO(file) if isinstance(file, bytes) else os.fspath(file)
+            with av.open(content) as source:
+                assert isinstance(source, InputContainer)
                 if not source.streams.audio:
                     raise Unusable("no audio stream")
                 sound = self._joined(source)

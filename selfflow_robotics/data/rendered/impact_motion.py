@@ -54,7 +54,7 @@ def strikes(heights: list[float], times: list[float]) -> list[Flight]:
     """
     first = Flight(0.0, heights[0], 0.0, 2 * heights[0] / times[0] ** 2)
     flights = [first]
-    for height, start, end in zip(heights[1:], times, times[1:], strict=True):
+    for height, start, end in zip(heights[1:], times[:-1], times[1:], strict=True):
         gravity = 8 * height / (end - start) ** 2
         flights.append(Flight(start, 0.0, gravity * (end - start) / 2, gravity))
     return flights

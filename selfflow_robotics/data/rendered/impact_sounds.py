@@ -10,7 +10,7 @@ import numpy as np
 
 SAMPLE_RATE = 16_000
 LOUDEST_SPEED = 4.0  # m/s: an impact at this speed has amplitude `LOUDEST`
-LOUDEST = 0.35
+LOUDEST = 0.8
 GROUND_SHARE = 0.35  # how loud the ground is beside the body
 CLICK_S = 0.003
 
