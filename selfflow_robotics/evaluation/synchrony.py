@@ -1,107 +1,181 @@
-"""Whether impacts are heard when they are seen: films of rendered impacts in, numbers out.
+"""Is an impact heard when it is seen? For films like those of `data.rendered.impacts`.
 
-No labels are needed. Seen: bodies are found by colour (those of `data.rendered.impact_scenes`), and
-an impact is where a body's fall ends. Heard: the energy of the sound rises. A seen impact is matched
-if something is heard within one frame of it. Heard impacts without a seen one are counted apart.
-Impacts that begin too early or late for a motion to be seen before and after them do not count.
+No labels are needed. Seen: bodies are found by colour, and an impact is where a body's fall ends.
+Heard: the energy rises in some band. A seen impact is matched if something is heard within one
+frame of it; what is heard without being seen is spurious. Neither counts at the edges of a film,
+where the motion before or after it cannot be seen. Sounds of other films also match many impacts by
+chance, but hardly ever all of a film's: so films are counted too.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from selfflow_robotics.data.rendered.impact_scenes import BODY_COLOURS
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.persistence import colour_masks
 from selfflow_robotics.evaluation.statistics import wilson_interval
 
-# Seen: bodies.
-LEAST_SATURATION = 90  # levels between the largest and the smallest channel of a body's pixel
-FARTHEST = 0.2  # of a pixel's chromaticity from that of its body
-LEAST_AREA = 0.003  # of the picture
-LEAST_FALL = 0.012  # heights per frame before an impact
-LEAST_BRAKE = 0.025  # heights per frame by which the motion changes
-# Heard: onsets.
-STEP_S = 0.005
-BEFORE_STEPS, AFTER_STEPS = 6, 4  # compared with each other
-LEAST_RISE_DB = 6.0
-LEAST_LEVEL_DB = -45.0  # of a step; 0 is a sine of amplitude 1
-APART_S = 0.08  # of a louder onset, others are its echo
-BANDS_HZ = ((0, 300), (300, 900), (900, 2500), (2500, 8000))
+# Seen. Lengths are in picture heights.
+LEAST_AREA = 0.004  # of the picture, for a body
+LEAST_FALL = 0.02  # per frame, before an impact
+LEAST_BRAKE = 0.035  # change of the speed per frame from before an impact to after it
+APART_FRAMES = 2  # two impacts of a body
+EDGE_FRAMES = (1.0, 2.5)  # at the start and at the end of a film
+
+# Heard. 0 dB is a sine of amplitude 1.
+STEP_S, WINDOW_S = 0.005, 0.02
+BEFORE_S, AFTER_S = 0.04, 0.03  # means that are compared
+BANDS_HZ = (0, 350, 900, 2200, 8000)  # edges
+LEAST_RISE_DB = 9.0
+QUIET_DB = -50.0  # is added to the energy of every band, so that silence does not rise
+APART_S = 0.07  # two impacts
 
 
 class Impacts(NamedTuple):
-    """The impacts of one film, times in s in rising order."""
+    """The impacts of a film: times in s, in rising order."""
 
     seen: list[float]
     heard: list[float]
+    span: tuple[float, float]  # first and last time that counts
 
 
-@dataclass(frozen=True)
-class Window:
-    """The times that count: those from a frame after the start to two before the end."""
-
-    first: float
-    last: float
-
-    def inside(self, times: Iterable[float]) -> list[float]:
-        return [t for t in times if self.first <= t <= self.last]
-
-
-def find_impacts(
-    frames: np.ndarray, fps: float, sound: np.ndarray, sample_rate: int
-) -> Impacts:
-    """The impacts of a film: frames uint8 [T, H, W, 3] and a sound float [samples]."""
-    return Impacts(seen_impacts(frames, fps), heard_impacts(sound, sample_rate))
+def find_impacts(frames: np.ndarray, fps: float, sound: np.ndarray, sample_rate: int) -> Impacts:
+    """The impacts of a film of frames uint8 [T, H, W, 3] and a sound float [samples]."""
+    span = EDGE_FRAMES[0] / fps, (len(frames) - EDGE_FRAMES[1]) / fps
+    return Impacts(seen_impacts(frames, fps), heard_impacts(sound, sample_rate), span)
 
 
 def seen_impacts(frames: np.ndarray, fps: float) -> list[float]:
-    """When falls end (s), of all bodies."""
-    times: list[float] = []
-    for heights in track_bodies(frames):
-        times += [place / fps for place in fall_ends(heights)]
-    return sorted(times)
+    """When falls of bodies end (s)."""
+    ends = [end for body in track_bodies(frames) for end in fall_ends(body)]
+    return sorted(end / fps for end in ends)
 
 
 def track_bodies(frames: np.ndarray) -> list[np.ndarray]:
-    """How low each body is in each frame: [T], its centre in picture heights from the top; NaN
-    where it is not seen. A body is a saturated colour that most frames have."""
-    levels = frames.astype(np.float32)
-    saturated = levels.max(-1) - levels.min(-1) >= LEAST_SATURATION
-    chromaticity = _chromaticity(levels)
-    centres = np.stack([_chromaticity(np.array(c, np.float32)) for c in BODY_COLOURS.values()])
-    distances = np.linalg.norm(chromaticity[..., None, :] - centres, axis=-1)
-    nearest = np.where(saturated & (distances.min(-1) < FARTHEST), distances.argmin(-1), -1)
-    height = frames.shape[1]
-    rows = (np.arange(height) + 0.5) / height
+    """The middle of each body in each frame, in picture heights from the top: [T], NaN where it is
+    not seen. A body is a colour that most frames show."""
+    chroma = frames.max(-1).astype(float) - frames.min(-1)
+    rows = (np.arange(frames.shape[1]) + 0.5) / frames.shape[1]
     bodies = []
-    for number in range(len(centres)):
-        mask = nearest == number
-        area = mask.mean((1, 2))
-        if (area >= LEAST_AREA).mean() > 0.5:
-            middle = (mask.mean(2) * rows).sum(1) / np.maximum(mask.mean(2).sum(1), 1e-9)
-            bodies.append(np.where(area >= LEAST_AREA, middle, np.nan))
+    for mask in colour_masks(frames).values():
+        is_seen = mask.mean((1, 2)) >= LEAST_AREA
+        if is_seen.mean() > 0.5:
+            weight = (mask * chroma).sum(2)  # edges count less
+            middle = (weight * rows).sum(1) / np.maximum(weight.sum(1), 1e-9)
+            bodies.append(np.where(is_seen, middle, np.nan))
     return bodies
 
 
-def _chromaticity(levels: np.ndarray) -> np.ndarray:
-    """The share of each channel, without the grey part."""
-    pure = levels - levels.min(-1, keepdims=True)
-    return pure / np.maximum(pure.sum(-1, keepdims=True), 1.0)
-
-
 def fall_ends(heights: np.ndarray) -> list[float]:
-    """Where a body that moves as [T] says (downwards is more) stops to fall, in frames and their
-    fractions: the motion before and the motion after, both extrapolated, meet there."""
-    speed = np.diff(heights)  # of frame k to k + 1
-    ends = []
-    for k in range(1, len(speed)):
-        # The impact lies in the step k - 1 or k, of which the one before is still free fall.
-        brake = speed[k - 1] - speed[k]
-        around = [speed[j - 1] - speed[j] for j in (k - 1, k + 1) if 1 <= j < len(speed)]
-        falls = max(speed[k - 1], speed[k - 2] if k > 1 else 0.0)
-        if falls < LEAST_FALL or brake < LEAST_BRAKE or brake < max(around, default=0.0):
-            continue
-        ends.append(float(k))
-    return ends
+    """When a body whose middle is at `heights` [T] (down is more) is stopped in its fall, in frames
+    and fractions of them, in rising order."""
+    speed = np.diff(heights)  # in the step from frame k to k + 1
+    if len(speed) < 3:
+        return []
+    # If an impact lies in step k, the steps before and after have the speeds before and after it.
+    before, during, after = speed[:-2], speed[1:-1], speed[2:]
+    brake = np.where(before >= LEAST_FALL, before - after, 0.0)
+    ends: list[float] = []
+    for place in np.argsort(-brake, kind="stable"):
+        if not brake[place] >= LEAST_BRAKE:  # also NaN
+            break
+        share = (during[place] - after[place]) / brake[place]  # of the step, before the impact
+        end = float(place + 1 + np.clip(share, 0, 1))
+        if all(abs(end - other) >= APART_FRAMES for other in ends):
+            ends.append(end)
+    return sorted(ends)
+
+
+def heard_impacts(sound: np.ndarray, sample_rate: int) -> list[float]:
+    """When the energy of a sound float [samples] rises (s), in rising order."""
+    energy = _band_energies(sound, sample_rate) + 10 ** (QUIET_DB / 10)
+    before, after = round(BEFORE_S / STEP_S), round(AFTER_S / STEP_S)
+    total = np.cumsum(np.pad(energy, ((before + 1, after), (0, 0)), mode="edge"), axis=0)
+    count = len(energy)
+    middle = total[before : before + count]
+    means_before = (middle - total[:count]) / before
+    means_after = (total[before + after : before + after + count] - middle) / after
+    rise = 10 * np.log10(means_after / means_before).max(1)
+    found: list[float] = []
+    for place in np.argsort(-rise, kind="stable"):
+        if rise[place] < LEAST_RISE_DB:
+            break
+        time = float(place * STEP_S)
+        if all(abs(time - other) >= APART_S for other in found):
+            found.append(time)
+    return sorted(found)
+
+
+def _band_energies(sound: np.ndarray, sample_rate: int) -> np.ndarray:
+    """[steps, bands]: 1 is a sine of amplitude 1. Step k is around sample k STEP_S."""
+    step, size = round(STEP_S * sample_rate), round(WINDOW_S * sample_rate)
+    padded = np.pad(sound.astype(np.float64), size // 2)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, size)[::step]
+    window = np.hanning(size)
+    powers = np.abs(np.fft.rfft(pieces * window, axis=1)) ** 2 * 4 / (size * (window**2).sum())
+    places = np.fft.rfftfreq(size, 1 / sample_rate)
+    edges = itertools.pairwise(BANDS_HZ)
+    return np.stack(
+        [powers[:, (low <= places) & (places < high)].sum(1) for low, high in edges], axis=1
+    )
+
+
+def score_synchrony(films: Sequence[Impacts], fps: float) -> dict[str, Any]:
+    """How many seen impacts are heard within a frame.
+
+    "matched" of "count" seen impacts and their share, with Wilson's 95 % interval; "missing" ones,
+    and "spurious" of "heard" ones; "delay_ms": the median of heard minus seen times of matched
+    ones; "whole" of "films" in which nothing is missing or spurious, of those in which something is
+    seen, with "whole_interval". Raises UserError if nothing is seen.
+    """
+    matched, alone, whole, delays = 0, 0, 0, []
+    films = [film for film in films if _inside(film.seen, film.span)]
+    for film in films:
+        seen, heard = (_inside(times, film.span) for times in (film.seen, film.heard))
+        near = [_nearest(time, film.heard) for time in seen]
+        delays += [delay for delay in near if abs(delay) <= 1 / fps]
+        alone += (spurious := sum(abs(_nearest(t, film.seen)) > 1 / fps for t in heard))
+        matched += (found := sum(abs(delay) <= 1 / fps for delay in near))
+        whole += found == len(seen) and not spurious
+    count = sum(len(_inside(film.seen, film.span)) for film in films)
+    if not count:
+        raise UserError("no impact is seen in any film; are these films of rendered impacts?")
+    return {
+        "count": count,
+        "matched": matched,
+        "share": matched / count,
+        "interval": list(wilson_interval(matched, count)),
+        "missing": count - matched,
+        "heard": sum(len(_inside(film.heard, film.span)) for film in films),
+        "spurious": alone,
+        "delay_ms": 1000 * float(np.median(delays)) if delays else None,
+        "films": len(films),
+        "whole": whole,
+        "whole_interval": list(wilson_interval(whole, len(films))),
+    }
+
+
+def _inside(times: Sequence[float], span: tuple[float, float]) -> list[float]:
+    return [time for time in times if span[0] <= time <= span[1]]
+
+
+def _nearest(time: float, others: Sequence[float]) -> float:
+    """The time from `time` to the nearest of the others; infinite without any."""
+    return min((other - time for other in others), key=abs, default=np.inf)
+
+
+def synchrony_line(score: dict[str, Any]) -> str:
+    """The numbers of `score_synchrony` in one line."""
+    return (
+        f"{score['matched']} of {score['count']} impacts heard when seen: "
+        f"{_share(score['share'], score['interval'])}; {score['spurious']} of {score['heard']} "
+        f"heard ones not seen; films without either fault: {score['whole']} of {score['films']}, "
+        f"{_share(score['whole'] / score['films'], score['whole_interval'])}"
+    )
+
+
+def _share(share: float, interval: Sequence[float]) -> str:
+    low, high = (round(100 * x, 1) for x in interval)
+    return f"{100 * share:.1f} % [{low}, {high}]"

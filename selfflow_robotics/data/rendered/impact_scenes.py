@@ -13,19 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfflow_robotics.data.rendered.clips import COLOURS
 from selfflow_robotics.data.rendered.impact_motion import Flight, bounces, height_at, strikes
 
 Colour = tuple[int, int, int]
 
-BODY_COLOURS: dict[str, Colour] = {
-    "red": (215, 25, 30),
-    "yellow": (235, 195, 0),
-    "green": (20, 150, 45),
-    "blue": (30, 70, 220),
-    "purple": (150, 30, 175),
-}
 GROUND_COLOURS: dict[str, Colour] = {
-    "wood": (170, 140, 110),
+    "wood": (164, 142, 118),
     "metal": (150, 155, 165),
     "glass": (190, 215, 220),
     "rubber": (60, 60, 65),
@@ -180,7 +174,7 @@ def _draw_ball(
     radius: float,
 ) -> None:
     """A disc whose surface tells the material: a highlight, a bright inside, or dark rings."""
-    colour = np.array(BODY_COLOURS[body.colour], float)
+    colour = np.array(COLOURS[body.colour], float)
     dx, dy = x - middle[0], y - middle[1]
     distance = np.hypot(dx, dy)
     _paint(picture, radius - distance, colour)
@@ -217,7 +211,7 @@ def _draw_hammer(
     )
     _paint(picture, 0.03 * height - off, HANDLE)
     inside = np.minimum(half_width - np.abs(x - middle_x), half_height - np.abs(y - middle_y))
-    _paint(picture, inside, BODY_COLOURS[body.colour])
+    _paint(picture, inside, COLOURS[body.colour])
 
 
 def _paint(picture: np.ndarray, inside: np.ndarray, colour: Sequence[float] | np.ndarray) -> None:

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfflow_robotics.data.films import lossless_mp4, wav_bytes
+from selfflow_robotics.data.rendered.clips import COLOURS
 from selfflow_robotics.data.rendered.impact_motion import impacts
 from selfflow_robotics.data.rendered.impact_scenes import (
-    BODY_COLOURS,
     SIZES,
     Kind,
     Scene,
@@ -135,7 +135,7 @@ class RenderedImpacts:
 
 def all_kinds() -> list[Kind]:
     """(colour, material, ground) of every ball and of every hammer with its block."""
-    return list(product(BODY_COLOURS, MATERIALS, (*MATERIALS, "block")))
+    return list(product(COLOURS, MATERIALS, (*MATERIALS, "block")))
 
 
 def make_film(scene: Scene, config: ImpactsConfig, rng: np.random.Generator) -> Film:
