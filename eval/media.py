@@ -15,7 +15,9 @@ command to resume it.
 
 metrics=[persistence] counts the clips whose objects neither vanish nor appear, for clips like those
 of pretrain/render.py set=clips (evaluation/persistence.py); with GIVEN also for its clips, and for
-these with the captions of others: the most and the least that can be expected.
+these with the captions of others: the most and the least that can be expected. metrics=[synchrony]
+counts the impacts that are heard when they are seen, in films like those of set=impacts
+(evaluation/synchrony.py).
 """
 
 from collections.abc import Sequence
@@ -40,6 +42,11 @@ from selfflow_robotics.evaluation.persistence import persistence_line, score_per
 from selfflow_robotics.evaluation.prompts import prompts_hash, read_prompts, write_prompts
 from selfflow_robotics.evaluation.results import folder_name, write_report, writing
 from selfflow_robotics.evaluation.sample_media import rate_of, sample_rows
+from selfflow_robotics.evaluation.synchrony import (
+    find_impacts,
+    score_synchrony,
+    synchrony_line,
+)
 from selfflow_robotics.inference.bundle import Bundle, load_bundle, weights_hash
 from selfflow_robotics.inference.generate import Sampling
 from selfflow_robotics.inference.generate_media import NumberedMedia, clip_frames, media_size
@@ -69,7 +76,7 @@ class MediaEvalConfig:
     guidance_low: float = 0.0
     guidance_high: float = 1.0
     extrapolation: float = 1.0
-    metrics: tuple[Literal["persistence"], ...] = ()
+    metrics: tuple[Literal["persistence", "synchrony"], ...] = ()
     seed: int = 0
     batch_size: int = 16
     download: bool = False
@@ -108,6 +115,10 @@ def main(config: MediaEvalConfig) -> None:
     size = media_size(bundle, role)
     if "persistence" in config.metrics and "steps" not in size:
         raise UserError(f"metrics=[persistence] is for clips; the role {role} has no frames")
+    if "synchrony" in config.metrics and not {"steps", "sound_steps"} <= set(size):
+        raise UserError(
+            f"metrics=[synchrony] is for clips with sound; the role {role} does not have both"
+        )
     prompts, clips = read_texts(config, bundle, size)
     bundle = bundle.with_autoencoder(config.download)
     how = Sampling(
@@ -148,6 +159,8 @@ def main(config: MediaEvalConfig) -> None:
     print(f"{count} samples in {folder}; the first are in {folder / 'samples.png'}")
     if "persistence" in config.metrics:
         measure_persistence(job, texts, clips, prompts)
+    if "synchrony" in config.metrics:
+        measure_synchrony(job)
 
 
 def measure_persistence(
@@ -164,6 +177,19 @@ def measure_persistence(
             print(f"persistence, {name}: {persistence_line(report[name])}")
     with writing(job.folder):
         write_report(job.folder / "persistence.json", {**report, "clips": rows})
+
+
+def measure_synchrony(job: MediaSamples) -> None:
+    """Print and write how many impacts are heard when they are seen."""
+    assert job.fps is not None
+    films = []
+    for number in range(job.count):
+        sample = job.load(number)
+        films.append(find_impacts(sample["frames"], job.fps, sample["sound"], job.sample_rate))
+    score = score_synchrony(films, job.fps)
+    print(f"synchrony: {synchrony_line(score)}")
+    with writing(job.folder):
+        write_report(job.folder / "synchrony.json", score)
 
 
 def chosen_checkpoint(config: MediaEvalConfig) -> Path:

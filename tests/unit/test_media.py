@@ -249,7 +249,7 @@ def test_weights_of_roles_and_slots():
         ([train, *TINY, "images.data=latents/clips"], "not of images"),
         ([train, *TINY, "clips.data=nowhere"], "no finished latents"),
         ([train, *TINY, *DATA, "clips.weight=0"], "clips.weight"),
-        ([train, *TINY, *DATA, "clips.roles.film=1"], "clips have the roles"),
+        ([train, *TINY, *DATA, "clips.roles.film=1"], "unknown key 'film'"),
         ([train, *TINY, *DATA, "sounds.roles.sound=0"], "sounds have no role"),
         ([train, *TINY, *DATA, "name=x", "model.text_bytes=5"], "at most 5 bytes"),
         ([train, *TINY, *DATA, "name=x", "model.clip_patch=5"], "do not divide into patches"),
