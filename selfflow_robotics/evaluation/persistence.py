@@ -66,8 +66,8 @@ def judge_clip(frames: np.ndarray, caption: str) -> dict[str, Any]:
     named, masks = named_colours(caption), colour_masks(frames)
     pillars = np.stack([pillar_mask(frame) for frame in frames])
     reach = max(1, round(EDGE * height))
-    near = np.stack([ndimage.binary_dilation(columns, iterations=reach) for columns in pillars])
-    near &= pillars.any(1)[:, None]
+    around = [ndimage.binary_dilation(columns, iterations=reach) for columns in pillars]
+    near = np.array(around, dtype=bool)
     vanished = [
         colour
         for colour in named
@@ -106,13 +106,19 @@ def _lasts(mask: np.ndarray, near: np.ndarray | None, least: float) -> bool:
 
 def _largest(shown: np.ndarray) -> int:
     """Pixels of the largest connected part of a mask [H, W]."""
-    parts, count = ndimage.label(shown)
+    parts, count = _connected(shown)
     return int(np.bincount(parts.ravel())[1:].max()) if count else 0
+
+
+def _connected(shown: np.ndarray) -> tuple[np.ndarray, int]:
+    """The connected parts of a mask, numbered from 1, and how many there are."""
+    parts, count = ndimage.label(shown)  # pyright: ignore[reportGeneralTypeIssues]
+    return np.asarray(parts), int(count)
 
 
 def _pieces(shown: np.ndarray, near: np.ndarray, least: float) -> int:
     """Large connected parts of a mask [H, W]; those at both sides of a pillar count as one."""
-    parts, count = ndimage.label(shown)
+    parts, count = _connected(shown)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     large = [number + 1 for number, size in enumerate(sizes) if size >= least]
     at_pillar = sum(bool((parts == number)[:, near].any()) for number in large)

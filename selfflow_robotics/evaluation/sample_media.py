@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfflow_robotics.data.films import wav_bytes
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.contact_sheet import Row, spectrogram_picture, write_sheet
 from selfflow_robotics.evaluation.results import write_whole
@@ -17,20 +18,22 @@ from selfflow_robotics.inference.bundle import Bundle
 from selfflow_robotics.inference.generate import Sampling
 from selfflow_robotics.inference.generate_media import NumberedMedia, Sample
 from selfflow_robotics.modalities.base import SOUND
-from selfflow_robotics.data.films import wav_bytes
 from selfflow_robotics.objective.roles import ROLES, modality_of
 
 SAMPLES = 4  # of each role
-PAGE = "samples.html"
+FOLDER, NEWEST, PAGE = "samples", "newest_samples", "samples.html"  # in a run
 
 
 def write_media(
     path: Path, bundle: Bundle, *, seed: int, prompts: Mapping[str, Sequence[str]]
 ) -> None:
-    """The samples of every role that starts from words alone; `path` is that of the sheet.
+    """The samples of every role that starts from words alone: a sheet at `path`, the newest sounds
+    and films in the run's `NEWEST`, and the page.
 
+    bundle: of a run, its origin.
     prompts: some for each modality.
     """
+    run = bundle.origin
     try:
         ready = bundle.with_autoencoder()
     except UserError as error:
@@ -45,11 +48,12 @@ def write_media(
         for number, sample in enumerate(maker(range(min(SAMPLES, len(texts))))):
             rows += sample_rows(f"{role}: {maker.prompt(number)}", sample)
             if "sound" in sample:
-                stem = path.with_name(f"{path.stem}_{role}_{number}")
+                (run / NEWEST).mkdir(exist_ok=True)
+                stem = run / NEWEST / f"{role}_{number}"
                 write_sample(stem, sample, maker.size.get("fps"), rate_of(ready))
     if rows:
         write_sheet(path, rows)
-        _write_page(path.parent)
+        _write_page(run, path)
 
 
 def rate_of(bundle: Bundle) -> int:
@@ -87,11 +91,12 @@ def write_sample(stem: Path, sample: Sample, fps: float | None, sample_rate: int
     return path
 
 
-def _write_page(folder: Path) -> None:
+def _write_page(run: Path, newest: Path) -> None:
     """A page with all sheets of a run, the newest first; it needs no other file."""
     parts = ["<!doctype html><meta charset=utf-8><title>Samples</title>"]
-    for sheet in sorted(folder.glob("step_*.png"), reverse=True):
+    earlier = sorted((run / FOLDER).glob("step_*.png"), reverse=True)
+    for sheet in [newest, *earlier]:
         data = base64.b64encode(sheet.read_bytes()).decode()
-        name = html.escape(sheet.stem.replace("_", " "))
+        name = "newest" if sheet == newest else html.escape(sheet.stem.replace("_", " "))
         parts.append(f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">')
-    write_whole(folder / PAGE, ("\n".join(parts) + "\n").encode())
+    write_whole(run / PAGE, "\n".join(parts) + "\n")

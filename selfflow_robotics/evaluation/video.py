@@ -13,6 +13,7 @@ from PIL import Image
 from selfflow_robotics.evaluation.results import write_whole
 
 AUDIO_BIT_RATE = 128_000
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 MIN_SHOWN_HEIGHT = 240  # px; smaller frames are enlarged by an integer factor
 
 
@@ -58,12 +59,16 @@ def write_video(
 
 
 def _add_sound(container: OutputContainer, sound: np.ndarray, sample_rate: int) -> None:
-    stream = container.add_stream("aac", rate=sample_rate, layout="mono")
+    rate = next((rate for rate in AAC_RATES if rate >= sample_rate), AAC_RATES[-1])
+    stream = container.add_stream("aac", rate=rate, layout="mono")
     stream.bit_rate = AUDIO_BIT_RATE
     samples = np.ascontiguousarray(sound.clip(-1, 1), np.float32)[None]
     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
     frame.sample_rate, frame.pts = sample_rate, 0
-    container.mux(stream.encode(frame))
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+    for given in (frame, None):
+        for part in resampler.resample(given):
+            container.mux(stream.encode(part))
     container.mux(stream.encode())
 
 

@@ -120,8 +120,8 @@ class NumberedMedia:
 
 
 def media_size(bundle: Bundle, role: str) -> dict[str, Any]:
-    """ "steps" ((latent) frames), "fps" and "sound_steps" (latents) of the samples of a role, as far
-    as it has them. Raises UserError for a role that the network was not trained on."""
+    """The sizes of a role's samples: its (latent) frames ("steps"), "fps", and latents of sound
+    ("sound_steps"). Raises UserError for a role that the network was not trained on."""
     modality = modality_of(role)
     sizes = bundle.provenance.get("media")
     if not isinstance(sizes, dict):

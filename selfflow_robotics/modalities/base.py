@@ -12,6 +12,7 @@ from selfflow_robotics.batch import Slot
 
 # The names of codecs, and of the adapters of their tokens.
 FRAMES, ACTIONS, SOUND = "frames", "actions", "sound"
+PICTURES = "pictures"  # images beside clips, with an adapter of their own
 
 
 class Codec(Protocol):

@@ -1,6 +1,6 @@
 """The networks that the commands train, as configurations of the one `Network`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ class MediaConfig:
     def network(
         self,
         codecs: Mapping[str, Any],
-        places: Mapping[str, Sequence[int]],
+        places: Mapping[str, tuple[int, int, int]],
         text: TextConfig | None = None,
         auxiliary_layer: int | None = None,
     ) -> NetworkConfig:
@@ -149,7 +149,7 @@ class MediaConfig:
             auxiliary_layer: as in `NetworkConfig`.
         """
         slots = {slot: name for slot, name in MEDIA_SLOTS.items() if name in codecs}
-        predictions = {
+        predictions: dict[str, Prediction] = {
             PICTURES: self.image_prediction,
             FRAMES: self.clip_prediction,
             SOUND: self.sound_prediction,
@@ -157,10 +157,9 @@ class MediaConfig:
         return NetworkConfig(
             backbone=self.transformer,
             adapters={
-                name: AdapterConfig(
-                    codec.channels, grid=tuple(places[name][1:]), steps=places[name][0]
-                )
+                name: AdapterConfig(codec.channels, grid=(h, w), steps=t)
                 for name, codec in codecs.items()
+                for t, h, w in [places[name]]
             },
             slots=slots,
             prediction={slot: predictions[name] for slot, name in slots.items()},

@@ -1,9 +1,9 @@
 """The role table: a role is defined by which tokens are clean.
 
 A Self-Flow network gives every token its own timestep. So the same network is an image generator, a
-world model, a policy, an inverse dynamics model or a source of sounds, depending on which slots are clean, which it
-denoises and which are absent. The instruction is always clean. Training draws roles with configured
-weights; inference names a role.
+world model, a policy, an inverse dynamics model or a source of sounds, depending on which slots are
+clean, which it denoises and which are absent. The instruction is always clean. Training draws roles
+with configured weights; inference names a role.
 """
 
 from collections.abc import Mapping

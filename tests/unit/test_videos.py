@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from selfflow_robotics.data.captioned_files import list_media
-from selfflow_robotics.data.rendered.clips import lossless_mp4
+from selfflow_robotics.data.films import lossless_mp4
 from selfflow_robotics.data.skips import Unusable
 from selfflow_robotics.data.videos import VIDEOS, ClipShape
 from selfflow_robotics.errors import UserError

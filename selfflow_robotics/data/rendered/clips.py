@@ -6,17 +6,15 @@ Objects never leave the picture and never cover each other; only the pillar hide
 combination of objects is held out from training depends on the combination alone.
 """
 
-import io
 import json
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import combinations, product
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+from selfflow_robotics.data.films import lossless_mp4
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.rng import numpy_generator
 
@@ -245,21 +243,3 @@ def _draw(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: flo
         draw.rectangle((x - side, y - side, x + side, y + side), 255)
     else:
         draw.polygon(((x, box[1]), (box[2], box[3]), (box[0], box[3])), 255)
-
-
-def lossless_mp4(frames: np.ndarray, fps: float) -> bytes:
-    """A video file of frames uint8 [T, H, W, 3], H.264 in RGB: reading gives the same pixels.
-    Raises UserError if PyAV was built without it."""
-    if "libx264rgb" not in av.codecs_available:
-        raise UserError("this PyAV has no libx264rgb; install the package of PyPI: pip install av")
-    film = io.BytesIO()
-    with av.open(film, "w", format="mp4") as container:
-        stream = container.add_stream("libx264rgb", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb24"
-        stream.options = {"crf": "0", "preset": "veryfast", "threads": "1"}
-        for frame in frames:
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
-    return film.getvalue()
