@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.persistence import colour_masks
 from selfflow_robotics.evaluation.statistics import wilson_interval
 
 # Seen. Lengths are in picture heights.
+SMOOTH_PX = 3
 LEAST_AREA = 0.004  # of the picture, for a body
 LEAST_FALL = 0.02  # per frame, before an impact
 LEAST_BRAKE = 0.035  # change of the speed per frame from before an impact to after it
@@ -56,6 +58,7 @@ def seen_impacts(frames: np.ndarray, fps: float) -> list[float]:
 def track_bodies(frames: np.ndarray) -> list[np.ndarray]:
     """The middle of each body in each frame, in picture heights from the top: [T], NaN where it is
     not seen. A body is a colour that most frames show."""
+    frames = ndimage.uniform_filter(frames, (1, SMOOTH_PX, SMOOTH_PX, 1))  # less noise
     chroma = frames.max(-1).astype(float) - frames.min(-1)
     rows = (np.arange(frames.shape[1]) + 0.5) / frames.shape[1]
     bodies = []
@@ -155,6 +158,12 @@ def score_synchrony(films: Sequence[Impacts], fps: float) -> dict[str, Any]:
         "whole": whole,
         "whole_interval": list(wilson_interval(whole, len(films))),
     }
+
+
+def with_other_sounds(films: Sequence[Impacts]) -> list[Impacts]:
+    """The films with the sound of the next one each: what is matched by chance."""
+    others = [*films[1:], *films[:1]]
+    return [film._replace(heard=other.heard) for film, other in zip(films, others, strict=True)]
 
 
 def _inside(times: Sequence[float], span: tuple[float, float]) -> list[float]:
