@@ -207,7 +207,7 @@ class MediaSchedule:
 
 
 def sizes_of(reader: Reader) -> dict[str, Any]:
-    """The (latent) frames ("steps") and "fps" of clips, and the latents of sounds ("sound_steps")."""
+    """The (latent) frames ("steps") and "fps" of clips, the latents of sounds ("sound_steps")."""
     told: dict[str, Any] = {}
     if isinstance(reader, MediaReader) and "frames" in reader.parts:
         told |= {"steps": reader.steps("frames"), "fps": reader.fps}

@@ -28,7 +28,7 @@ BESIDE = ".wav"  # the sound of a video
 class Reader(Protocol):
     """Reads one part of a sample: its frames, or its sound."""
 
-    def read(self, path: Path) -> np.ndarray:
+    def read(self, path: Path, /) -> np.ndarray:
         """Raises Unusable or OSError for a file to skip."""
         ...
 

@@ -1,4 +1,4 @@
-"""Rows of clips and sounds: shapes for video autoencoders, and caches that are damaged or foreign."""
+"""Rows of clips and sounds: shapes for video autoencoders, damaged and foreign caches."""
 
 import json
 
