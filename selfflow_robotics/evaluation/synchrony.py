@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.persistence import colour_masks
 from selfflow_robotics.evaluation.statistics import wilson_interval
 
@@ -128,13 +127,13 @@ def _band_energies(sound: np.ndarray, sample_rate: int) -> np.ndarray:
 def score_synchrony(films: Sequence[Impacts], fps: float) -> dict[str, Any]:
     """How many seen impacts are heard within a frame.
 
-    "matched" of "count" seen impacts and their share, with Wilson's 95 % interval; "missing" ones,
-    and "spurious" of "heard" ones; "delay_ms": the median of heard minus seen times of matched
-    ones; "whole" of "films" in which nothing is missing or spurious, of those in which something is
-    seen, with "whole_interval". Raises UserError if nothing is seen.
+    "matched" of "count" seen impacts and their share (None: nothing is seen), with Wilson's 95 %
+    interval; "missing" ones, and "spurious" of "heard" ones; "delay_ms": the median of heard minus
+    seen times of matched ones. Only the "films" of "all_films" in which an impact is seen count;
+    "whole" of them have nothing missing or spurious, with "whole_interval".
     """
     matched, alone, whole, delays = 0, 0, 0, []
-    films = [film for film in films if _inside(film.seen, film.span)]
+    all_films, films = films, [film for film in films if _inside(film.seen, film.span)]
     for film in films:
         seen, heard = (_inside(times, film.span) for times in (film.seen, film.heard))
         near = [_nearest(time, film.heard) for time in seen]
@@ -143,17 +142,16 @@ def score_synchrony(films: Sequence[Impacts], fps: float) -> dict[str, Any]:
         matched += (found := sum(abs(delay) <= 1 / fps for delay in near))
         whole += found == len(seen) and not spurious
     count = sum(len(_inside(film.seen, film.span)) for film in films)
-    if not count:
-        raise UserError("no impact is seen in any film; are these films of rendered impacts?")
     return {
         "count": count,
         "matched": matched,
-        "share": matched / count,
+        "share": matched / count if count else None,
         "interval": list(wilson_interval(matched, count)),
         "missing": count - matched,
         "heard": sum(len(_inside(film.heard, film.span)) for film in films),
         "spurious": alone,
         "delay_ms": 1000 * float(np.median(delays)) if delays else None,
+        "all_films": len(all_films),
         "films": len(films),
         "whole": whole,
         "whole_interval": list(wilson_interval(whole, len(films))),
@@ -177,10 +175,13 @@ def _nearest(time: float, others: Sequence[float]) -> float:
 
 def synchrony_line(score: dict[str, Any]) -> str:
     """The numbers of `score_synchrony` in one line."""
+    seen = f"an impact is seen in {score['films']} of {score['all_films']} films"
+    if not score["count"]:
+        return seen
     return (
-        f"{score['matched']} of {score['count']} impacts heard when seen: "
+        f"{seen}; {score['matched']} of {score['count']} impacts heard when seen: "
         f"{_share(score['share'], score['interval'])}; {score['spurious']} of {score['heard']} "
-        f"heard ones not seen; films without either fault: {score['whole']} of {score['films']}, "
+        f"heard ones not seen; films without either fault: {score['whole']}, "
         f"{_share(score['whole'] / score['films'], score['whole_interval'])}"
     )
 

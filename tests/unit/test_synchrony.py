@@ -7,7 +7,6 @@ from PIL import Image
 
 from selfflow_robotics.autoencoders.spectrogram import Spectrogram
 from selfflow_robotics.data.rendered.impacts import SAMPLE_RATE, ImpactsConfig, RenderedImpacts
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.sound_picture import write_film_picture
 from selfflow_robotics.evaluation.synchrony import (
     Impacts,
@@ -112,8 +111,10 @@ def test_the_counts_are_those_of_a_small_case():
     assert (score["films"], score["whole"]) == (3, 2)
     assert score["delay_ms"] == pytest.approx(0, abs=1e-6)
     assert "3 of 4" in synchrony_line(score)
-    with pytest.raises(UserError, match="no impact is seen"):
-        score_synchrony(films[2:3], 10.0)
+    assert score["all_films"] == 4
+    nothing = score_synchrony(films[2:3], 10.0)
+    assert (nothing["share"], nothing["count"], nothing["films"]) == (None, 0, 0)
+    assert synchrony_line(nothing) == "an impact is seen in 0 of 1 films"
 
 
 @pytest.mark.parametrize("time", [5.0, 5.3, 5.5, 5.9])
