@@ -57,7 +57,7 @@ def seen_impacts(frames: np.ndarray, fps: float) -> list[float]:
 def track_bodies(frames: np.ndarray) -> list[np.ndarray]:
     """The middle of each body in each frame, in picture heights from the top: [T], NaN where it is
     not seen. A body is a colour that most frames show."""
-    frames = ndimage.uniform_filter(frames, (1, SMOOTH_PX, SMOOTH_PX, 1))  # less noise
+    frames = ndimage.uniform_filter(frames, SMOOTH_PX, axes=(1, 2))  # less noise
     chroma = frames.max(-1).astype(float) - frames.min(-1)
     rows = (np.arange(frames.shape[1]) + 0.5) / frames.shape[1]
     bodies = []
