@@ -17,7 +17,7 @@ metrics=[persistence] counts the clips whose objects neither vanish nor appear, 
 of pretrain/render.py set=clips (evaluation/persistence.py); with GIVEN also for its clips, and for
 these with the captions of others: the most and the least that can be expected. metrics=[synchrony]
 counts the impacts that are heard when they are seen, in films like those of set=impacts
-(evaluation/synchrony.py).
+(evaluation/synchrony.py), also with the sounds of others, and draws some as film_000000.png.
 """
 
 from collections.abc import Sequence
@@ -42,10 +42,12 @@ from selfflow_robotics.evaluation.persistence import persistence_line, score_per
 from selfflow_robotics.evaluation.prompts import prompts_hash, read_prompts, write_prompts
 from selfflow_robotics.evaluation.results import folder_name, write_report, writing
 from selfflow_robotics.evaluation.sample_media import rate_of, sample_rows
+from selfflow_robotics.evaluation.sound_picture import write_film_picture
 from selfflow_robotics.evaluation.synchrony import (
     find_impacts,
     score_synchrony,
     synchrony_line,
+    with_other_sounds,
 )
 from selfflow_robotics.inference.bundle import Bundle, load_bundle, weights_hash
 from selfflow_robotics.inference.generate import Sampling
@@ -59,6 +61,7 @@ from selfflow_robotics.training.device import choose_device, choose_precision
 
 MOST_SAMPLES, MOST_BATCH = 1_000_000, 4096
 SHOWN = 16  # samples in the contact sheet
+PICTURED = 4  # films that metrics=[synchrony] draws
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def main(config: MediaEvalConfig) -> None:
     if "persistence" in config.metrics:
         measure_persistence(job, texts, clips, prompts)
     if "synchrony" in config.metrics:
-        measure_synchrony(job)
+        measure_synchrony(job, texts)
 
 
 def measure_persistence(
@@ -179,17 +182,34 @@ def measure_persistence(
         write_report(job.folder / "persistence.json", {**report, "clips": rows})
 
 
-def measure_synchrony(job: MediaSamples) -> None:
-    """Print and write how many impacts are heard when they are seen."""
+def measure_synchrony(job: MediaSamples, texts: Sequence[str]) -> None:
+    """Print and write how many impacts are heard when they are seen, and how many by chance; draw
+    some films."""
     assert job.fps is not None
     films = []
     for number in range(job.count):
         sample = job.load(number)
-        films.append(find_impacts(sample["frames"], job.fps, sample["sound"], job.sample_rate))
-    score = score_synchrony(films, job.fps)
-    print(f"synchrony: {synchrony_line(score)}")
+        heard = (sample["sound"], job.sample_rate)
+        films.append(find_impacts(sample["frames"], job.fps, *heard))
+        if number < PICTURED:
+            with writing(job.folder):
+                write_film_picture(
+                    job.folder / f"film_{number:06d}.png",
+                    sample["frames"],
+                    job.fps,
+                    *heard,
+                    texts[number],
+                    films[-1].seen,
+                    films[-1].heard,
+                )
+    report = {
+        "generated": score_synchrony(films, job.fps),
+        "sounds of others": score_synchrony(with_other_sounds(films), job.fps),
+    }
+    for name, score in report.items():
+        print(f"synchrony, {name}: {synchrony_line(score)}")
     with writing(job.folder):
-        write_report(job.folder / "synchrony.json", score)
+        write_report(job.folder / "synchrony.json", report)
 
 
 def chosen_checkpoint(config: MediaEvalConfig) -> Path:

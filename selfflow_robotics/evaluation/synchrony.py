@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.persistence import colour_masks
 from selfflow_robotics.evaluation.statistics import wilson_interval
 
 # Seen. Lengths are in picture heights.
+SMOOTH_PX = 3
 LEAST_AREA = 0.004  # of the picture, for a body
 LEAST_FALL = 0.02  # per frame, before an impact
 LEAST_BRAKE = 0.035  # change of the speed per frame from before an impact to after it
@@ -56,6 +57,7 @@ def seen_impacts(frames: np.ndarray, fps: float) -> list[float]:
 def track_bodies(frames: np.ndarray) -> list[np.ndarray]:
     """The middle of each body in each frame, in picture heights from the top: [T], NaN where it is
     not seen. A body is a colour that most frames show."""
+    frames = ndimage.uniform_filter(frames, (1, SMOOTH_PX, SMOOTH_PX, 1))  # less noise
     chroma = frames.max(-1).astype(float) - frames.min(-1)
     rows = (np.arange(frames.shape[1]) + 0.5) / frames.shape[1]
     bodies = []
@@ -102,17 +104,17 @@ def heard_impacts(sound: np.ndarray, sample_rate: int) -> list[float]:
     for place in np.argsort(-rise, kind="stable"):
         if rise[place] < LEAST_RISE_DB:
             break
-        time = float(place * STEP_S)
+        time = float(place * STEP_S + WINDOW_S / 2)
         if all(abs(time - other) >= APART_S for other in found):
             found.append(time)
     return sorted(found)
 
 
 def _band_energies(sound: np.ndarray, sample_rate: int) -> np.ndarray:
-    """[steps, bands]: 1 is a sine of amplitude 1. Step k is around sample k STEP_S."""
+    """[steps, bands]: 1 is a sine of amplitude 1. Step k begins at k STEP_S."""
     step, size = round(STEP_S * sample_rate), round(WINDOW_S * sample_rate)
-    padded = np.pad(sound.astype(np.float64), size // 2)
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, size)[::step]
+    whole = np.pad(sound.astype(np.float64), (0, max(0, size - len(sound))))
+    pieces = np.lib.stride_tricks.sliding_window_view(whole, size)[::step]
     window = np.hanning(size)
     powers = np.abs(np.fft.rfft(pieces * window, axis=1)) ** 2 * 4 / (size * (window**2).sum())
     places = np.fft.rfftfreq(size, 1 / sample_rate)
@@ -125,13 +127,13 @@ def _band_energies(sound: np.ndarray, sample_rate: int) -> np.ndarray:
 def score_synchrony(films: Sequence[Impacts], fps: float) -> dict[str, Any]:
     """How many seen impacts are heard within a frame.
 
-    "matched" of "count" seen impacts and their share, with Wilson's 95 % interval; "missing" ones,
-    and "spurious" of "heard" ones; "delay_ms": the median of heard minus seen times of matched
-    ones; "whole" of "films" in which nothing is missing or spurious, of those in which something is
-    seen, with "whole_interval". Raises UserError if nothing is seen.
+    "matched" of "count" seen impacts and their share (None: nothing is seen), with Wilson's 95 %
+    interval; "missing" ones, and "spurious" of "heard" ones; "delay_ms": the median of heard minus
+    seen times of matched ones. Only the "films" of "all_films" in which an impact is seen count;
+    "whole" of them have nothing missing or spurious, with "whole_interval".
     """
     matched, alone, whole, delays = 0, 0, 0, []
-    films = [film for film in films if _inside(film.seen, film.span)]
+    all_films, films = films, [film for film in films if _inside(film.seen, film.span)]
     for film in films:
         seen, heard = (_inside(times, film.span) for times in (film.seen, film.heard))
         near = [_nearest(time, film.heard) for time in seen]
@@ -140,21 +142,26 @@ def score_synchrony(films: Sequence[Impacts], fps: float) -> dict[str, Any]:
         matched += (found := sum(abs(delay) <= 1 / fps for delay in near))
         whole += found == len(seen) and not spurious
     count = sum(len(_inside(film.seen, film.span)) for film in films)
-    if not count:
-        raise UserError("no impact is seen in any film; are these films of rendered impacts?")
     return {
         "count": count,
         "matched": matched,
-        "share": matched / count,
+        "share": matched / count if count else None,
         "interval": list(wilson_interval(matched, count)),
         "missing": count - matched,
         "heard": sum(len(_inside(film.heard, film.span)) for film in films),
         "spurious": alone,
         "delay_ms": 1000 * float(np.median(delays)) if delays else None,
+        "all_films": len(all_films),
         "films": len(films),
         "whole": whole,
         "whole_interval": list(wilson_interval(whole, len(films))),
     }
+
+
+def with_other_sounds(films: Sequence[Impacts]) -> list[Impacts]:
+    """The films with the sound of the next one each: what is matched by chance."""
+    others = [*films[1:], *films[:1]]
+    return [film._replace(heard=other.heard) for film, other in zip(films, others, strict=True)]
 
 
 def _inside(times: Sequence[float], span: tuple[float, float]) -> list[float]:
@@ -168,10 +175,13 @@ def _nearest(time: float, others: Sequence[float]) -> float:
 
 def synchrony_line(score: dict[str, Any]) -> str:
     """The numbers of `score_synchrony` in one line."""
+    seen = f"an impact is seen in {score['films']} of {score['all_films']} films"
+    if not score["count"]:
+        return seen
     return (
-        f"{score['matched']} of {score['count']} impacts heard when seen: "
+        f"{seen}; {score['matched']} of {score['count']} impacts heard when seen: "
         f"{_share(score['share'], score['interval'])}; {score['spurious']} of {score['heard']} "
-        f"heard ones not seen; films without either fault: {score['whole']} of {score['films']}, "
+        f"heard ones not seen; films without either fault: {score['whole']}, "
         f"{_share(score['whole'] / score['films'], score['whole_interval'])}"
     )
 
