@@ -42,8 +42,9 @@ def script(name):
     return runpy.run_path(str(ROOT / name), run_name="imported")["main"]
 
 
-encode, train, generate = (
-    script(name) for name in ("pretrain/encode.py", "pretrain/media.py", "eval/media.py")
+encode, train, generate, images = (
+    script(name)
+    for name in ("pretrain/encode.py", "pretrain/media.py", "eval/media.py", "eval/generation.py")
 )
 
 
@@ -268,6 +269,8 @@ def test_weights_of_roles_and_slots():
         ([generate, *QUICK, "instruction=x", "role=video"], "was trained with the roles"),
         ([generate, *QUICK, "instruction=x", "role=film_from_frame"], "--given"),
         ([generate, *QUICK, "instruction=x", "role=sound", "metrics=[persistence]"], "for clips"),
+        ([generate, *QUICK, "instruction=x", "role=clip", "metrics=[synchrony]"], "with sound"),
+        ([images, *QUICK, "instruction=x"], "is of a run of pretrain/media.py"),
         ([generate, *QUICK, "instruction=x", "metrics=[persistence]", "role=clip"], "names an obj"),
         ([generate, *QUICK, "--prompts", "nowhere.txt"], "nowhere.txt"),
         ([generate, *QUICK, f"instruction={'x' * 300}"], "bytes"),
