@@ -207,7 +207,12 @@ def load(path: Path, config: GenerationConfig, device: torch.device) -> Bundle:
     """The network of a checkpoint or weights file."""
     if config.heads is not None and not is_released_file(path):
         raise UserError("heads is only for files of released weights; a checkpoint stores its own")
-    return load_bundle(path, device, config.heads)
+    bundle = load_bundle(path, device, config.heads)
+    if "image" not in bundle.roles and "media" in bundle.provenance:
+        raise UserError(
+            f"{path} is of a run of pretrain/media.py; generate with {command('eval/media.py')}"
+        )
+    return bundle
 
 
 def sampling(bundle: Bundle, config: GenerationConfig, precision: str) -> Sampling:

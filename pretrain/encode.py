@@ -1,9 +1,12 @@
-"""Encode images or robot frames as latents once, so that training does not run the autoencoder.
+"""Encode images, clips, sounds or robot frames as latents once, so that training does not run the
+autoencoder.
 
     python pretrain/encode.py --data imagenet/train download=true     # SD-VAE, 256 px
     python pretrain/encode.py --data imagenet/train autoencoder=rae download=true
     python pretrain/encode.py --data 'shards/*.tar' processes=8 output=latents/web
     python pretrain/encode.py --data captioned captions=true autoencoder=flux2 download=true
+    python pretrain/encode.py --data videos media=clips autoencoder=wan download=true
+    python pretrain/encode.py --data sounds media=sounds              # for pretrain/media.py
     python pretrain/encode.py --data .../fractal20220817_data/0.1.0   # a robot's frames
     python pretrain/encode.py experiment=debug                        # seconds, no download
 
@@ -18,6 +21,12 @@ max_skipped, the command stops. The mean and standard deviation of the latents a
 float16, with a checksum per shard: 16 KB per image of 256 px with SD-VAE, 786 KB with RAE
 (ImageNet: 21 GB and 1.0 TB), twice that with mirror=true.
 
+With media=clips, sounds or films (clips with sound), DATA is a folder of captioned videos or sounds
+(docs/media.md). Of each video, clip.frames frames are read from its beginning, clip.fps per second
+by their time stamps, and encoded by an image autoencoder or by Wan's; of each sound, the first
+sound.seconds, by sound_autoencoder. The sound of a film is NAME.wav, or the video's own. Only means
+are stored.
+
 For a robot data set (RLDS: the folder NAME/VERSION; or LeRobot), every frame of `split` is resized
 to frame_size and encoded. Only means are stored, 39 GB for fractal20220817_data with SD-VAE. An
 unreadable frame stops the command.
@@ -30,25 +39,38 @@ place, encode to a new folder.
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, AutoencoderKind, load_autoencoder
 from selfflow_robotics.cli.app import Flag, hydra_app
+from selfflow_robotics.data.captioned_files import list_media
 from selfflow_robotics.data.images import ImageList, list_images, missing_classes
 from selfflow_robotics.data.latents_encode import Encoding, Workers
 from selfflow_robotics.data.latents_record import Size, sides
 from selfflow_robotics.data.latents_writer import CacheSummary, write_latents
+from selfflow_robotics.data.media_latents import MediaCoders, MediaEncoding
 from selfflow_robotics.data.rlds.latents import RldsFrames
 from selfflow_robotics.data.robot_data import is_robot_data
 from selfflow_robotics.data.shapes import ensure_shapes
+from selfflow_robotics.data.sounds import SOUNDS, SoundShape
+from selfflow_robotics.data.videos import VIDEOS, ClipShape
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.training.device import choose_device, set_threads
 
 IMAGE_PX, MOST_PX = 256, 4096  # of a side
 MOST_PROCESSES = 8  # the default maximum, as each loads an autoencoder
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The clip that is read from the beginning of each video."""
+
+    frames: int = 13
+    fps: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,11 @@ class EncodeConfig:
     weights: str | None = None
     download: bool = False
     captions: bool = False
+    media: Literal["images", "clips", "sounds", "films"] = "images"
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    sound: SoundShape = field(default_factory=SoundShape)
+    sound_autoencoder: AutoencoderKind = "spectrogram"
+    sound_weights: str | None = None
     image_size: int | tuple[int, int] | None = None
     split: str = "train"
     frame_size: tuple[int, int] | None = None
@@ -78,12 +105,28 @@ class EncodeConfig:
             size = getattr(self, name)
             if size is not None and not all(1 <= px <= MOST_PX for px in sides(size)):
                 raise UserError(f"{name} must be from 1 to {MOST_PX} px, got {size}")
+        if self.media != "images" and self.data is None:
+            raise UserError(
+                f"media={self.media} needs data=FOLDER of captioned files; pretrain/render.py "
+                "makes some"
+            )
+        if self.media != "images" and self.mirror:
+            raise UserError("mirror=true is for images")
+        self.shapes()  # raises for absurd clips and sounds
         if self.captions and self.data is None:
             raise UserError("captions=true needs data=FOLDER; the coloured shapes have no captions")
         if self.processes is not None and not 1 <= self.processes <= 1024:
             raise UserError(f"processes must be from 1 to 1024, got {self.processes}")
         if not 0 <= self.max_skipped < 1:
             raise UserError(f"max_skipped must be in [0, 1), got {self.max_skipped}")
+
+    def shapes(self) -> tuple[ClipShape | None, SoundShape | None]:
+        """What is read of each file of clips, sounds or films."""
+        clip = None
+        if self.media in ("clips", "films"):
+            size = sides(self.image_size or IMAGE_PX)
+            clip = ClipShape(self.clip.frames, self.clip.fps, size)
+        return clip, self.sound if self.media in ("sounds", "films") else None
 
 
 @hydra_app(
@@ -100,6 +143,8 @@ class EncodeConfig:
 def main(config: EncodeConfig) -> None:
     began = time.monotonic()
     set_threads(config.threads)
+    if config.media != "images":
+        return encode_media(config, began)
     kind = AutoencoderConfig(config.autoencoder, config.weights, config.download)
     device = choose_device(config.device)
     autoencoder = load_autoencoder(kind, device)
@@ -119,6 +164,36 @@ def main(config: EncodeConfig) -> None:
     if isinstance(source, ImageList) and set(summary.labels) < source.labels:
         print(missing_classes(summary.labels, source.num_classes, source.class_names))
     print(_line(summary, output, time.monotonic() - began))
+
+
+def encode_media(config: EncodeConfig, began: float) -> None:
+    """Encode clips, sounds or films."""
+    assert config.data is not None
+    (clip, heard), device = config.shapes(), choose_device(config.device)
+    frames = AutoencoderConfig(config.autoencoder, config.weights, config.download)
+    sound = AutoencoderConfig(config.sound_autoencoder, config.sound_weights, config.download)
+    coders = MediaCoders(
+        frames if clip is not None else None,
+        sound if heard is not None else None,
+        config.sound.sample_rate,
+    )
+    loaded = coders.fetch(device)
+    suffixes = SOUNDS if config.media == "sounds" else VIDEOS
+    readers = {part: x for part, x in (("frames", clip), ("sound", heard)) if x is not None}
+    source = list_media(config.data, suffixes, readers)
+    print(f"{len(source)} {config.media} with captions in {source.root}")
+    name = f"{source.root.resolve().name}_{config.media}"
+    output = Path(config.output) if config.output else Path(config.root) / f"{name}_latents"
+    summary = write_latents(
+        source,
+        output,
+        loaded,
+        Workers(coders, config.processes or default_processes(device), str(device), config.threads),
+        MediaEncoding(clip, heard, config.batch_size),
+        max_skipped=config.max_skipped,
+        shard_size=config.shard_size,
+    )
+    print(_line(summary, output, time.monotonic() - began, config.media))
 
 
 def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
@@ -176,11 +251,11 @@ def _times(size: Size) -> str:
     return "x".join(map(str, sides(size)))
 
 
-def _line(summary: CacheSummary, output: Path, seconds: float) -> str:
+def _line(summary: CacheSummary, output: Path, seconds: float, noun: str = "images") -> str:
     skipped = f" ({summary.skips.text()})" if summary.skips.total else ""
-    rate = f", {summary.num_new / seconds:.1f} images/s" if summary.num_new else ", nothing new"
+    rate = f", {summary.num_new / seconds:.1f} {noun}/s" if summary.num_new else ", nothing new"
     return (
-        f"latents of {summary.num_pictures} images in {output}: {summary.skips.total} skipped"
+        f"latents of {summary.num_pictures} {noun} in {output}: {summary.skips.total} skipped"
         f"{skipped}, {summary.num_bytes / 1e6:.1f} MB, {seconds:.1f} s{rate}"
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 COMMANDS = {
     "pretrain/run.py": "selfflow-pretrain",
     "pretrain/images.py": "selfflow-pretrain-images",
+    "pretrain/media.py": "selfflow-pretrain-media",
     "pretrain/autoencoder.py": "selfflow-autoencoder",
     "pretrain/encode.py": "selfflow-encode",
     "pretrain/render.py": "selfflow-render",
@@ -20,6 +21,7 @@ COMMANDS = {
     "eval/world_model.py": "selfflow-world-model",
     "eval/play.py": "selfflow-play",
     "eval/generation.py": "selfflow-generation",
+    "eval/media.py": "selfflow-media",
     "eval/metrics.py": "selfflow-metrics",
     "eval/probe.py": "selfflow-probe",
     "eval/class_probe.py": "selfflow-class-probe",

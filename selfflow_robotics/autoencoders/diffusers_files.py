@@ -34,6 +34,7 @@ class DiffusersNetwork:
     renamed: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # weights that files may contain but the class computes itself
     subfolder: str = ""  # subfolder of the autoencoder in a whole pipeline
+    instead: str = "pixel"  # the kind that needs nothing
 
     def load(self, weights: str, download: bool) -> Any:
         """The network from a folder or a name, on the CPU, in float32.
@@ -64,7 +65,7 @@ class DiffusersNetwork:
         except (ImportError, AttributeError):  # the latter: diffusers is too old
             raise UserError(
                 f"autoencoder={self.kind} needs {' and '.join(self.packages)}: pip install "
-                f"'selfflow_robotics[{self.extra}]'; autoencoder=pixel needs no packages"
+                f"'selfflow_robotics[{self.extra}]'; autoencoder={self.instead} needs no packages"
             ) from None
 
     def _read(self, network_class: Any, folder: Path, weights: str) -> Any:

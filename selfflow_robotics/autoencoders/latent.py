@@ -1,4 +1,4 @@
-"""The interfaces of image and video autoencoders, and the trivial one that needs no weights."""
+"""The interfaces of image, video and sound autoencoders, and pixels as latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from einops import rearrange
 from torch import Tensor
 
 from selfflow_robotics.errors import UserError
+
+LATENTS_PER_S = 25  # of the sound autoencoders without weights
 
 
 class Autoencoder(Protocol):
@@ -68,6 +70,56 @@ class VideoAutoencoder(Autoencoder, Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Clips uint8 [B, T, H, W, 3] of latents [B, T', C, H / d, W / d]."""
         ...
+
+
+class SoundAutoencoder(Protocol):
+    """Mono sounds <-> latents of about unit variance.
+
+    `downsample` samples become one latent.
+    """
+
+    @property
+    def channels(self) -> int:
+        """C of the latents."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        ...
+
+    @property
+    def downsample(self) -> int:
+        """Samples per latent; the length of a sound is a multiple of it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """As `Autoencoder.fingerprint`."""
+        ...
+
+    def encode(self, sounds: Tensor) -> Tensor:
+        """Latents float32 [B, N, C] of sounds float32 [B, N d] in [-1, 1]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Sounds float32 [B, N d] in [-1, 1] of latents [B, N, C]."""
+        ...
+
+
+def check_rate(sample_rate: int, multiple_of: int) -> None:
+    """Raise UserError for a rate from which no whole number of samples follows."""
+    if sample_rate < multiple_of or sample_rate % multiple_of:
+        raise UserError(f"sample_rate must be a multiple of {multiple_of} Hz, got {sample_rate}")
+
+
+def check_samples(sounds: Tensor, downsample: int) -> None:
+    """Raise UserError for sounds [B, samples] that do not divide into latents."""
+    if sounds.ndim != 2 or not sounds.shape[1] or sounds.shape[1] % downsample:
+        raise UserError(
+            f"sounds must be [B, samples] with a multiple of {downsample} samples, got "
+            f"{tuple(sounds.shape)}; change their length in seconds"
+        )
 
 
 def check_divides(what: str, size: Sequence[int], downsample: int) -> None:

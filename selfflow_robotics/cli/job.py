@@ -106,11 +106,15 @@ class Job:
         return autocast(self.device, self.precision)
 
     def agreement(
-        self, state: TrainState[Network], batch: Batch, generator: torch.Generator
+        self,
+        state: TrainState[Network],
+        batch: Batch,
+        generator: torch.Generator,
+        role: str = "image",
     ) -> dict[str, list[float]]:
-        """Student against teacher, layer by layer, on images."""
+        """Student against teacher, layer by layer, on images or on what else a role denoises."""
         with self.autocast():
-            return cosine_by_layer(state.model, state.teacher, batch, ROLES["image"], generator)
+            return cosine_by_layer(state.model, state.teacher, batch, ROLES[role], generator)
 
     def train(
         self,

@@ -96,7 +96,7 @@ def image_workload(
         )
     row, size = row_dtype(channels, size).itemsize, sides(size)
     facts.samples, facts.sample_bytes = count, row
-    reads = None if text is None else _text(text, model.byte_text(), facts)
+    reads = None if text is None else text_config(text, model.byte_text(), facts)
     network = image_config(
         model.transformer,
         size,
@@ -114,7 +114,7 @@ def image_workload(
         slots = {"first_frame": slot_of("first_frame", codec, tokens)}
         if reads is None or text is None:
             return Batch(slots, labels=torch.zeros(number, dtype=torch.long))
-        return Batch(slots, _words(reads, text.tokens, number))
+        return Batch(slots, words_of(reads, text.tokens, number))
 
     role = RoleWork("image", 1.0, batch, objective, samples)
     channels = codec.channels
@@ -137,7 +137,7 @@ def robot_workload(
     each role's batch size and objective. `later_frames` of a sample; None: the model's."""
     facts = Facts()
     codec = _codec(model, facts)
-    reads = _text(text, TextConfig("bytes", model.text_tokens, model.text_bytes), facts)
+    reads = text_config(text, TextConfig("bytes", model.text_tokens, model.text_bytes), facts)
     frames = model.later_frames if later_frames is None else later_frames
     flops, encode = (0.0, None) if latents is not None else _encoding(model, codec, facts)
     works = []
@@ -247,12 +247,12 @@ def _robot_samples(
                 valid = torch.ones(number, count, dtype=torch.bool)
             tokens = torch.zeros(number, count, codec.channels)
             slots[slot] = slot_of(slot, codec, tokens, valid, view)
-        return Batch(slots, _words(text, text_tokens, number))
+        return Batch(slots, words_of(text, text_tokens, number))
 
     return samples
 
 
-def _text(text: TextEncoderConfig, own: TextConfig, facts: Facts) -> TextConfig:
+def text_config(text: TextEncoderConfig, own: TextConfig, facts: Facts) -> TextConfig:
     """How the network reads words; `own`: with its own encoder."""
     if text.encoder == "bytes":
         return own
@@ -263,7 +263,7 @@ def _text(text: TextEncoderConfig, own: TextConfig, facts: Facts) -> TextConfig:
     return TextConfig("embeddings", channels=channels)
 
 
-def _words(text: TextConfig, tokens: int, number: int) -> Words:
+def words_of(text: TextConfig, tokens: int, number: int) -> Words:
     """Words of so many samples; `tokens` per text of a frozen encoder."""
     if text.kind == "bytes":
         return [INSTRUCTION] * number

@@ -72,6 +72,8 @@ class ImageList:
     empty: list[str] = field(default_factory=list)  # folders without images, which are not classes
     captioned: bool = False  # whether the items have captions
 
+    noun = "images"
+
     @property
     def labels(self) -> set[int]:
         """Labels that occur; with tars there may be gaps."""
@@ -262,7 +264,7 @@ def _list_captioned(root: Path, files: list[str]) -> ImageList:
     items, skips = [], Skips()
     for file in files:
         try:
-            captions = _captions_of(root / file)
+            captions = captions_of(root / file)
         except Unusable as cause:
             skips.add(str(cause), file)
         else:
@@ -270,11 +272,11 @@ def _list_captioned(root: Path, files: list[str]) -> ImageList:
     return ImageList(root, "flat", items, 1, skips=skips, captioned=True)
 
 
-def _captions_of(picture: Path) -> Captions:
-    """Raises Unusable."""
+def captions_of(file: Path) -> Captions:
+    """The captions in the text file next to `file`. Raises Unusable if there are none."""
     for suffix in SUFFIXES:
         try:
-            return parse_captions(suffix, _read(picture.with_suffix(suffix), 0, MOST_BYTES + 1))
+            return parse_captions(suffix, _read(file.with_suffix(suffix), 0, MOST_BYTES + 1))
         except FileNotFoundError:
             continue
         except OSError:

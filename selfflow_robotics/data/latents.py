@@ -6,6 +6,8 @@
     shard-00000.jsonl   with captions (`data.captions`): a line per row, the list of its captions
 
 Frames of a robot's data set have no label, and only their mean is stored (`data.rlds.latents`).
+Rows of captioned clips and sounds have the means of their parts: frames, sound or both
+(`data.media_latents`).
 
 Mean and standard deviation are those of the autoencoder's posterior, float16, already scaled for
 the network (`autoencoders.latent`); training samples new latents from them in every epoch. With
@@ -31,7 +33,9 @@ from torch import Tensor
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.data.captions import Captions
 from selfflow_robotics.data.latents_record import (
+    MEDIA,
     RECORD,
+    ROBOT,
     dtype_of,
     is_labelled,
     read_record,
@@ -39,7 +43,7 @@ from selfflow_robotics.data.latents_record import (
 )
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.rng import draw
+from selfflow_robotics.rng import Name, draw
 
 OPEN_SHARDS = 256  # a mapped file uses a descriptor, and a process has about a thousand
 
@@ -68,26 +72,29 @@ def sample_posterior(mean: Tensor, std: Tensor, generator: torch.Generator) -> T
     return mean.float() + std.float() * noise
 
 
+# What rows are, by the kind of their source.
+KINDS = {"images": "images with labels", ROBOT: "a robot's frames", MEDIA: "clips or sounds"}
+
+
 class LatentRows:
     """Random access to the rows of a finished cache. Each shard's checksum is verified before its
     first use.
 
-    Raises UserError if there is no finished cache, if a part is damaged or missing, or if its kind
-    does not match `labelled`.
+    Raises UserError if there is no finished cache, if a part is damaged or missing, or if it is
+    none `of` this kind.
     """
 
-    labelled: ClassVar[bool]
+    of: ClassVar[str]  # one of `KINDS`
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         self.record = read_record(self.folder)
-        if is_labelled(self.record) != self.labelled:
-            kinds = ("a robot's frames", "images with labels")
+        found = "images" if is_labelled(self.record) else self.record["source"]["kind"]
+        if found != self.of:
             raise UserError(
-                f"{self.folder} holds latents of {kinds[not self.labelled]}, not of "
-                f"{kinds[self.labelled]}; choose another folder"
+                f"{self.folder} holds latents of {KINDS[found]}, not of {KINDS[self.of]}; choose "
+                "another folder"
             )
-        self.channels: int = self.record["latents"]["channels"]
         self._shards: list[dict[str, Any]] = self.record["shards"]
         self._ends = np.cumsum([shard["rows"] for shard in self._shards])
         self._dtype = dtype_of(self.record)
@@ -113,6 +120,10 @@ class LatentRows:
         """Fingerprints of the autoencoder and of the images."""
         return {name: self.record[name]["fingerprint"] for name in ("autoencoder", "source")}
 
+    def sampler(self, batch_size: int, seed: int, *names: Name) -> EpochSampler:
+        """The shuffled order of the rows, a function of (seed, step) and of other names."""
+        return EpochSampler(len(self), batch_size, seed, *names)
+
     def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The rows with these numbers (0 to len - 1), of `row_dtype`.
 
@@ -125,6 +136,23 @@ class LatentRows:
             mine = shard == number
             rows[mine] = self._open_rows(int(number))[offsets[mine]]
         return rows
+
+    @cached_property
+    def _captions(self) -> list[list[Captions]]:
+        """Of the rows of each shard."""
+        return [
+            read_captions(captions_path(shard_path(self.folder, number)), entry)
+            for number, entry in enumerate(self._shards)
+        ]
+
+    def captions(self, indices: Sequence[int] | np.ndarray) -> list[Captions]:
+        """Of the rows with these numbers. Raises UserError for damaged files."""
+        shards, offsets = self._find(np.asarray(indices, np.int64))
+        return [self._captions[n][row] for n, row in zip(shards, offsets, strict=True)]
+
+    def all_captions(self) -> set[str]:
+        """The texts of all captions. Raises UserError for damaged files."""
+        return {text for shard in self._captions for row in shard for text in row}
 
     def _find(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The shard of each row, and the row's place there."""
@@ -145,10 +173,11 @@ class LatentRows:
 class LatentReader(LatentRows):
     """A finished cache of images with labels or captions."""
 
-    labelled = True
+    of = "images"
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder)
+        self.channels: int = self.record["latents"]["channels"]
         self.latent_size = sides(self.record["latents"]["size"])
         self.image_size = sides(self.record["image_size"])  # px
         self.captioned: bool = self.record["source"].get("captions", False)
@@ -165,27 +194,6 @@ class LatentReader(LatentRows):
     def copies(self) -> int:
         """Adjacent rows per image: 2 with `mirror`, else 1."""
         return 2 if self.record["mirror"] else 1
-
-    def sampler(self, batch_size: int, seed: int) -> EpochSampler:
-        """The shuffled order of the rows, a function of (seed, step)."""
-        return EpochSampler(len(self), batch_size, seed)
-
-    @cached_property
-    def _captions(self) -> list[list[Captions]]:
-        """Of the rows of each shard."""
-        return [
-            read_captions(captions_path(shard_path(self.folder, number)), entry)
-            for number, entry in enumerate(self._shards)
-        ]
-
-    def captions(self, indices: Sequence[int] | np.ndarray) -> list[Captions]:
-        """Of the rows with these numbers. Raises UserError for damaged files."""
-        shards, offsets = self._find(np.asarray(indices, np.int64))
-        return [self._captions[n][row] for n, row in zip(shards, offsets, strict=True)]
-
-    def all_captions(self) -> set[str]:
-        """The texts of all captions. Raises UserError for damaged files."""
-        return {text for shard in self._captions for row in shard for text in row}
 
     def read(self, indices: Sequence[int] | np.ndarray) -> LatentBatch:
         """The rows with these numbers, as `rows`."""

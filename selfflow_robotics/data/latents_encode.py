@@ -1,4 +1,5 @@
-"""Encode images into shards of a latent cache, in this process or in parallel processes."""
+"""Encode images, clips or sounds into shards of a latent cache, in this process
+or in parallel ones."""
 
 import json
 import multiprocessing
@@ -20,7 +21,7 @@ from selfflow_robotics.data.images_decode import BadPicture
 from selfflow_robotics.data.latents import captions_path, sha256_of
 from selfflow_robotics.data.latents_record import Size, row_dtype, sides
 from selfflow_robotics.data.processes import end_with_parent
-from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.data.skips import Skips, Unusable
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.whole_file import whole_file
 
@@ -62,12 +63,79 @@ class Encoding:
             return self.image_size // down
         return [side // down for side in self.image_size]
 
+    def dtype(self, autoencoder: LatentAutoencoder, labelled: bool) -> np.dtype:
+        return row_dtype(autoencoder.channels, self.latent_size(autoencoder), labelled)
+
+    def rows(
+        self, items: Sequence[np.ndarray], autoencoder: LatentAutoencoder
+    ) -> dict[str, np.ndarray]:
+        """Means and standard deviations float16 [B * copies, C, h, w] of images."""
+        seen = torch.from_numpy(np.stack(items))
+        copies = [seen, seen.flip(2)] if self.mirror else [seen]
+        means, stds = zip(*(autoencoder.encode(copy) for copy in copies), strict=True)
+        mean, std = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (means, stds))
+        return {"mean": mean.half().cpu().numpy(), "std": std.half().cpu().numpy()}
+
+    def record(self, config: AutoencoderConfig, autoencoder: LatentAutoencoder) -> dict[str, Any]:
+        """What cache.json says of the autoencoder and of the latents."""
+        return {
+            "autoencoder": {
+                "kind": config.kind,
+                "weights": config.source,
+                "fingerprint": autoencoder.fingerprint,
+            },
+            "image_size": _plain(self.image_size),
+            "latents": {
+                "channels": autoencoder.channels,
+                "size": _plain(self.latent_size(autoencoder)),
+            },
+            "mirror": self.mirror,
+        }
+
+
+def _plain(size: Size) -> Size:
+    """As it comes back from JSON."""
+    return size if isinstance(size, int) else list(size)
+
+
+class RowEncoding(Protocol):
+    """How items become rows: `Encoding` for images, `data.media_latents.MediaEncoding`."""
+
+    @property
+    def image_size(self) -> Size | None: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def copies(self) -> int:
+        """Rows per item."""
+        ...
+
+    def dtype(self, autoencoder: Any, labelled: bool) -> np.dtype:
+        """Of a row. Raises UserError for sizes that do not fit the autoencoder."""
+        ...
+
+    def rows(self, items: Sequence[Any], autoencoder: Any) -> dict[str, np.ndarray]:
+        """Columns of the rows of B items, [B * copies, ...]."""
+        ...
+
+    def record(self, config: Any, autoencoder: Any) -> dict[str, Any]:
+        """What cache.json says of the autoencoder and of the latents."""
+        ...
+
+
+class CoderConfig(Protocol):
+    """What `Workers` load if it is not an `AutoencoderConfig`."""
+
+    def load(self, device: str) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Workers:
     """The encoding processes, and what each of them loads."""
 
-    autoencoder: AutoencoderConfig
+    autoencoder: AutoencoderConfig | CoderConfig
     processes: int = 1
     device: str = "cpu"  # "cuda": processes are distributed over the GPUs
     threads: int = 1  # torch threads per process
@@ -78,9 +146,16 @@ class Workers:
             return self.device
         return f"cuda:{number % torch.cuda.device_count()}"
 
+    def load(self, device: str) -> Any:
+        """The autoencoder, which the parent process has downloaded."""
+        if isinstance(self.autoencoder, AutoencoderConfig):
+            return load_autoencoder(replace(self.autoencoder, download=False), device)
+        return self.autoencoder.load(device)
+
 
 class Pictures(Protocol):
-    """A sequence of images, with what another process needs to read them."""
+    """A sequence of images (or videos, or sounds), with what another process needs to read
+    them."""
 
     def __len__(self) -> int: ...
 
@@ -98,9 +173,10 @@ class Pictures(Protocol):
         """A readable name of an image."""
         ...
 
-    def read(self, number: int, size: Size) -> np.ndarray:
-        """uint8 [h, w, 3]. Raises BadPicture or OSError for an image to skip and count, UserError
-        for one that must not be missing."""
+    def read(self, number: int, size: Any) -> Any:
+        """uint8 [h, w, 3] of an image; the parts of a clip or sound, by name. Raises BadPicture,
+        Unusable or OSError for an item to skip and count, UserError for one that must not be
+        missing."""
         ...
 
 
@@ -119,21 +195,19 @@ class Shard(NamedTuple):
     entry: dict[str, Any]
 
 
-def encode_shard(
-    job: ShardJob, autoencoder: LatentAutoencoder, encoding: Encoding, tick: Tick
-) -> Shard:
+def encode_shard(job: ShardJob, autoencoder: Any, encoding: RowEncoding, tick: Tick) -> Shard:
     """Encode one shard. Raises UserError if latents are not finite in float16 or the device runs
     out of memory; OSError if the file cannot be written."""
     pictures, labels, captions = job.pictures, job.pictures.labels, job.pictures.captions
-    kind = row_dtype(autoencoder.channels, encoding.latent_size(autoencoder), labels is not None)
+    kind = encoding.dtype(autoencoder, labels is not None)
     rows = np.empty(len(pictures) * encoding.copies, kind)
     filled, skips, lines = 0, Skips(), []
-    for frames, numbers in _batches(pictures, encoding, skips, tick):
-        mean, std = _encode(frames, autoencoder, encoding)
-        stop = filled + len(mean)
-        rows["mean"][filled:stop] = mean
+    for items, numbers in _batches(pictures, encoding, skips, tick):
+        stop = filled + len(items) * encoding.copies
+        columns = _encode(items, autoencoder, encoding)
+        for name in columns.keys() & set(kind.names or ()):
+            rows[name][filled:stop] = columns[name]
         if labels is not None:
-            rows["std"][filled:stop] = std
             of_batch = [labels[number] for number in numbers]
             rows["label"][filled:stop] = np.repeat(of_batch, encoding.copies)
         if captions is not None:
@@ -142,8 +216,8 @@ def encode_shard(
         filled = stop
     if not all(np.isfinite(rows[name][:filled]).all() for name in kind.names or ()):
         raise UserError(
-            "the autoencoder's latents are not finite in float16, for images from "
-            f"{pictures.name(0)} on; check its weights"
+            f"the autoencoder's latents are not finite in float16, from {pictures.name(0)} on; "
+            "check its weights"
         )
     with whole_file(job.path) as file:
         np.save(file, rows[:filled], allow_pickle=False)
@@ -161,48 +235,40 @@ def _written(path: Path) -> dict[str, Any]:
 
 
 def _batches(
-    pictures: Pictures, encoding: Encoding, skips: Skips, tick: Tick
-) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Images uint8 [B, h, w, 3] and their numbers; unusable ones go into `skips`."""
-    frames, numbers, looked_at = [], [], 0
+    pictures: Pictures, encoding: RowEncoding, skips: Skips, tick: Tick
+) -> Iterator[tuple[list[Any], list[int]]]:
+    """Items and their numbers; unusable ones go into `skips`."""
+    items, numbers, looked_at = [], [], 0
     for number in range(len(pictures)):
         looked_at += 1
         try:
-            frames.append(pictures.read(number, encoding.image_size))
+            items.append(pictures.read(number, encoding.image_size))
             numbers.append(number)
-        except BadPicture as bad:
+        except (BadPicture, Unusable) as bad:
             skips.add(str(bad), pictures.name(number))
         except OSError:
             skips.add("unreadable file", pictures.name(number))
-        if len(frames) == encoding.batch_size:
-            yield np.stack(frames), numbers
+        if len(items) == encoding.batch_size:
+            yield items, numbers
             tick(looked_at)
-            frames, numbers, looked_at = [], [], 0
-    if frames:
-        yield np.stack(frames), numbers
+            items, numbers, looked_at = [], [], 0
+    if items:
+        yield items, numbers
     tick(looked_at)
 
 
-def _encode(
-    frames: np.ndarray, autoencoder: LatentAutoencoder, encoding: Encoding
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations float16 [B * copies, C, h, w]."""
-    seen = torch.from_numpy(frames)
-    copies = [seen, seen.flip(2)] if encoding.mirror else [seen]
+def _encode(items: list[Any], autoencoder: Any, encoding: RowEncoding) -> dict[str, np.ndarray]:
     try:
-        encoded = [autoencoder.encode(copy) for copy in copies]
+        return encoding.rows(items, autoencoder)
     except torch.OutOfMemoryError as error:
         raise UserError("the device is out of memory; lower batch_size or processes") from error
-    means, stds = zip(*encoded, strict=True)
-    mean, std = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (means, stds))
-    return mean.half().cpu().numpy(), std.half().cpu().numpy()
 
 
 def encode_jobs(
     jobs: Sequence[ShardJob],
-    autoencoder: LatentAutoencoder,
+    autoencoder: Any,
     workers: Workers,
-    encoding: Encoding,
+    encoding: RowEncoding,
     tick: Tick,
 ) -> Generator[Shard, None, None]:
     """Yield the shards of all jobs as they finish, encoded by this process with `autoencoder` or by
@@ -245,7 +311,7 @@ class _Worker:
 
     workers: Workers
     device: str
-    autoencoder: LatentAutoencoder | None = None
+    autoencoder: Any = None
     looked_at: Any
     stop: Any
 
@@ -261,10 +327,9 @@ def _start_worker(workers: Workers, looked_at: Any, stop: Any, started: Any) -> 
     end_with_parent()
 
 
-def _work(job: ShardJob, encoding: Encoding) -> Shard:
+def _work(job: ShardJob, encoding: RowEncoding) -> Shard:
     if _Worker.autoencoder is None:
-        config = replace(_Worker.workers.autoencoder, download=False)  # downloaded by the parent
-        _Worker.autoencoder = load_autoencoder(config, _Worker.device)
+        _Worker.autoencoder = _Worker.workers.load(_Worker.device)
     return encode_shard(job, _Worker.autoencoder, encoding, _tick)
 
 

@@ -140,6 +140,7 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
         "autoencoder": ("autoencoder", "fingerprint"),
         "image_size": ("image_size",),
         "mirror": ("mirror",),
+        "clip or sound": ("parts",),
         "shard_size": ("shard_size",),
         "list of images" if is_labelled(wanted) else "data set": ("source", "fingerprint"),
         "format": ("format",),
@@ -147,7 +148,7 @@ def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -
     for name, keys in differences.items():
         old, new = found, wanted
         for key in keys:
-            old, new = old.get(key, {}), new[key]
+            old, new = old.get(key, {}), new.get(key, {})
         if old != new:
             values = "" if len(keys) > 1 else f" ({old}, now {new})"
             raise UserError(

@@ -14,7 +14,9 @@ from selfflow_robotics.json_file import read_json
 
 FORMAT = 1
 RECORD = "cache.json"
-ROBOT = "rlds"  # the kind of source for frames, of any robot data set
+# Kinds of sources; all others are images with labels or captions.
+ROBOT = "rlds"  # frames, of any robot data set
+MEDIA = "media"  # captioned clips, sounds, or both
 MAX_NUMBERS = 1 << 26  # of an image's latents; RAE at 1024 px has 3 million
 
 Size = int | Sequence[int]  # both sides, or (height, width)
@@ -33,13 +35,25 @@ def row_dtype(channels: int, size: Size, labelled: bool = True) -> np.dtype:
     return np.dtype([mean, ("std", "<f2", shape), ("label", "<i4")] if labelled else [mean])
 
 
+def part_dtype(parts: dict[str, Any]) -> np.dtype:
+    """One row of a shard of clips or sounds: the shape of each of its parts."""
+    return np.dtype([(name, "<f2", tuple(part["shape"])) for name, part in parts.items()])
+
+
+def is_media(record: dict[str, Any]) -> bool:
+    """Whether cache.json describes captioned clips or sounds."""
+    return record["source"].get("kind") == MEDIA
+
+
 def is_labelled(record: dict[str, Any]) -> bool:
     """Whether cache.json describes labelled images."""
-    return record["source"].get("kind") != ROBOT
+    return record["source"].get("kind") not in (ROBOT, MEDIA)
 
 
 def dtype_of(record: dict[str, Any]) -> np.dtype:
     """Of the rows that cache.json describes."""
+    if is_media(record):
+        return part_dtype(record["parts"])
     latents = record["latents"]
     return row_dtype(latents["channels"], latents["size"], is_labelled(record))
 
@@ -47,14 +61,16 @@ def dtype_of(record: dict[str, Any]) -> np.dtype:
 # The entries that every reader of cache.json needs.
 _TYPES = {
     ("autoencoder", "fingerprint"): str,
+    ("source", "fingerprint"): str,
+    ("skipped",): dict,
+    ("shards",): list,
+}
+_IMAGE_TYPES = {
     ("autoencoder", "kind"): str,
     ("autoencoder", "weights"): str | None,
     ("image_size",): int | list,
     ("latents", "channels"): int,
     ("latents", "size"): int | list,
-    ("source", "fingerprint"): str,
-    ("skipped",): dict,
-    ("shards",): list,
 }
 _LABELLED_TYPES = {
     ("mirror",): bool,
@@ -95,14 +111,13 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 def _check_sizes(record: dict[str, Any]) -> None:
     """Refuse impossible sizes before anything is allocated."""
-    latents = record["latents"]
-    shape = (latents["channels"], *sides(latents["size"]))
-    for side in (*shape, *sides(record["image_size"])):
-        _check_type("a size", side, int)
-    if min(shape) < 1:
-        raise ValueError("latents without channels or size")
-    if math.prod(shape) > MAX_NUMBERS:
-        raise ValueError(f"latents of {' x '.join(map(str, shape))} numbers")
+    for shape in _shapes(record):
+        for side in shape:
+            _check_type("a size", side, int)
+        if min(shape) < 1:
+            raise ValueError("latents without channels or size")
+        if math.prod(shape) > MAX_NUMBERS:
+            raise ValueError(f"latents of {' x '.join(map(str, shape))} numbers")
     row = dtype_of(record)
     if any(entry["rows"] * row.itemsize > entry["bytes"] for entry in record["shards"]):
         raise ValueError("a shard has more rows than its bytes can hold")
@@ -110,6 +125,18 @@ def _check_sizes(record: dict[str, Any]) -> None:
         raise ValueError("no shard has rows")
     if is_labelled(record):
         _check_labels(record)
+
+
+def _shapes(record: dict[str, Any]) -> list[tuple[int, ...]]:
+    """Those of a row's arrays."""
+    if is_media(record):
+        shapes = [tuple(part["shape"]) for part in record["parts"].values()]
+        if not shapes or not all("captions" in entry for entry in record["shards"]):
+            raise ValueError("clips or sounds without parts or captions")
+        return shapes
+    for side in sides(record["image_size"]):
+        _check_type("a size", side, int)
+    return [(record["latents"]["channels"], *sides(record["latents"]["size"]))]
 
 
 def _check_labels(record: dict[str, Any]) -> None:
@@ -137,6 +164,8 @@ def read_record(folder: Path) -> dict[str, Any]:
                 f"{path} has format {record['format']}, this version reads format {FORMAT}"
             )
         _check_types(record, _TYPES)
+        if not is_media(record):
+            _check_types(record, _IMAGE_TYPES)
         if is_labelled(record):
             _check_types(record, _LABELLED_TYPES)
         for entry in record["shards"]:

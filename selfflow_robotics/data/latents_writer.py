@@ -1,6 +1,7 @@
-"""Write a latent cache (`data.latents`) of a list of images; resumable, with several processes.
+"""Write a latent cache (`data.latents`) of a list of images (or clips, or sounds); resumable, with
+several processes.
 
-The k-th shard depends only on the k-th `shard_size` images of the list, so the number of processes
+The k-th shard depends only on the k-th `shard_size` items of the list, so the number of processes
 and interruptions do not change any bit. A shard gets its final name once it is complete and on
 disk. The same command on a finished cache restores missing shards.
 """
@@ -12,17 +13,16 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.data.latents import shard_path
 from selfflow_robotics.data.latents_encode import (
-    Encoding,
     Pictures,
+    RowEncoding,
     ShardJob,
     Workers,
     encode_jobs,
 )
 from selfflow_robotics.data.latents_journal import Journal
-from selfflow_robotics.data.latents_record import FORMAT, Size
+from selfflow_robotics.data.latents_record import FORMAT
 from selfflow_robotics.data.skips import Skips, check_budget
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.locks import hold
@@ -40,7 +40,10 @@ class CacheSummary:
 
 
 class Source(Protocol):
-    """The source of a cache (`data.images.ImageList`, `data.rlds.latents.RldsFrames`)."""
+    """The source of a cache (`data.images.ImageList`, `data.rlds.latents.RldsFrames`,
+    `data.captioned_files.MediaFiles`)."""
+
+    noun: str  # what there is to skip: "images"
 
     @property
     def skips(self) -> Skips:
@@ -70,9 +73,9 @@ class Source(Protocol):
 def write_latents(
     source: Source,
     folder: Path,
-    autoencoder: LatentAutoencoder,
+    autoencoder: Any,
     workers: Workers,
-    encoding: Encoding,
+    encoding: RowEncoding,
     *,
     max_skipped: float = 0.001,
     shard_size: int = 1024,
@@ -88,19 +91,12 @@ def write_latents(
     autoencoder, size or source), is in use or cannot be written, if a shard is damaged, or if too
     many images are unusable.
     """
-    size = encoding.latent_size(autoencoder)
+    made_by = encoding.record(workers.autoencoder, autoencoder)  # raises for sizes
     source.check_output(folder)
-    check_budget(source.skips, source.num_found, max_skipped)
+    check_budget(source.skips, source.num_found, max_skipped, source.noun)
     identity = {
         "format": FORMAT,
-        "autoencoder": {
-            "kind": workers.autoencoder.kind,
-            "weights": workers.autoencoder.source,
-            "fingerprint": autoencoder.fingerprint,
-        },
-        "image_size": _plain(encoding.image_size),
-        "latents": {"channels": autoencoder.channels, "size": _plain(size)},
-        "mirror": encoding.mirror,
+        **made_by,
         "shard_size": shard_size,
         "source": source.record(),
     }
@@ -118,12 +114,12 @@ def write_latents(
         skips.merge(source.skips)
         for entry in journal.entries.values():
             skips.merge(Skips.from_record(entry["skipped"]))
-        check_budget(skips, source.num_found, max_skipped)
+        check_budget(skips, source.num_found, max_skipped, source.noun)
         with (
             tqdm(
                 total=len(source),
                 initial=len(source) - num_new,
-                unit="image",
+                unit=source.noun.removesuffix("s"),
                 desc="encoding",
                 disable=not missing,
             ) as bar,
@@ -132,7 +128,7 @@ def write_latents(
             for shard in shards:
                 journal.add(shard)
                 skips.merge(Skips.from_record(shard.entry["skipped"]))
-                check_budget(skips, source.num_found, max_skipped)
+                check_budget(skips, source.num_found, max_skipped, source.noun)
         record = journal.finish(source.skips)
     except OSError as error:
         raise UserError(
@@ -146,8 +142,3 @@ def write_latents(
         skips=Skips.from_record(record["skipped"]),
         labels=record.get("labels", []),
     )
-
-
-def _plain(size: Size) -> Size:
-    """As it comes back from JSON."""
-    return size if isinstance(size, int) else list(size)

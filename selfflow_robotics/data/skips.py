@@ -54,8 +54,8 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
-def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:
-    """Raise UserError if more than `max_skipped` (a share) of all items are unusable.
+def check_budget(skips: Skips, num_items: int, max_skipped: float, noun: str = "images") -> None:
+    """Raise UserError if more than `max_skipped` (a share) of all items (`noun`) are unusable.
 
     One bad item is always allowed unless the share is 0, but at least one item must be usable.
     """
@@ -67,7 +67,7 @@ def check_budget(skips: Skips, num_items: int, max_skipped: float) -> None:
         for cause, count in sorted(skips.counts.items())
     )
     raise UserError(
-        f"{skips.total} of {num_items} images are unusable, but max_skipped={max_skipped:g} "
+        f"{skips.total} of {num_items} {noun} are unusable, but max_skipped={max_skipped:g} "
         f"allows only {min(allowed, num_items - 1)}: {causes}; repair or remove them, or raise "
         "max_skipped"
     )

@@ -126,13 +126,18 @@ class Bundle:
             )
         return codec
 
-    def with_autoencoder(self) -> "Bundle":
-        """A copy that can encode and decode frames. Raises UserError as `FrameCodec.load`."""
+    def with_autoencoder(self, download: bool = False) -> "Bundle":
+        """A copy that can encode and decode frames, images and sounds; `download` what is missing.
+        Raises UserError as `FrameCodec.load`."""
+        told = {"download": True} if download else {}
+        codecs: dict[str, Any] = dict(self.codecs)
         try:
-            frames = self.frames.load(self.device)
+            for name, codec in codecs.items():
+                if name != ACTIONS:
+                    codecs[name] = codec.load(self.device, **told)
         except UserError as error:
             raise UserError(f"{self.origin}: {error}") from error
-        return replace(self, codecs={**self.codecs, FRAMES: frames})
+        return replace(self, codecs=codecs)
 
     def words(self, texts: Sequence[str]) -> Words:
         """Instructions as input of the network. Raises UserError if one is too long, or if a new

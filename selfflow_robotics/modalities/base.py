@@ -1,4 +1,4 @@
-"""Codecs convert data (frames, actions) to the tokens of a network and back.
+"""Codecs convert data (frames, actions, sounds) to the tokens of a network and back.
 
 A codec is not part of the network and is not trained, so its tokens can also come from a cache.
 """
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from selfflow_robotics.batch import Slot
 
-FRAMES, ACTIONS = "frames", "actions"  # the names of codecs, and of the adapters of their tokens
+# The names of codecs, and of the adapters of their tokens.
+FRAMES, ACTIONS, SOUND = "frames", "actions", "sound"
+PICTURES = "pictures"  # images beside clips, with an adapter of their own
 
 
 class Codec(Protocol):
@@ -32,7 +34,7 @@ class Codec(Protocol):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens per frame (per latent frame, for video autoencoders) or per action."""
+        """Tokens per frame (per latent frame, for video autoencoders), action or sound latent."""
         ...
 
     @property
@@ -41,8 +43,8 @@ class Codec(Protocol):
         ...
 
     def places(self, count: int, first: int = 0) -> Tensor:
-        """Places int64 [N, 3] of the tokens of `count` (latent) frames or actions; t counts from
-        `first`."""
+        """Places int64 [N, 3] of the tokens of `count` (latent) frames, actions or sound latents; t
+        counts from `first`."""
         ...
 
     def encode(self, raw: Any) -> Tensor:

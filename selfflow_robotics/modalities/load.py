@@ -7,10 +7,28 @@ from selfflow_robotics.modalities.actions import Actions
 from selfflow_robotics.modalities.base import Codec
 from selfflow_robotics.modalities.latents import ImageLatents, LatentsBehindPixels, VideoLatents
 from selfflow_robotics.modalities.pixels import PixelPatches
+from selfflow_robotics.modalities.sound import SoundLatents
 
+# Entries that are sizes: whole numbers above 0, or a list of them.
+COUNTED = (
+    "image_size",
+    "latent_size",
+    "latent_channels",
+    "patch",
+    "downsample",
+    "channels",
+    "sample_rate",
+)
 CODECS = {
     codec.kind: codec
-    for codec in (PixelPatches, ImageLatents, LatentsBehindPixels, VideoLatents, Actions)
+    for codec in (
+        PixelPatches,
+        ImageLatents,
+        LatentsBehindPixels,
+        VideoLatents,
+        Actions,
+        SoundLatents,
+    )
 }
 
 
@@ -25,7 +43,7 @@ def codec_from_json(record: dict[str, Any]) -> Codec:
     kind = record["kind"]
     if kind not in CODECS:
         raise unknown("codec", kind, CODECS)
-    for name in ("image_size", "latent_size", "latent_channels", "patch", "downsample"):
+    for name in COUNTED:
         value = record.get(name, 1)
         parts = value if isinstance(value, list | tuple) else [value]
         if not all(type(part) is int and part > 0 for part in parts):
@@ -34,11 +52,12 @@ def codec_from_json(record: dict[str, Any]) -> Codec:
 
 
 # Entries of a record that do not change the meaning of a token.
-_SIZES = {"image_size", "latent_size", "stats"}
+_SIZES = {"image_size", "latent_size", "stats", "frame_rate"}
 
 
 def same_tokens(one: Codec, other: Codec) -> bool:
-    """Whether tokens of both codecs mean the same; image sizes and action statistics may differ."""
+    """Whether tokens of both codecs mean the same; image sizes, frame rates and action statistics
+    may differ."""
     records = [codec_to_json(codec) for codec in (one, other)]
     is_known = all(record.get("fingerprint") for record in records)
     for record in records:

@@ -1,5 +1,6 @@
-"""The two networks that the commands train, as configurations of the one `Network`."""
+"""The networks that the commands train, as configurations of the one `Network`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import torch
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.modalities.actions import Actions
-from selfflow_robotics.modalities.base import ACTIONS, FRAMES, FrameCodec
+from selfflow_robotics.modalities.base import ACTIONS, FRAMES, PICTURES, SOUND, FrameCodec
 from selfflow_robotics.modalities.latents import ImageLatents, LatentsBehindPixels, VideoLatents
 from selfflow_robotics.modalities.pixels import PixelPatches
 from selfflow_robotics.models.adapters import AdapterConfig
@@ -98,6 +99,78 @@ class ImageConfig:
     def byte_text(self) -> TextConfig:
         """How the network reads captions as bytes."""
         return TextConfig("bytes", self.text_tokens, self.text_bytes)
+
+
+Prediction = Literal["velocity", "data"]
+
+
+@dataclass(frozen=True)
+class MediaConfig:
+    """Network settings of pretrain/media.py; the others follow from the latents."""
+
+    backbone: Literal["sit", "flux"] = "sit"
+    sit: SiTConfig = field(default_factory=SiTConfig)
+    flux: FluxConfig = field(default_factory=FluxConfig)
+    image_patch: int = 2  # patch size, in latents
+    clip_patch: int = 2
+    image_prediction: Prediction = "velocity"  # what the output represents
+    clip_prediction: Prediction = "velocity"
+    sound_prediction: Prediction = "velocity"
+    text_tokens: int = 8  # of a caption that the network reads as bytes
+    text_bytes: int = 127  # UTF-8 bytes of the longest caption
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "image_patch", "clip_patch", prefix="model.")
+        self.byte_text()  # raises if the numbers are out of range
+
+    @property
+    def transformer(self) -> BackboneConfig:
+        """The backbone that is chosen."""
+        return self.flux if self.backbone == "flux" else self.sit
+
+    def byte_text(self) -> TextConfig:
+        """How the network reads captions as bytes."""
+        return TextConfig("bytes", self.text_tokens, self.text_bytes)
+
+    def network(
+        self,
+        codecs: Mapping[str, Any],
+        places: Mapping[str, tuple[int, int, int]],
+        text: TextConfig | None = None,
+        auxiliary_layer: int | None = None,
+    ) -> NetworkConfig:
+        """The network's configuration: one pair of input and output layers for each codec, all else
+        shared.
+
+        Args:
+            codecs: those of `PICTURES`, `FRAMES` and `SOUND` that there are.
+            places: how many (t, h, w) there are for the tokens of each codec.
+            text: None: bytes.
+            auxiliary_layer: as in `NetworkConfig`.
+        """
+        slots = {slot: name for slot, name in MEDIA_SLOTS.items() if name in codecs}
+        predictions: dict[str, Prediction] = {
+            PICTURES: self.image_prediction,
+            FRAMES: self.clip_prediction,
+            SOUND: self.sound_prediction,
+        }
+        return NetworkConfig(
+            backbone=self.transformer,
+            adapters={
+                name: AdapterConfig(codec.channels, grid=(h, w), steps=t)
+                for name, codec in codecs.items()
+                for t, h, w in [places[name]]
+            },
+            slots=slots,
+            prediction={slot: predictions[name] for slot, name in slots.items()},
+            text=text or self.byte_text(),
+            auxiliary_layer=auxiliary_layer,
+        )
+
+
+MEDIA_SLOTS = {
+    "first_frame": FRAMES, "later_frames": FRAMES, "picture": PICTURES, "sound": SOUND,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

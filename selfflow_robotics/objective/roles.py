@@ -1,9 +1,9 @@
 """The role table: a role is defined by which tokens are clean.
 
 A Self-Flow network gives every token its own timestep. So the same network is an image generator, a
-world model, a policy or an inverse dynamics model, depending on which slots are clean, which it
-denoises and which are absent. The instruction is always clean. Training draws roles with configured
-weights; inference names a role.
+world model, a policy, an inverse dynamics model or a source of sounds, depending on which slots are
+clean, which it denoises and which are absent. The instruction is always clean. Training draws roles
+with configured weights; inference names a role.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,13 @@ from selfflow_robotics.rng import numpy_generator
 
 Part = Literal["clean", "noised"]
 FRAME_SLOTS = ("first_frame", "later_frames")
-SLOTS = (*FRAME_SLOTS, "actions")  # order of tokens in a sequence
+SLOTS = (*FRAME_SLOTS, "actions")  # order of tokens in a sequence; others come after them
 
 
 Role = Mapping[str, Part]  # for each slot; slots that are not listed are absent
 
-ROLES: dict[str, Role] = {
+# The roles of a robot's data.
+ROBOT_ROLES: dict[str, Role] = {
     # generate an image
     "image": {"first_frame": "noised"},
     # generate a short video
@@ -37,6 +38,36 @@ ROLES: dict[str, Role] = {
     # inverse dynamics: which actions caused this?
     "inverse_dynamics": {"first_frame": "clean", "later_frames": "clean", "actions": "noised"},
 }
+
+
+ROLES: dict[str, Role] = ROBOT_ROLES | {
+    # generate an image with input and output layers of its own, beside clips
+    "picture": {"picture": "noised"},
+    # generate a sound
+    "sound": {"sound": "noised"},
+    # generate a short video and its sound
+    "film": {"first_frame": "noised", "later_frames": "noised", "sound": "noised"},
+    # the paper's joint video and audio: continue a frame as a video with sound
+    "film_from_frame": {"first_frame": "clean", "later_frames": "noised", "sound": "noised"},
+    # which sound belongs to this video?
+    "soundtrack": {"first_frame": "clean", "later_frames": "clean", "sound": "noised"},
+}
+
+# The roles that each modality of pretrain/media.py may play. Images have their own layers there.
+MEDIA_ROLES = {
+    "images": ("picture",),
+    "clips": ("clip", "video"),
+    "sounds": ("sound",),
+    "films": ("film", "film_from_frame", "soundtrack"),
+}
+
+
+def modality_of(role: str) -> str:
+    """The modality of pretrain/media.py that plays a role. Raises UserError for other roles."""
+    for modality, roles in MEDIA_ROLES.items():
+        if role in roles:
+            return modality
+    raise unknown("role", role, [name for roles in MEDIA_ROLES.values() for name in roles])
 
 
 def arrange(role: Role, slots: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,8 +110,11 @@ def check_weights(weights: dict[str, float]) -> None:
 
 
 def check_loss_weights(weights: Mapping[str, float], roles: Mapping[str, float]) -> None:
-    """Raise UserError for an unknown slot, a negative weight, or an active role (weight > 0 in
-    `roles`) without any loss."""
+    """Raise UserError for a slot or role that robot data do not have, a negative weight, or an
+    active role (weight > 0 in `roles`) without any loss."""
+    for name in roles:
+        if name not in ROBOT_ROLES:
+            raise unknown("role", name, ROBOT_ROLES)
     for slot, weight in weights.items():
         if slot not in SLOTS:
             raise unknown("slot in loss_weights", slot, SLOTS)

@@ -18,6 +18,7 @@ from selfflow_robotics.modalities.latents import (
 )
 from selfflow_robotics.modalities.load import CODECS, codec_from_json, codec_to_json
 from selfflow_robotics.modalities.pixels import PixelPatches
+from selfflow_robotics.modalities.sound import SoundLatents
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.normalize import NormStats
 
@@ -46,12 +47,14 @@ def _folder(tmp_path, kind, seed):
 
 
 def make(kind, tmp_path, seed=0):
-    """A codec of 32 x 32 px frames, or of actions; another seed means other weights."""
+    """A codec of 32 x 32 px frames, of actions or of sounds; another seed means other weights."""
     if kind == "pixels":
         return PixelPatches((32, 32), 16 if seed == 0 else 8)
     if kind == "actions":
         steps = torch.randn(50, 7, generator=torch_generator("test", seed)).numpy()
         return Actions(NormStats.compute(steps, 2))
+    if kind == "sound":
+        return SoundLatents.create(AutoencoderConfig("mdct" if seed == 0 else "spectrogram"))
     if kind in ("pixel_latents", "mixed"):
         codec = LatentsBehindPixels if kind == "mixed" else ImageLatents
         return codec.create(AutoencoderConfig("pixel"), (32, 32), 8)
@@ -64,11 +67,13 @@ def raw_of(kind, count=5, size=32):
     generator = torch_generator("test", count)
     if kind == "actions":
         return 0.01 * torch.randn(2, count, 7, generator=generator)
+    if kind == "sound":
+        return 0.1 * torch.randn(2, 640 * count, generator=generator)
     shape = (2, count, size, size, 3)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-KINDS = [*sorted(FRAMES), "actions"]
+KINDS = [*sorted(FRAMES), "actions", "sound"]
 
 
 def test_no_codec_is_left_out(tmp_path):
@@ -131,7 +136,7 @@ def test_a_codec_comes_back_from_its_record(kind, tmp_path):
         codec.fingerprint,
     )
     assert (again.places(2, 1) == codec.places(2, 1)).all()
-    if isinstance(again, Latents):
+    if isinstance(again, Latents | SoundLatents):
         with pytest.raises(UserError, match="no autoencoder"):
             again.encode(raw)
         again = again.load("cpu")

@@ -17,7 +17,7 @@ from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import RobotConfig
 from selfflow_robotics.models.sit import SiTConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
-from selfflow_robotics.objective.roles import ROLES
+from selfflow_robotics.objective.roles import ROBOT_ROLES, ROLES
 from selfflow_robotics.objective.self_flow import ObjectiveConfig
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.robot.normalize import NormStats
@@ -55,7 +55,7 @@ def test_the_package_has_an_autoencoder_of_the_tabletops_camera():
     assert autoencoder.decode(autoencoder.encode(frames)[0]).shape == frames.shape
 
 
-@pytest.mark.parametrize("role", list(ROLES))
+@pytest.mark.parametrize("role", list(ROBOT_ROLES))
 def test_every_row_has_a_loss_and_moves_its_stems(role):
     model = waken(network())
     batch = window_batch(windows(), robot_codecs(MIXED, STATS), ROLES[role], CPU)

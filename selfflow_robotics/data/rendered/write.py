@@ -1,8 +1,10 @@
-"""Write a rendered set: tar shards in WebDataset's layout, prompts, and what it was made of.
+"""Write a rendered set: tar shards in WebDataset's layout or plain files, prompts, and what it was
+made of.
 
     set.json                 its settings and the numbers of samples
     train/NAME-00000.tar     samples, 000000.png next to 000000.json and so on
     held_out/NAME-00000.tar
+    train/000000.mp4         without shards: the files of the samples
     train.txt, held_out.txt  prompts, one per line
 
 The folder gets its name once it is complete. Equal settings give equal files, with the same
@@ -14,7 +16,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,13 +49,14 @@ def write_set(
     folder: Path,
     name: str,
     counts: Mapping[str, int],
-    shard_size: int,
+    shard_size: int | None,
     settings: dict[str, Any],
 ) -> bool:
     """Write so many samples of each split into `folder`; returns whether it already was there.
 
     Args:
         name: of the set.
+        shard_size: samples per tar; None: plain files.
         settings: JSON-able: everything that the samples depend on.
 
     Raises UserError if the folder has something else, or cannot be written.
@@ -69,11 +72,14 @@ def write_set(
         with tqdm(total=sum(counts.values()), unit="sample", desc="rendering") as bar:
             for split, count in counts.items():
                 (unfinished / split).mkdir()
-                for shard, first in enumerate(range(0, count, shard_size)):
-                    numbers = range(first, min(first + shard_size, count))
-                    samples = ((n, drawn.sample(split, n)) for n in numbers)
-                    _write_tar(unfinished / split / f"{name}-{shard:05d}.tar", samples)
-                    bar.update(len(numbers))
+                step = shard_size or count
+                for shard, first in enumerate(range(0, count, step)):
+                    numbers = range(first, min(first + step, count))
+                    samples = _drawn(drawn, split, numbers, bar)
+                    if shard_size is None:
+                        _write_files(unfinished / split, samples)
+                    else:
+                        _write_tar(unfinished / split / f"{name}-{shard:05d}.tar", samples)
                 (unfinished / f"{split}.txt").write_text("\n".join(drawn.prompts(split)) + "\n")
         text = json.dumps(record | {"facts": drawn.record()}, indent=1)
         (unfinished / RECORD).write_text(text + "\n")
@@ -98,6 +104,20 @@ def _compare(folder: Path, record: dict[str, Any]) -> None:
             f"{folder} is a set with a different {' and '.join(changed)}; choose another output, "
             "or remove it"
         )
+
+
+def _drawn(
+    drawn: RenderedSet, split: str, numbers: range, bar: tqdm
+) -> Iterator[tuple[int, dict[str, bytes]]]:
+    for number in numbers:
+        yield number, drawn.sample(split, number)
+        bar.update()
+
+
+def _write_files(folder: Path, samples: Iterable[tuple[int, dict[str, bytes]]]) -> None:
+    for number, files in samples:
+        for suffix, content in files.items():
+            (folder / f"{number:06d}{suffix}").write_bytes(content)
 
 
 def _write_tar(path: Path, samples: Iterable[tuple[int, dict[str, bytes]]]) -> None:

@@ -81,6 +81,7 @@ class RldsFrames:
         """Any folder is fine: latents next to a data set are not mistaken for part of it."""
 
     labels = captions = None
+    noun = "frames"
 
     def name(self, number: int) -> str:
         return f"step {self.start + number} of {self.directory}"
@@ -96,7 +97,7 @@ class FrameLatents(LatentRows):
     Raises UserError as `LatentRows`, and if the cache belongs to different data.
     """
 
-    labelled = False
+    of = ROBOT
     dtype = np.dtype(np.float16)
 
     def __init__(self, folder: str | Path, index: RobotIndex) -> None:
@@ -108,6 +109,7 @@ class FrameLatents(LatentRows):
                 f"{source.get('split')}); encode this data with pretrain/encode.py --data DIR "
                 "split=SPLIT"
             )
+        self.channels: int = self.record["latents"]["channels"]
         height, width = sides(self.record["latents"]["size"])
         self.shape = (self.channels, height, width)  # of a frame
         self.image_size = sides(self.record["image_size"])  # px, before encoding
