@@ -40,7 +40,8 @@ ROBOT_ROLES: dict[str, Role] = {
 }
 
 
-ROLES: dict[str, Role] = ROBOT_ROLES | {
+ROLES: dict[str, Role] = {
+    **ROBOT_ROLES,
     # generate an image with input and output layers of its own, beside clips
     "picture": {"picture": "noised"},
     # generate a sound
