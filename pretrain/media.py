@@ -31,6 +31,7 @@ from selfflow_robotics.cli.media_input import (
     MediaSchedule,
     ModalityConfig,
     open_media_input,
+    open_readers,
     role_weights,
     slot_weights,
 )
@@ -113,8 +114,10 @@ def main(config: MediaRunConfig) -> None:
     if config.plan.machine is not None:
         return print_plan(config, config.plan, *workload(config), folders)
     job = Job("media", config)
+    with job.ranks.first_alone():  # before there is a run folder
+        readers = open_readers(modalities)
     with job.opening():
-        given = open_media_input(modalities, config.model, config.text, job)
+        given = open_media_input(readers, config.model, config.text, job)
         job.compare(given.fingerprints)
     objectives = {name: one.objective(config.objective) for name, one in modalities.items()}
     shape = config.model.network(

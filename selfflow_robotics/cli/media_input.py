@@ -222,12 +222,9 @@ def sound_codec(codecs: Mapping[str, Any], role: str) -> Any:
     return replace(codec, frame_rate=None) if role == "sound" else codec
 
 
-def open_media_input(
-    modalities: Mapping[str, ModalityConfig], model: MediaConfig, text: TextEncoderConfig, job: Job
-) -> MediaInput:
-    """Raises UserError for latents without captions, of other parts, or that do not divide into
-    patches; for clips, sounds and films whose latents do not mean the same; for captions that are
-    too long, and a text encoder that is missing."""
+def open_readers(modalities: Mapping[str, ModalityConfig]) -> dict[str, Reader]:
+    """The latents of each modality. Raises UserError for missing ones, and for latents without
+    captions or of other parts."""
     readers: dict[str, Reader] = {}
     for name, modality in modalities.items():
         assert modality.data is not None
@@ -239,6 +236,15 @@ def open_media_input(
                 )
         else:
             readers[name] = MediaReader(modality.data, PARTS[name])
+    return readers
+
+
+def open_media_input(
+    readers: dict[str, Reader], model: MediaConfig, text: TextEncoderConfig, job: Job
+) -> MediaInput:
+    """Raises UserError for latents that do not divide into patches; for clips, sounds and films
+    whose latents do not mean the same; for captions that are too long, and a text encoder that is
+    missing."""
     codecs = media_codecs(readers, model)
     sizes = {name: sizes_of(reader) for name, reader in readers.items()}
     reads, store = model.byte_text(), None
