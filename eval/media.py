@@ -35,7 +35,7 @@ from selfflow_robotics.commands import command
 from selfflow_robotics.data.captioned_files import list_media
 from selfflow_robotics.data.skips import Skips, Unusable
 from selfflow_robotics.data.videos import VIDEOS, ClipShape
-from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.errors import UserError, check_least, unknown
 from selfflow_robotics.evaluation.contact_sheet import write_sheet
 from selfflow_robotics.evaluation.media_files import MediaSamples
 from selfflow_robotics.evaluation.persistence import persistence_line, score_persistence
@@ -96,7 +96,7 @@ class MediaEvalConfig:
         if sum(x is not None for x in (self.instruction, self.prompts, self.given)) > 1:
             raise UserError("instruction=, prompts= and given= exclude each other; leave one")
         if self.role is not None and self.role not in ROLES:
-            raise UserError(f"unknown role '{self.role}'; the roles are in objective/roles.py")
+            raise unknown("role", self.role, ROLES)
         check_seed(self.seed)
 
 
