@@ -1,10 +1,11 @@
-"""Measure generated images against real ones: FID, sFID, Inception Score, precision and recall.
+"""Measure generated images, clips and sounds against real ones: FID, FVD, FAD, precision, recall.
 
     python eval/metrics.py                                # newest samples of eval/generation.py
     python eval/metrics.py samples.npz --reference VIRTUAL_imagenet256_labeled.npz
     python eval/metrics.py a/samples.npz b/samples.npz --reference images/ features=run:runs/judge
     python eval/metrics.py samples.npz --reference ref.npz metrics=[fd_dinov2] download=true
     python eval/metrics.py samples.npz metrics=[clip_score]   # captions in samples.txt
+    python eval/metrics.py runs/clips/eval/clip-... --reference videos/ metrics=[fvd,fid]
     python eval/metrics.py --reference imagenet/val --write-reference ref.npz image_size=256
     python eval/metrics.py experiment=debug               # pixels as features; seconds
 
@@ -13,6 +14,10 @@ cropped to squares. A reference may also be one of ADM's files, with statistics 
 and 10 000 of its images; --write-reference makes such a file of your own data, which ADM's
 evaluator reads too. Without arguments, the newest samples in runs/ are compared with the images
 that their run was trained on.
+
+SAMPLES may also be results folders of eval/media.py, and --reference a folder of captioned videos
+or sounds, or other results; without it, the videos or sounds that the run was trained on. FID and
+other metrics of images then look at all frames.
 
 metrics:
   fid, sfid             Frechet distances of InceptionV3's features, as in ADM's evaluation suite
@@ -27,7 +32,7 @@ features: the network of precision_recall and frechet
   run:PATH[@LAYER]      a run of this project: needs no download, so it works on a laptop
   efficientnet-lite0    trained on ImageNet; its weights come with a package
   dinov2-l, hf:NAME, hub:REPO:MODEL, clip[:NAME], video[:NAME], sound[:NAME]
-  pixels                images of 8 x 8 px: a baseline
+  pixels, bands         baselines: images of 8 x 8 px; sounds in 8 bands and 8 parts of time
   given                 arr_0 already holds features, float [N, D]
 
 Numbers are only comparable with the same features, the same number of samples and the same
@@ -49,8 +54,9 @@ from selfflow_robotics.cli.runs import recorded_settings
 from selfflow_robotics.commands import command
 from selfflow_robotics.data.latents import read_record
 from selfflow_robotics.data.shapes import ensure_shapes
-from selfflow_robotics.encoders.features import load_features
+from selfflow_robotics.encoders.features import load_features, reads
 from selfflow_robotics.errors import UserError, check_least
+from selfflow_robotics.evaluation.media_files import SETTINGS
 from selfflow_robotics.evaluation.metrics.make_reference import make_reference
 from selfflow_robotics.evaluation.metrics.measure import (
     Reading,
@@ -59,6 +65,11 @@ from selfflow_robotics.evaluation.metrics.measure import (
     plan,
     read,
     read_reference,
+)
+from selfflow_robotics.evaluation.metrics.media_sources import (
+    is_generated,
+    open_generated,
+    open_recorded,
 )
 from selfflow_robotics.evaluation.metrics.report import report, to_markdown, to_text
 from selfflow_robotics.evaluation.metrics.sources import (
@@ -72,7 +83,8 @@ from selfflow_robotics.evaluation.results import (
     write_report,
     writing,
 )
-from selfflow_robotics.json_file import read_text
+from selfflow_robotics.json_file import read_json, read_text
+from selfflow_robotics.objective.roles import modality_of
 from selfflow_robotics.training.device import choose_device
 
 MOST_BATCH = 4096
@@ -117,16 +129,14 @@ def main(config: MetricsConfig) -> None:
     if config.write_reference:
         return write(config, Path(config.write_reference), device)
     given = [*config.samples] or [str(newest_samples())]
-    planned = plan(config.metrics, config.features, config.captions is not None)
+    features = config.features or usual_features(given[0])
+    planned = plan(config.metrics, features, config.captions is not None)
     uses_captions = any("clip_score" in names for names in planned.values())
-    reference, size = None, config.image_size
-    if any(is_compared(name) for names in planned.values() for name in names):
-        where = config.reference or str(training_images(Path(given[0])))
-        size = size or square_size([*given, where])
-        reference = open_source(where, size)
-    samples = [open_source(one, size) for one in given]
+    compares = any(is_compared(name) for names in planned.values() for name in names)
+    samples, reference = open_all(given, config.reference, compares, config.image_size)
     for one in samples:
-        check_sizes(one, reference)
+        for name in planned:
+            check_sizes(one, reference, reads(name))
     all_captions = [captions_of(one, config.captions) if uses_captions else None for one in samples]
     networks = {name: load_features(name, config.download, device) for name in planned}
     references: dict[str, Reading] = {}
@@ -178,9 +188,45 @@ def write(config: MetricsConfig, path: Path, device: torch.device) -> None:
     print(f"{source} written to {path}: {open_source(str(path))}")
 
 
+def open_all(
+    given: list[str], reference: str | None, compares: bool, image_size: int | None
+) -> tuple[list[Source], Source | None]:
+    """The samples, and what they are compared with, if they are."""
+    media = [is_generated(Path(one).expanduser()) for one in given]
+    if any(media):
+        if not all(media):
+            raise UserError(
+                f"{given[media.index(False)]} is no results folder of eval/media.py, "
+                f"{given[media.index(True)]} is; measure them one at a time"
+            )
+        samples = [open_generated(one) for one in given]
+        if not compares:
+            return samples, None
+        where = reference or str(training_media(Path(given[0])))
+        if is_generated(Path(where).expanduser()):
+            return samples, open_generated(where)
+        return samples, open_recorded(where, samples[0])
+    size, compared = image_size, None
+    if compares:
+        where = reference or str(training_images(Path(given[0])))
+        size = size or square_size([*given, where])
+        compared = open_source(where, size)
+    return [open_source(one, size) for one in given], compared
+
+
+def usual_features(samples: str) -> str | None:
+    """The network of these samples, if the configuration names none: VideoMAE for clips, CLAP for
+    sounds, InceptionV3 (None) for images."""
+    if not is_generated(Path(samples).expanduser()):
+        return None
+    parts = open_generated(samples).parts
+    return "video" if "videos" in parts else "sound" if "sounds" in parts else None
+
+
 def progress(source: Source, name: str) -> tqdm:
     """A bar for reading a source through a feature network."""
-    total = None if source.samples is None else len(source.samples)
+    kept = source.parts.get(reads(name), source.samples)
+    total = None if kept is None else len(kept)
     return tqdm(total=total, unit="sample", desc=f"{source.origin[-40:]}: {name}")
 
 
@@ -216,11 +262,32 @@ def training_images(samples: Path) -> Path:
     )
 
 
-def check_sizes(samples: Source, reference: Source | None) -> None:
-    """Raise UserError unless samples and reference have one size."""
-    if reference is None or reference.samples is None or samples.samples is None:
+def training_media(samples: Path) -> Path:
+    """The videos or sounds that the run of RUN/eval/SAMPLES was trained on. Raises UserError if
+    they are unknown."""
+    folder = samples.expanduser().resolve()
+    try:
+        modality = modality_of(read_json(folder / SETTINGS)["role"])
+        data = recorded_settings(folder.parents[1])[modality]["data"]
+        source = Path(read_record(Path(data).expanduser())["source"]["path"])
+        if source.exists():
+            return source
+    except (OSError, ValueError, IndexError, KeyError, TypeError, UserError):
+        pass
+    raise UserError(
+        f"what should {samples} be compared with? Pass --reference, a folder of captioned videos "
+        "or sounds"
+    )
+
+
+def check_sizes(samples: Source, reference: Source | None, kind: str) -> None:
+    """Raise UserError unless samples and reference have one size of this kind."""
+    if reference is None:
         return
-    shapes = samples.samples.shape[1:], reference.samples.shape[1:]
+    kept = [source.parts.get(kind, source.samples) for source in (samples, reference)]
+    if kept[0] is None or kept[1] is None:
+        return
+    shapes = kept[0].shape[1:], kept[1].shape[1:]
     if shapes[0] != shapes[1]:
         one, other = (" x ".join(map(str, shape)) for shape in shapes)
         raise UserError(

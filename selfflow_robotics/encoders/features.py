@@ -10,6 +10,7 @@
     video[:NAME_OR_PATH] VideoMAE's tokens, averaged; MCG-NJU/videomae-base without a name
     sound[:NAME_OR_PATH] CLAP's audio embedding; laion/clap-htsat-unfused without a name
     pixels[:SIDE]        no network: the image averaged to SIDE x SIDE pixels (8)
+    bands[:BANDS]        no network: loudness of sounds in BANDS (8) bands and as many parts of time
     given                no network: the samples are features
 
 `hf`, `hub` and `run` are the encoders of `encoders.load`. Files are only downloaded if allowed.
@@ -35,12 +36,15 @@ FULL_NAMES = {
     "video": "video:MCG-NJU/videomae-base",
     "sound": "sound:laion/clap-htsat-unfused",
     "pixels": "pixels:8",
+    "bands": "bands:8",
 }
+READS = {"video": "videos", "sound": "sounds", "bands": "sounds", "given": "features"}  # by kind
 NAMES = (
     "inception, efficientnet-lite0, dinov2-l, hf:NAME_OR_PATH, hub:REPO:MODEL, run:PATH, clip, "
-    "video, sound, pixels or given"
+    "video, sound, pixels, bands or given"
 )
 MOST_PIXELS = 64  # a side
+QUIETEST = 1e-8  # power: -80 dB
 
 
 class FeatureNetwork(Protocol):
@@ -72,6 +76,11 @@ def kind_of(name: str) -> str:
     return full_name(name).partition(":")[0]
 
 
+def reads(name: str) -> str:
+    """What the feature network called `name` reads, without loading it."""
+    return READS.get(kind_of(name), "images")
+
+
 def load_features(
     name: str, download: bool = False, device: torch.device | str = "cpu"
 ) -> FeatureNetwork:
@@ -99,6 +108,8 @@ def load_features(
             return Sounds(rest, download, device)
         if kind == "pixels" and rest.isdecimal() and 1 <= int(rest) <= MOST_PIXELS:
             return PixelFeatures(int(rest), device)
+        if kind == "bands" and rest.isdecimal() and 1 <= int(rest) <= MOST_PIXELS:
+            return BandFeatures(int(rest), device)
     raise UserError(f"unknown features '{name}'; give {NAMES}")
 
 
@@ -127,6 +138,35 @@ class PixelFeatures:
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
         planes = rearrange(batch.to(self._device).float() / 255, "b h w c -> b c h w")
         return {"features": F.adaptive_avg_pool2d(planes, self._side).flatten(1)}
+
+
+class BandFeatures:
+    """Sounds float [B, samples] as coarse spectrograms: log10 of the power in `count` bands,
+    equally wide on a logarithmic scale over two decades, times `count` parts of time. A baseline
+    that hears loudness, its course and brightness only."""
+
+    reads = "sounds"
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.identity = f"bands:{count}"
+        self._count, self._device = count, device
+
+    def __call__(self, batch: Tensor) -> dict[str, Tensor]:
+        sounds = batch.to(self._device).float()
+        parts = rearrange(
+            sounds[:, : sounds.shape[1] // self._count * self._count],
+            "b (t s) -> b t s",
+            t=self._count,
+        )
+        window = torch.hann_window(parts.shape[-1], device=self._device)
+        powers = torch.fft.rfft(parts * window).abs().square() / window.sum().square()
+        edges = torch.logspace(-2, 0, self._count + 1) * powers.shape[-1]
+        edges[0] = 0
+        bands = [
+            powers[..., low : max(low + 1, high)].sum(-1)
+            for low, high in zip(edges.int().tolist()[:-1], edges.int().tolist()[1:], strict=True)
+        ]
+        return {"features": torch.stack(bands, -1).clamp(min=QUIETEST).log10().flatten(1)}
 
 
 class GivenFeatures:

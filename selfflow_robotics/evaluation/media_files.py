@@ -21,6 +21,7 @@ from selfflow_robotics.inference.generate_media import NumberedMedia, Sample
 from selfflow_robotics.locks import hold
 from selfflow_robotics.whole_file import whole_file
 
+SETTINGS = "settings.json"
 OURS = ("settings.*", "samples.*", "*.npz", "*.mp4", "*.wav", "*.png", "*.json", ".lock", ".*.tmp")
 
 
@@ -64,8 +65,10 @@ class MediaSamples:
             **json.loads(json.dumps(self.settings)),
             "count": self.count,
             "batch_size": self.batch_size,
+            "fps": self.fps,
+            "sample_rate": self.sample_rate,
         }
-        path = self.folder / "settings.json"
+        path = self.folder / SETTINGS
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             hold(self.folder)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.signal import resample_poly
 
 from selfflow_robotics.encoders.features import FeatureNetwork, full_name, kind_of
 from selfflow_robotics.encoders.multimodal import Clip, Sounds
@@ -125,11 +126,6 @@ def read(
     Raises UserError if the samples are not what the network reads, or too few captions.
     """
     samples = source.require(network.reads)
-    if isinstance(network, Sounds) and source.sample_rate != network.sample_rate:
-        raise UserError(
-            f"{source.origin} has {source.sample_rate} Hz, the feature network reads "
-            f"{network.sample_rate} Hz; resample the sounds"
-        )
     reading = Reading(source.origin)
     needed = [METRICS[name] for name in metrics]
     outputs = {metric.output for metric in needed if metric.formula == "frechet"}
@@ -183,7 +179,7 @@ def read_reference(
             reading = read(network, source, compared, batch_size, on_batch=on_batch)
         reading.statistics = source.statistics
         return reading
-    if source.samples is None:
+    if source.samples is None and not source.parts:
         raise UserError(
             f"the statistics of {source.origin} are of other features ({source.identity}); choose "
             "the features that it was made with, or a reference with images"
@@ -262,12 +258,15 @@ def _distances(samples: Reading, real: Gaussian, output: str, few: bool) -> Row:
 def outputs_of(
     network: FeatureNetwork, source: Source, batch_size: int
 ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray]]]:
-    """(number of the first sample, samples, outputs) of each batch.
+    """(number of the first sample, samples, outputs) of each batch. Sounds are resampled to what
+    the network reads.
 
     Raises UserError for samples that the network does not read, and outputs that are not finite.
     """
     start = 0
     for batch in source.require(network.reads).batches(batch_size):
+        if isinstance(network, Sounds) and source.sample_rate != network.sample_rate:
+            batch = resample_poly(batch, network.sample_rate, source.sample_rate, axis=1)
         outputs = {
             name: values.cpu().numpy()
             for name, values in network(torch.from_numpy(batch.copy())).items()

@@ -1,4 +1,7 @@
-"""What is measured, and against what: an npz, or a folder of images."""
+"""What is measured, and against what: an npz, or a folder of images.
+
+`media_sources` opens clips and sounds.
+"""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -93,12 +96,16 @@ class Source:
     identity: str | None = None  # of the network behind the statistics
     sample_rate: int | None = None  # Hz, of sounds
     notes: list[str] = field(default_factory=list)
+    fps: float | None = None  # of clips
+    # Of `KINDS`, instead of `samples`: a film is a video, images and a sound.
+    parts: dict[str, Samples] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = []
-        if self.samples is not None:
-            count, *shape = self.samples.shape
-            parts.append(f"{count} of {' x '.join(map(str, shape))}")
+        for kind, samples in {"": self.samples, **self.parts}.items():
+            if samples is not None:
+                count, *shape = samples.shape
+                parts.append(f"{count} {kind} of {' x '.join(map(str, shape))}".replace("  ", " "))
         if self.statistics:
             counts = {gaussian.count for gaussian in self.statistics.values()}
             count = counts.pop()
@@ -108,6 +115,12 @@ class Source:
     def require(self, kind: str) -> Samples:
         """The samples. Raises UserError if there are none, or not of `KINDS[kind]`."""
         dimensions, letters, words = KINDS[kind]
+        if kind in self.parts:
+            return self.parts[kind]
+        if self.parts:
+            raise UserError(
+                f"{self.origin} has {' and '.join(self.parts)}; the feature network reads {kind}"
+            )
         if self.samples is None:
             raise UserError(f"{self.origin} has no {ARRAY}; the metrics need {words}")
         shape, dtype = self.samples.shape, self.samples.dtype
