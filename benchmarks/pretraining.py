@@ -16,9 +16,6 @@ episodes). --probe adds NAME_probes.md. Needs `pip install -e '.[benchmarks]'`.
 
 import argparse
 import json
-import os
-import re
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -33,6 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
 from benchmarks.arguments import Parser, positive
+from benchmarks.commands import run_logged
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, get_task
@@ -49,29 +47,11 @@ DEMONSTRATIONS, PLAY = STUDY / "demonstrations/0.1.0", STUDY / "play/0.1.0"
 OBJECTIVES = sorted(path.stem for path in (ROOT / "configs/objective").glob("*.yaml"))
 STARTS = ("self_flow", "vanilla", "none")
 PROBED_AT = (0.0, 0.5)  # noise levels of the probed frames
-ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # how an error line in a log begins
 
 
 def run(name: str, script: str, *arguments: str) -> None:
-    """Run one command of the project, with its output in logs/NAME.txt of the study's folder.
-
-    Raises UserError with the last error in that log if the command fails.
-    """
-    path = STUDY / f"logs/{name}.txt"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = path.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror})") from error
-    with log:
-        command = [sys.executable, str(ROOT / script), *arguments]
-        code = subprocess.run(command, env=environment, stdout=log, stderr=log).returncode
-    if code:
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
-        errors = list(filter(ERROR.match, lines)) or list(filter(None, lines)) or ["no output"]
-        reason = errors[-1].removeprefix("error: ")
-        raise UserError(f"{script} failed with exit code {code}: {reason} (log: {path})")
+    """Run one command of the project, with its output in logs/NAME.txt of the study's folder."""
+    run_logged(STUDY / f"logs/{name}.txt", ROOT / script, *arguments)
 
 
 def pretrain(start: str, seed: int, options: argparse.Namespace) -> Path:

@@ -147,8 +147,8 @@ def main(config: EncodeConfig) -> None:
         return encode_media(config, began)
     kind = AutoencoderConfig(config.autoencoder, config.weights, config.download)
     device = choose_device(config.device)
+    source, size = open_source(config)  # a mistake in it shows before anything is downloaded
     autoencoder = load_autoencoder(kind, device)
-    source, size = open_source(config)
     output = (
         Path(config.output) if config.output else Path(config.root) / _name(config, source, size)
     )
@@ -177,11 +177,11 @@ def encode_media(config: EncodeConfig, began: float) -> None:
         sound if heard is not None else None,
         config.sound.sample_rate,
     )
-    loaded = coders.fetch(device)
     suffixes = SOUNDS if config.media == "sounds" else VIDEOS
     readers = {part: x for part, x in (("frames", clip), ("sound", heard)) if x is not None}
     source = list_media(config.data, suffixes, readers)
     print(f"{len(source)} {config.media} with captions in {source.root}")
+    loaded = coders.fetch(device)
     name = f"{source.root.resolve().name}_{config.media}"
     output = Path(config.output) if config.output else Path(config.root) / f"{name}_latents"
     summary = write_latents(

@@ -4,6 +4,7 @@
     python pretrain/media.py experiment=clips                    # text to video, laptop-sized
     python pretrain/media.py experiment=film_and_sound           # text to video with sound
     python pretrain/media.py clips.data=latents/clips images.data=latents/words name=both
+    python pretrain/media.py experiment=clips objective=repa encoder=run:runs/clips name=repa
     torchrun --nproc-per-node=8 pretrain/media.py experiment=mixed_video
 
 The data are captioned latents from pretrain/encode.py (media=clips, sounds or films; captions=true
@@ -24,7 +25,7 @@ from typing import Literal
 
 import torch
 
-from selfflow_robotics.cli.app import hydra_app
+from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.job import Job, JobConfig, millions, step_loss
 from selfflow_robotics.cli.media_input import (
     MediaRows,
@@ -39,6 +40,8 @@ from selfflow_robotics.cli.media_workload import media_workload
 from selfflow_robotics.cli.plan import PlanConfig, print_plan
 from selfflow_robotics.cli.workloads import Facts
 from selfflow_robotics.commands import command
+from selfflow_robotics.encoders.load import check_encoder, head_channels
+from selfflow_robotics.encoders.media import MediaEncoder
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.sample_media import SAMPLES, write_media
 from selfflow_robotics.inference.bundle import Bundle
@@ -46,7 +49,7 @@ from selfflow_robotics.models.network import Network
 from selfflow_robotics.models.presets import MediaConfig
 from selfflow_robotics.objective.loss import ConditioningConfig, loss
 from selfflow_robotics.objective.roles import ROLES, modality_of
-from selfflow_robotics.objective.self_flow import ONE_LAYER, ObjectiveConfig, check_layers
+from selfflow_robotics.objective.self_flow import ObjectiveConfig, check_layers
 from selfflow_robotics.planning.trace import Workload
 from selfflow_robotics.rng import torch_generator
 from selfflow_robotics.text.encoder import TextEncoderConfig
@@ -67,16 +70,17 @@ class MediaRunConfig(JobConfig):
     frame_noise: float = 0.0
     caption_dropout: float = 0.1
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    encoder: str | None = None
     plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_layers(self.objective, self.model.transformer.depth, "objective")
-        if self.objective.target in ONE_LAYER:
+        check_encoder(self.objective, self.encoder)
+        if self.objective.target == "latents":
             raise UserError(
-                f"objective.target={self.objective.target} is for one modality "
-                "(pretrain/images.py); choose an objective that compares the network's own "
-                "features, such as self_flow, sra or layersync"
+                "objective.target=latents is for one modality (pretrain/images.py); choose an "
+                "objective that compares features, such as self_flow, sra or layersync"
             )
         if self.objective.mask_shape == "tube":
             raise UserError("objective.mask_shape=tube is not for mixed modalities; use token")
@@ -102,7 +106,13 @@ class MediaRunConfig(JobConfig):
         )
 
 
-@hydra_app("media", MediaRunConfig)
+@hydra_app(
+    "media",
+    MediaRunConfig,
+    flags=(
+        Flag("--encoder", literal=True, help="for objective=repa: run:PATH of a run like this one"),
+    ),
+)
 def main(config: MediaRunConfig) -> None:
     modalities = config.modalities
     if not modalities:
@@ -116,12 +126,19 @@ def main(config: MediaRunConfig) -> None:
     job = Job("media", config)
     with job.ranks.first_alone():  # before there is a run folder
         readers = open_readers(modalities)
+        frozen = None if config.encoder is None else MediaEncoder(config.encoder, job.device)
     with job.opening():
         given = open_media_input(readers, config.model, config.text, job)
+        if frozen is not None:
+            frozen.check(given.codecs)
         job.compare(given.fingerprints)
     objectives = {name: one.objective(config.objective) for name, one in modalities.items()}
     shape = config.model.network(
-        given.codecs, given.places, given.text, config.objective.auxiliary_layer
+        given.codecs,
+        given.places,
+        given.text,
+        config.objective.auxiliary_layer,
+        head_channels(frozen, config.objective, config.model.transformer.width),
     )
     schedule = MediaSchedule(modalities, given.readers, config.seed)
     state = job.first_state(lambda: Network(shape), f"model.{config.model.backbone}")
@@ -149,6 +166,7 @@ def main(config: MediaRunConfig) -> None:
             generator,
             weights=slot_weights(ROLES[rows.role], given.steps(modality), own.sound_weight),
             step=state.step,
+            encoder=None if frozen is None else partial(frozen, role=rows.role),
         )
         terms = replace(
             terms,

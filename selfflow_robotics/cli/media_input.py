@@ -21,6 +21,7 @@ from selfflow_robotics.data.media_latents import MediaReader
 from selfflow_robotics.data.transfer import to_device
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.flow.timesteps import TimestepConfig
+from selfflow_robotics.inference.generate_media import codecs_for
 from selfflow_robotics.modalities.base import FRAMES, PICTURES, SOUND, slot_of
 from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.models.presets import MediaConfig
@@ -218,8 +219,7 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
 
 def sound_codec(codecs: Mapping[str, Any], role: str) -> Any:
     """The codec of sounds; alone, their places are not those beside frames."""
-    codec = codecs[SOUND]
-    return replace(codec, frame_rate=None) if role == "sound" else codec
+    return codecs_for(codecs, role)[SOUND]
 
 
 def open_readers(modalities: Mapping[str, ModalityConfig]) -> dict[str, Reader]:

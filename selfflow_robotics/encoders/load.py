@@ -31,13 +31,17 @@ AT_ONCE = 16  # batch size for decoding latents
 NAMES = f"{', '.join(SHORT_NAMES)}, hf:NAME_OR_PATH, hub:REPO:MODEL or run:PATH"
 
 
-class FrozenEncoder(Protocol):
-    """Images in, features out; no gradient."""
+class FeatureSource(Protocol):
+    """Whatever has features."""
 
     @property
     def channels(self) -> int:
         """D of the features."""
         ...
+
+
+class FrozenEncoder(FeatureSource, Protocol):
+    """Images in, features out; no gradient."""
 
     @property
     def fingerprint(self) -> str:
@@ -73,6 +77,23 @@ def load_encoder(
     raise UserError(f"unknown encoder '{name}'; give {NAMES}")
 
 
+def load_run(where: str, device: torch.device) -> tuple[Bundle, int]:
+    """The network of PATH[@LAYER], and the layer. Raises UserError as `load_bundle`, and if the
+    layer does not exist."""
+    path, _, number = where.rpartition("@")
+    if not (path and number.isdecimal()):
+        path, number = where, ""
+    bundle = load_bundle(Path(path), device)
+    depth = bundle.network.config.backbone.depth
+    layer = int(number) if number else max(1, round(0.7 * depth))
+    if not 1 <= layer <= depth:
+        raise UserError(
+            f"the encoder run:{where}: layer {layer} does not exist; the network has layers 1 to "
+            f"{depth}"
+        )
+    return bundle, layer
+
+
 def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
     """Raise UserError if the objective needs an encoder and none is given, or the reverse."""
     if objective.target == "encoder" and name is None:
@@ -85,7 +106,7 @@ def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
 
 
 def head_channels(
-    encoder: FrozenEncoder | None,
+    encoder: FeatureSource | None,
     objective: ObjectiveConfig,
     width: int,
     latents: int | None = None,
@@ -142,19 +163,9 @@ class RunEncoder:
 
     @classmethod
     def load(cls, where: str, device: torch.device) -> "RunEncoder":
-        """From PATH[@LAYER]. Raises UserError as `load_bundle`, and if the layer does not exist."""
-        path, _, number = where.rpartition("@")
-        if not (path and number.isdecimal()):
-            path, number = where, ""
-        bundle = load_bundle(Path(path), device).with_autoencoder()
-        depth = bundle.network.config.backbone.depth
-        layer = int(number) if number else max(1, round(0.7 * depth))
-        if not 1 <= layer <= depth:
-            raise UserError(
-                f"the encoder run:{where}: layer {layer} does not exist; the network has layers 1 "
-                f"to {depth}"
-            )
-        return cls(bundle, layer)
+        """From PATH[@LAYER]. Raises UserError as `load_run`."""
+        bundle, layer = load_run(where, device)
+        return cls(bundle.with_autoencoder(), layer)
 
     @property
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 The k-th sample is a function of (seed, k), as in `inference.generate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,9 +48,7 @@ class NumberedMedia:
         if given is None and "clean" in self._role.values():
             raise UserError(f"the role {role} continues clips; give some: --given FOLDER")
         bundle = bundle.in_bfloat16() if sampling.precision == "bf16" else bundle
-        if role == "sound":  # alone, places are not those beside frames
-            alone = replace(bundle.codecs[SOUND], frame_rate=None)  # pyright: ignore
-            bundle = replace(bundle, codecs={**bundle.codecs, SOUND: alone})
+        bundle = replace(bundle, codecs=codecs_for(bundle.codecs, role))
         self._bundle, self._sampling, self._seed = bundle, sampling, seed
 
     def prompt(self, number: int) -> str:
@@ -117,6 +115,13 @@ class NumberedMedia:
         if "sound" in tokens:
             parts["sound"] = codecs[SOUND].decode(tokens["sound"].float())
         return {name: part.cpu().numpy() for name, part in parts.items()}
+
+
+def codecs_for(codecs: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """The codecs in a role: the places of sounds alone are not those beside frames."""
+    if role != "sound":
+        return dict(codecs)
+    return {**codecs, SOUND: replace(codecs[SOUND], frame_rate=None)}
 
 
 def media_size(bundle: Bundle, role: str) -> dict[str, Any]:

@@ -138,6 +138,7 @@ class MediaConfig:
         places: Mapping[str, tuple[int, int, int]],
         text: TextConfig | None = None,
         auxiliary_layer: int | None = None,
+        feature_channels: int | None = None,
     ) -> NetworkConfig:
         """The network's configuration: one pair of input and output layers for each codec, all else
         shared.
@@ -146,7 +147,7 @@ class MediaConfig:
             codecs: those of `PICTURES`, `FRAMES` and `SOUND` that there are.
             places: how many (t, h, w) there are for the tokens of each codec.
             text: None: bytes.
-            auxiliary_layer: as in `NetworkConfig`.
+            auxiliary_layer, feature_channels: as in `NetworkConfig`.
         """
         slots = {slot: name for slot, name in MEDIA_SLOTS.items() if name in codecs}
         predictions: dict[str, Prediction] = {
@@ -165,6 +166,7 @@ class MediaConfig:
             prediction={slot: predictions[name] for slot, name in slots.items()},
             text=text or self.byte_text(),
             auxiliary_layer=auxiliary_layer,
+            feature_channels=feature_channels,
         )
 
 

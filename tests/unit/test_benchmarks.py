@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import execution, latency, pretraining, rlds_index, speed, throughput
+from benchmarks import (
+    convergence,
+    execution,
+    latency,
+    pretraining,
+    rlds_index,
+    speed,
+    throughput,
+)
 from benchmarks.speed_sides import GROUPS, Setup, variants
 from selfflow_robotics.policies.execution import ExecutionConfig
 
@@ -215,7 +223,53 @@ def test_a_failing_command_of_pretraining_is_one_line(refused, monkeypatch, tmp_
     assert "runs/study/logs/demonstrations.txt" in line
 
 
-@pytest.mark.parametrize("main", [speed.main, pretraining.main])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--of", "poems"], "invalid choice: 'poems'"),
+        (["--objectives", "self_flow"], "add it to --objectives"),
+        (["--objectives", "vanilla", "vanilla"], "has duplicates"),
+        (["--steps", "100", "--milestones", "6"], "multiple of --milestones"),
+        (["--depth", "2"], "no two layers"),
+        (["--name", "a/b"], "without a folder"),
+        (["--seeds", "0"], "--seeds: must be"),
+    ],
+)
+def test_convergence_refuses_before_it_renders(refused, arguments, says):
+    assert says in refused(convergence.main, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_convergence_finds_when_a_curve_reaches_the_target():
+    times = [1.0, 2.0, 3.0]
+    assert convergence.reached([5, 3, 1], 4, times) == pytest.approx(1.5)
+    assert convergence.reached([5, 3, 1], 5, times) == 1.0
+    assert convergence.reached([5, 3, 1], 0.5, times) == float("inf")
+
+
+def test_convergence_reports_shares_with_intervals():
+    pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
+
+    def rows(values, seconds):
+        return [
+            {"step": 10 * (k + 1), "loss": value, "distance": value, "step_s": seconds}
+            for k, value in enumerate(values)
+        ]
+
+    found = {("vanilla", 0): rows([4, 3, 2], 1.0), ("vanilla", 1): rows([4, 3, 2], 1.0)}
+    found |= {("dts", 0): rows([3, 2, 1], 1.5), ("dts", 1): rows([5, 4, 3], 1.5)}
+    table = convergence.report(found, ["vanilla", "dts"], 2, Path("made"))
+    vanilla, dts = table.splitlines()[2:]
+    assert "| 1.00 | 2 +- 0 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |" in vanilla
+    # One seed is at 2 after two thirds of the steps, the other never, their mean at the end.
+    assert "| 1.50 | 2 +- 1 | 1.00 [0.67, never] | 1.50 [1.00, never] |" in dts
+    lines = Path("made.csv").read_text().splitlines()
+    assert lines[0] == "objective,seed,step,loss,distance,step_s"
+    assert len(lines) == 13
+    assert Path("made.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("main", [speed.main, pretraining.main, convergence.main])
 def test_help_has_the_defaults_and_the_examples_as_written(main, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -225,7 +279,7 @@ def test_help_has_the_defaults_and_the_examples_as_written(main, capsys):
     assert "None" not in text
 
 
-@pytest.mark.parametrize("name", ["speed", "pretraining"])
+@pytest.mark.parametrize("name", ["speed", "pretraining", "convergence"])
 def test_benchmarks_run_as_files(name):
     command = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--help"]
     without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -2,7 +2,6 @@
 
 import io
 import json
-import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,77 +12,34 @@ import pytest
 import torch
 
 from selfflow_robotics.cli.media_input import ModalityConfig, role_weights, slot_weights
-from selfflow_robotics.data.films import lossless_mp4, wav_bytes
 from selfflow_robotics.data.media_latents import MediaReader
-from selfflow_robotics.data.sounds import SoundShape
+from selfflow_robotics.encoders.media import MediaEncoder
 from selfflow_robotics.inference.bundle import load_bundle
 from selfflow_robotics.inference.generate import Sampling
 from selfflow_robotics.inference.generate_media import NumberedMedia
 from selfflow_robotics.modalities.base import FRAMES, SOUND
 from selfflow_robotics.objective.roles import MEDIA_ROLES, ROLES, modality_of
+from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import read_manifest, resolve_checkpoint
-from tests.pictures import picture_bytes
-
-ROOT = Path(__file__).parents[2]
-SIZE, FRAMES_OF, FPS, RATE = (8, 12), 4, 5.0, 4000
-CLIP = ["clip.frames=4", "clip.fps=5", "image_size=[8,12]", "autoencoder=pixel"]
-HEARD = ["sound.seconds=0.8", f"sound.sample_rate={RATE}"]
-ALL = ["images", "clips", "sounds", "films"]
-DATA = [f"{name}.data=latents/{name}" for name in ALL]
-TINY = [
-    "device=cpu", "precision=fp32", "name=tiny", "model.sit={width: 24, depth: 2, heads: 2}",
-    "model.image_patch=4", "model.clip_patch=4", "objective.student_layer=1",
-    "objective.teacher_layer=2", "train.steps=6", "train.save_every=3", "train.log_every=1",
-    *(f"{name}.batch_size=2" for name in ALL),
-]  # fmt: skip
-QUICK = ["num_steps=2", "device=cpu", "precision=fp32", "--checkpoint", "runs/tiny"]
-
-
-def script(name):
-    return runpy.run_path(str(ROOT / name), run_name="imported")["main"]
-
-
-encode, train, generate, images, measure = (
-    script(name)
-    for name in (
-        "pretrain/encode.py", "pretrain/media.py", "eval/media.py", "eval/generation.py",
-        "eval/metrics.py",
-    )
-)  # fmt: skip
-
-
-def write_films(root, count=5):
-    """NAME.mp4, NAME.wav and NAME.txt: grey levels and tones that grow with the number."""
-    root.mkdir(parents=True)
-    for number in range(count):
-        frames = np.full((FRAMES_OF, *SIZE, 3), 40 * number, np.uint8)
-        frames[:, :, :3] = 255 - 20 * np.arange(FRAMES_OF)[:, None, None, None]
-        tone = 0.5 * np.sin(2 * np.pi * 200 * (1 + number) * np.arange(3200) / RATE)
-        (root / f"{number}.mp4").write_bytes(lossless_mp4(frames, FPS))
-        (root / f"{number}.wav").write_bytes(wav_bytes(tone.astype(np.float32), RATE))
-        (root / f"{number}.txt").write_text(f"film {number}\nnumber {number}\n")
-    return root
+from tests.media_runs import (
+    CLIP,
+    DATA,
+    HEARD,
+    QUICK,
+    RATE,
+    TINY,
+    encode,
+    generate,
+    images,
+    make_all,
+    train,
+    write_films,
+)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with latents of every modality, and a network that was trained on them."""
-    folder = tmp_path_factory.mktemp("media")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_films(folder / "films")
-        (folder / "pictures").mkdir()
-        for number in range(4):
-            (folder / f"pictures/{number}.png").write_bytes(picture_bytes(number))
-            (folder / f"pictures/{number}.txt").write_text(f"picture {number}")
-        one = ["processes=1", "device=cpu"]
-        encode(["--data", "pictures", "captions=true", "autoencoder=pixel", "image_size=8",
-                "--output", "latents/images", *one])  # fmt: skip
-        for media in ALL[1:]:
-            encode(["--data", "films", f"media={media}", *CLIP, *HEARD,
-                    "--output", f"latents/{media}", *one])  # fmt: skip
-        train([*DATA, *TINY])
-    return folder
+    return make_all(tmp_path_factory.mktemp("media"))
 
 
 @pytest.fixture
@@ -171,6 +127,36 @@ def test_every_batch_is_of_one_role_and_a_resumed_run_is_the_same(folder):
     assert len({role for role, _ in losses[0]}) > 1
 
 
+def test_features_of_another_run_are_followed(folder):
+    follow = ["objective=repa", "encoder=run:runs/tiny@1", "name=repa"]
+    train([*DATA, *TINY, *follow, "model.sit.width=48"])
+    lines = [json.loads(x) for x in Path("runs/repa/metrics.jsonl").read_text().splitlines()]
+    assert len({line["role"] for line in lines}) > 1
+    for line in lines:
+        loss = line["flow_loss"] - 0.5 * line["teacher_student_cosine"]
+        assert line["loss"] == pytest.approx(loss, rel=1e-3)
+    network = load_bundle(Path("runs/repa"), "cpu").network
+    assert network.config.feature_channels == 24
+
+
+def test_clean_tokens_have_their_places_and_no_words(folder):
+    """Features are those of the network itself, asked plainly."""
+    encoder, bundle = (
+        MediaEncoder("run:runs/tiny@2", torch.device("cpu")),
+        load_bundle(Path("runs/tiny"), "cpu"),
+    )
+    torch.manual_seed(0)
+    tokens = {"first_frame": torch.randn(2, 6, 48), "later_frames": torch.randn(2, 18, 48)}
+    found = encoder(tokens, "clip")
+    slots = {slot: bundle.slot(slot, x) for slot, x in tokens.items()}
+    context = bundle.network.encode_context({}, ["", ""], attention="joint")
+    times = Timesteps.constant(0.0, torch.zeros(2, 24, 1))
+    _, features = bundle.network(slots, times, context, (2,))
+    torch.testing.assert_close(found, features[2].detach())
+    alone, beside = (encoder({"sound": torch.ones(1, 20, 64)}, role) for role in ("sound", "film"))
+    assert not torch.allclose(alone, beside)  # their places differ
+
+
 @pytest.mark.parametrize("role", ["picture", "clip", "sound", "film"])
 def test_samples_are_written_from_words(folder, role):
     Path("prompts.txt").write_text("film 1\n\na tone\n")
@@ -245,91 +231,6 @@ def test_weights_of_roles_and_slots():
         assert all(modality_of(role) == modality and role in ROLES for role in roles)
 
 
-OTHERS = ["--reference", "films"]
-MEASURE = ["few_samples=true", "metrics=[frechet]", "device=cpu"]
-
-
-def distances(folder):
-    """The rows of all measurements beside some samples, by kind of features."""
-    found = [json.loads(path.read_text()) for path in Path(folder).glob("metrics-*/metrics.json")]
-    return {row["features"]: row for report in found for row in report["rows"]}
-
-
-def test_clips_and_sounds_are_measured_against_files(folder, tmp_path, capsys):
-    made = "runs/tiny/eval/films"
-    generate([*QUICK, "role=film", "--prompts", str(prompts(tmp_path)), "--output", made])
-    for features in ("pixels:2", "bands:4"):
-        measure([made, f"features={features}", *MEASURE])  # what the run was trained on
-    assert "5 videos of 4 x 8 x 12 x 3, 20 images of 8 x 12 x 3" in capsys.readouterr().out
-    rows = distances("runs/tiny/eval")
-    # Framewise: every frame of the five films is an image.
-    assert (rows["pixels:2"]["num_samples"], rows["pixels:2"]["num_reference"]) == (20, 20)
-    assert rows["bands:4"]["num_reference"] == 5
-    assert all(row["value"] > 0 for row in rows.values())
-    measure([made, "features=bands:4", *MEASURE, "--reference", made, f"output={tmp_path}"])
-    assert distances(tmp_path)["bands:4"]["value"] == pytest.approx(0, abs=1e-6)
-
-
-def test_a_true_film_is_at_no_distance_from_its_files(folder, tmp_path):
-    """What is written as samples are the films themselves: frames and sounds are read alike."""
-    made = tmp_path / "made"
-    generate([*QUICK, "role=film", "--prompts", str(prompts(tmp_path)), "--output", str(made)])
-    for number in range(5):
-        frames = np.full((FRAMES_OF, *SIZE, 3), 40 * number, np.uint8)
-        frames[:, :, :3] = 255 - 20 * np.arange(FRAMES_OF)[:, None, None, None]
-        sound = SoundShape(0.8, RATE).read(folder / f"films/{number}.wav")
-        np.savez(made / f"{number:06d}.npz", frames=frames, sound=sound)
-    for features in ("pixels:2", "bands:4"):
-        measure([str(made), f"features={features}", *MEASURE, "--reference", "films"])
-    rows = distances(tmp_path)
-    assert rows["pixels:2"]["value"] == pytest.approx(0, abs=1e-4)
-    assert rows["bands:4"]["value"] == pytest.approx(0, abs=1e-4)
-
-
-def prompts(folder):
-    path = folder / "prompts.txt"
-    path.write_text("".join(f"film {number}\n" for number in range(5)))
-    return path
-
-
-def unfinished(folder, change):
-    """Results of eval/media.py, changed."""
-    if not Path("results").exists():
-        generate([*QUICK, "role=sound", "instruction=x", "num_samples=3", "--output", "results"])
-    shutil.copytree("results", folder, dirs_exist_ok=True)
-    change(Path(folder))
-    return str(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "settings", "message"),
-    [
-        (lambda made: (made / "000001.npz").unlink(), ["features=bands"], "1 of 3 samples"),
-        (
-            lambda made: (made / "000001.npz").write_bytes(b"x"),
-            ["features=bands", *OTHERS],
-            "damaged",
-        ),
-        (lambda made: (made / "settings.json").write_text("{}"), ["features=bands"], "earlier"),
-        (
-            lambda made: None,
-            ["features=pixels", *OTHERS],
-            "has sounds; the feature network reads images",
-        ),
-        (lambda made: None, ["features=bands", "--reference", "pictures"], "no files in pictures"),
-        (lambda made: None, ["features=bands", "other.npz"], "measure them one at a time"),
-    ],
-)
-def test_samples_that_cannot_be_measured(folder, tmp_path, capsys, change, settings, message):
-    made = unfinished(tmp_path / "made", change)
-    with pytest.raises(SystemExit) as stop:
-        measure([made, *MEASURE, *settings])
-    assert stop.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-
-
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -343,7 +244,12 @@ def test_samples_that_cannot_be_measured(folder, tmp_path, capsys, change, setti
         ([train, *TINY, *DATA, "sounds.roles.sound=0"], "sounds have no role"),
         ([train, *TINY, *DATA, "name=x", "model.text_bytes=5"], "at most 5 bytes"),
         ([train, *TINY, *DATA, "name=x", "model.clip_patch=5"], "do not divide into patches"),
-        ([train, *TINY, *DATA, "objective=repa"], "one modality"),
+        ([train, *TINY, *DATA, "objective=sra2"], "one modality"),
+        ([train, *TINY, *DATA, "objective=repa"], "needs an encoder"),
+        ([train, *TINY, *DATA, "objective=repa", "encoder=hf:x"], "must be a run of"),
+        ([train, *TINY, *DATA, "objective=repa", "encoder=run:runs/tiny@3"], "layer 3 does not"),
+        ([train, *TINY, *DATA, "name=x", "objective=repa", "encoder=run:runs/tiny",
+          "model.clip_patch=2"], "was not trained on these latents"),
         ([encode, "media=clips"], "needs data"),
         ([encode, "--data", "pictures", "media=clips", *CLIP], "no files in"),
         ([encode, "--data", "films", "media=clips", *CLIP, "clip.frames=0"], "clip.frames"),

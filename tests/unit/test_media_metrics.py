@@ -1,0 +1,106 @@
+"""eval/metrics.py on clips and sounds of eval/media.py."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from selfflow_robotics.data.sounds import SoundShape
+from tests.media_runs import FRAMES_OF, QUICK, RATE, SIZE, generate, make_all, measure
+
+OTHERS = ["--reference", "films"]
+MEASURE = ["few_samples=true", "metrics=[frechet]", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture
+def folder(made, monkeypatch):
+    monkeypatch.chdir(made)
+    return made
+
+
+def distances(folder):
+    """The rows of all measurements beside some samples, by kind of features."""
+    found = [json.loads(path.read_text()) for path in Path(folder).glob("metrics-*/metrics.json")]
+    return {row["features"]: row for report in found for row in report["rows"]}
+
+
+def test_clips_and_sounds_are_measured_against_files(folder, tmp_path, capsys):
+    made = "runs/tiny/eval/films"
+    generate([*QUICK, "role=film", "--prompts", str(prompts(tmp_path)), "--output", made])
+    for features in ("pixels:2", "bands:4"):
+        measure([made, f"features={features}", *MEASURE])  # what the run was trained on
+    assert "5 videos of 4 x 8 x 12 x 3, 20 images of 8 x 12 x 3" in capsys.readouterr().out
+    rows = distances("runs/tiny/eval")
+    # Framewise: every frame of the five films is an image.
+    assert (rows["pixels:2"]["num_samples"], rows["pixels:2"]["num_reference"]) == (20, 20)
+    assert rows["bands:4"]["num_reference"] == 5
+    assert all(row["value"] > 0 for row in rows.values())
+    measure([made, "features=bands:4", *MEASURE, "--reference", made, f"output={tmp_path}"])
+    assert distances(tmp_path)["bands:4"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_true_film_is_at_no_distance_from_its_files(folder, tmp_path):
+    """What is written as samples are the films themselves: frames and sounds are read alike."""
+    made = tmp_path / "made"
+    generate([*QUICK, "role=film", "--prompts", str(prompts(tmp_path)), "--output", str(made)])
+    for number in range(5):
+        frames = np.full((FRAMES_OF, *SIZE, 3), 40 * number, np.uint8)
+        frames[:, :, :3] = 255 - 20 * np.arange(FRAMES_OF)[:, None, None, None]
+        sound = SoundShape(0.8, RATE).read(folder / f"films/{number}.wav")
+        np.savez(made / f"{number:06d}.npz", frames=frames, sound=sound)
+    for features in ("pixels:2", "bands:4"):
+        measure([str(made), f"features={features}", *MEASURE, "--reference", "films"])
+    rows = distances(tmp_path)
+    assert rows["pixels:2"]["value"] == pytest.approx(0, abs=1e-4)
+    assert rows["bands:4"]["value"] == pytest.approx(0, abs=1e-4)
+
+
+def prompts(folder):
+    path = folder / "prompts.txt"
+    path.write_text("".join(f"film {number}\n" for number in range(5)))
+    return path
+
+
+def unfinished(folder, change):
+    """Results of eval/media.py, changed."""
+    if not Path("results").exists():
+        generate([*QUICK, "role=sound", "instruction=x", "num_samples=3", "--output", "results"])
+    shutil.copytree("results", folder, dirs_exist_ok=True)
+    change(Path(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda made: (made / "000001.npz").unlink(), ["features=bands"], "1 of 3 samples"),
+        (
+            lambda made: (made / "000001.npz").write_bytes(b"x"),
+            ["features=bands", *OTHERS],
+            "damaged",
+        ),
+        (lambda made: (made / "settings.json").write_text("{}"), ["features=bands"], "earlier"),
+        (
+            lambda made: None,
+            ["features=pixels", *OTHERS],
+            "has sounds; the feature network reads images",
+        ),
+        (lambda made: None, ["features=bands", "--reference", "pictures"], "no files in pictures"),
+        (lambda made: None, ["features=bands", "other.npz"], "measure them one at a time"),
+    ],
+)
+def test_samples_that_cannot_be_measured(folder, tmp_path, capsys, change, settings, message):
+    made = unfinished(tmp_path / "made", change)
+    with pytest.raises(SystemExit) as stop:
+        measure([made, *MEASURE, *settings])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
