@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import (
     convergence,
+    decoding,
     execution,
     latency,
     pretraining,
@@ -240,6 +241,35 @@ def test_convergence_refuses_before_it_renders(refused, arguments, says):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--networks", "big"], "invalid choice: 'big'"),
+        (["--networks", "video", "video"], "has duplicates"),
+        (["--name", ".."], "without a folder"),
+        (["--episodes", "0"], "--episodes: must be"),
+    ],
+)
+def test_decoding_refuses_before_it_records(refused, arguments, says):
+    assert says in refused(decoding.main, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_decoding_reports_every_seed():
+    def row(won, lost, psnr):
+        episodes = [True] * won + [False] * lost
+        success = {"alone": episodes, "with frames": episodes[::-1]}
+        return {"success": success, "psnr_db": {"one step": psnr}, "copy_psnr_db": [10.0, 9.0]}
+
+    rows = {("video", 0): row(3, 1, [20.0, 19.0]), ("video", 1): row(1, 3, [22.0, 20.0])}
+    table = decoding.report(rows, ["video"], 2)
+    assert "50% [" in table
+    assert "(75, 25)" in table
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert ["copy of the first frame", "10.00", "9.00", ""] in found
+    assert ["video, one step", "21.00", "19.50", "19.00, 20.00"] in found
+
+
 def test_convergence_finds_when_a_curve_reaches_the_target():
     times = [1.0, 2.0, 3.0]
     assert convergence.reached([5, 3, 1], 4, times) == pytest.approx(1.5)
@@ -269,7 +299,7 @@ def test_convergence_reports_shares_with_intervals():
     assert Path("made.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("main", [speed.main, pretraining.main, convergence.main])
+@pytest.mark.parametrize("main", [speed.main, pretraining.main, convergence.main, decoding.main])
 def test_help_has_the_defaults_and_the_examples_as_written(main, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -279,7 +309,7 @@ def test_help_has_the_defaults_and_the_examples_as_written(main, capsys):
     assert "None" not in text
 
 
-@pytest.mark.parametrize("name", ["speed", "pretraining", "convergence"])
+@pytest.mark.parametrize("name", ["speed", "pretraining", "convergence", "decoding"])
 def test_benchmarks_run_as_files(name):
     command = [sys.executable, str(ROOT / f"benchmarks/{name}.py"), "--help"]
     without = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
