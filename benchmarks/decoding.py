@@ -1,4 +1,4 @@
-r"""One robot network, several ways: starts, objectives, and actions decoded alone or with frames.
+r"""Compare robot networks: initial weights, objectives, and actions decoded alone or with frames.
 
     python benchmarks/decoding.py                   # 3 seeds of 5 networks: hours on two cores
     python benchmarks/decoding.py --seeds 1 --steps 4 --pretrain-steps 4 --episodes 2 \

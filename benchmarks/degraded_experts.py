@@ -3,7 +3,7 @@
     python eval/simpler.py policy=benchmarks.degraded_experts:Noise100
     python eval/correlate.py runs/eval
 
-To judge a simulator by how it ranks policies takes several policies of different skill that play in
+Judging a simulator by how it ranks policies takes several policies of different skill that play in
 both. These are the expert with noise on its actions, or with observations that are some steps old.
 They depend on the episode's seed alone, so both simulators disturb them alike.
 

@@ -1,10 +1,10 @@
-"""Actions of every execution along the expert's episodes: a cheap look before success rates.
+"""Compare execution modes along the expert's episodes, before measuring success rates.
 
     python -m benchmarks.execution --checkpoint runs/rt1
     python -m benchmarks.execution --checkpoint runs/rt1 --task open_drawer --episodes 20
 
 The scripted expert plays fresh episodes of a task on the tabletop; the policy sees the expert's
-images, in every execution (docs/execution.md), and its actions are compared with the expert's.
+images, in every mode (docs/execution.md), and its actions are compared with the expert's.
 "error" is the mean distance of their translations, "gripper" the share of steps with the same
 state, "jump" the mean change of the translation from one step to the next (the expert's own is
 printed above the table): chunks that do not continue one another have larger ones. The policy does

@@ -1,4 +1,4 @@
-"""Latency of a policy: time from an observation to its actions, in every way of execution.
+"""Latency of a policy: time from an observation to its actions, in every execution mode.
 
     python -m benchmarks.latency                                # size S on one CPU thread
     python -m benchmarks.latency --size XL --device cuda --precision bf16 --compile

@@ -1,4 +1,4 @@
-"""How far a world model can be played: its frames against the simulator's, and frames per second.
+"""How long a world model can be played: its frames against the simulator's, and their rate.
 
     python -m benchmarks.play --checkpoint runs/rt1
     python -m benchmarks.play --checkpoint runs/rt1 --steps 1 2 5 --windows 1 3 6

@@ -6,8 +6,8 @@
 
 Makes a data set with the features of fractal20220817_data, as RLDS or LeRobot: images of 256 x 320
 px that compress to a few KB, so it is much smaller than the original of 111 GB. Each row of the
-output is a process of its own, which starts with nothing cached in memory but by the operating
-system. CPU seconds are those of all processes together.
+output is a process of its own, which starts with only the operating system's caches. CPU seconds
+are those of all processes together.
 """
 
 import argparse

@@ -10,7 +10,7 @@ Load: clients of both protocols send raw images at a robot's pace, and connect a
 episode of 80 observations. Prints a line per minute: requests, latency, errors (an answer that is
 missing, late or not an action) and the server's memory.
 
-Hostile messages: random bytes, and valid messages of both protocols that were cut, bent, or given
+Hostile messages: random bytes, and valid messages of both protocols that were cut, altered or given
 wrong types, some on connections that break off. Meanwhile a well-behaved client sends its
 observations; its latency is compared with that in quiet times, in turns.
 

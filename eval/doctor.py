@@ -22,7 +22,7 @@ task if they start where the simulator's robot does. Without either, recorded ac
 with the recorded motion of the tool.
 
 The report has a verdict for each convention, what each other reading would do to the motion, and a
-sentence on every fault that says how to mend it. Exit code: 0 without fault, 1 with one.
+sentence on every fault that says how to fix it. Exit code: 0 without fault, 1 with one.
 """
 
 from dataclasses import asdict, dataclass, field

@@ -7,17 +7,19 @@
     python eval/media.py experiment=debug --prompts FILE           # two samples, ten steps
 
 Each sample is written as 000000.mp4 (with its sound, if there is one), 000000.wav or 000000.png,
-and exactly in 000000.npz; samples.png is a contact sheet of the first, samples.txt has the texts.
+and losslessly as 000000.npz; samples.png is a contact sheet of the first ones, samples.txt has the
+texts.
 PROMPTS is a file with a text per line, the k-th for sample k. GIVEN is a folder of captioned videos
 (as for pretrain/encode.py): its captions are the texts, and roles that continue a frame, or add a
 sound to a clip, take those of its clips. Sample k is a function of (seed, k). Repeat an interrupted
 command to resume it.
 
 metrics=[persistence] counts the clips whose objects neither vanish nor appear, for clips like those
-of pretrain/render.py set=clips (evaluation/persistence.py); with GIVEN also for its clips, and for
-these with the captions of others: the most and the least that can be expected. metrics=[synchrony]
-counts the impacts that are heard when they are seen, in films like those of set=impacts
-(evaluation/synchrony.py), also with the sounds of others, and draws some as film_000000.png.
+of pretrain/render.py set=clips (evaluation/persistence.py). With GIVEN it also measures GIVEN's
+clips with their own captions and with those of other clips, as upper and lower references.
+metrics=[synchrony] counts the impacts that are heard when they are seen, in films (clips with
+sound) like those of set=impacts (evaluation/synchrony.py), also with the sounds of other films, and
+draws some as film_000000.png.
 """
 
 from collections.abc import Sequence

@@ -28,10 +28,11 @@ metrics:
   clip_score            100 cos(image, caption)
 
 features: the network of precision_recall and frechet
-  inception             the default; needs torch-fidelity and its weights on disk
+  inception             the default for images; needs torch-fidelity and its weights on disk
   run:PATH[@LAYER]      a run of this project: needs no download, so it works on a laptop
   efficientnet-lite0    trained on ImageNet; its weights come with a package
-  dinov2-l, hf:NAME, hub:REPO:MODEL, clip[:NAME], video[:NAME], sound[:NAME]
+  video, sound          VideoMAE and CLAP, the defaults for clips and sounds; or video:NAME, ...
+  dinov2-l, hf:NAME, hub:REPO:MODEL, clip[:NAME]
   pixels, bands         baselines: images of 8 x 8 px; sounds in 8 bands and 8 parts of time
   given                 arr_0 already holds features, float [N, D]
 

@@ -1,14 +1,14 @@
-"""Write the pages and spreadsheets of evaluations anew.
+"""Regenerate the pages and spreadsheets of evaluations.
 
     python eval/report.py runs/rt1                # every evaluation of a run; or several runs
     python eval/report.py runs/rt1/eval/tabletop-pick_coke_can-random-7c071507
 
-eval/simpler.py writes them with each report. Write them anew after an upgrade, or when another
+eval/simpler.py writes them with each report. Regenerate them after an upgrade, or when another
 checkpoint of the run has been evaluated since: the pages of all of its checkpoints then show both.
 
 Each results folder gets report.html, report.csv and episodes.csv, and a summary of several tasks
 summary.html and summary.csv. report.md and report.json stay as they are. The pages need no network
-and can be sent to others; films stay in the folder videos/.
+and can be sent to others; videos stay in the folder videos/.
 
 An evaluation whose files have changed since its report is refused, since its page would show
 numbers that nobody measured; eval/verify.py says what has changed.

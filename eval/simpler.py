@@ -33,7 +33,7 @@ what to install).
 Results are written to RUN/eval/: a folder per task with episodes.jsonl (one line per episode),
 videos/, report.html (a page to look at), report.md, report.json, report.csv, episodes.csv and
 checksums.json, and for several tasks a folder with summary.html. Repeat an interrupted command to
-resume it. eval/report.py writes the pages anew, eval/compare.py compares the results of two
+resume it. eval/report.py regenerates the pages, eval/compare.py compares the results of two
 policies, and eval/verify.py checks all files of a result.
 
 A protocol with a grid promises that all initial states differ. An evaluation stops with an error at

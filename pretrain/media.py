@@ -1,4 +1,4 @@
-"""Train one network on captions of images, clips, sounds, and clips with sound.
+"""Train one network on captioned images, clips, sounds, and clips with sound.
 
     python pretrain/media.py experiment=debug                    # seconds, on rendered clips
     python pretrain/media.py experiment=clips                    # text to video, laptop-sized
