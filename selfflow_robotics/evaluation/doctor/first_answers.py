@@ -153,7 +153,7 @@ def fault_text(finding: Finding) -> str:
     """A warning with what to do about it."""
     return (
         f"the policy's {finding.convention} may be wrong: {finding.found}; expected: "
-        f"{finding.expected}. Mend: {finding.mend}. (probe=false skips this check)"
+        f"{finding.expected}. Fix: {finding.mend}. (probe=false skips this check)"
     )
 
 

@@ -77,7 +77,7 @@ def _numbers(measured: Measured, replayed: bool) -> list[str]:
 
 def _sentence(fault: Finding) -> str:
     line = (
-        f"fault: {fault.convention}: {fault.found}; expected: {fault.expected}. Mend: {fault.mend}"
+        f"fault: {fault.convention}: {fault.found}; expected: {fault.expected}. Fix: {fault.mend}"
     )
     return line + "".join(f". As likely: {other}" for other in fault.alike)
 
