@@ -22,6 +22,7 @@ sound) like those of set=impacts (evaluation/synchrony.py), also with the sounds
 draws some as film_000000.png.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def main(config: MediaEvalConfig) -> None:
         "weights": weights_hash(bundle.origin),
         "role": role,
         "prompts": prompts_hash(prompts),
-        "given": config.given,
+        "given": None if clips is None else hashlib.sha256(clips.tobytes()).hexdigest(),
         **asdict(how),
         "seed": config.seed,
         "device": device.type,
@@ -261,7 +262,7 @@ def read_texts(
             break
         try:
             clips.append(files.read(number)["frames"])
-            texts.append(files.captions[number][0])
+            texts.append(files.items[number].captions[0])
         except Unusable as cause:
             skips.add(str(cause), files.name(number))
         except OSError:

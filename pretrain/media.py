@@ -129,9 +129,11 @@ def main(config: MediaRunConfig) -> None:
         frozen = None if config.encoder is None else MediaEncoder(config.encoder, job.device)
     with job.opening():
         given = open_media_input(readers, config.model, config.text, job)
+        fingerprints = given.fingerprints
         if frozen is not None:
             frozen.check(given.codecs)
-        job.compare(given.fingerprints)
+            fingerprints["encoder"] = frozen.fingerprint
+        job.compare(fingerprints)
     objectives = {name: one.objective(config.objective) for name, one in modalities.items()}
     shape = config.model.network(
         given.codecs,
@@ -191,7 +193,7 @@ def main(config: MediaRunConfig) -> None:
         state.teacher,
         given.codecs,
         roles,
-        {**given.fingerprints, "media": given.sizes},
+        {**fingerprints, "media": given.sizes},
         job.run,
         job.device,
         config.attention,
@@ -202,7 +204,7 @@ def main(config: MediaRunConfig) -> None:
         state,
         batch_at,
         loss_fn,
-        bundle.record(given.fingerprints),
+        bundle.record(fingerprints),
         on_checkpoint=agreement,
         on_sample=partial(write_media, bundle=bundle, seed=config.seed, prompts=prompts),
     )

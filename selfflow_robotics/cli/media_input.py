@@ -5,6 +5,7 @@ Each step has a batch of one modality, drawn by its weight, in one of its roles
 (`objective.roles.MEDIA_ROLES`).
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -132,6 +133,8 @@ class MediaInput:
             for name, reader in self.readers.items()
             for key, value in reader.fingerprints.items()
         }
+        # The same files may have been encoded as other clips and sounds.
+        found |= {f"{name} size": size_text(reader) for name, reader in self.readers.items()}
         return found | ({} if self.texts is None else {"text": self.texts.fingerprint})
 
     def steps(self, modality: str) -> int:
@@ -217,14 +220,22 @@ def sizes_of(reader: Reader) -> dict[str, Any]:
     return told
 
 
+def size_text(reader: Reader) -> str:
+    """The shapes of the latents and the frames per second, for comparison."""
+    if isinstance(reader, LatentReader):
+        return json.dumps([reader.latent_size])
+    shapes = [part["shape"] for part in reader.parts.values()]
+    return json.dumps([shapes, sizes_of(reader).get("fps")])
+
+
 def sound_codec(codecs: Mapping[str, Any], role: str) -> Any:
     """The codec of sounds; alone, their places are not those beside frames."""
     return codecs_for(codecs, role)[SOUND]
 
 
 def open_readers(modalities: Mapping[str, ModalityConfig]) -> dict[str, Reader]:
-    """The latents of each modality. Raises UserError for missing ones, and for latents without
-    captions or of other parts."""
+    """The latents of each modality. Raises UserError for missing ones, for latents without captions
+    or of other parts, and for clips of one frame."""
     readers: dict[str, Reader] = {}
     for name, modality in modalities.items():
         assert modality.data is not None
@@ -235,7 +246,12 @@ def open_readers(modalities: Mapping[str, ModalityConfig]) -> dict[str, Reader]:
                     f"{reader.folder} has no captions; encode the images with captions=true"
                 )
         else:
-            readers[name] = MediaReader(modality.data, PARTS[name])
+            readers[name] = reader = MediaReader(modality.data, PARTS[name])
+            if "frames" in reader.parts and reader.steps("frames") < 2:
+                raise UserError(
+                    f"{reader.folder} has {name} of one (latent) frame; encode them with more "
+                    "clip.frames"
+                )
     return readers
 
 

@@ -10,10 +10,10 @@ import torch
 from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.batch import Batch
 from selfflow_robotics.cli.media_input import (
-    PARTS,
     ModalityConfig,
     media_codecs,
     media_places,
+    open_readers,
     role_weights,
     sizes_of,
     sound_codec,
@@ -97,14 +97,13 @@ def media_workload(
 
 def _readers(modalities: Mapping[str, ModalityConfig]) -> dict[str, LatentReader | MediaReader]:
     """Of the data that are there."""
-    found: dict[str, LatentReader | MediaReader] = {}
-    for name, modality in modalities.items():
-        if modality.data is not None and Path(modality.data).is_dir():
-            is_image = name == "images"
-            found[name] = (
-                LatentReader(modality.data) if is_image else MediaReader(modality.data, PARTS[name])
-            )
-    return found
+    return open_readers(
+        {
+            name: modality
+            for name, modality in modalities.items()
+            if modality.data is not None and Path(modality.data).expanduser().is_dir()
+        }
+    )
 
 
 def _assume(

@@ -36,7 +36,13 @@ ANY_VALUE = re.compile(
 )
 
 # What runs depend on besides data sets, in words.
-CONTENTS = {"frames": "the codec of frames", "text": "the text encoder"}
+CONTENTS = {
+    "frames": "the codec of frames",
+    "text": "the text encoder",
+    "encoder": "the frozen encoder",
+}
+# What the records of earlier versions lack; it is not compared with theirs.
+ADDED = re.compile(r"encoder|(images|clips|sounds|films) size")
 
 # Files of a start that was interrupted before it wrote run.json.
 LEFTOVERS = {".lock", ".run.json"}
@@ -117,6 +123,8 @@ def continue_run(run: Path, config: Any, data: dict[str, str], ranks: Ranks = AL
     with resuming(run):
         known = read_manifest(newest)["extra"].get("data") or data
     for key in {**known, **data}:
+        if key not in known and ADDED.fullmatch(key):
+            continue
         if known.get(key) != data.get(key):
             raise UserError(
                 f"{run} was trained on different data: {CONTENTS.get(key, key)} has changed; "

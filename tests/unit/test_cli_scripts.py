@@ -240,6 +240,18 @@ def test_a_run_never_goes_on_with_other_data(tmp_path, data):
     assert recorded_settings(run) == before
 
 
+def test_what_earlier_versions_did_not_record_is_not_compared(tmp_path):
+    config = _Moved(data="here")
+    run = _saved_run(tmp_path / "a", config, {"data": "1f"})
+    now = {"data": "1f", "clips size": "2f", "encoder": "3f"}
+    continue_run(run, config, now)
+    run = _saved_run(tmp_path / "b", config, now)
+    with pytest.raises(UserError, match="the frozen encoder has changed"):
+        continue_run(run, config, {**now, "encoder": "4f"})
+    with pytest.raises(UserError, match="clips size has changed"):
+        continue_run(run, config, {**now, "clips size": "4f"})
+
+
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()

@@ -11,16 +11,28 @@ import numpy as np
 import pytest
 import torch
 
-from selfflow_robotics.cli.media_input import ModalityConfig, role_weights, slot_weights
+from selfflow_robotics.cli.media_input import (
+    ModalityConfig,
+    open_readers,
+    role_weights,
+    slot_weights,
+)
+from selfflow_robotics.cli.media_workload import media_workload
 from selfflow_robotics.data.media_latents import MediaReader
 from selfflow_robotics.encoders.media import MediaEncoder
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.inference.bundle import load_bundle
 from selfflow_robotics.inference.generate import Sampling
 from selfflow_robotics.inference.generate_media import NumberedMedia
 from selfflow_robotics.modalities.base import FRAMES, SOUND
+from selfflow_robotics.models.presets import MediaConfig
+from selfflow_robotics.objective.loss import ConditioningConfig
 from selfflow_robotics.objective.roles import MEDIA_ROLES, ROLES, modality_of
+from selfflow_robotics.objective.self_flow import ObjectiveConfig
+from selfflow_robotics.text.encoder import TextEncoderConfig
 from selfflow_robotics.timesteps import Timesteps
 from selfflow_robotics.training.checkpoint import read_manifest, resolve_checkpoint
+from selfflow_robotics.training.optimizer import OptimizerConfig
 from tests.media_runs import (
     CLIP,
     DATA,
@@ -139,6 +151,22 @@ def test_features_of_another_run_are_followed(folder):
     assert network.config.feature_channels == 24
 
 
+def test_a_run_resumes_only_with_the_same_clips_and_the_same_encoder(folder, capsys):
+    slow = [part if part != "clip.fps=5" else "clip.fps=4" for part in CLIP]
+    encode(["--data", "films", "media=clips", *slow, "processes=1", "device=cpu",
+            "--output", "latents/slow"])  # fmt: skip
+    with pytest.raises(SystemExit):
+        train([*DATA, *TINY, "clips.data=latents/slow"])
+    assert "clips size has changed" in capsys.readouterr().err
+    shutil.copytree("runs/tiny", "runs/judge")
+    follow = [*DATA, *TINY, "objective=repa", "encoder=run:runs/judge", "name=judged"]
+    train(follow)
+    train([*DATA, *TINY, "name=judge", "train.steps=7"])
+    with pytest.raises(SystemExit):
+        train(follow)
+    assert "the frozen encoder has changed" in capsys.readouterr().err
+
+
 def test_clean_tokens_have_their_places_and_no_words(folder):
     """Features are those of the network itself, asked plainly."""
     encoder, bundle = (
@@ -229,6 +257,27 @@ def test_weights_of_roles_and_slots():
     assert slot_weights(ROLES["sound"], 0, 0.5) == {"sound": 1.0}
     for modality, roles in MEDIA_ROLES.items():
         assert all(modality_of(role) == modality and role in ROLES for role in roles)
+
+
+def test_clips_of_one_frame_are_refused(folder):
+    encode(["--data", "films", "media=clips", *CLIP, "clip.frames=1", "processes=1", "device=cpu",
+            "--output", "latents/stills"])  # fmt: skip
+    with pytest.raises(UserError, match="stills has clips of one"):
+        open_readers({"clips": ModalityConfig("latents/stills")})
+
+
+def test_a_plan_reads_data_in_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    clips = ModalityConfig("~/latents/clips", roles={"clip": 1.0})
+    _, facts = media_workload(
+        MediaConfig(clip_patch=4),
+        TextEncoderConfig(),
+        {"clips": clips},
+        ObjectiveConfig(),
+        ConditioningConfig(),
+        OptimizerConfig(),
+    )
+    assert not facts.assumed
 
 
 @pytest.mark.parametrize(
