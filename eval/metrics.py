@@ -16,8 +16,8 @@ evaluator reads too. Without arguments, the newest samples in runs/ are compared
 that their run was trained on.
 
 SAMPLES may also be results folders of eval/media.py, and --reference a folder of captioned videos
-or sounds, or other results; without it, the videos or sounds that the run was trained on. FID and
-other metrics of images then look at all frames.
+or sounds (of images: a folder of images, or an npz), or other results; without it, what the run was
+trained on. FID and other metrics of images look at all frames of videos.
 
 metrics:
   fid, sfid             Frechet distances of InceptionV3's features, as in ADM's evaluation suite
@@ -206,6 +206,8 @@ def open_all(
         where = reference or str(training_media(Path(given[0])))
         if is_generated(Path(where).expanduser()):
             return samples, open_generated(where)
+        if set(samples[0].parts) == {"images"}:  # not the frames of clips
+            return samples, open_source(where, samples[0].parts["images"].shape[1])
         return samples, open_recorded(where, samples[0])
     size, compared = image_size, None
     if compares:
@@ -264,8 +266,8 @@ def training_images(samples: Path) -> Path:
 
 
 def training_media(samples: Path) -> Path:
-    """The videos or sounds that the run of RUN/eval/SAMPLES was trained on. Raises UserError if
-    they are unknown."""
+    """The videos, sounds or images that the run of RUN/eval/SAMPLES was trained on. Raises
+    UserError if they are unknown."""
     folder = samples.expanduser().resolve()
     try:
         modality = modality_of(read_json(folder / SETTINGS)["role"])
@@ -277,12 +279,12 @@ def training_media(samples: Path) -> Path:
         pass
     raise UserError(
         f"what should {samples} be compared with? Pass --reference, a folder of captioned videos "
-        "or sounds"
+        "or sounds, or of images"
     )
 
 
 def check_sizes(samples: Source, reference: Source | None, kind: str) -> None:
-    """Raise UserError unless samples and reference have one size of this kind."""
+    """Raise UserError unless samples and reference have one size and one rate of this kind."""
     if reference is None:
         return
     kept = [source.parts.get(kind, source.samples) for source in (samples, reference)]
@@ -295,12 +297,22 @@ def check_sizes(samples: Source, reference: Source | None, kind: str) -> None:
             f"{samples.origin} is of {one}, {reference.origin} of {other}; use a reference of the "
             "samples' size, or folders of images with image_size=..."
         )
+    rates = {"videos": ("fps", "frames per second"), "sounds": ("sample_rate", "Hz")}
+    name, unit = rates.get(kind, ("", ""))
+    found = [getattr(source, name, None) for source in (samples, reference)]
+    if None not in found and found[0] != found[1]:
+        raise UserError(
+            f"{samples.origin} has {found[0]:g} {unit}, {reference.origin} {found[1]:g}; use a "
+            "reference of the samples' rate"
+        )
 
 
 def captions_of(samples: Source, given: str | None) -> list[str]:
-    """One line for each sample: of the file `given`, or of the .txt beside the samples. Raises
+    """One line for each sample: of the file `given`, or of the .txt with the samples. Raises
     UserError if it cannot be read."""
-    path = Path(given or Path(samples.origin).with_suffix(".txt")).expanduser()
+    origin = Path(samples.origin).expanduser()
+    beside = origin / "samples.txt" if is_generated(origin) else origin.with_suffix(".txt")
+    path = Path(given).expanduser() if given else beside
     try:
         return read_text(path).splitlines()
     except (OSError, ValueError) as error:

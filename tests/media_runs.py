@@ -24,8 +24,8 @@ TINY = [
 QUICK = ["num_steps=2", "device=cpu", "precision=fp32", "--checkpoint", "runs/tiny"]
 
 
-def script(name):
-    return runpy.run_path(str(ROOT / name), run_name="imported")["main"]
+def script(name, function="main"):
+    return runpy.run_path(str(ROOT / name), run_name="imported")[function]
 
 
 encode, train, generate, images, measure = (

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from selfflow_robotics.data.sounds import SoundShape
-from tests.media_runs import FRAMES_OF, QUICK, RATE, SIZE, generate, make_all, measure
+from selfflow_robotics.evaluation.metrics.measure import read
+from selfflow_robotics.evaluation.metrics.media_sources import (
+    Frames,
+    PartOfSamples,
+    open_generated,
+)
+from selfflow_robotics.evaluation.metrics.precision_recall import Share
+from selfflow_robotics.evaluation.metrics.sources import Source
+from selfflow_robotics.evaluation.statistics import wilson_interval
+from tests.media_runs import FRAMES_OF, QUICK, RATE, SIZE, generate, make_all, measure, script
 
 OTHERS = ["--reference", "films"]
 MEASURE = ["few_samples=true", "metrics=[frechet]", "device=cpu"]
@@ -62,6 +71,39 @@ def test_a_true_film_is_at_no_distance_from_its_files(folder, tmp_path):
     assert rows["bands:4"]["value"] == pytest.approx(0, abs=1e-4)
 
 
+def test_pictures_are_measured_against_folders_of_images(folder, tmp_path, capsys):
+    made = str(tmp_path / "made")
+    generate([*QUICK, "role=picture", "instruction=x", "num_samples=5", "--output", made])
+    measure([made, "features=pixels:1", *MEASURE, "--reference", "pictures"])
+    assert "4 of 8 x 8 x 3" in capsys.readouterr().out
+    captions_of = script("eval/metrics.py", "captions_of")
+    assert captions_of(open_generated(made), None) == ["x"] * 5
+
+
+class Levels:
+    """The mean of each image."""
+
+    reads = identity = "images"
+
+    def __call__(self, batch):
+        return {"features": batch.float().mean((1, 2, 3))[:, None]}
+
+
+def test_the_frames_of_a_clip_are_not_independent():
+    """Halves have whole clips, and intervals are those of as many images as there are clips."""
+
+    def clip(number):
+        levels = np.array([10 * number, 10 * number + 2], np.uint8)
+        return np.broadcast_to(levels[:, None, None, None], (2, 4, 4, 3))
+
+    clips = PartOfSamples(4, clip, (2, 4, 4, 3), np.dtype(np.uint8))
+    source = Source("clips", None, {}, parts={"images": Frames(clips)})
+    reading = read(Levels(), source, ["frechet"], batch_size=3)
+    means = [half.gaussian(few=True).mean.item() for half in reading.halves["features"]]
+    assert (reading.count, means) == (8, [11, 21])
+    assert Share(6, 8, together=2).interval == wilson_interval(3, 4)
+
+
 def prompts(folder):
     path = folder / "prompts.txt"
     path.write_text("".join(f"film {number}\n" for number in range(5)))
@@ -75,6 +117,11 @@ def unfinished(folder, change):
     shutil.copytree("results", folder, dirs_exist_ok=True)
     change(Path(folder))
     return str(folder)
+
+
+def faster(made):
+    settings = json.loads((made / "settings.json").read_text())
+    (made / "settings.json").write_text(json.dumps({**settings, "sample_rate": 2 * RATE}))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +141,7 @@ def unfinished(folder, change):
         ),
         (lambda made: None, ["features=bands", "--reference", "pictures"], "no files in pictures"),
         (lambda made: None, ["features=bands", "other.npz"], "measure them one at a time"),
+        (faster, ["features=bands", "--reference", "results"], "8000 Hz, results 4000"),
     ],
 )
 def test_samples_that_cannot_be_measured(folder, tmp_path, capsys, change, settings, message):

@@ -5,7 +5,7 @@ for precision and recall, sums for the scores. Images are never all in memory.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +93,8 @@ class Reading:
 
     origin: str
     count: int = 0
-    # Output -> moments of every other sample, and of the rest.
+    together: int = 1  # neighbours that are not independent, as in `Samples`
+    # Output -> moments of every other sample (or clip, of frames), and of the rest.
     halves: dict[str, tuple[Moments, Moments]] = field(default_factory=dict)
     statistics: dict[str, Gaussian] = field(default_factory=dict)  # from a reference file
     kept: list[np.ndarray] = field(default_factory=list)
@@ -126,7 +127,7 @@ def read(
     Raises UserError if the samples are not what the network reads, or too few captions.
     """
     samples = source.require(network.reads)
-    reading = Reading(source.origin)
+    reading = Reading(source.origin, together=getattr(samples, "together", 1))
     needed = [METRICS[name] for name in metrics]
     outputs = {metric.output for metric in needed if metric.formula == "frechet"}
     reading.halves = {
@@ -139,10 +140,11 @@ def read(
         captions = _captions(captions, samples, source.origin)
         reading.clip_score = ClipScore(source.origin)
     for start, _, outcome in outputs_of(network, source, batch_size):
-        features, first = outcome["features"], start % 2
+        features = outcome["features"]
+        is_odd = np.arange(start, start + len(features)) // reading.together % 2 == 1
         for output, (even, odd) in reading.halves.items():
-            even.add(outcome[output][first::2])
-            odd.add(outcome[output][1 - first :: 2])
+            even.add(outcome[output][~is_odd])
+            odd.add(outcome[output][is_odd])
         if "precision_recall" in formulas:
             reading.kept.append(features.astype(np.float32))
         if reading.inception_score:
@@ -230,7 +232,9 @@ def compute(
             row |= {"num_reference": real.count, **_distances(samples, real, metric.output, few)}
         else:
             shares = precision_recall(reference.features, samples.features, device=device)
-            for part, share in zip(("precision", "recall"), shares, strict=True):
+            sides = (samples.together, reference.together)
+            for part, share, together in zip(("precision", "recall"), shares, sides, strict=True):
+                share = replace(share, together=together)
                 rows.append(
                     row
                     | {

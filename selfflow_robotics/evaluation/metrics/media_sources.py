@@ -49,6 +49,11 @@ class Frames:
     clips: PartOfSamples
 
     @property
+    def together(self) -> int:
+        """Frames of a clip, which resemble each other."""
+        return self.clips.shape[1]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         count, steps, *image = self.clips.shape
         return (count * steps, *image)

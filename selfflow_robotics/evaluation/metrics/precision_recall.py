@@ -27,6 +27,7 @@ class Share:
 
     inside: int
     count: int
+    together: int = 1  # so many are not independent (frames of a clip); they count as one
 
     @property
     def value(self) -> float:
@@ -35,7 +36,8 @@ class Share:
     @property
     def interval(self) -> Interval:
         """95 %, for other images of this set with the other set's manifold as it is."""
-        return wilson_interval(self.inside, self.count)
+        inside = round(self.inside / self.together)
+        return wilson_interval(inside, self.count // self.together)
 
 
 def precision_recall(

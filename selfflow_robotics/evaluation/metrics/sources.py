@@ -37,7 +37,8 @@ KINDS = {
 
 
 class Samples(Protocol):
-    """N things of one shape, in order."""
+    """N things of one shape, in order; each `together` (1 if it is absent) neighbours are not
+    independent of each other, such as the frames of a clip."""
 
     @property
     def shape(self) -> tuple[int, ...]:
