@@ -41,7 +41,11 @@ from selfflow_robotics.data.videos import VIDEOS, ClipShape
 from selfflow_robotics.errors import UserError, check_least, unknown
 from selfflow_robotics.evaluation.contact_sheet import write_sheet
 from selfflow_robotics.evaluation.media_files import MediaSamples
-from selfflow_robotics.evaluation.persistence import persistence_line, score_persistence
+from selfflow_robotics.evaluation.persistence import (
+    check_captions,
+    persistence_line,
+    score_persistence,
+)
 from selfflow_robotics.evaluation.prompts import prompts_hash, read_prompts, write_prompts
 from selfflow_robotics.evaluation.results import folder_name, write_report, writing
 from selfflow_robotics.evaluation.sample_media import rate_of, sample_rows
@@ -126,6 +130,8 @@ def main(config: MediaEvalConfig) -> None:
             f"metrics=[synchrony] is for clips with sound; the role {role} does not have both"
         )
     prompts, clips = read_texts(config, bundle, size)
+    if "persistence" in config.metrics:
+        check_captions(prompts[: config.num_samples])
     bundle = bundle.with_autoencoder(config.download)
     how = Sampling(
         config.method,
@@ -177,8 +183,10 @@ def measure_persistence(
     report: dict[str, Any] = {"generated": score}
     print(f"persistence: {persistence_line(score)}")
     if clips is not None:
-        turned = [*captions[1:], *captions[:1]]
-        for name, texts_of in (("true clips", captions), ("captions of others", turned)):
+        given = {"true clips": captions}
+        if len(captions) > 1:
+            given["captions of others"] = [*captions[1:], *captions[:1]]
+        for name, texts_of in given.items():
             report[name] = score_persistence(clips, texts_of)[0]
             print(f"persistence, {name}: {persistence_line(report[name])}")
     with writing(job.folder):
@@ -205,10 +213,9 @@ def measure_synchrony(job: MediaSamples, texts: Sequence[str]) -> None:
                     films[-1].seen,
                     films[-1].heard,
                 )
-    report = {
-        "generated": score_synchrony(films, job.fps),
-        "sounds of others": score_synchrony(with_other_sounds(films), job.fps),
-    }
+    report = {"generated": score_synchrony(films, job.fps)}
+    if len(films) > 1:
+        report["sounds of others"] = score_synchrony(with_other_sounds(films), job.fps)
     for name, score in report.items():
         print(f"synchrony, {name}: {synchrony_line(score)}")
     with writing(job.folder):

@@ -35,6 +35,12 @@ def named_colours(caption: str) -> list[str]:
     return re.findall(rf"\ba ({'|'.join(COLOURS)}) ", f"{caption} ")
 
 
+def check_captions(captions: Sequence[str]) -> None:
+    """Raise UserError unless a caption names an object."""
+    if not any(map(named_colours, captions)):
+        raise UserError("no caption names an object, such as a red disc")
+
+
 def colour_masks(frames: np.ndarray) -> dict[str, np.ndarray]:
     """Where frames uint8 [T, H, W, 3] show each colour: bool [T, H, W]."""
     red, green, blue = (frames[..., k].astype(np.float32) for k in range(3))
@@ -134,13 +140,12 @@ def score_persistence(
     interval; and how many have something that "vanished" or "appeared". Clips whose caption names
     no object are left out. Raises UserError if there are no others.
     """
+    check_captions(captions)
     rows = []
     for clip, caption in zip(clips, captions, strict=True):
         verdict = judge_clip(clip, caption)
         if verdict["objects"]:
             rows.append({"prompt": caption, **verdict})
-    if not rows:
-        raise UserError("no caption names an object, such as a red disc")
     kept = sum(not (row["vanished"] or row["appeared"]) for row in rows)
     score = {
         "count": len(rows),

@@ -100,18 +100,19 @@ def heard_impacts(sound: np.ndarray, sample_rate: int) -> list[float]:
     means_before = (middle - total[:count]) / before
     means_after = (total[before + after : before + after + count] - middle) / after
     rise = 10 * np.log10(means_after / means_before).max(1)
+    step_s = round(STEP_S * sample_rate) / sample_rate  # a whole number of samples
     found: list[float] = []
     for place in np.argsort(-rise, kind="stable"):
         if rise[place] < LEAST_RISE_DB:
             break
-        time = float(place * STEP_S + WINDOW_S / 2)
+        time = float(place * step_s + WINDOW_S / 2)
         if all(abs(time - other) >= APART_S for other in found):
             found.append(time)
     return sorted(found)
 
 
 def _band_energies(sound: np.ndarray, sample_rate: int) -> np.ndarray:
-    """[steps, bands]: 1 is a sine of amplitude 1. Step k begins at k STEP_S."""
+    """[steps, bands]: 1 is a sine of amplitude 1. Steps are STEP_S apart, rounded to samples."""
     step, size = round(STEP_S * sample_rate), round(WINDOW_S * sample_rate)
     whole = np.pad(sound.astype(np.float64), (0, max(0, size - len(sound))))
     pieces = np.lib.stride_tricks.sliding_window_view(whole, size)[::step]

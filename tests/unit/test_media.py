@@ -21,6 +21,7 @@ from selfflow_robotics.cli.media_workload import media_workload
 from selfflow_robotics.data.media_latents import MediaReader
 from selfflow_robotics.encoders.media import MediaEncoder
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.media_files import MediaSamples
 from selfflow_robotics.inference.bundle import load_bundle
 from selfflow_robotics.inference.generate import Sampling
 from selfflow_robotics.inference.generate_media import NumberedMedia
@@ -214,6 +215,35 @@ def test_samples_are_written_from_words(folder, role):
     with np.load(out / "000001.npz") as again:
         assert all((again[name] == parts[name]).all() for name in parts)
     assert (out / "000000.npz").stat().st_mtime_ns >= times
+
+
+def test_no_damage_of_a_sample_stops_the_command(tmp_path):
+    job = MediaSamples(tmp_path, {}, 1, 1, None, RATE)
+    path = job.stem(0).with_suffix(".npz")
+    np.savez(path, sound=np.zeros(3, np.float32))
+    whole = path.read_bytes()
+    found = []
+    for place in range(len(whole)):
+        for bit in (1, 8, 64):
+            changed = bytes([whole[place] ^ bit])
+            path.write_bytes(whole[:place] + changed + whole[place + 1 :])
+            found.append(job._is_whole(0))
+    assert not all(found)
+
+
+def test_given_clips_are_told_apart_by_their_content(folder):
+    shutil.copytree("films", "others")
+    command = [*QUICK, "--given", "others", "role=film_from_frame", "num_samples=1"]
+    generate(command)
+    made = list(Path("runs/tiny/eval").glob("film_from_frame-*"))
+    shutil.move("others/1.mp4", "others/0.mp4")
+    generate(command)
+    assert len(list(Path("runs/tiny/eval").glob("film_from_frame-*"))) == len(made) + 1
+
+
+def test_one_film_has_no_others_to_compare_with(folder):
+    generate([*QUICK, "instruction=x", "role=film", "metrics=[synchrony]", "--output", "one_film"])
+    assert set(json.loads(Path("one_film/synchrony.json").read_text())) == {"generated"}
 
 
 def test_a_given_first_frame_is_kept(folder):

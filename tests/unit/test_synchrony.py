@@ -140,6 +140,8 @@ def test_silence_noise_and_hum_have_no_impact():
     for sound in (0.05 * generator.standard_normal(2 * RATE), 0.3 * np.sin(2 * np.pi * 200 * t)):
         assert heard_impacts(sound, RATE) == []
     assert heard_impacts(ringing(), RATE) == pytest.approx([0.2, 0.9, 1.5], abs=0.015)
+    late = heard_impacts(ringing(20.0, 22_050, starts=(19.0,)), 22_050)
+    assert late == pytest.approx([19.0], abs=0.015)
     low = ringing(starts=(0.7,), frequency=150.0) * 0.3 + 0.1 * np.sin(2 * np.pi * 1500 * t)
     assert any(abs(time - 0.7) < 0.02 for time in heard_impacts(low, RATE))
 
