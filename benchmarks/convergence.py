@@ -60,6 +60,7 @@ class Set:
     render: tuple[str, ...]
     encode: tuple[str, ...]
     train: tuple[str, ...]
+    least: int  # held-out samples: more numbers than the coarse features have
 
 
 SETS = {
@@ -72,6 +73,7 @@ SETS = {
             "model.image_patch=6", "model.image_prediction=data", "images.batch_size=32",
             f"images.timesteps={LOGIT}",
         ),
+        49,
     ),
     "clips": Set(
         "clips",
@@ -82,6 +84,7 @@ SETS = {
             "model.clip_patch=8", "model.clip_prediction=data", "clips.batch_size=16",
             f"clips.timesteps={LOGIT}",
         ),
+        10,  # of five frames each
     ),
     "sounds": Set(
         "sounds",
@@ -89,6 +92,7 @@ SETS = {
         ("set=impacts",),
         ("media=sounds",),
         ("sounds.batch_size=32", "sounds.timesteps={distribution: logit_normal}"),
+        17,
     ),
 }  # fmt: skip
 Curves = dict[str, list[list[float]]]  # objective -> seed -> milestone
@@ -134,7 +138,10 @@ def run_folder(folder: Path, objective: str, seed: int, options: argparse.Namesp
 
 
 def measured(folder: Path, objective: str, seed: int, options: argparse.Namespace) -> list[dict]:
-    """Train and measure one run: for each milestone {"step", "loss", "distance", "step_s"}."""
+    """Train and measure one run: for each milestone {"step", "loss", "distance", "step_s"}.
+
+    Raises UserError if it was measured before at other milestones.
+    """
     run = run_folder(folder, objective, seed, options)
     result = run / "measured.json"
     if not result.exists():
@@ -144,7 +151,13 @@ def measured(folder: Path, objective: str, seed: int, options: argparse.Namespac
             str(run), str(latents(folder, "held_out")), SETS[options.of].role,
             str(options.held_out),
         )  # fmt: skip
-    return json.loads(result.read_text())
+    found, every = json.loads(result.read_text()), options.steps // options.milestones
+    if [row["step"] for row in found] != list(range(every, options.steps + 1, every)):
+        raise UserError(
+            f"{run} was measured at {len(found)} milestones; take --milestones {len(found)}, or "
+            "remove that folder"
+        )
+    return found
 
 
 def reached(curve: Sequence[float], target: float, times: Sequence[float]) -> float:
@@ -177,7 +190,7 @@ def ratios(curves: Curves, objective: str, times: Sequence[float]) -> tuple[floa
 
 
 def share_text(value: float, low: float, high: float) -> str:
-    """A share of vanilla's training, "0.71 [0.6, 0.8]"; "> 1": not reached in as many steps."""
+    """A share of vanilla's training, "0.71 [0.60, 0.80]"; "never": not in as many steps."""
 
     def text(x: float) -> str:
         return f"{x:.2f}" if math.isfinite(x) else "never"
@@ -287,6 +300,10 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--depth {options.depth} has no two layers to compare; take 8 to 12")
     if "/" in options.name or not options.name.strip("."):
         raise UserError(f"--name must be a file name without a folder, got '{options.name}'")
+    if options.held_out < SETS[options.of].least:
+        raise UserError(
+            f"the distance of {options.of} needs --held-out {SETS[options.of].least} or more"
+        )
     if find_spec("matplotlib") is None:
         raise UserError("the plot needs matplotlib: pip install -e '.[benchmarks]'")
 

@@ -85,7 +85,7 @@ def train(network: str, seed: int, options: argparse.Namespace) -> Path:
 
 
 def measured(network: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and measure one network: {"success": {...}, "psnr_db": {...}, "latency_ms": {...}}."""
+    """Train and measure one network: {"success", "psnr_db", "copy_psnr_db"}."""
     folder = train(network, seed, options)
     found: dict[str, Any] = {"success": {}, "psnr_db": {}, "copy_psnr_db": []}
     for number, (decoded, setting) in enumerate(DECODED.items()):

@@ -23,6 +23,7 @@ from benchmarks import (
     throughput,
 )
 from benchmarks.speed_sides import GROUPS, Setup, variants
+from selfflow_robotics.errors import UserError
 from selfflow_robotics.policies.execution import ExecutionConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,6 +233,7 @@ def test_a_failing_command_of_pretraining_is_one_line(refused, monkeypatch, tmp_
         (["--objectives", "vanilla", "vanilla"], "has duplicates"),
         (["--steps", "100", "--milestones", "6"], "multiple of --milestones"),
         (["--depth", "2"], "no two layers"),
+        (["--held-out", "48"], "needs --held-out 49"),
         (["--name", "a/b"], "without a folder"),
         (["--seeds", "0"], "--seeds: must be"),
     ],
@@ -275,6 +277,18 @@ def test_convergence_finds_when_a_curve_reaches_the_target():
     assert convergence.reached([5, 3, 1], 4, times) == pytest.approx(1.5)
     assert convergence.reached([5, 3, 1], 5, times) == 1.0
     assert convergence.reached([5, 3, 1], 0.5, times) == float("inf")
+
+
+def test_convergence_does_not_mix_milestones(tmp_path):
+    options = SimpleNamespace(depth=8, steps=60, milestones=3)
+    run = convergence.run_folder(tmp_path, "vanilla", 0, options)
+    run.mkdir(parents=True)
+    rows = [{"step": step} for step in (20, 40, 60)]
+    (run / "measured.json").write_text(json.dumps(rows))
+    assert convergence.measured(tmp_path, "vanilla", 0, options) == rows
+    options.milestones = 2
+    with pytest.raises(UserError, match="take --milestones 3"):
+        convergence.measured(tmp_path, "vanilla", 0, options)
 
 
 def test_convergence_reports_shares_with_intervals():
