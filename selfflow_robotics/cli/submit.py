@@ -69,7 +69,7 @@ def split_launch(arguments: Sequence[str]) -> tuple[LaunchConfig | None, list[st
 def batch_script(job: LaunchConfig, name: str, command: Sequence[str]) -> str:
     """A script for sbatch that runs `command`, the words of a training command without Python."""
     options = {
-        "job-name": name,
+        "job-name": shlex.quote(name),  # sbatch reads quotes as a shell does
         "nodes": job.nodes,
         "ntasks-per-node": 1,
         "gpus-per-node": job.gpus or None,
@@ -77,7 +77,7 @@ def batch_script(job: LaunchConfig, name: str, command: Sequence[str]) -> str:
         "time": f"{math.ceil(60 * job.hours)}",
         "signal": f"B:USR1@{job.save_s}",
         "open-mode": "append",
-        "output": f"{job.logs}/%j.txt",
+        "output": shlex.quote(f"{job.logs}/%j.txt"),
     }
     told = {key: value for key, value in options.items() if value is not None} | job.options
     lines = ["#!/bin/bash", "#SBATCH --requeue"]
@@ -135,6 +135,7 @@ def submit(job: LaunchConfig, name: str, command: Sequence[str]) -> int:
     done = subprocess.run(["sbatch"], input=script, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
-    number = done.stdout.split()[-1]
-    print(f"{done.stdout.strip()}; its output: {job.logs}/{number}.txt")
+    number = re.search(r"\d+", done.stdout)  # "Submitted batch job 17 on cluster b"
+    log = f"{job.logs}/{number[0] if number else '*'}.txt"
+    print(f"{done.stdout.strip()}; its output: {log}")
     return 0

@@ -1,6 +1,7 @@
 """launch=slurm: the words, and the batch script with shell scripts in place of SLURM's commands."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -121,6 +122,9 @@ def test_settings_become_options_of_sbatch():
     for option in ("nodes=2", "time=90", "cpus-per-task=64", "partition=h100", "job-name=xl"):
         assert f"--{option}" in options
     assert split_launch(["name=a"]) == (None, ["name=a"])
+    words = batch_script(LaunchConfig("slurm", logs="my logs"), "my run", COMMAND).splitlines()
+    told = [shlex.split(line)[1] for line in words if line.startswith("#SBATCH")]
+    assert {"--job-name=my run", "--output=my logs/%j.txt"} <= set(told)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,9 @@ def test_a_job_is_submitted(cluster, capsys):
     assert submit(LaunchConfig("slurm"), "a", COMMAND) == 0
     assert "launches/17.txt" in capsys.readouterr().out
     assert (cluster / "launches").is_dir()
+    (cluster / "bin/sbatch").write_text(TOOLS["sbatch"].replace("job 17", "job 17 on cluster b"))
+    assert submit(LaunchConfig("slurm"), "a", COMMAND) == 0
+    assert "launches/17.txt" in capsys.readouterr().out
     assert (cluster / "submitted").read_text() == batch_script(LaunchConfig("slurm"), "a", COMMAND)
     (cluster / "full").touch()
     with pytest.raises(UserError, match="queue is full"):
