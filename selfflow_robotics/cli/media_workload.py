@@ -134,10 +134,12 @@ def _assume(
     if name in ("sounds", "films"):
         beside = FPS / codecs[FRAMES].stride if name == "films" else None
         known = codecs.get(SOUND)
-        if known is None or beside is not None:
+        if known is None:
             codecs[SOUND] = SoundLatents(
                 SOUND_CHANNELS, RATE, DOWNSAMPLE, AutoencoderConfig("spectrogram"), None, beside
             )
+        elif beside is not None:
+            codecs[SOUND] = replace(known, frame_rate=beside)
         steps[name]["sound_steps"] = SOUND_LATENTS
-        told.append(f"{SOUND_LATENTS} sound latents of {SOUND_CHANNELS} channels")
+        told.append(f"{SOUND_LATENTS} sound latents of {codecs[SOUND].channels} channels")
     facts.assumed.append(f"{modality.data} is not there: planned for {' and '.join(told)}")

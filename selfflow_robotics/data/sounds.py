@@ -83,17 +83,19 @@ class SoundShape:
     def _joined(self, source: InputContainer) -> np.ndarray:
         """Mono samples at the wanted rate, float32, as many as are needed. Raises Unusable."""
         resampler = av.AudioResampler(format="fltp", rate=self.sample_rate)
-        blocks, clipped, read, lead = [], 0, 0, None
+        blocks, clipped, read, length, lead = [], 0, 0, 0, None
         for frame in _frames(source):
-            if lead is None:
-                lead = round(self.sample_rate * _lead(frame, source))
+            if lead is None:  # damaged files have leads of years
+                lead = min(round(self.sample_rate * _lead(frame, source)), self.samples)
             given = _scaled(frame)
             if not np.isfinite(given).all():
                 raise Unusable("not finite")
             clipped += int((np.abs(given) >= FULL_SCALE).sum())
             read += given.size
-            blocks += [part.to_ndarray().mean(0) for part in resampler.resample(frame)]
-            if sum(map(len, blocks)) + lead >= self.samples:
+            mono = [part.to_ndarray().mean(0) for part in resampler.resample(frame)]
+            blocks += mono
+            length += sum(map(len, mono))
+            if length + lead >= self.samples:
                 break
         else:
             blocks += [part.to_ndarray().mean(0) for part in resampler.resample(None)]

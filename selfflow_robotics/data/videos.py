@@ -50,9 +50,11 @@ class ClipShape:
     def read(self, path: Path) -> np.ndarray:
         """The clip at the beginning of a video: uint8 [T, H, W, 3], cropped like images.
 
-        Raises Unusable: "unreadable video", "no frames" or "too short" (it ends before the last
-        frame of the clip).
+        Raises OSError, and Unusable: "unreadable video", "no frames" or "too short" (it ends before
+        the last frame of the clip).
         """
+        if not path.is_file():  # a pipe would wait for a writer
+            raise OSError(f"{path} is not a regular file")
         try:
             with av.open(os.fspath(path)) as container:
                 if not container.streams.video:

@@ -178,6 +178,22 @@ def test_a_sound_begins_with_the_first_frame(shift):
     assert lag(SHAPE.read(film.getvalue()), sound) == round(shift * RATE)
 
 
+def test_a_sound_that_begins_after_hours_is_silent_before():
+    film = io.BytesIO()
+    with av.open(film, "w", format="matroska") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        audio = container.add_stream("flac", rate=RATE, layout="mono")
+        video.width = video.height = 16
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        picture.pts = 0
+        frame = av.AudioFrame.from_ndarray(np.int16(noise(0.5, 0.1) * 32767)[None], "s16", "mono")
+        frame.sample_rate, frame.pts = RATE, 10**7 * RATE  # four months: 640 GB of silence
+        container.mux([*video.encode(picture), *video.encode(), *audio.encode(frame)])
+        container.mux(audio.encode())
+    with pytest.raises(Unusable, match="silent"):
+        SHAPE.read(film.getvalue())
+
+
 def test_a_lossless_film_is_exact():
     frames = np.random.default_rng(0).integers(0, 256, (5, 18, 22, 3), np.uint8)
     content = lossless_mp4(frames, 12.5)

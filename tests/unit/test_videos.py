@@ -1,6 +1,7 @@
 """Clips out of video files, by their time stamps, and folders of captioned ones."""
 
 import io
+import os
 from fractions import Fraction
 
 import av
@@ -113,6 +114,12 @@ def _no_video():
 def test_what_cannot_be_used_has_a_cause(tmp_path, content, cause):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(Unusable, match=cause):
+        ClipShape(4, 4.0, SIZE).read(tmp_path / "a.mp4")
+
+
+def test_a_pipe_is_an_os_error(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(OSError, match="not a regular file"):
         ClipShape(4, 4.0, SIZE).read(tmp_path / "a.mp4")
 
 
