@@ -183,7 +183,7 @@ def measure_persistence(
     report: dict[str, Any] = {"generated": score}
     print(f"persistence: {persistence_line(score)}")
     if clips is not None:
-        given = {"true clips": captions}
+        given: dict[str, Sequence[str]] = {"true clips": captions}
         if len(captions) > 1:
             given["captions of others"] = [*captions[1:], *captions[:1]]
         for name, texts_of in given.items():

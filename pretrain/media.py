@@ -76,7 +76,7 @@ class MediaRunConfig(JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_layers(self.objective, self.model.transformer.depth, "objective")
-        check_encoder(self.objective, self.encoder)
+        check_encoder(self.objective, self.encoder, "run:PATH, a run like this one")
         if self.objective.target == "latents":
             raise UserError(
                 "objective.target=latents is for one modality (pretrain/images.py); choose an "
@@ -131,7 +131,7 @@ def main(config: MediaRunConfig) -> None:
         given = open_media_input(readers, config.model, config.text, job)
         fingerprints = given.fingerprints
         if frozen is not None:
-            frozen.check(given.codecs)
+            frozen.check(given.codecs, given.places)
             fingerprints["encoder"] = frozen.fingerprint
         job.compare(fingerprints)
     objectives = {name: one.objective(config.objective) for name, one in modalities.items()}

@@ -94,10 +94,11 @@ def load_run(where: str, device: torch.device) -> tuple[Bundle, int]:
     return bundle, layer
 
 
-def check_encoder(objective: ObjectiveConfig, name: str | None) -> None:
-    """Raise UserError if the objective needs an encoder and none is given, or the reverse."""
+def check_encoder(objective: ObjectiveConfig, name: str | None, names: str = NAMES) -> None:
+    """Raise UserError if the objective needs an encoder (`names`: which there are) and none is
+    given, or the reverse."""
     if objective.target == "encoder" and name is None:
-        raise UserError(f"objective.target=encoder needs an encoder: encoder={NAMES}")
+        raise UserError(f"objective.target=encoder needs an encoder: encoder={names}")
     if objective.target != "encoder" and name is not None:
         raise UserError(
             f"encoder={name} is for objective=repa (objective.target=encoder), not for "

@@ -38,13 +38,20 @@ class MediaEncoder:
         """Equal for encoders with the same features, and only for these."""
         return f"{weights_hash(self._bundle.origin)}@{self._layer}"
 
-    def check(self, codecs: Mapping[str, Any]) -> None:
-        """Raise UserError unless the run has these codecs."""
+    def check(self, codecs: Mapping[str, Any], places: Mapping[str, tuple[int, int, int]]) -> None:
+        """Raise UserError unless the run has these codecs, and as many places in time."""
+        adapters = self._bundle.network.config.adapters
         for name, codec in codecs.items():
             if self._bundle.codecs.get(name) != codec:
                 raise UserError(
                     f"the encoder {self._bundle.origin} was not trained on these latents of {name} "
                     "in these patches; choose a run of pretrain/media.py with the same data"
+                )
+            if 0 < adapters[name].steps < places[name][0]:
+                raise UserError(
+                    f"the encoder {self._bundle.origin} was trained on {adapters[name].steps} "
+                    f"steps of {name}, these have {places[name][0]}; choose a run of "
+                    "pretrain/media.py with the same data"
                 )
 
     @torch.no_grad()

@@ -184,6 +184,10 @@ def test_clean_tokens_have_their_places_and_no_words(folder):
     torch.testing.assert_close(found, features[2].detach())
     alone, beside = (encoder({"sound": torch.ones(1, 20, 64)}, role) for role in ("sound", "film"))
     assert not torch.allclose(alone, beside)  # their places differ
+    codecs, places = {FRAMES: bundle.codecs[FRAMES]}, {FRAMES: (4, 2, 3)}
+    encoder.check(codecs, places)
+    with pytest.raises(UserError, match="was trained on 4 steps of frames, these have 5"):
+        encoder.check(codecs, {FRAMES: (5, 2, 3)})
 
 
 @pytest.mark.parametrize("role", ["picture", "clip", "sound", "film"])
@@ -324,7 +328,7 @@ def test_a_plan_reads_data_in_the_home_folder(folder, monkeypatch):
         ([train, *TINY, *DATA, "name=x", "model.text_bytes=5"], "at most 5 bytes"),
         ([train, *TINY, *DATA, "name=x", "model.clip_patch=5"], "do not divide into patches"),
         ([train, *TINY, *DATA, "objective=sra2"], "one modality"),
-        ([train, *TINY, *DATA, "objective=repa"], "needs an encoder"),
+        ([train, *TINY, *DATA, "objective=repa"], "needs an encoder: encoder=run:PATH"),
         ([train, *TINY, *DATA, "objective=repa", "encoder=hf:x"], "must be a run of"),
         ([train, *TINY, *DATA, "objective=repa", "encoder=run:runs/tiny@3"], "layer 3 does not"),
         ([train, *TINY, *DATA, "name=x", "objective=repa", "encoder=run:runs/tiny",
