@@ -207,7 +207,7 @@ def report(
         one: float(np.median([rows[one, seed][0]["step_s"] for seed in range(seeds)]))
         for one in objectives
     }
-    with path.with_suffix(".csv").open("w", newline="") as file:
+    with Path(f"{path}.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["objective", "seed", "step", *MEASURES, "step_s"])
         for (one, seed), found in rows.items():
@@ -239,7 +239,7 @@ def report(
                 times = [factor * share for share in shares]
                 cells.append(share_text(*ratios(curves[name], one, times)))
         lines.append("| " + " | ".join(cells) + " |")
-    plot(curves, steps, path.with_suffix(".png"))
+    plot(curves, steps, Path(f"{path}.png"))
     return "\n".join(lines) + "\n"
 
 
@@ -281,7 +281,7 @@ def study(options: argparse.Namespace) -> None:
                 print(f"{cell[0]}, seed {cell[1]}: {result[-1]}", flush=True)
     path = STUDY / options.name
     table = report(rows, options.objectives, options.seeds, path)
-    path.with_suffix(".md").write_text(table)
+    Path(f"{path}.md").write_text(table)
     print(table)
 
 

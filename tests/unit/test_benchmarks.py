@@ -302,15 +302,15 @@ def test_convergence_reports_shares_with_intervals():
 
     found = {("vanilla", 0): rows([4, 3, 2], 1.0), ("vanilla", 1): rows([4, 3, 2], 1.0)}
     found |= {("dts", 0): rows([3, 2, 1], 1.5), ("dts", 1): rows([5, 4, 3], 1.5)}
-    table = convergence.report(found, ["vanilla", "dts"], 2, Path("made"))
+    table = convergence.report(found, ["vanilla", "dts"], 2, Path("made.v1"))
     vanilla, dts = table.splitlines()[2:]
     assert "| 1.00 | 2 +- 0 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |" in vanilla
     # One seed is at 2 after two thirds of the steps, the other never, their mean at the end.
     assert "| 1.50 | 2 +- 1 | 1.00 [0.67, never] | 1.50 [1.00, never] |" in dts
-    lines = Path("made.csv").read_text().splitlines()
+    lines = Path("made.v1.csv").read_text().splitlines()
     assert lines[0] == "objective,seed,step,loss,distance,step_s"
     assert len(lines) == 13
-    assert Path("made.png").stat().st_size > 1000
+    assert Path("made.v1.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("main", [speed.main, pretraining.main, convergence.main, decoding.main])
