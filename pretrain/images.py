@@ -107,7 +107,10 @@ def main(config: ImagesConfig) -> None:
             frozen = load_encoder(config.encoder, config.encoder_download, job.device)
     with job.opening():
         given = open_image_input(reader, config.model, config.text, job)
-        job.compare(given.fingerprints)
+        fingerprints = {**given.fingerprints}
+        if frozen is not None:
+            fingerprints["encoder"] = frozen.fingerprint
+        job.compare(fingerprints)
         codec, encoder = given.codec, None
         if frozen is not None:
             encoder = encoder_of_tokens(frozen, codec.load(job.device))
@@ -175,7 +178,7 @@ def main(config: ImagesConfig) -> None:
         state.teacher,
         {FRAMES: codec},
         ("image",),
-        given.fingerprints,
+        fingerprints,
         job.run,
         job.device,
         config.attention,
@@ -186,7 +189,7 @@ def main(config: ImagesConfig) -> None:
         state,
         batch_at,
         loss_fn,
-        bundle.record(given.fingerprints),
+        bundle.record(fingerprints),
         on_checkpoint=agreement,
         on_sample=partial(
             write_generated,

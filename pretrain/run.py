@@ -115,6 +115,8 @@ def main(config: PretrainConfig) -> None:
             config.model, config.text, config.latents, [index], index.instructions, job
         )
         fingerprints = {"data": index.fingerprint, **given.fingerprints}
+        if frozen is not None:
+            fingerprints["encoder"] = frozen.fingerprint
         job.compare(fingerprints)
     encoder = None
     if frozen is not None:

@@ -55,6 +55,16 @@ def test_the_head_follows_the_encoder(folder):
     assert network.projector.linear2.weight.shape == (24, 48 + 24)
 
 
+def test_another_encoder_is_not_followed_halfway(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as stop:
+        run("pretrain/run.py", *PRETRAIN[:-1], "train.steps=3", "--encoder", "run:eye@1")
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "encoder" in last
+
+
 def test_labelled_pictures_follow_it_too(folder, monkeypatch):
     monkeypatch.chdir(folder)
     small = ["experiment=debug", "objective=repa", "name=pictures", "num_shapes=24"]
