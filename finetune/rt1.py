@@ -56,7 +56,7 @@ from selfflow_robotics.data.robot_windows import RobotData, Source, check_filter
 from selfflow_robotics.data.samples import window_batch
 from selfflow_robotics.data.workers import Workers
 from selfflow_robotics.encoders.load import head_channels
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
+from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, short_names
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.during_training import (
     DuringTraining,
@@ -285,7 +285,7 @@ def main(config: FinetuneConfig) -> None:
             on_sample=show if "world_model" in roles else None,
             evaluator=evaluator,
         )
-    task = data.provenance.get("task", DEFAULT_TASK)
+    task = short_names(data.provenance.get("task", DEFAULT_TASK))
     print(f"done: {job.run}; next: {command('eval/simpler.py')} --task {task}")
 
 

@@ -14,7 +14,14 @@ from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.tabletop.env import TabletopEnv
 from selfflow_robotics.envs.tasks import catalog
 from selfflow_robotics.envs.tasks.base import DRAWERS, Choice, Range
-from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK, TASKS, get_task, get_tasks, own_names
+from selfflow_robotics.envs.tasks.catalog import (
+    DEFAULT_TASK,
+    TASKS,
+    get_task,
+    get_tasks,
+    own_names,
+    short_names,
+)
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.probing.frames import TARGETS, contents
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
@@ -83,6 +90,8 @@ def test_names_of_several_tasks_are_suggested_and_not_taken_for_one():
     with pytest.raises(UserError, match="drawer means several tasks; choose one of open_drawer"):
         get_task("drawer")
     assert own_names(" drawer,google_robot_move_near") == "drawer,move_near"
+    assert short_names("all,move_near,move_near") == "all"
+    assert short_names("move_near,open_drawer,move_near") == "move_near,open_drawer"
     assert [task.name for task in get_tasks("drawer , open_drawer")] == [
         "open_drawer",
         "close_drawer",

@@ -89,3 +89,10 @@ def own_names(names: str) -> str:
     """`names` as for `list_tasks`, with SIMPLER's names replaced by ours."""
     given = [name.strip() for name in names.split(",")]
     return ",".join(name if name in GROUPS else get_task(name).name for name in given)
+
+
+def short_names(names: str) -> str:
+    """The tasks of `names`, each once, as the name of a group if they are one."""
+    own = [task.name for task in get_tasks(names)]
+    groups = (name for name, members in GROUPS.items() if set(members) == set(own))
+    return next(groups, ",".join(own))
