@@ -11,6 +11,8 @@ import torch
 from selfflow_robotics.encoders import inception
 from selfflow_robotics.encoders.features import kind_of, load_features
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.metrics.measure import outputs_of
+from selfflow_robotics.evaluation.metrics.sources import open_source
 from tests.unit.test_frozen_encoder_patches import HUB, MEAN, STD, frames, normalised, write_encoder
 from tests.unit.test_metrics import torch_fidelity
 
@@ -148,6 +150,15 @@ def test_sounds_are_embedded_at_unit_length(tmp_path):
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(features[0], features[2])
     assert (features[0] - features[1]).abs().max() > 1e-4
+
+    # Sounds of another rate are resampled: the same tones at half the rate are near their own.
+    np.savez(tmp_path / "slow.npz", arr_0=sounds[:, ::2].numpy(), sample_rate=4000)
+    source = open_source(str(tmp_path / "slow.npz"))
+    ((_, _, found),) = outputs_of(network, source, 4)
+    same = torch.from_numpy(found["features"])
+    assert (torch.cdist(same, features[:2]).argmin(dim=1) == torch.arange(2)).all()
+    unchanged = network(torch.from_numpy(np.load(tmp_path / "slow.npz")["arr_0"]))["features"]
+    assert torch.dist(same, features[:2]) < 0.5 * torch.dist(unchanged, features[:2])
 
 
 def test_pixels_and_given_features_need_no_network():
