@@ -2,7 +2,10 @@
 errors with exit code 2."""
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
+
+from selfflow_robotics.errors import UserError
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -30,3 +33,15 @@ def positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{word}'")
     return number
+
+
+def check_unique(option: str, values: Sequence[object]) -> None:
+    """Raise UserError for duplicates among the values of an option."""
+    if len(set(values)) < len(values):
+        raise UserError(f"--{option} has duplicates: {' '.join(map(str, values))}")
+
+
+def check_name(name: str) -> None:
+    """Raise UserError unless results can be called so."""
+    if "/" in name or not name.strip("."):
+        raise UserError(f"--name must be a file name without a folder, got '{name}'")

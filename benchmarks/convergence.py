@@ -38,7 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
-from benchmarks.arguments import Parser, positive
+from benchmarks.arguments import Parser, check_name, check_unique, positive
 from benchmarks.commands import run_logged
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.rng import numpy_generator
@@ -287,8 +287,7 @@ def study(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise UserError for mistakes that argparse does not catch, before any work."""
-    if len(set(options.objectives)) < len(options.objectives):
-        raise UserError(f"--objectives has duplicates: {' '.join(options.objectives)}")
+    check_unique("objectives", options.objectives)
     if "vanilla" not in options.objectives:
         raise UserError("the others are compared with vanilla: add it to --objectives")
     if options.steps % options.milestones:
@@ -298,8 +297,7 @@ def check(options: argparse.Namespace) -> None:
         )
     if round(0.7 * options.depth) <= max(1, round(0.3 * options.depth)):
         raise UserError(f"--depth {options.depth} has no two layers to compare; take 8 to 12")
-    if "/" in options.name or not options.name.strip("."):
-        raise UserError(f"--name must be a file name without a folder, got '{options.name}'")
+    check_name(options.name)
     if options.held_out < SETS[options.of].least:
         raise UserError(
             f"the distance of {options.of} needs --held-out {SETS[options.of].least} or more"

@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
-from benchmarks.arguments import Parser, positive
+from benchmarks.arguments import Parser, check_name, check_unique, positive
 from benchmarks.commands import run_logged
 from benchmarks.pretraining import interval, successes
 from selfflow_robotics.envs.tasks.catalog import DEFAULT_TASK
@@ -178,10 +178,8 @@ def study(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise UserError for mistakes that argparse does not catch, before any work."""
-    if len(set(options.networks)) < len(options.networks):
-        raise UserError(f"--networks has duplicates: {' '.join(options.networks)}")
-    if "/" in options.name or not options.name.strip("."):
-        raise UserError(f"--name must be a file name without a folder, got '{options.name}'")
+    check_unique("networks", options.networks)
+    check_name(options.name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

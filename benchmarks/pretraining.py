@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # if run as a file
 
-from benchmarks.arguments import Parser, positive
+from benchmarks.arguments import Parser, check_name, check_unique, positive
 from benchmarks.commands import run_logged
 from selfflow_robotics.envs.client import SimulatorClient
 from selfflow_robotics.envs.spec import SimplerInstall
@@ -236,17 +236,14 @@ def study(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     """Raise UserError for mistakes that argparse does not catch, before any work."""
     for name in ("starts", "demonstrations"):
-        given = getattr(options, name)
-        if len(set(given)) < len(given):
-            raise UserError(f"--{name} has duplicates: {' '.join(map(str, given))}")
+        check_unique(name, getattr(options, name))
     if "repa" in options.starts and "vanilla" not in options.starts:
         raise UserError("repa uses the vanilla network as its encoder: add vanilla to --starts")
     if options.probe and options.starts == ["none"]:
         raise UserError("--probe needs a pretrained network: add one to --starts")
     if max(options.demonstrations) > options.recorded:
         raise UserError(f"--demonstrations must not exceed --recorded ({options.recorded})")
-    if "/" in options.name or not options.name.strip("."):
-        raise UserError(f"--name must be a file name without a folder, got '{options.name}'")
+    check_name(options.name)
     for name, folder in (("recorded", DEMONSTRATIONS), ("play", PLAY)):
         if not (folder / "dataset_info.json").exists():
             continue
