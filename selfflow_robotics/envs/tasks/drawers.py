@@ -73,10 +73,10 @@ class Drawer(Task):
     ) -> None:
         """drawers: the possible variants. surroundings: None for the usual scene."""
         self.verb: Literal["open", "close"] = verb
-        if (
-            verb == "open"
-        ):  # until the hand has let go and backed off: it would push the drawer shut
-            self.hold_steps = 24
+        if verb == "open":
+            # To the end of the episode: an open drawer is also what `close_drawer` starts from, and
+            # policies push it shut at steps that no demonstration of opening reaches.
+            self.hold_steps = self.max_episode_steps
         self.failures = (NEVER_MOVED, WRONG_DRAWER, *_LAST_FAILURES[verb])
         self.name = "_".join((verb, *(drawers if len(drawers) == 1 else ()), "drawer"))
         self.stands = tuple(AGGREGATION_STANDS if surroundings else STANDS)
