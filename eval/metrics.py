@@ -209,12 +209,13 @@ def open_all(
         if set(samples[0].parts) == {"images"}:  # not the frames of clips
             return samples, open_source(where, samples[0].parts["images"].shape[1])
         return samples, open_recorded(where, samples[0])
-    size, compared = image_size, None
+    size = image_size
     if compares:
-        where = reference or str(training_images(Path(given[0])))
-        size = size or square_size([*given, where])
-        compared = open_source(where, size)
-    return [open_source(one, size) for one in given], compared
+        size = size or square_size([*given, *([] if reference is None else [reference])])
+    samples = [open_source(one, size) for one in given]  # first: their mistakes show first
+    if not compares:
+        return samples, None
+    return samples, open_source(reference or str(training_images(Path(given[0]))), size)
 
 
 def usual_features(samples: str) -> str | None:

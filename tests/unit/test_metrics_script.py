@@ -219,6 +219,7 @@ FRECHET = {"metrics": ["frechet"]}
         (_nothing, {"samples": ()}, "no samples in runs/"),
         (_nothing, {"reference": None}, "Pass --reference"),
         (_nothing, {"samples": ("no.npz",)}, "no.npz does not exist"),
+        (_nothing, {"samples": ("no",), "reference": None}, "no does not exist"),
         (_nothing, {"reference": "nowhere"}, "nowhere does not exist"),
         (_cut, {}, "samples.npz is damaged or no npz"),
         (_flipped, {}, "samples.npz is damaged or no npz"),
