@@ -48,6 +48,13 @@ class Skips:
         """The counts in words: "2 not an image, 1 too large"."""
         return ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items()))
 
+    def text_with_examples(self) -> str:
+        """As `text`, with the first example of each cause."""
+        return "; ".join(
+            f"{count} {cause} (e.g. {self.examples[cause]})"
+            for cause, count in sorted(self.counts.items())
+        )
+
 
 def printable(name: str) -> str:
     """A file name made safe for a one-line message."""
@@ -62,12 +69,8 @@ def check_budget(skips: Skips, num_items: int, max_skipped: float, noun: str = "
     allowed = max(1, int(max_skipped * num_items)) if max_skipped > 0 else 0
     if skips.total <= min(allowed, num_items - 1):
         return
-    causes = "; ".join(
-        f"{count} {cause} (e.g. {skips.examples[cause]})"
-        for cause, count in sorted(skips.counts.items())
-    )
     raise UserError(
         f"{skips.total} of {num_items} {noun} are unusable, but max_skipped={max_skipped:g} "
-        f"allows only {min(allowed, num_items - 1)}: {causes}; repair or remove them, or raise "
-        "max_skipped"
+        f"allows only {min(allowed, num_items - 1)}: {skips.text_with_examples()}; repair or "
+        "remove them, or raise max_skipped"
     )

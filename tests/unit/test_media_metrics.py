@@ -13,6 +13,7 @@ from selfflow_robotics.evaluation.metrics.media_sources import (
     Frames,
     PartOfSamples,
     open_generated,
+    open_recorded,
 )
 from selfflow_robotics.evaluation.metrics.precision_recall import Share
 from selfflow_robotics.evaluation.metrics.sources import Source
@@ -71,6 +72,31 @@ def test_a_true_film_is_at_no_distance_from_its_files(folder, tmp_path):
     assert rows["bands:4"]["value"] == pytest.approx(0, abs=1e-4)
 
 
+def test_unusable_files_of_a_reference_are_left_out(folder, tmp_path, capsys):
+    made, real = str(tmp_path / "made"), shutil.copytree("films", tmp_path / "real")
+    generate([*QUICK, "role=film", "instruction=x", "num_samples=3", "--output", made])
+    (real / "0.mp4").write_bytes(b"x")
+    (real / "3.wav").write_bytes(b"x")
+    for features in ("pixels:2", "bands:4"):
+        measure([made, f"features={features}", *MEASURE, "--reference", str(real)])
+        out = capsys.readouterr().out
+        assert "real (3 videos of 4 x 8 x 12 x 3, 12 images of" in out
+        assert "1 unreadable sound (e.g. 3.mp4); 1 unreadable video (e.g. 0.mp4)" in out
+    rows = distances(tmp_path)
+    assert (rows["pixels:2"]["num_reference"], rows["bands:4"]["num_reference"]) == (12, 3)
+    source = open_recorded(str(real), open_generated(made))
+    read = [sum(map(len, part.batches(2))) for part in source.parts.values()]
+    assert (read, source.skips.total) == ([3, 12, 3], 2)
+    for number in (1, 2, 4):
+        (real / f"{number}.wav").write_bytes(b"x")
+    with pytest.raises(SystemExit) as stop:
+        measure([made, "features=bands:4", *MEASURE, "--reference", str(real)])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: no file in")
+    assert "4 unreadable sound" in error
+
+
 def test_pictures_are_measured_against_folders_of_images(folder, tmp_path, capsys):
     made = str(tmp_path / "made")
     generate([*QUICK, "role=picture", "instruction=x", "num_samples=5", "--output", made])
@@ -96,7 +122,7 @@ def test_the_frames_of_a_clip_are_not_independent():
         levels = np.array([10 * number, 10 * number + 2], np.uint8)
         return np.broadcast_to(levels[:, None, None, None], (2, 4, 4, 3))
 
-    clips = PartOfSamples(4, clip, (2, 4, 4, 3), np.dtype(np.uint8))
+    clips = PartOfSamples([0, 1, 2, 3], clip, (2, 4, 4, 3), np.dtype(np.uint8))
     source = Source("clips", None, {}, parts={"images": Frames(clips)})
     reading = read(Levels(), source, ["frechet"], batch_size=3)
     means = [half.gaussian(few=True).mean.item() for half in reading.halves["features"]]

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,27 +20,39 @@ from selfflow_robotics.json_file import read_json
 
 # Part of a sample -> what feature networks call it (`sources.KINDS`).
 CALLED = {"frames": "videos", "sound": "sounds", "picture": "images"}
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
 class PartOfSamples:
-    """One part of `count` samples, read when it is needed."""
+    """One part of samples, read when it is needed."""
 
-    count: int
+    numbers: list[int]  # of the samples; `read` takes unusable ones out and raises Unusable
     read: Callable[[int], np.ndarray]
     part_shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.count, *self.part_shape)
+        return (len(self), *self.part_shape)
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        for first in range(0, self.count, size):
-            yield np.stack([self.read(k) for k in range(first, min(first + size, self.count))])
+        usable = _usable(self.numbers, self.read)
+        while batch := list(islice(usable, size)):
+            yield np.stack(batch)
+
+
+def _usable(numbers: list[int], read: Callable[[int], Read]) -> Iterator[Read]:
+    """What `read` makes of the numbers, without unusable ones."""
+    for number in tuple(numbers):
+        try:
+            one = read(number)
+        except Unusable:
+            continue
+        yield one
 
 
 @dataclass(frozen=True)
@@ -111,14 +124,14 @@ def open_generated(given: str) -> Source:
             ) from error
 
     content = {"settings": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return _source(given, count, read, content, fps, rate)
+    return _source(given, read(0), list(range(count)), read, content, fps, rate)
 
 
 def open_recorded(given: str, like: Source) -> Source:
     """The captioned videos or sounds of a folder, each read as the samples `like` are: as many
     frames at the same rate and size, as many seconds at the same sample rate.
 
-    Raises UserError if there are none, and for one that cannot be read.
+    Those that cannot be read are left out and counted. Raises UserError if there are no others.
     """
     videos, sounds = like.parts.get("videos"), like.parts.get("sounds")
     readers: dict[str, ClipShape | SoundShape] = {}
@@ -131,19 +144,25 @@ def open_recorded(given: str, like: Source) -> Source:
         seconds = sounds.shape[1] / like.sample_rate
         readers["sound"] = SoundShape(seconds, like.sample_rate, min(0.1, seconds))
     files = list_media(given, VIDEOS if videos is not None else SOUNDS, readers)
+    numbers, skips = list(range(len(files))), files.skips
 
     def read(number: int) -> dict[str, np.ndarray]:
         try:
             return files.read(number)
         except (Unusable, OSError) as error:
-            raise UserError(
-                f"{files.root / files.name(number)}: {error}; repair or remove it"
-            ) from error
+            cause = str(error) if isinstance(error, Unusable) else "unreadable file"
+            skips.add(cause, files.name(number))
+            numbers.remove(number)
+            raise Unusable(cause) from error
 
-    source = _source(given, len(files), read, _content(files, readers), like.fps, like.sample_rate)
-    if files.skips.total:
-        source.notes.append(f"Left out of {given}: {files.skips.text()}.")
-    return source
+    first = next(_usable(numbers, read), None)
+    if first is None:
+        raise UserError(
+            f"no file in {given} can be used: {skips.text_with_examples()}; repair them, or choose "
+            "another reference"
+        )
+    content, rate = _content(files, readers), like.sample_rate
+    return replace(_source(given, first, numbers, read, content, like.fps, rate), skips=skips)
 
 
 def _content(files: MediaFiles, readers: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,15 +171,16 @@ def _content(files: MediaFiles, readers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _source(
     given: str,
-    count: int,
+    first: Mapping[str, np.ndarray],
+    numbers: list[int],
     read: Callable[[int], dict[str, np.ndarray]],
     content: dict[str, Any],
     fps: float | None,
     sample_rate: int | None,
 ) -> Source:
     parts: dict[str, Samples] = {}
-    for part, value in read(0).items():
-        one = PartOfSamples(count, _of(read, part), value.shape, value.dtype)
+    for part, value in first.items():
+        one = PartOfSamples(numbers, _of(read, part), value.shape, value.dtype)
         parts[CALLED[part]] = one
         if part == "frames":
             parts["images"] = Frames(one)

@@ -29,7 +29,7 @@ def report(
         "reference": None if reference is None else str(reference),
         "rows": rows,
         "published": published_rows(rows, reference),
-        "notes": samples.notes + (reference.notes if reference else []),
+        "notes": samples.remarks + (reference.remarks if reference else []),
         "settings": settings,
     }
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from selfflow_robotics.data.images import ImageList, list_images, read_item
 from selfflow_robotics.data.images_decode import BadPicture
+from selfflow_robotics.data.skips import Skips
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.metrics.frechet import Gaussian
 from selfflow_robotics.evaluation.metrics.npz_file import (
@@ -97,6 +98,7 @@ class Source:
     identity: str | None = None  # of the network behind the statistics
     sample_rate: int | None = None  # Hz, of sounds
     notes: list[str] = field(default_factory=list)
+    skips: Skips = field(default_factory=Skips)  # files left out; some show only when they are read
     fps: float | None = None  # of clips
     # Of `KINDS`, instead of `samples`: a film is a video, images and a sound.
     parts: dict[str, Samples] = field(default_factory=dict)
@@ -112,6 +114,13 @@ class Source:
             count = counts.pop()
             parts.append(f"statistics of {count or 'an unknown number of'} images")
         return f"{self.origin} ({', '.join(parts)})"
+
+    @property
+    def remarks(self) -> list[str]:
+        """The notes, and what was left out so far."""
+        if not self.skips.total:
+            return self.notes
+        return [*self.notes, f"Left out of {self.origin}: {self.skips.text_with_examples()}."]
 
     def require(self, kind: str) -> Samples:
         """The samples. Raises UserError if there are none, or not of `KINDS[kind]`."""
