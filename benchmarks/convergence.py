@@ -16,9 +16,10 @@ counted. At each milestone, the moving average is measured on the held-out sampl
                (pixels:4 of images and frames, bands:4 of sounds)
 
 The table tells after which share of vanilla's steps, and of its time, an objective reaches the
-values that vanilla has at its end, with 95 % intervals (bootstrap over seeds). Time is steps times
-the median seconds of a step, over all seeds. Everything is in runs/convergence/SET: finished runs
-and measurements are not repeated. Results: NAME.csv, NAME.md, NAME.png.
+values that vanilla has at its end, with 95 % intervals (bootstrap over seeds, if there
+are several). Time is steps times the median seconds of a step, over all seeds. Everything is in
+runs/convergence/SET: finished runs and measurements are not repeated. Results: NAME.csv, NAME.md,
+NAME.png.
 Needs `pip install -e '.[benchmarks]'`, and '.[fonts]' for words.
 """
 
@@ -172,14 +173,16 @@ def reached(curve: Sequence[float], target: float, times: Sequence[float]) -> fl
     return math.inf
 
 
-def ratios(curves: Curves, objective: str, times: Sequence[float]) -> tuple[float, float, float]:
-    """When the mean curve of an objective reaches vanilla's last value, and the 95 % interval over
-    seeds, in units of `times`."""
+def ratios(curves: Curves, objective: str, times: Sequence[float]) -> tuple[float, ...]:
+    """When the mean curve of an objective reaches vanilla's last value, in units of `times`; with
+    several seeds followed by both ends of the 95 % interval over them."""
 
     def one(own: np.ndarray, vanilla: np.ndarray) -> float:
         return reached(own.mean(0).tolist(), float(vanilla.mean(0)[-1]), times)
 
     own, vanilla = np.array(curves[objective]), np.array(curves["vanilla"])
+    if len(own) < 2:
+        return (one(own, vanilla),)
     rng, found = numpy_generator("convergence", 0), []
     for _ in range(RESAMPLES):
         # Runs of a seed share weights and batches, so seeds are drawn for both together.
@@ -189,13 +192,13 @@ def ratios(curves: Curves, objective: str, times: Sequence[float]) -> tuple[floa
     return one(own, vanilla), float(low), float(high)
 
 
-def share_text(value: float, low: float, high: float) -> str:
+def share_text(value: float, *interval: float) -> str:
     """A share of vanilla's training, "0.71 [0.60, 0.80]"; "never": not in as many steps."""
 
     def text(x: float) -> str:
         return f"{x:.2f}" if math.isfinite(x) else "never"
 
-    return f"{text(value)} [{text(low)}, {text(high)}]"
+    return text(value) + (f" [{', '.join(map(text, interval))}]" if interval else "")
 
 
 def report(
@@ -240,6 +243,8 @@ def report(
                 cells.append(share_text(*ratios(curves[name], one, times)))
         lines.append("| " + " | ".join(cells) + " |")
     plot(curves, steps, Path(f"{path}.png"))
+    if seeds < 2:
+        lines += ["", "No intervals: they are over seeds, and there is one."]
     return "\n".join(lines) + "\n"
 
 

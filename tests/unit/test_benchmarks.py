@@ -291,15 +291,15 @@ def test_convergence_does_not_mix_milestones(tmp_path):
         convergence.measured(tmp_path, "vanilla", 0, options)
 
 
+def rows(values, seconds):
+    return [
+        {"step": 10 * (k + 1), "loss": value, "distance": value, "step_s": seconds}
+        for k, value in enumerate(values)
+    ]
+
+
 def test_convergence_reports_shares_with_intervals():
     pytest.importorskip("matplotlib", reason="the extra 'benchmarks' is not installed")
-
-    def rows(values, seconds):
-        return [
-            {"step": 10 * (k + 1), "loss": value, "distance": value, "step_s": seconds}
-            for k, value in enumerate(values)
-        ]
-
     found = {("vanilla", 0): rows([4, 3, 2], 1.0), ("vanilla", 1): rows([4, 3, 2], 1.0)}
     found |= {("dts", 0): rows([3, 2, 1], 1.5), ("dts", 1): rows([5, 4, 3], 1.5)}
     table = convergence.report(found, ["vanilla", "dts"], 2, Path("made.v1"))
@@ -311,6 +311,15 @@ def test_convergence_reports_shares_with_intervals():
     assert lines[0] == "objective,seed,step,loss,distance,step_s"
     assert len(lines) == 13
     assert Path("made.v1.png").stat().st_size > 1000
+
+
+def test_convergence_of_one_seed_has_no_intervals(monkeypatch):
+    monkeypatch.setattr(convergence, "plot", lambda *arguments: None)
+    found = {("vanilla", 0): rows([4, 3, 2], 1.0), ("dts", 0): rows([3, 2, 1], 1.5)}
+    table = convergence.report(found, ["vanilla", "dts"], 1, Path("made"))
+    assert table.splitlines()[3].startswith("| dts | 1.50 | 1 | 0.67 | 1.00 |")
+    assert "[" not in table
+    assert table.count("No intervals") == 1
 
 
 @pytest.mark.parametrize("main", [speed.main, pretraining.main, convergence.main, decoding.main])
