@@ -110,8 +110,16 @@ class EncodeConfig:
                 f"media={self.media} needs data=FOLDER of captioned files; pretrain/render.py "
                 "makes some"
             )
-        if self.media != "images" and self.mirror:
-            raise UserError("mirror=true is for images")
+        if self.media != "images":
+            refusals = {
+                "mirror": "is for images",
+                "captions": f"is for images; {self.media} always have captions, so leave it out",
+                "split": "is for robot data; pass the folder of the split as data=FOLDER",
+                "frame_size": "is for robot data; clips and films take image_size=[HEIGHT,WIDTH]",
+            }
+            for name, why in refusals.items():
+                if getattr(self, name) != getattr(EncodeConfig, name):
+                    raise UserError(f"{name} {why} (media={self.media})")
         self.shapes()  # raises for absurd clips and sounds
         if self.captions and self.data is None:
             raise UserError("captions=true needs data=FOLDER; the coloured shapes have no captions")
@@ -215,13 +223,15 @@ def open_source(config: EncodeConfig) -> tuple[ImageList | RldsFrames, Size]:
         size = config.frame_size or frames.index.image_size
         print(f"{len(frames)} frames of {config.data}, {size[0]} x {size[1]} px")
         return frames, size
-    if config.frame_size is not None:
-        raise UserError("frame_size is for an RLDS data set; images take image_size=SIDE")
     size = config.image_size or IMAGE_PX
     side = max(sides(size))
     images = list_images(
         config.data or ensure_shapes(Path(config.root), config.num_shapes, side), config.captions
     )
+    if config.frame_size is not None:
+        raise UserError("frame_size is for an RLDS data set; images take image_size=SIDE")
+    if config.split != EncodeConfig.split:
+        raise UserError("split is for an RLDS data set; pass the images of the split as data=...")
     kind = "with captions" if images.captioned else f"of {images.num_classes} classes"
     print(f"{len(images)} images {kind} in {images.root}")
     for note in images.notes():
