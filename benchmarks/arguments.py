@@ -43,5 +43,5 @@ def check_unique(option: str, values: Sequence[object]) -> None:
 
 def check_name(name: str) -> None:
     """Raise UserError unless results can be called so."""
-    if "/" in name or not name.strip("."):
-        raise UserError(f"--name must be a file name without a folder, got '{name}'")
+    if "/" in name or not name.strip(".") or not name.isprintable():
+        raise UserError(f"--name must be a file name without a folder, got {name!r}")

@@ -44,6 +44,7 @@ class JobConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        run_folder(self.runs_dir, self.name)  # raises for an invalid name, also before a launch
 
 
 class Job:
@@ -52,8 +53,7 @@ class Job:
     run: Path  # the run folder
 
     def __init__(self, kind: Kind, config: JobConfig) -> None:
-        """Join the other processes, if torchrun started any. Raises UserError if the run's name is
-        not a valid folder name."""
+        """Join the other processes, if torchrun started any."""
         self._kind: Kind = kind
         self._config = config
         self.run = run_folder(config.runs_dir, config.name)

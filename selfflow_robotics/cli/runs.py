@@ -77,9 +77,9 @@ def find_checkpoint(given: str | None, kind: Kind, root: Path = Path("runs")) ->
 
 def run_folder(runs_dir: str, name: str) -> Path:
     """`runs_dir/name`. Raises UserError if `name` is not a plain folder name."""
-    if not name.strip() or name in (".", "..") or "/" in name:
+    if not name.strip() or name in (".", "..") or "/" in name or not name.isprintable():
         raise UserError(
-            f"name='{name}' is not a valid folder name in {runs_dir}; choose another name=..."
+            f"name={name!r} is not a valid folder name in {runs_dir}; choose another name=..."
         )
     return Path(runs_dir) / name
 

@@ -191,6 +191,7 @@ def test_groups_are_those_of_the_table():
         (["--seeds", "0"], "--seeds: must be"),
         (["--steps", "0"], "--steps: must be"),
         (["--name", "a/b"], "without a folder, got 'a/b'"),
+        (["--name", "a\nb"], "without a folder, got 'a\\nb'"),
     ],
 )
 def test_pretraining_refuses_before_it_records(refused, arguments, says):

@@ -14,6 +14,7 @@ from selfflow_robotics.cli import launch
 from selfflow_robotics.cli.app import compose, config_dir
 from selfflow_robotics.cli.arguments import to_overrides
 from selfflow_robotics.cli.help import experiment_headers
+from selfflow_robotics.cli.job import JobConfig
 from selfflow_robotics.cli.runs import (
     continue_run,
     find_checkpoint,
@@ -302,10 +303,15 @@ def test_a_run_whose_configuration_cannot_be_read_is_never_continued(tmp_path, d
         open_run("finetune", run, _Config())
 
 
-@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/tmp"])
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "/tmp", "a\nb", "a\x00"])
 def test_a_runs_name_is_one_folders_name(name):
-    with pytest.raises(UserError, match="not a valid folder name in runs; choose another name"):
+    with pytest.raises(
+        UserError, match="not a valid folder name in runs; choose another name"
+    ) as caught:
         run_folder("runs", name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="not a valid folder name"):  # also before launch=slurm
+        JobConfig(name)
 
 
 def test_a_runs_record_that_is_nested_without_end_is_no_run(tmp_path):
