@@ -25,13 +25,14 @@ from selfflow_robotics.training.distributed import ALONE, Ranks
 
 Kind = Literal["pretrain", "images", "media", "finetune", "autoencoder"]
 
-# Settings that may change when a run resumes: paths of the run and its data (`continue_run`
-# compares the content), its length, and how it is computed and logged. (The training loop compares
-# the precision itself, after resolving "auto".)
+# Settings that may change when a run resumes: paths of the run, its data and autoencoder
+# (`continue_run` compares the content), its length, and how it is computed and logged. (The
+# training loop compares the precision itself, after resolving "auto".)
 ANY_VALUE = re.compile(
     r"name|runs_dir|((images|clips|sounds|films)\.)?data|play_data|root|(collect|play)\.(root|processes|timeout_s|simpler\..+)"
     r"|train\.(steps|log_every|log_to|save_every|sample_every|keep_checkpoints|keep_every|async_save)"
     r"|train\.(parallel|activation_checkpoint|evaluate_every)|evaluation\..+|data_required"
+    r"|model\.autoencoder\.(weights|download)"
     r"|threads|workers|device|precision|encoder_download|plan\..+"
 )
 

@@ -1,7 +1,7 @@
 """Frames as patches of an autoencoder's latents."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -55,7 +55,8 @@ class Latents(ABC):
     latent_size: tuple[int, int]  # (height, width) of the latents
     latent_channels: int
     patch: int  # patch size, in latents
-    source: AutoencoderConfig  # which autoencoder, and where its weights are
+    # Which autoencoder, and where its weights are; the fingerprint tells whether two are the same.
+    source: AutoencoderConfig = field(compare=False)
     fingerprint: str | None  # of the autoencoder; None: unknown
     downsample: int  # px per latent, on each side
     autoencoder: Any = None

@@ -1,7 +1,7 @@
 """Sound as the latents of an autoencoder, one token each."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -32,7 +32,7 @@ class SoundLatents:
     channels: int
     sample_rate: int  # Hz
     downsample: int  # samples per latent
-    source: AutoencoderConfig  # which autoencoder, and where its weights are
+    source: AutoencoderConfig = field(compare=False)  # as in `latents.Latents`
     fingerprint: str | None  # of the autoencoder; None: unknown
     # Frames per second beside the sound (latent frames, for video autoencoders); None: sound alone.
     frame_rate: float | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.cli import launch
 from selfflow_robotics.cli.app import compose, config_dir
 from selfflow_robotics.cli.arguments import to_overrides
@@ -205,12 +206,18 @@ class _Train:
 
 
 @dataclass(frozen=True)
+class _Model:
+    autoencoder: AutoencoderConfig
+
+
+@dataclass(frozen=True)
 class _Moved:
     name: str = "a"
     runs_dir: str = "runs"
     data: str | None = None
     lr: float = 0.1
     train: _Train = field(default_factory=_Train)
+    model: _Model = _Model(AutoencoderConfig("small", "here"))
 
 
 def _saved_run(folder, config, data):
@@ -222,11 +229,15 @@ def _saved_run(folder, config, data):
 def test_a_run_that_was_moved_goes_on_longer_and_with_moved_data(tmp_path):
     before = _saved_run(tmp_path / "a", _Moved(data="here"), {"data": "1f"})
     run = shutil.copytree(before, tmp_path / "disk" / "b")  # this process still holds the former
-    now = _Moved("b", "disk", "../there", train=_Train(200, 20, 1, 50))
+    model = _Model(AutoencoderConfig("small", "there"))
+    now = _Moved("b", "disk", "../there", train=_Train(200, 20, 1, 50), model=model)
     assert open_run("finetune", run, now) == run
     continue_run(run, now, {"data": "1f"})
     assert recorded_settings(run)["train"]["steps"] == 200
     assert recorded_settings(run)["data"] == "../there"
+    assert recorded_settings(run)["model"]["autoencoder"]["weights"] == "there"
+    with pytest.raises(UserError, match=r"model\.autoencoder\.kind=small, not rae"):
+        open_run("finetune", run, _Moved(model=_Model(AutoencoderConfig("rae", "there"))))
 
 
 @pytest.mark.parametrize("data", [{"data": "2f"}, {}, {"data": "1f", "play_data": "3f"}])

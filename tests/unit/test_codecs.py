@@ -184,3 +184,13 @@ def test_cached_latents_of_another_autoencoders_shape_are_one_line(tmp_path):
     codec = make("sd_vae", tmp_path)
     with pytest.raises(UserError, match="latents are"):
         codec.to_tokens(torch.zeros(1, 2, 8, 4, 4))
+
+
+@pytest.mark.parametrize("made", [
+    ImageLatents((2, 2), 4, 1, AutoencoderConfig("sd_vae", "here"), "1f", 8),
+    VideoLatents((2, 2), 4, 1, AutoencoderConfig("wan", "here"), "1f", 16),
+    SoundLatents(4, 8000, 8, AutoencoderConfig("oobleck", "here"), "1f"),
+])  # fmt: skip
+def test_codecs_are_compared_by_the_content_of_their_weights(made):
+    assert replace(made, source=replace(made.source, weights="moved")) == made
+    assert replace(made, fingerprint="2f") != made
