@@ -31,9 +31,11 @@ def policy_from_rt1(
     """RT-1 actions of a whole episode, [T, 3], [T, 3], [T, 1], as policy vectors float32 [T, 7].
 
     The relative gripper becomes a state by carrying the last command forward. Before the first
-    command, the gripper is assumed to be in the opposite state; without commands, open.
+    command, the gripper is assumed to be in the opposite state; without commands, open. Commands
+    that are not finite become NaN.
     """
-    gripper = _open_from_relative(np.asarray(gripper_closedness_action).reshape(-1))
+    command = np.asarray(gripper_closedness_action).reshape(-1)
+    gripper = np.where(np.isfinite(command), _open_from_relative(command), np.nan)
     arm = np.concatenate([world_vector, rotation_delta], axis=-1)
     return np.concatenate([arm, gripper[:, None]], axis=-1).astype(np.float32)
 

@@ -29,8 +29,12 @@ def state_from_proprio(proprio: np.ndarray) -> np.ndarray:
 
 
 def proprio_from_state(state: np.ndarray) -> np.ndarray:
-    """The inverse of `state_from_proprio`, float32 [T, 8]; the quaternion's w is not negative."""
-    quaternions = (Rotation.from_euler("xyz", state[:, 3:6]) * DOWN).as_quat()
+    """The inverse of `state_from_proprio`, float32 [T, 8]; the quaternion's w is not negative, and
+    the quaternion of angles that are not finite is NaN."""
+    angles = state[:, 3:6]
+    is_finite = np.isfinite(angles).all(axis=1, keepdims=True)
+    turns = Rotation.from_euler("xyz", np.where(is_finite, angles, 0.0)) * DOWN
+    quaternions = np.where(is_finite, turns.as_quat(), np.nan)
     quaternions *= np.where(quaternions[:, 3:] < 0, -1.0, 1.0)
     parts = [state[:, :3], quaternions, 1.0 - state[:, 6:]]
     return np.concatenate(parts, axis=1).astype(np.float32)
@@ -39,12 +43,13 @@ def proprio_from_state(state: np.ndarray) -> np.ndarray:
 def policy_from_bridge(actions: np.ndarray) -> np.ndarray:
     """Stored actions [T, 7] of a whole episode as policy vectors float32 [T, 7].
 
-    A gripper between open and closed counts as the next of the two that it reaches.
+    A gripper between open and closed counts as the next of the two that it reaches. Numbers that
+    are not finite stay so.
     """
     actions = np.array(actions, np.float32)
     gripper = actions[:, GRIPPER]
     is_decided = (gripper > _OPEN_FROM) | (gripper < _CLOSED_UP_TO)
     steps = np.where(is_decided, np.arange(len(gripper)), len(gripper) - 1)
     following = np.minimum.accumulate(steps[::-1])[::-1]
-    actions[:, GRIPPER] = gripper[following] > 0.5
+    actions[:, GRIPPER] = np.where(np.isfinite(gripper), gripper[following] > 0.5, gripper)
     return actions

@@ -123,6 +123,20 @@ def test_tensorflow_datasets_reads_it(recorded):
     assert step["discount"] == 1
 
 
+@pytest.mark.parametrize("place", [("action", 0), ("action", 6), ("observation/state", 4)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_leave_the_episode_out(recorded, place, value):
+    key, column = place
+
+    def edit(features):
+        features[f"steps/{key}"].float_list.value[7 + column] = value
+
+    edit_record(shard(recorded), 0, edit)
+    index = RldsIndex.open(recorded)
+    assert index.episode_length.tolist() == [3, 5]
+    assert index.left_out["numbers not finite"] == 1
+
+
 def test_an_interrupted_recording_goes_on(tmp_path, recorded):
     with open_writer(tmp_path / "other") as writer:
         writer.write_episode(steps_of(0, 4), {"success": True, "disturbed": False, "seed": 0})

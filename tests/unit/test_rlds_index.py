@@ -168,10 +168,11 @@ def test_record_that_is_no_example(toy):
     refuses(toy, "not a tf.train.Example")
 
 
+@pytest.mark.parametrize("key", ["world_vector", "gripper_closedness_action"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_leave_the_episode_out(toy, value):
+def test_numbers_that_are_not_finite_leave_the_episode_out(toy, key, value):
     def edit(features):
-        features["steps/action/world_vector"].float_list.value[2] = value
+        features[f"steps/action/{key}"].float_list.value[2] = value
         features["steps/observation/orientation_box"].float_list.value[0] = value  # not read
 
     edit_record(shard(toy), 0, edit)

@@ -60,8 +60,7 @@ class EpisodeScanner:
                 f"{where}: task_index {min(unknown)} is none of those in meta/; {_AGAIN}"
             )
         if self._info.layout is BRIDGE:
-            usable = np.isfinite(state).all()
-            state = proprio_from_state(state[:, _WITHOUT_PAD]) if usable else state
+            state = proprio_from_state(state[:, _WITHOUT_PAD])
         told = columns.get("next.success")
         return {
             "actions": policy_from_bridge(actions),
