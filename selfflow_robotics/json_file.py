@@ -14,7 +14,7 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
         raise ValueError("no regular file")
     if (size := path.stat().st_size) > most_bytes:
         raise ValueError(f"{size} bytes are too many for this kind of file")
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def parse(text: str) -> Any:

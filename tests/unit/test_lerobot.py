@@ -199,8 +199,41 @@ def relative(table):
     return table.set_column(table.column_names.index("action"), "action", [list(map(list, values))])
 
 
+def column(directory, name, edit, pattern="data/**/*.parquet"):
+    """Edit the values of a column, as a list."""
+    path = first(directory, pattern)
+    table = pq.read_table(path)
+    values = [edit(table[name].to_pylist())]
+    pq.write_table(table.set_column(table.column_names.index(name), name, values), path)
+
+
+EPISODES = "meta/episodes/**/*.parquet"
+START = f"videos/{CAMERA}/from_timestamp"
 # What is planted, and what the line says.
 FAULTS = {
+    "huge rate": (lambda d: edit_info(d, fps=10**400), "fps"),
+    "huge split": (lambda d: edit_info(d, splits={"train": "0:" + "9" * 5000}), "train"),
+    "fewer episodes": (
+        lambda d: edit_info(d, total_episodes=3, splits={"train": "0:3"}),
+        "lists 5 episodes",
+    ),
+    "odd template": (lambda d: edit_info(d, data_path="{episode_index[a]}{file_index}"), "templ"),
+    "time not finite": (
+        lambda d: column(d, "timestamp", lambda v: [float("nan"), *v[1:]]),
+        "timestamp",
+    ),
+    "time of text": (lambda d: column(d, "timestamp", lambda v: [str(t) for t in v]), "timestamp"),
+    "task between": (lambda d: column(d, "task_index", lambda v: [t / 2 for t in v]), "task_index"),
+    "task of text": (lambda d: column(d, "task_index", lambda v: ["x"] * len(v)), "task_index"),
+    "episode of text": (lambda d: column(d, "episode_index", lambda v: ["x"] * len(v)), "episode"),
+    "uneven actions": (
+        lambda d: column(d, "action", lambda v: [v[0][:6], [*v[1], 0.0], *v[2:]]),
+        "action",
+    ),
+    "two actions": (
+        lambda d: edit_table(d, lambda table: table.append_column("action", table["action"])),
+        "action",
+    ),
     "version": (lambda d: edit_info(d, codebase_version="v1.6"), "v1.6"),
     "rate": (lambda d: edit_info(d, fps=10), "10"),
     "no rate": (lambda d: edit_info(d, fps=None), "fps"),
@@ -246,6 +279,71 @@ def test_what_is_wrong_is_said_in_one_line(damaged, fault):
         open_robot_data(damaged)
     assert "\n" not in str(caught.value)
     assert str(damaged) in str(caught.value)
+
+
+def write_tasks(directory, *tasks, key="task"):
+    rows = [{"task_index": number, key: text} for number, text in enumerate(tasks)]
+    (directory / "meta" / "tasks.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8"
+    )
+
+
+def again(directory, name):
+    path = directory / "meta" / name
+    path.write_text(path.read_text() + path.read_text().splitlines()[0].replace("pick", "push"))
+
+
+FAULTS_OF = {
+    "v2.1": {
+        "no text": (lambda d: write_tasks(d, None, "b"), "task 0"),
+        "other key": (lambda d: write_tasks(d, "a", "b", key="text"), "task 0"),
+        "task twice": (lambda d: again(d, "tasks.jsonl"), "task 0"),
+        "episode twice": (lambda d: again(d, "episodes.jsonl"), "6 episodes"),
+    },
+    "v3.0": {
+        "no text": (
+            lambda d: column(d, "__index_level_0__", lambda v: [None, "b"], "meta/tasks.parquet"),
+            "task 0",
+        ),
+        "no file": (
+            lambda d: column(d, "data/file_index", lambda v: [None, *v[1:]], EPISODES),
+            "N",
+        ),
+        "same frames": (lambda d: column(d, START, lambda v: [0.0] * len(v), EPISODES), "starts"),
+        "before": (lambda d: column(d, START, lambda v: [-1.0, *v[1:]], EPISODES), "-1.0"),
+        "never": (lambda d: column(d, START, lambda v: [float("nan"), *v[1:]], EPISODES), "nan"),
+        "no length": (lambda d: column(d, "length", lambda v: [None, *v[1:]], EPISODES), "length"),
+        "episode twice": (
+            lambda d: column(d, "episode_index", lambda v: [1, *v[1:]], EPISODES),
+            "lacks 1",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("version", FAULTS_OF)
+def test_metadata_that_disagree_are_refused(tmp_path, original, version):
+    whole = write_lerobot(tmp_path / "whole", original, version)
+    for fault, (plant, told) in FAULTS_OF[version].items():
+        directory = shutil.copytree(whole, tmp_path / fault)
+        plant(directory)
+        with pytest.raises(UserError, match=told) as caught:
+            open_robot_data(directory)
+        assert "\n" not in str(caught.value), fault
+
+
+def test_any_words(tmp_path, original):
+    directory = write_lerobot(tmp_path / "set", original, "v2.1")
+    words = ["pick\u2028up the \x85 Dose", "öffne 抽屉 🤖"]
+    write_tasks(directory, *words)
+    assert open_robot_data(directory).instructions == words
+
+
+def test_a_gripper_that_is_not_finite_leaves_the_episode_out(damaged):
+    column(damaged, "action", lambda v: [[*v[0][:6], float("nan")], *v[1:]])
+    index = open_robot_data(damaged)
+    assert index.left_out["numbers not finite"] == 1
+    assert index.episode_length.tolist() == LENGTHS[1:]
 
 
 @pytest.mark.parametrize("fault", ["missing table", "damaged video", "fewer rows"])

@@ -1,6 +1,10 @@
 """Where the episodes of a LeRobot data set are: its files below meta/."""
 
+import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +27,47 @@ class EpisodeFiles:
 
 def read_episodes(info: LeRobotInfo) -> dict[int, EpisodeFiles]:
     """All episodes by number. Raises UserError if files are missing, damaged or inconsistent."""
-    found = _version_3(info) if info.version == "v3.0" else _version_2(info)
+    episodes = _version_3(info) if info.version == "v3.0" else _version_2(info)
+    found = {one.number: one for one in episodes}
     for split, numbers in info.splits.items():
         if absent := [number for number in numbers if number not in found]:
             raise UserError(
                 f"{info.directory}/meta lacks {len(absent)} episodes of the split {split}, first "
                 f"{absent[0]}; copy it again"
             )
+    if len(episodes) != info.num_episodes:
+        raise UserError(
+            f"{info.directory}/meta lists {len(episodes)} episodes, but info.json says "
+            f"{info.num_episodes}; copy it again"
+        )
+    _check_apart(episodes)
     return found
 
 
 def read_tasks(info: LeRobotInfo) -> dict[int, str]:
     """The instruction of each task_index."""
-    meta = info.directory / "meta"
+    meta, key = info.directory / "meta", "task"
     if info.version != "v3.0":
         path = meta / "tasks.jsonl"
         rows = _lines(path)
-        return {_whole(path, row, "task_index"): str(row.get("task", "")) for row in rows}
-    path = meta / "tasks.parquet"
-    table = read_parquet(path)
-    # The texts are the table's index, or a column of that name.
-    names = [name for name in ("task", "__index_level_0__") if name in table.column_names]
-    if not names or "task_index" not in table.column_names:
-        raise UserError(f"{path} has the columns {table.column_names}, not task and task_index")
-    numbers, texts = (table[name].to_pylist() for name in ("task_index", names[0]))
-    return dict(zip(numbers, map(str, texts), strict=True))
+    else:
+        path = meta / "tasks.parquet"
+        table = read_parquet(path)
+        # The texts are the table's index, or a column of that name.
+        names = [name for name in (key, "__index_level_0__") if name in table.column_names]
+        if not names or "task_index" not in table.column_names:
+            raise UserError(f"{path} has the columns {table.column_names}, not task and task_index")
+        rows, key = table.to_pylist(), names[0]
+    tasks: dict[int, str] = {}
+    for row in rows:
+        number, text = _whole(path, row, "task_index"), row.get(key)
+        if not isinstance(text, str) or _has_surrogates(text):
+            raise UserError(
+                f"{path}: task {number} is {text!r:.80}, a text is needed; copy it again"
+            )
+        if tasks.setdefault(number, text) != text:
+            raise UserError(f"{path}: task {number} is there twice; copy it again")
+    return tasks
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> Any:
@@ -67,8 +87,8 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> Any:
         raise UserError(f"{path} cannot be read ({cause}); copy it again") from error
 
 
-def _version_2(info: LeRobotInfo) -> dict[int, EpisodeFiles]:
-    path, found = info.directory / "meta" / "episodes.jsonl", {}
+def _version_2(info: LeRobotInfo) -> list[EpisodeFiles]:
+    path, found = info.directory / "meta" / "episodes.jsonl", []
     for row in _lines(path):
         number = _whole(path, row, "episode_index")
         values = {
@@ -76,53 +96,74 @@ def _version_2(info: LeRobotInfo) -> dict[int, EpisodeFiles]:
             "episode_chunk": number // info.chunks_size,
             "video_key": info.camera,
         }
-        found[number] = EpisodeFiles(
-            number,
-            _whole(path, row, "length"),
-            info.file(info.data_path, **values),
-            info.file(info.video_path, **values),
-            0,
-            True,
+        found.append(
+            EpisodeFiles(
+                number,
+                _whole(path, row, "length"),
+                info.file(info.data_path, **values),
+                info.file(info.video_path, **values),
+                0,
+                True,
+            )
         )
     return found
 
 
-def _version_3(info: LeRobotInfo) -> dict[int, EpisodeFiles]:
-    folder, found = info.directory / "meta" / "episodes", {}
+def _version_3(info: LeRobotInfo) -> list[EpisodeFiles]:
+    folder, found = info.directory / "meta" / "episodes", []
     paths = sorted(folder.glob("chunk-*/file-*.parquet"))
     if not paths:
         raise UserError(f"{folder} has no chunk-*/file-*.parquet; copy it again")
     video = f"videos/{info.camera}"
-    columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    columns += [f"{video}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+    numbers = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    numbers += [f"{video}/{name}" for name in ("chunk_index", "file_index")]
+    start = f"{video}/from_timestamp"
     for path in paths:
-        table = read_parquet(path, columns)
-        if missing := [name for name in columns if name not in table.column_names]:
+        table = read_parquet(path, [*numbers, start])
+        if missing := [name for name in (*numbers, start) if name not in table.column_names]:
             raise UserError(f"{path} lacks the column {missing[0]}; copy it again")
         for row in table.to_pylist():
-            number, length, chunk, file, video_chunk, video_file, begin = (
-                row[name] for name in columns
+            number, length, chunk, file, video_chunk, video_file = (
+                _whole(path, row, name) for name in numbers
             )
-            found[number] = EpisodeFiles(
-                number,
-                length,
-                info.file(info.data_path, chunk_index=chunk, file_index=file),
-                info.file(
-                    info.video_path,
-                    video_key=info.camera,
-                    chunk_index=video_chunk,
-                    file_index=video_file,
-                ),
-                round(begin * info.fps),
-                False,
+            begin = row[start]
+            if not isinstance(begin, int | float) or not 0 <= begin < math.inf:
+                raise UserError(f"{path}: {start} is {begin}, seconds are needed; copy it again")
+            found.append(
+                EpisodeFiles(
+                    number,
+                    length,
+                    info.file(info.data_path, chunk_index=chunk, file_index=file),
+                    info.file(
+                        info.video_path,
+                        video_key=info.camera,
+                        chunk_index=video_chunk,
+                        file_index=video_file,
+                    ),
+                    round(begin * info.fps),
+                    False,
+                )
             )
     return found
+
+
+def _check_apart(episodes: Iterable[EpisodeFiles]) -> None:
+    """Raise UserError if two episodes have the same frames of a video."""
+    spans = sorted((os.fspath(one.video), one.first, one.number, one.length) for one in episodes)
+    for (video, first, number, length), (other, start, following, _) in pairwise(spans):
+        if video == other and start < first + length:
+            raise UserError(
+                f"{video}: episode {number} has its frames {first} to {first + length - 1}, but "
+                f"episode {following} starts at {start}; copy meta/ again"
+            )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a .jsonl file."""
     try:
-        rows = [json_file.parse(line) for line in json_file.read_text(path).splitlines() if line]
+        # Texts may have other line separators, so not splitlines.
+        lines = json_file.read_text(path).split("\n")
+        rows = [json_file.parse(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read ({cause}); copy it again") from error
@@ -131,8 +172,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _has_surrogates(text: str) -> bool:
+    """Whether the text has half of a character's code, which no file can hold."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _whole(path: Path, row: dict[str, Any], key: str) -> int:
     value = row.get(key)
     if type(value) is not int or value < 0:
-        raise UserError(f"{path}: {key} is {value}, a number is needed; copy it again")
+        raise UserError(f"{path}: {key} is {value}, a whole number is needed; copy it again")
     return value

@@ -4,7 +4,7 @@ Versions 2.0 and 2.1 have one parquet file and one video per episode, version 3.
 one. Source: the data sets' own files, and LeRobot's documentation of LeRobotDataset.
 """
 
-import math
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ INFO = "meta/info.json"
 Version = Literal["v2.0", "v2.1", "v3.0"]
 VERSIONS: tuple[Version, ...] = get_args(Version)
 STATE, ACTION = "observation.state", "action"
+MOST_FPS = 1000.0
 # Cameras that are chosen if there are several: of fractal20220817_data and of Bridge.
 CAMERAS = ("observation.images.image", "observation.images.image_0")
 _ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -38,6 +39,7 @@ class LeRobotInfo:
     layout: Layout  # the robot's state: RT-1's or Bridge's; actions are alike
     camera: str  # feature of the video that is read
     image_size: tuple[int, int]  # height, width
+    num_episodes: int
     splits: dict[str, range]  # episodes of each
     chunks_size: int  # episodes per folder, before version 3
     data_path: str  # templates
@@ -52,7 +54,7 @@ class LeRobotInfo:
         """The path that a template of info.json stands for. Raises UserError for a bad one."""
         try:
             path = PurePosixPath(template.format(**values))
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
             raise _wrong(self.directory, f"'{template}' is no template for a path") from error
         if path.is_absolute() or ".." in path.parts:
             raise _wrong(self.directory, f"'{template}' leads out of the data set")
@@ -81,7 +83,7 @@ def read_info(directory: Path) -> LeRobotInfo:
             "can be read: convert it with LeRobot's scripts"
         )
     fps = content.get("fps")
-    if not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
+    if not isinstance(fps, int | float) or not 0 < fps <= MOST_FPS:
         raise _wrong(directory, f"fps is {fps}, a positive number is needed")
     features = content.get("features")
     if not isinstance(features, dict) or not all(isinstance(f, dict) for f in features.values()):
@@ -111,7 +113,7 @@ def read_info(directory: Path) -> LeRobotInfo:
         _layout(directory, features, content.get("robot_type")),
         camera,
         _image_size(directory, camera, features[camera]),
-        _splits(directory, content),
+        *_splits(directory, content),
         chunks_size,
         **paths,
         has_success="next.success" in features,
@@ -127,20 +129,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({cause}); copy it again") from error
 
 
-def _splits(directory: Path, content: dict[str, Any]) -> dict[str, range]:
+def _splits(directory: Path, content: dict[str, Any]) -> tuple[int, dict[str, range]]:
+    """The number of episodes, and those of each split."""
     total = content.get("total_episodes")
     if type(total) is not int or total < 1:
         raise _wrong(directory, f"total_episodes is {total}, the data set has no episode")
     told = content.get("splits") or {"train": f"0:{total}"}
     splits = {}
     for name, text in told.items() if isinstance(told, dict) else ():
-        first, _, last = str(text).partition(":")
-        if not (first.isdecimal() and last.isdecimal() and int(first) < int(last) <= total):
+        found = re.fullmatch("([0-9]{1,9}):([0-9]{1,9})", str(text))
+        first, last = map(int, found.groups()) if found else (0, 0)
+        if not first < last <= total:
             raise _wrong(directory, f"split {name} is '{text}', a part of 0:{total} is needed")
-        splits[str(name)] = range(int(first), int(last))
+        splits[str(name)] = range(first, last)
     if not splits:
         raise _wrong(directory, "it has no splits")
-    return splits
+    return total, splits
 
 
 def _camera(directory: Path, features: dict[str, Any]) -> str:

@@ -18,6 +18,14 @@ _AGAIN = "copy it again, or convert the data set again"
 # Bridge's `observation.state` has a number without meaning before the gripper.
 _WITHOUT_PAD = [0, 1, 2, 3, 4, 5, 7]
 _WIDTHS = {ACTION: 7, STATE: 8}
+# Kinds of numpy types of the other columns.
+_KINDS = {
+    "episode_index": "iu",
+    "frame_index": "iu",
+    "timestamp": "fiu",
+    "task_index": "iu",
+    "next.success": "bfiu",
+}
 _SLACK = 0.1  # of a frame, between a stored time and the frame's number
 
 
@@ -89,25 +97,16 @@ class EpisodeScanner:
         return {key: column[mine] for key, column in columns.items()}
 
     def _read_file(self, path: Path) -> dict[str, np.ndarray]:
-        plain = ["episode_index", "frame_index", "timestamp", "task_index"]
-        plain += ["next.success"] * self._info.has_success
-        table = read_parquet(path, [*_WIDTHS, *plain])
+        names = [*_WIDTHS, *(n for n in _KINDS if n != "next.success" or self._info.has_success)]
+        table = read_parquet(path, names)
         columns = {}
-        for name in (*_WIDTHS, *plain):
-            if name not in table.column_names:
-                raise UserError(f"{path}: the column {name} is missing; {_AGAIN}")
-            column, width = table[name].combine_chunks(), _WIDTHS.get(name, 1)
-            while hasattr(column.type, "value_type"):  # a list for each step
-                column = column.flatten()
+        for name in names:
+            if table.column_names.count(name) != 1:
+                raise UserError(f"{path}: the column {name} is missing or there twice; {_AGAIN}")
             try:
-                values = column.to_numpy(zero_copy_only=False)
-                if len(values) != width * table.num_rows or column.null_count:
-                    raise ValueError(f"{width} values for each step are needed")
-                dtype = np.float32 if name in _WIDTHS else values.dtype
-                values = values.astype(dtype).reshape(table.num_rows, width)
+                columns[name] = _numbers(table[name].combine_chunks(), name)
             except (TypeError, ValueError) as error:
                 raise UserError(f"{path}: the column {name} is unusable ({error})") from error
-            columns[name] = values if name in _WIDTHS else values[:, 0]
         if (np.diff(columns["episode_index"]) < 0).any():
             raise UserError(f"{path}: its episodes are not in order; {_AGAIN}")
         return columns
@@ -144,3 +143,25 @@ class EpisodeScanner:
             raise UserError(
                 f"{where}: {facts.frames} frames, {last} are needed for its steps; {_AGAIN}"
             )
+
+
+def _numbers(column: Any, name: str) -> np.ndarray:
+    """A pyarrow column [T], or float32 [T, W] of vectors. Raises ValueError for other contents."""
+    import pyarrow.compute as pc
+
+    width, steps = _WIDTHS.get(name, 1), len(column)
+    while hasattr(column.type, "value_type"):  # a list for each step
+        if pc.count_distinct(pc.list_value_length(column)).as_py() > 1:
+            raise ValueError("its steps have lists of different lengths")
+        column = column.flatten()
+    values = column.to_numpy(zero_copy_only=False)
+    if len(values) != width * steps or column.null_count:
+        raise ValueError(f"{width} values for each step are needed")
+    if name in _WIDTHS:
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"its values are {column.type}, numbers are needed")
+        with np.errstate(over="ignore"):  # infinite numbers leave their episode out
+            return values.astype(np.float32).reshape(steps, width)
+    if steps and (values.dtype.kind not in _KINDS[name] or not np.isfinite(values).all()):
+        raise ValueError(f"its values are {column.type}, or not finite")
+    return values
