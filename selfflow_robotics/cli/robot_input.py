@@ -41,7 +41,9 @@ def check_latents(model: RobotConfig, latents: OneOrMore | None) -> None:
 
 def open_index(data: str | None, split: str, collect: CollectConfig) -> RobotIndex:
     """Of the data set `data`, or of what `collect` describes, which is recorded if need be."""
-    return open_robot_data(Path(data) if data else ensure_demonstrations(collect), split)
+    if data == "":  # an unset shell variable; it must not start a recording
+        raise UserError("a data set has an empty name; name its folder, or leave data out")
+    return open_robot_data(ensure_demonstrations(collect) if data is None else Path(data), split)
 
 
 def open_indices(
@@ -58,7 +60,7 @@ def open_indices(
 def one_for_each(value: OneOrMore | None, count: int, key: str) -> Sequence[str | None]:
     """The values of a setting for so many data sets. Raises UserError if there are others."""
     values: list[str | None]
-    values = [*value] if isinstance(value, tuple) else [value] if value else [None] * count
+    values = [*value] if isinstance(value, tuple) else [None] * count if value is None else [value]
     if len(values) != count:
         raise UserError(f"{key} has {len(values)} values for {count} data sets: give one for each")
     return values

@@ -1,5 +1,6 @@
 """What several robot data sets must have in common to be mixed, and what a checkpoint records."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,15 @@ def check_alike(indices: Sequence[RobotIndex]) -> None:
         )
 
 
+def check_different(indices: Sequence[RobotIndex]) -> None:
+    """Raise UserError if a data set is there twice, under any path."""
+    if len({one.fingerprint for one in indices}) < len(indices):
+        raise UserError(
+            "two of the data sets have the same episodes; leave one out, and give the other a "
+            "larger share with data_weights if it should count more"
+        )
+
+
 def check_mixture(data: object, weights: Sequence[float] | None) -> None:
     """Raise UserError for no data sets, or weights that are not one positive number for each."""
     if data == ():
@@ -37,7 +47,7 @@ def check_mixture(data: object, weights: Sequence[float] | None) -> None:
     count = len(data) if isinstance(data, tuple) else 1
     if len(weights) != count:
         raise UserError(f"data_weights has {len(weights)} values for {count} data sets: one each")
-    if min(weights) <= 0:
+    if not all(0 < weight < math.inf for weight in weights):
         raise UserError(f"data_weights must be above 0, got {list(weights)}; leave data sets out")
 
 

@@ -12,7 +12,12 @@ import numpy as np
 from selfflow_robotics.data.mixture import JoinedWindows, Mixture
 from selfflow_robotics.data.rlds.windows import FrameReader, WindowBatch, WindowReader
 from selfflow_robotics.data.robot_index import RobotIndex
-from selfflow_robotics.data.robot_mixture import check_alike, data_names, mixture_provenance
+from selfflow_robotics.data.robot_mixture import (
+    check_alike,
+    check_different,
+    data_names,
+    mixture_provenance,
+)
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.objective.roles import ROLES, RoleSchedule
@@ -138,10 +143,12 @@ class RobotData:
     ) -> None:
         """`share` picks this process's windows out of a step's.
 
-        Raises UserError if the data sets are of two robots or two control rates.
+        Raises UserError if the data sets are of two robots or two control rates, or if one is there
+        twice.
         """
         indices = [one.index for one in demonstrations]
         check_alike([*indices, *([play.index] if play else [])])
+        check_different(indices)
         self.settings, self._share = settings, share
         chosen = [split_episodes(choose_episodes(index, settings), settings) for index in indices]
         training = [episodes for episodes, _ in chosen]

@@ -122,15 +122,33 @@ def test_other_robots_and_rates_are_refused(indices, tmp_path):
         check_alike(rates)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.5, 0.1), (1.0, 0.0), (1.0, -1.0)])
+def test_a_data_set_under_two_paths_is_refused(folders, tmp_path):
+    (tmp_path / "link").symlink_to(folders[0].parent)
+    twice = [open_robot_data(path) for path in (folders[0], tmp_path / "link" / folders[0].name)]
+    with pytest.raises(UserError, match="the same episodes"):
+        mixed(twice)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [(1.0,), (0.5, 0.5, 0.1), (1.0, 0.0), (1.0, -1.0), (NAN, 1.0), (1.0, NAN), (1.0, INF)],
+)
 def test_weights_that_make_no_sense_are_refused(weights):
     with pytest.raises(UserError, match="data_weights"):
         settings(data=("a", "b"), data_weights=weights)
 
 
-def test_a_mixture_of_nothing_is_refused():
+def test_a_mixture_of_nothing_is_refused(folders, tmp_path):
     with pytest.raises(UserError, match="data"):
         settings(data=())
+    for data in ("", (str(folders[0]), "")):
+        with pytest.raises(UserError, match="empty name"):
+            open_indices(data, "train", CollectConfig(root=str(tmp_path / "unused")))
+    assert not (tmp_path / "unused").exists()
+    assert one_for_each("", 1, "latents") == [""]  # refused when it is opened
 
 
 def test_settings_take_one_data_set_or_several(folders):

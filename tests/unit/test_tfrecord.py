@@ -1,5 +1,6 @@
 """The TFRecord container: known bytes, and every way in which a file can be damaged."""
 
+import os
 import struct
 
 import pytest
@@ -64,6 +65,12 @@ def test_cut_inside_a_record(path, cut):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         list(read_records(tmp_path / "none"))
+
+
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no regular file"):
+        next(read_records(tmp_path / "pipe"))
 
 
 def test_tensorflow_writes_the_same_bytes(path, tmp_path):

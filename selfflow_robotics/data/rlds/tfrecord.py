@@ -4,6 +4,7 @@ One record is: length (uint64, little endian), masked CRC-32C of those eight byt
 data, masked CRC-32C of the data (uint32). Source: tensorflow/core/lib/io/record_writer.h.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -105,6 +106,8 @@ def read_records(
 
 def _open(path: Path) -> BinaryIO:
     try:
+        if path.is_fifo():  # opening it would block
+            raise OSError(errno.EINVAL, "no regular file")
         return path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
