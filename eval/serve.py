@@ -45,15 +45,16 @@ from selfflow_robotics.envs.episodes import EpisodeSpec
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.domain import robot_of
-from selfflow_robotics.evaluation.players import check_network_settings, network_policy
-from selfflow_robotics.flow.solvers import Method
+from selfflow_robotics.evaluation.players import (
+    NetworkSettings,
+    check_network_settings,
+    network_policy,
+)
 from selfflow_robotics.inference.bundle import weights_hash
 from selfflow_robotics.messages.specs import check_actions
 from selfflow_robotics.policies.address import is_loopback
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import custom_policy, is_custom
-from selfflow_robotics.policies.execution import Mode
-from selfflow_robotics.policies.flow_policy import Precision
 from selfflow_robotics.policies.noop import NoopPolicy
 from selfflow_robotics.rng import check_seed
 from selfflow_robotics.serving.access import open_access
@@ -65,27 +66,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ServeConfig:
-    policy: str = "network"
-    checkpoint: str | None = None
+class ServeConfig(NetworkSettings):
     host: str = "127.0.0.1"
     port: int = 8000
     certificate: str | None = None
     private_key: str | None = None
-    replan_steps: int = 6
-    num_steps: int | None = None
-    guidance_scale: float | None = None
-    extrapolation: float | None = None
-    joint: bool = False
-    instruction: str | None = None
-    execution: Mode = "receding"
-    delay: int = 0
-    ensemble_decay: float = 0.01
-    solver: Method = "euler"
-    precision: Precision = "fp32"
-    compile: bool = False
     seed: int = 0
-    device: str = "auto"
     max_batch: int = 16
     window_ms: float = 10.0
     queue: int = 64

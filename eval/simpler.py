@@ -61,6 +61,7 @@ from selfflow_robotics.evaluation.domain import check_robot
 from selfflow_robotics.evaluation.evaluate import EpisodesConfig, Plan, evaluate_plan, make_plan
 from selfflow_robotics.evaluation.pages.write_results import write_summary
 from selfflow_robotics.evaluation.players import (
+    NetworkSettings,
     RemoteConfig,
     check_network_settings,
     check_policy,
@@ -72,35 +73,17 @@ from selfflow_robotics.evaluation.protocol import tasks_of
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import folder_name
 from selfflow_robotics.evaluation.summary import Summary
-from selfflow_robotics.flow.solvers import Method
 from selfflow_robotics.policies.address import is_remote, parse_address
 from selfflow_robotics.policies.base import Policy
 from selfflow_robotics.policies.custom import custom_policy, is_custom
-from selfflow_robotics.policies.execution import Mode
 from selfflow_robotics.policies.expert import ScriptedExpert
-from selfflow_robotics.policies.flow_policy import Precision
 from selfflow_robotics.policies.random import RandomPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(EpisodesConfig):
+class EvalConfig(NetworkSettings, EpisodesConfig):
     task: str
-    policy: str = "network"
-    checkpoint: str | None = None
-    replan_steps: int = 6
-    num_steps: int | None = None
-    guidance_scale: float | None = None
-    extrapolation: float | None = None
-    joint: bool = False
-    instruction: str | None = None
-    execution: Mode = "receding"
-    delay: int = 0
-    ensemble_decay: float = 0.01
-    solver: Method = "euler"
-    precision: Precision = "fp32"
-    compile: bool = False
     baselines: tuple[Literal["random", "expert"], ...] = ("random", "expert")
-    device: str = "auto"
     output: str | None = None
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from selfflow_robotics.envs.spec import MAX_TIMEOUT_S, SIMPLER_IMAGE_SIZE
 from selfflow_robotics.errors import UserError, unknown
@@ -36,39 +36,25 @@ class RemoteConfig:
             raise UserError("remote.image_key is empty; leave it out for the usual one")
 
 
-class NetworkSettings(Protocol):
+@dataclass(frozen=True)
+class NetworkSettings:
     """The settings of a command that only concern a network of this project."""
 
-    @property
-    def policy(self) -> str: ...
-    @property
-    def checkpoint(self) -> str | None: ...
-    @property
-    def replan_steps(self) -> int: ...
-    @property
-    def num_steps(self) -> int | None: ...
-    @property
-    def guidance_scale(self) -> float | None: ...
-    @property
-    def extrapolation(self) -> float | None: ...
-    @property
-    def joint(self) -> bool: ...
-    @property
-    def instruction(self) -> str | None: ...
-    @property
-    def execution(self) -> Mode: ...
-    @property
-    def delay(self) -> int: ...
-    @property
-    def ensemble_decay(self) -> float: ...
-    @property
-    def solver(self) -> Method: ...
-    @property
-    def precision(self) -> Precision: ...
-    @property
-    def compile(self) -> bool: ...
-    @property
-    def device(self) -> str: ...
+    policy: str = "network"
+    checkpoint: str | None = None
+    replan_steps: int = 6
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    extrapolation: float | None = None
+    joint: bool = False
+    instruction: str | None = None
+    execution: Mode = "receding"
+    delay: int = 0
+    ensemble_decay: float = 0.01
+    solver: Method = "euler"
+    precision: Precision = "fp32"
+    compile: bool = False
+    device: str = "auto"
 
 
 # Settings that only a network has, and their defaults.
