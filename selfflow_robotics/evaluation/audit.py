@@ -14,7 +14,6 @@ An episode repeats an earlier one if either digest of its line in the ledger is 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
@@ -42,10 +41,6 @@ class InitialStates:
     def text(self) -> str:
         """`60 of 60 initial states differ`."""
         return f"{self.different} of {self.count} initial states differ"
-
-    def to_json(self) -> dict[str, Any]:
-        """Both counts."""
-        return {"count": self.count, "different": self.different}
 
 
 @dataclass

@@ -56,10 +56,6 @@ class FrameDifference:
             "of other machines."
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The differences and what they are from."""
-        return {"mean": self.mean, "block": self.block, "reference": self.reference}
-
 
 def compare_frame(client: SimulatorClient, task: Task) -> FrameDifference | None:
     """Render the reference state of `task` and compare it. None if there is no reference, or if

@@ -1,7 +1,7 @@
 """What latency cost in an evaluation with `clock=real`, and success against latency."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,6 @@ class Timing:
             sum(record.held_steps or 0 for record in played),
             sum(record.steps for record in played),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it."""
-        return asdict(self)
 
     def text(self) -> str:
         """One line for the report."""

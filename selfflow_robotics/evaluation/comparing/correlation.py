@@ -8,7 +8,6 @@ Source: SimplerEnv, simpler_env/utils/metrics.py, and section V of arXiv 2405.05
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -40,15 +39,6 @@ class Agreement:
     mmrv_95: Interval
     pearson: float
     pearson_95: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """All four."""
-        return {
-            "mmrv": self.mmrv,
-            "mmrv_95": self.mmrv_95,
-            "pearson": self.pearson,
-            "pearson_95": self.pearson_95,
-        }
 
 
 def pearson(judged: Sequence[float], reference: Sequence[float]) -> float:

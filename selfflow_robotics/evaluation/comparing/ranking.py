@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Ranking:
                     self.policies, self.judged, self.reference, strict=True
                 )
             ],
-            **self.agreement().to_json(),
+            **asdict(self.agreement()),
             "remarks": self.remarks,
         }
 
