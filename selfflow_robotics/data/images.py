@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfflow_robotics.data.captions import MOST_BYTES, SUFFIXES, Captions, parse_captions
-from selfflow_robotics.data.images_decode import MAX_PICTURE_BYTES, BadPicture, decode_picture
+from selfflow_robotics.data.images_decode import MAX_PICTURE_BYTES, decode_picture
 from selfflow_robotics.data.images_tar import tar_items
 from selfflow_robotics.data.latents_record import Size
 from selfflow_robotics.data.skips import Skips, Unusable, printable
@@ -153,9 +153,9 @@ class ImagePart:
         return self.items[number].name
 
     def read(self, number: int, size: Size) -> np.ndarray:
-        """uint8 [h, w, 3]. Raises BadPicture or OSError."""
+        """uint8 [h, w, 3]. Raises Unusable or OSError."""
         if self.items[number].num_bytes > MAX_PICTURE_BYTES:
-            raise BadPicture("too large")
+            raise Unusable("too large")
         return decode_picture(read_item(self.root, self.items[number]), size)
 
 

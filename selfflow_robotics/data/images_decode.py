@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from selfflow_robotics.data.latents_record import Size, sides
+from selfflow_robotics.data.skips import Unusable
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 OTHERS = {
@@ -25,15 +26,11 @@ OTHERS = {
 MAX_PICTURE_BYTES = 1 << 28  # of a file, which is read at once; Pillow's pixel limit is lower
 
 
-class BadPicture(Exception):
-    """An unusable image; the message is one of a few causes, so that they can be counted."""
-
-
 def decode_picture(data: bytes, size: Size) -> np.ndarray:
     """uint8 [H, W, 3] of this `size` from the bytes of a JPEG, PNG or WebP file; the first frame of
     an animation.
 
-    Raises BadPicture: "not an image" (with its kind where that is known), "too large" (Pillow's
+    Raises Unusable: "not an image" (with its kind where that is known), "too large" (Pillow's
     limit against decompression bombs, for the image as it is and as it would be scaled) or
     "truncated or damaged".
     """
@@ -42,20 +39,20 @@ def decode_picture(data: bytes, size: Size) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadPicture("too large") from None
+        raise Unusable("too large") from None
     except Image.UnidentifiedImageError:
         kinds = [kind for mark, kind in OTHERS.items() if mark in data[:12]]
         cause = f"unsupported image type ({kinds[0]})" if kinds else "not an image"
-        raise BadPicture(cause) from None
+        raise Unusable(cause) from None
     except Exception:
-        raise BadPicture("truncated or damaged") from None
+        raise Unusable("truncated or damaged") from None
     if _scaled_pixels(image.size, sides(size)) > (Image.MAX_IMAGE_PIXELS or float("inf")):
-        raise BadPicture("too large")
+        raise Unusable("too large")
     try:
         with image:
             return centre_crop(to_rgb(image), sides(size))
     except Exception:  # damaged bytes make decoders raise many kinds of exceptions
-        raise BadPicture("truncated or damaged") from None
+        raise Unusable("truncated or damaged") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

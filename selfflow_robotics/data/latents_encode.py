@@ -17,7 +17,6 @@ import torch
 from selfflow_robotics.autoencoders.latent import LatentAutoencoder
 from selfflow_robotics.autoencoders.load import AutoencoderConfig, load_autoencoder
 from selfflow_robotics.data.captions import Captions
-from selfflow_robotics.data.images_decode import BadPicture
 from selfflow_robotics.data.latents import captions_path, sha256_of
 from selfflow_robotics.data.latents_record import Size, row_dtype, sides
 from selfflow_robotics.data.processes import end_with_parent
@@ -174,9 +173,8 @@ class Pictures(Protocol):
         ...
 
     def read(self, number: int, size: Any) -> Any:
-        """uint8 [h, w, 3] of an image; the parts of a clip or sound, by name. Raises BadPicture,
-        Unusable or OSError for an item to skip and count, UserError for one that must not be
-        missing."""
+        """uint8 [h, w, 3] of an image; the parts of a clip or sound, by name. Raises Unusable or
+        OSError for an item to skip and count, UserError for one that must not be missing."""
         ...
 
 
@@ -244,7 +242,7 @@ def _batches(
         try:
             items.append(pictures.read(number, encoding.image_size))
             numbers.append(number)
-        except (BadPicture, Unusable) as bad:
+        except Unusable as bad:
             skips.add(str(bad), pictures.name(number))
         except OSError:
             skips.add("unreadable file", pictures.name(number))

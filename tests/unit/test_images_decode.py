@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from selfflow_robotics.data import images_decode
-from selfflow_robotics.data.images_decode import BadPicture, decode_picture
+from selfflow_robotics.data.images_decode import decode_picture
+from selfflow_robotics.data.skips import Unusable
 from tests.pictures import picture_bytes
 
 
@@ -116,13 +117,13 @@ def test_other_formats(kind):
 )
 def test_what_cannot_be_used_has_a_cause(data, cause, monkeypatch):
     monkeypatch.setattr(images_decode.Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    with pytest.raises(BadPicture, match=cause):
+    with pytest.raises(Unusable, match=cause):
         decode_picture(data, 16)
 
 
 @pytest.mark.parametrize("side", [40, 60])  # beyond the limit once (a warning of Pillow), and twice
 def test_decompression_bombs_are_refused(side, monkeypatch, recwarn):
     monkeypatch.setattr(images_decode.Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BadPicture, match="too large"):
+    with pytest.raises(Unusable, match="too large"):
         decode_picture(as_file(Image.new("RGB", (side, side))), 16)
     assert not recwarn.list

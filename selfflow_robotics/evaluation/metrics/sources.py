@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from selfflow_robotics.data.images import ImageList, list_images, read_item
-from selfflow_robotics.data.images_decode import BadPicture
-from selfflow_robotics.data.skips import Skips
+from selfflow_robotics.data.skips import Skips, Unusable
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.metrics.frechet import Gaussian
 from selfflow_robotics.evaluation.metrics.npz_file import (
@@ -76,7 +75,7 @@ class Folder:
         def read(number: int) -> np.ndarray:
             try:
                 return part.read(number, self.size)
-            except (BadPicture, OSError) as error:
+            except (Unusable, OSError) as error:
                 raise UserError(
                     f"{self.pictures.root}/{part.name(number)}: {error}; repair or remove it"
                 ) from error
