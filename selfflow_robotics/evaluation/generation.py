@@ -12,7 +12,6 @@ interrupted command generates what is missing. Images are never all in memory at
 """
 
 import json
-import math
 import os
 import shutil
 import time
@@ -25,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.metrics.npz_file import ARRAY, NpzArray
 from selfflow_robotics.evaluation.processes import Process
 from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.locks import hold
 from selfflow_robotics.whole_file import whole_file
 
-KEY = "arr_0"
 SHOWN, COLUMNS = 64, 8  # images in the grid
 OURS = ("settings.*", "samples.*", "batches", ".lock", ".*.tmp")
 POLL_S = 0.5  # polling interval of the first process for the batches of others
@@ -98,21 +97,14 @@ class Generation:
     def is_finished(self) -> bool:
         """Whether the result exists and has the right size."""
         try:
-            with zipfile.ZipFile(self.result) as archive, archive.open(f"{KEY}.npy") as file:
-                np.lib.format.read_magic(file)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            found = NpzArray(self.result)
+        except UserError:
             return False
-        return (shape, dtype) == ((self.num_images, *self.size, 3), np.uint8)
+        return (found.shape, found.dtype) == ((self.num_images, *self.size, 3), np.uint8)
 
     def images(self) -> Iterator[np.ndarray]:
-        """The images of the result, uint8 [H, W, 3], one by one."""
-        with zipfile.ZipFile(self.result) as archive, archive.open(f"{KEY}.npy") as file:
-            np.lib.format.read_magic(file)
-            shape, *_ = np.lib.format.read_array_header_1_0(file)
-            for _ in range(shape[0]):
-                pixels = file.read(math.prod(shape[1:]))
-                yield np.frombuffer(pixels, np.uint8).reshape(shape[1:])
+        """The images of the result one by one, uint8 [H, W, 3]. Raises UserError for damage."""
+        return (image for (image,) in NpzArray(self.result).batches(1))
 
     def num_made(self) -> int:
         """Images in finished batches, of all processes."""
@@ -157,7 +149,7 @@ class Generation:
             with (
                 zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
                 # A ZipInfo has a fixed date, so equal images give equal files.
-                archive.open(zipfile.ZipInfo(f"{KEY}.npy"), "w", force_zip64=True) as file,
+                archive.open(zipfile.ZipInfo(f"{ARRAY}.npy"), "w", force_zip64=True) as file,
             ):
                 # ADM's reader only supports this version of the header.
                 np.lib.format.write_array_header_1_0(file, header)
@@ -188,7 +180,7 @@ class Generation:
         """A finished batch; None if it is damaged (zip files have checksums)."""
         try:
             with np.load(self.batch_path(batch), allow_pickle=False) as archive:
-                pictures = archive[KEY]
+                pictures = archive[ARRAY]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         is_right = pictures.shape == self.shape(batch) and pictures.dtype == np.uint8
