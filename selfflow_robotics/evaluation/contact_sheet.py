@@ -1,14 +1,12 @@
 """Contact sheets: labelled rows of pictures, with sounds drawn as spectrograms, in one PNG."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from selfflow_robotics.evaluation.results import write_whole
-from selfflow_robotics.evaluation.video import enlarge
+from selfflow_robotics.evaluation.video import enlarge, write_png
 
 ROW_HEIGHT = 64  # px, at least; smaller pictures are enlarged by an integer factor
 LABEL_PX, GAP = 12, 2
@@ -35,10 +33,7 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> None:
         draw.text((2, top), label, "black", font)
         sheet.paste(Image.fromarray(strip), (0, top + LABEL_PX))
         top += LABEL_PX + strip.shape[0] + GAP
-    picture = io.BytesIO()
-    sheet.save(picture, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, picture.getvalue())
+    write_png(path, sheet)
 
 
 def spectrogram_picture(sound: np.ndarray, columns: int = 256) -> np.ndarray:

@@ -1,6 +1,5 @@
 """A picture of a film with sound: frames, waveform and spectrogram above one axis of time."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from selfflow_robotics.evaluation.contact_sheet import spectrogram_picture
-from selfflow_robotics.evaluation.results import write_whole
+from selfflow_robotics.evaluation.video import write_png
 
 WIDTH, WAVE_PX, SPECTRUM_PX = 1200, 90, 192
 TEXT_PX, GAP = 14, 4
@@ -51,10 +50,7 @@ def write_film_picture(
             draw.line((x, int(top), x, int(bottom) - GAP), colour, 2)
     for tick in np.arange(0, seconds, _distance(seconds)):
         draw.text((tick / seconds * WIDTH + 2, int(tops[4])), f"{tick:g} s", "black", font)
-    file = io.BytesIO()
-    picture.save(file, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, file.getvalue())
+    write_png(path, picture)
 
 
 def _strip(frames: np.ndarray, fps: float, seconds: float) -> np.ndarray:

@@ -76,7 +76,12 @@ def write_grid(path: Path, frames: np.ndarray, columns: int) -> None:
     """Write frames uint8 [N, H, W, 3] as rows of `columns` images, as PNG; N must fill the rows."""
     rows = enlarge(np.asarray(frames, np.uint8), 128)
     grid = rearrange(rows, "(r c) h w d -> (r h) (c w) d", c=columns)
-    picture = io.BytesIO()
-    Image.fromarray(grid).save(picture, format="png")
+    write_png(path, Image.fromarray(grid))
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture, whole or not at all. Raises OSError."""
+    content = io.BytesIO()
+    picture.save(content, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, picture.getvalue())
+    write_whole(path, content.getvalue())
