@@ -25,7 +25,7 @@ from selfflow_robotics.evaluation.statistics import (
     wilson_interval,
 )
 from selfflow_robotics.evaluation.stopping import Answer
-from selfflow_robotics.evaluation.tables import markdown_table, text_table
+from selfflow_robotics.evaluation.tables import markdown_table, ruled_table
 from selfflow_robotics.evaluation.timing import Timing
 
 NOT_RECORDED = "not recorded"
@@ -298,9 +298,7 @@ class Report:
 
     def to_text(self) -> str:
         """For the terminal."""
-        lines = text_table(self.table()).splitlines()
-        lines.insert(1, "-" * max(map(len, lines)))
-        return "\n".join([self.title(), "", *lines, "", *self.notes()])
+        return "\n".join([self.title(), "", *ruled_table(self.table()), "", *self.notes()])
 
     def to_markdown(self) -> str:
         """For a page."""

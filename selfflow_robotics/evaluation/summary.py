@@ -15,7 +15,7 @@ from selfflow_robotics.envs.tasks.catalog import GROUPS, get_task
 from selfflow_robotics.evaluation.report import Rate, Report, percent
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.statistics import stratified_mean
-from selfflow_robotics.evaluation.tables import markdown_table, text_table
+from selfflow_robotics.evaluation.tables import markdown_table, ruled_table
 
 # A cell is a task, or one variant of it.
 Cell = tuple[str, str | None]
@@ -153,10 +153,8 @@ class Summary:
 
     def to_text(self) -> str:
         """For the terminal."""
-        lines = text_table(self.table()).splitlines()
-        lines.insert(1, "-" * max(map(len, lines)))
         notes = ["", *self.notes()] if self.notes() else []
-        return "\n".join([self.title(), "", *lines, *notes])
+        return "\n".join([self.title(), "", *ruled_table(self.table()), *notes])
 
     def to_markdown(self) -> str:
         """For a page."""

@@ -11,6 +11,12 @@ def text_table(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def ruled_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of `text_table`, with a rule below the header."""
+    header, *rest = text_table(lines).splitlines()
+    return [header, "-" * max(map(len, (header, *rest))), *rest]
+
+
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose header is the first line."""
     header, *rest = lines

@@ -28,7 +28,7 @@ from selfflow_robotics.evaluation.statistics import (
     stratified_mean,
     task_bootstrap_interval,
 )
-from selfflow_robotics.evaluation.tables import text_table
+from selfflow_robotics.evaluation.tables import ruled_table
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,6 @@ class Comparison:
             "early_stop": "at any step, as if episodes ended at their first success",
         }[self.success]
         names = [f"{c.label}: {c.given}{self._settings(c.label)}" for c in self.candidates]
-        table = text_table(self._table()).splitlines()
-        table.insert(1, "-" * max(map(len, table)))
         verdicts = [f"{self._name(row)}: {row.sentence(self.goal)}" for row in self.rows]
         legend = [
             f"Success {rule}, on common episodes. Brackets: 95 % intervals, Wilson's for rates and",
@@ -137,7 +135,13 @@ class Comparison:
                 "Means weigh tasks equally. Their second bracket is a bootstrap over tasks, which",
                 "is too narrow for fewer than about ten.",
             ]
-        blocks = [names, table, verdicts, [self._mean(mean) for mean in self.means], legend]
+        blocks = [
+            names,
+            ruled_table(self._table()),
+            verdicts,
+            [self._mean(mean) for mean in self.means],
+            legend,
+        ]
         blocks.append([f"Note: {remark}." for remark in self.remarks])
         return "\n\n".join("\n".join(block) for block in blocks if block)
 

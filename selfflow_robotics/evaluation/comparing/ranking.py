@@ -13,7 +13,7 @@ from selfflow_robotics.evaluation.domain import TITLES
 from selfflow_robotics.evaluation.ledger import FINGERPRINT, SuccessRule
 from selfflow_robotics.evaluation.published import Published, real_and_simulated
 from selfflow_robotics.evaluation.statistics import wilson_interval
-from selfflow_robotics.evaluation.tables import text_table
+from selfflow_robotics.evaluation.tables import ruled_table
 
 REAL = "the real robot"
 
@@ -43,13 +43,13 @@ class Ranking:
 
     def to_text(self) -> str:
         """For the terminal."""
-        lines = text_table(self.table()).splitlines()
-        lines.insert(1, "-" * max(map(len, lines)))
         title = (
             f"{self.task}: {len(self.policies)} policies in {self.judged_name} (judged) and "
             f"{self.reference_name} (reference)"
         )
-        return "\n".join([title, "", *lines, "", sentence(self.agreement()), *self.remarks])
+        return "\n".join(
+            [title, "", *ruled_table(self.table()), "", sentence(self.agreement()), *self.remarks]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
