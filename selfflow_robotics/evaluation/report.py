@@ -14,13 +14,13 @@ from typing import Any
 
 from selfflow_robotics.envs.tasks.catalog import get_task
 from selfflow_robotics.evaluation.audit import InitialStates
+from selfflow_robotics.evaluation.comparing.paired import PairedCounts
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, SuccessRule, common_episodes
 from selfflow_robotics.evaluation.protocol import DRAWN
 from selfflow_robotics.evaluation.reference_frames import FrameDifference
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.statistics import (
     clopper_pearson_interval,
-    mcnemar_p,
     stratified_mean,
     wilson_interval,
 )
@@ -134,11 +134,13 @@ class Report:
         """Exact McNemar p-value of the evaluated policy against each baseline, on
         common episodes."""
         first, *others = self.episodes
-        return {other: self._paired_p(first, other) for other in others}
-
-    def _paired_p(self, first: str, second: str) -> float:
-        pairs = common_episodes(self.episodes[first], self.episodes[second])
-        return mcnemar_p([one.success for one, _ in pairs], [other.success for _, other in pairs])
+        pairs = {
+            name: common_episodes(self.episodes[first], self.episodes[name]) for name in others
+        }
+        return {
+            name: PairedCounts.of([a.success for a, _ in own], [b.success for _, b in own]).p
+            for name, own in pairs.items()
+        }
 
     def failures(self, policy: str, variant: str | None = None) -> dict[str, int]:
         """How many failed episodes failed how (`Task.failure`), in the task's order; episodes of

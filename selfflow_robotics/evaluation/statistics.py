@@ -78,19 +78,12 @@ def task_bootstrap_interval(values: Sequence[float], seed: int = 0) -> Interval:
     return float(low), float(high)
 
 
-def mcnemar_p(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Two-sided exact McNemar test on paired outcomes of the same episodes.
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Two-sided exact McNemar test on paired outcomes of the same episodes, from the numbers of
+    those in which only one of the two succeeds.
 
-    Only episodes with different outcomes count; under the null hypothesis each is a coin toss. 1.0
-    if there are none. Raises ValueError if the lengths differ.
+    Only these count; under the null hypothesis each is a coin toss. 1.0 if there are none.
     """
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    return mcnemar_p_of_counts(only_first, only_second)
-
-
-def mcnemar_p_of_counts(only_first: int, only_second: int) -> float:
-    """`mcnemar_p` from the numbers of episodes in which only one of the two succeeds."""
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)

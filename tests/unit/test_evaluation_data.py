@@ -12,10 +12,11 @@ from selfflow_robotics.envs.simpler.robots import ROBOTS
 from selfflow_robotics.envs.spec import SimplerInstall
 from selfflow_robotics.envs.tasks.catalog import get_task, get_tasks
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.evaluation.comparing.paired import PairedCounts
 from selfflow_robotics.evaluation.domain import check_robot, choose_simulator, out_of_domain
 from selfflow_robotics.evaluation.home import home_spec
 from selfflow_robotics.evaluation.protocol import evaluation_episodes, resolve_protocol
-from selfflow_robotics.evaluation.statistics import mcnemar_p, wilson_interval
+from selfflow_robotics.evaluation.statistics import wilson_interval
 from selfflow_robotics.evaluation.video import write_grid, write_video
 
 TASK = get_task("pick_coke_can")
@@ -138,12 +139,13 @@ def test_wilson_covers_at_60_episodes():
 
 
 def test_mcnemar_counts_only_where_the_two_differ():
-    assert mcnemar_p([1, 1, 0], [1, 1, 0]) == 1.0
-    assert mcnemar_p([1] * 10, [0] * 10) == pytest.approx(2 / 2**10)
+    assert PairedCounts.of([1, 1, 0], [1, 1, 0]).p == 1.0
+    assert PairedCounts.of([1] * 10, [0] * 10).p == pytest.approx(2 / 2**10)
     same = [True] * 50
-    assert mcnemar_p([*same, 1, 1, 1, 0], [*same, 0, 0, 0, 1]) == pytest.approx(0.625)
+    counts = PairedCounts.of([*same, 1, 1, 1, 0], [*same, 0, 0, 0, 1])
+    assert counts.p == pytest.approx(0.625)
     with pytest.raises(ValueError, match="zip"):
-        mcnemar_p([True], [])
+        PairedCounts.of([True], [])
 
 
 def _works():

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln, ndtri
 
-from selfflow_robotics.evaluation.statistics import Interval, mcnemar_p_of_counts
+from selfflow_robotics.evaluation.statistics import Interval, mcnemar_p
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PairedCounts:
     @property
     def p(self) -> float:
         """Two-sided p-value of the exact McNemar test."""
-        return mcnemar_p_of_counts(self.only_first, self.only_second)
+        return mcnemar_p(self.only_first, self.only_second)
 
     @property
     def e(self) -> float:
