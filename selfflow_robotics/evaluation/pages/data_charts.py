@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from selfflow_robotics.data.rlds.checks import ACTION_NAMES, gripper_changes
 from selfflow_robotics.data.rlds.survey import Episode
-from selfflow_robotics.evaluation.pages.run_charts import COLORS, STYLE
+from selfflow_robotics.evaluation.pages.run_charts import COLORS, titled_figure
 
 BINS = 60
 LEAST_ROWS = 6  # it leaves room for so many
@@ -23,7 +23,7 @@ def instruction_chart(rows: Sequence[dict]) -> go.Figure:
     title = (
         f"the {MOST_BARS} most frequent instructions" if len(rows) > MOST_BARS else "instructions"
     )
-    figure = _figure(title, "episodes", "")
+    figure = titled_figure(title, "episodes", "")
     # By position, since shortened labels may be equal.
     places = list(range(len(shown)))
     outcomes = 0
@@ -52,7 +52,7 @@ def instruction_chart(rows: Sequence[dict]) -> go.Figure:
 
 def length_chart(lengths: np.ndarray) -> go.Figure:
     """Histogram of episode lengths."""
-    figure = _figure("episode length", "steps", "episodes")
+    figure = titled_figure("episode length", "steps", "episodes")
     _add_histogram(figure, lengths, COLORS[0], is_whole=True)
     return figure
 
@@ -62,7 +62,7 @@ def action_charts(actions: np.ndarray) -> list[go.Figure]:
     figures = []
     for place, name in enumerate(ACTION_NAMES):
         unit = "m" if place < 3 else "rad" if place < 6 else "1 is open"
-        figure = _figure(name, unit, "steps")
+        figure = titled_figure(name, unit, "steps")
         values = actions[:, place]
         _add_histogram(figure, values, COLORS[0])
         if place < 6:
@@ -77,11 +77,13 @@ def action_charts(actions: np.ndarray) -> list[go.Figure]:
 def gripper_charts(stored: dict[str, float], episodes: Sequence[Episode]) -> list[go.Figure]:
     """Shares of the stored commands, and the recorded closedness around commands to close and to
     open: their mean, with a band from the 10 % to the 90 % quantile."""
-    shares = _figure("stored gripper commands", "", "% of the steps")
+    shares = titled_figure("stored gripper commands", "", "% of the steps")
     shares.add_bar(x=list(stored), y=[100 * v for v in stored.values()], marker_color=COLORS[0])
     shares.update_xaxes(showgrid=False)
     shares.update_layout(hovermode="closest")
-    follow = _figure("recorded closedness around a command", "steps after the command", "closed")
+    follow = titled_figure(
+        "recorded closedness around a command", "steps after the command", "closed"
+    )
     steps = np.arange(-BEFORE, AFTER + 1)
     for name, closes, color in (("close", True, COLORS[1]), ("open", False, COLORS[0])):
         traces = _traces(episodes, closes)
@@ -147,9 +149,3 @@ def _add_histogram(
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
-
-
-def _figure(title: str, x: str, y: str) -> go.Figure:
-    figure = go.Figure(layout={"template": STYLE, "title_text": title, "showlegend": False})
-    figure.update_xaxes(title_text=x, hoverformat=None)
-    return figure.update_yaxes(title_text=y)

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from selfflow_robotics.evaluation.ledger import EpisodeRecord
-from selfflow_robotics.evaluation.pages.run_charts import COLORS, STYLE
+from selfflow_robotics.evaluation.pages.run_charts import COLORS, titled_figure
 from selfflow_robotics.evaluation.places import place_of
 from selfflow_robotics.evaluation.report import NOT_RECORDED, Rate, Report
 from selfflow_robotics.evaluation.timing import AtLatency
@@ -35,30 +35,15 @@ def rate_chart(report: Report) -> Chart:
     labels, policies = [*report.variants, "all"], list(report.episodes)
     if len(report.variants) == 1:
         labels = ["all"]
-    figure = _figure("success rate, 95 % Wilson intervals", "%", "")
+    figure = plain_figure("success rate, 95 % Wilson intervals", "%", "")
     for number, policy in enumerate(policies):
-        xs, ys, above, below, texts = [], [], [], [], []
-        for place, label in enumerate(labels):
-            rate = report.rate(policy, None if label == "all" else label)
-            if not rate.count + rate.errors:
-                continue
-            low, high = rate.interval
-            share = rate.successes / (rate.count + rate.errors)
-            xs.append(100 * share)
-            ys.append(place + (number - (len(policies) - 1) / 2) * 0.2)
-            above.append(100 * (high - share))
-            below.append(100 * (share - low))
-            texts.append(f"{policy}, {label}: {rate.successes} of {rate.count}")
-        figure.add_scatter(
-            x=xs,
-            y=ys,
-            name=policy,
-            mode="markers",
-            marker={"size": 9},
-            error_x={"type": "data", "array": above, "arrayminus": below, "thickness": 1.5},
-            text=texts,
-            hovertemplate="%{text}<br>%{x:.1f} %<extra></extra>",
-        )
+        shift = (number - (len(policies) - 1) / 2) * 0.2
+        rates = [report.rate(policy, None if label == "all" else label) for label in labels]
+        rows = [
+            (place + shift, rate, f"{policy}, {label}")
+            for place, (label, rate) in enumerate(zip(labels, rates, strict=True))
+        ]
+        add_rates(figure, policy, rows)
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(range=[-3, 103])
     figure.update_yaxes(
@@ -88,7 +73,7 @@ def outcome_chart(report: Report) -> Chart:
     for kind in kinds:
         parts[kind] = [report.failures(p, v).get(kind, 0) for _, p, v in rows]
     parts["failed to run"] = [report.rate(p, v).errors for _, p, v in rows]
-    figure = _figure("outcomes", "% of the episodes", "")
+    figure = plain_figure("outcomes", "% of the episodes", "")
     colors, legend = iter(KIND_COLORS * 3), []
     for name, counts in parts.items():
         color = SUCCESS if name == "success" else next(colors)
@@ -137,49 +122,66 @@ def place_charts(report: Report) -> list[Chart]:
 
 def checkpoint_chart(points: Sequence[tuple[int, Rate]]) -> Chart | None:
     """Success over training steps, with Wilson's 95 % interval; None for fewer than two."""
-    if len(points) < 2:
-        return None
-    figure = _figure("success by training step", "step", "%")
-    shares = [rate.successes / rate.count for _, rate in points]
-    figure.add_scatter(
-        x=[step for step, _ in points],
-        y=[100 * share for share in shares],
-        mode="lines+markers",
-        error_y={
-            "type": "data",
-            "array": [100 * (r.interval[1] - s) for s, (_, r) in zip(shares, points, strict=True)],
-            "arrayminus": [
-                100 * (s - r.interval[0]) for s, (_, r) in zip(shares, points, strict=True)
-            ],
-        },
-        text=[f"{rate.successes} of {rate.count}" for _, rate in points],
-        hovertemplate="step %{x:,}: %{y:.1f} % (%{text})<extra></extra>",
-    )
-    figure.update_yaxes(range=[-3, 103])
-    figure.update_layout(hovermode="closest")
-    return Chart(figure, 300)
+    rows = [
+        (step, rate.successes / rate.count, rate.interval, f"{rate.successes} of {rate.count}")
+        for step, rate in points
+    ]
+    return _curve("success by training step", "step", rows, "step %{x:,}")
 
 
 def latency_chart(results: Sequence[AtLatency]) -> Chart | None:
     """Success over latency, with Wilson's 95 % interval; None for fewer than two."""
-    if len(results) < 2:
+    rows = [
+        (one.latency_ms, one.rate, one.interval, f"{one.successes} of {one.episodes}")
+        for one in results
+    ]
+    return _curve("success by latency", "latency (ms)", rows, "%{x:.4~g} ms")
+
+
+def _curve(
+    title: str, x: str, rows: Sequence[tuple[float, float, tuple, str]], hover: str
+) -> Chart | None:
+    """A line through rows of (x, rate, interval, text); None for fewer than two."""
+    if len(rows) < 2:
         return None
-    figure = _figure("success by latency", "latency (ms)", "%")
+    figure = plain_figure(title, x, "%")
     figure.add_scatter(
-        x=[one.latency_ms for one in results],
-        y=[100 * one.rate for one in results],
+        x=[place for place, *_ in rows],
+        y=[100 * rate for _, rate, *_ in rows],
         mode="lines+markers",
-        error_y={
-            "type": "data",
-            "array": [100 * (one.interval[1] - one.rate) for one in results],
-            "arrayminus": [100 * (one.rate - one.interval[0]) for one in results],
-        },
-        text=[f"{one.successes} of {one.episodes}" for one in results],
-        hovertemplate="%{x:.4~g} ms: %{y:.1f} % (%{text})<extra></extra>",
+        error_y=_bars([(rate, interval) for _, rate, interval, _ in rows]),
+        text=[text for *_, text in rows],
+        hovertemplate=hover + ": %{y:.1f} % (%{text})<extra></extra>",
     )
     figure.update_yaxes(range=[-3, 103])
     figure.update_layout(hovermode="closest")
     return Chart(figure, 300)
+
+
+def add_rates(figure: go.Figure, name: str, rows: Sequence[tuple[float, Rate, str]]) -> None:
+    """A marker with Wilson's 95 % interval for each (height, rate, text) with episodes."""
+    rows = [row for row in rows if row[1].count + row[1].errors]
+    shares = [rate.successes / (rate.count + rate.errors) for _, rate, _ in rows]
+    pairs = zip(shares, (rate.interval for _, rate, _ in rows), strict=True)
+    figure.add_scatter(
+        x=[100 * share for share in shares],
+        y=[height for height, *_ in rows],
+        name=name,
+        mode="markers",
+        marker={"size": 9},
+        error_x=_bars(list(pairs)) | {"thickness": 1.5},
+        text=[f"{text}: {rate.successes} of {rate.count}" for _, rate, text in rows],
+        hovertemplate="%{text}<br>%{x:.1f} %<extra></extra>",
+    )
+
+
+def _bars(rates: Sequence[tuple[float, tuple]]) -> dict:
+    """Error bars of (rate, interval), in percent."""
+    return {
+        "type": "data",
+        "array": [100 * (high - rate) for rate, (_, high) in rates],
+        "arrayminus": [100 * (rate - low) for rate, (low, _) in rates],
+    }
 
 
 def _map(title: str, records: Sequence[EpisodeRecord], span: tuple, what: str) -> Chart:
@@ -188,7 +190,7 @@ def _map(title: str, records: Sequence[EpisodeRecord], span: tuple, what: str) -
         place = place_of(record)
         by_place[round(place.x, 4), round(place.y, 4)].append(record)
     name = f"{title}: {sum(r.success for r in records)} of {len(records)}"
-    figure = _figure(name, f"{what}'s y (m)", "x (m)")
+    figure = plain_figure(name, f"{what}'s y (m)", "x (m)")
     if len(by_place) <= FEW_PLACES and 2 * len(by_place) <= len(records):
         _add_places(figure, by_place)
     elif title == "all" and len(records) > 2 * CELLS**2:
@@ -268,8 +270,6 @@ def _outcome(record: EpisodeRecord) -> str:
     return "success" if record.success else "failure"
 
 
-def _figure(title: str, x: str, y: str) -> go.Figure:
-    figure = go.Figure(layout={"template": STYLE, "title_text": title, "showlegend": False})
-    figure.update_layout(margin_t=34)
-    figure.update_xaxes(title_text=x, hoverformat=None)
-    return figure.update_yaxes(title_text=y)
+def plain_figure(title: str, x: str, y: str) -> go.Figure:
+    """Without a legend of its own, with titles for both axes."""
+    return titled_figure(title, x, y).update_layout(margin_t=34)

@@ -123,6 +123,13 @@ def _finite(points: Points) -> np.ndarray:
     return array[np.isfinite(array).all(1)]
 
 
+def titled_figure(title: str, x: str, y: str) -> go.Figure:
+    """Without a legend, with titles for both axes."""
+    figure = go.Figure(layout={"template": STYLE, "title_text": title, "showlegend": False})
+    figure.update_xaxes(title_text=x, hoverformat=None)
+    return figure.update_yaxes(title_text=y)
+
+
 def _figure(title: str, unit: str) -> go.Figure:
     figure = go.Figure(layout={"template": STYLE, "title_text": title})
     return figure.update_yaxes(title_text=unit)

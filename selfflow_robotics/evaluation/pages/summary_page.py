@@ -5,11 +5,15 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
-from selfflow_robotics.evaluation.pages.results_charts import HEAD_PX, ROW_PX, Chart
+from selfflow_robotics.evaluation.pages.results_charts import (
+    HEAD_PX,
+    ROW_PX,
+    Chart,
+    add_rates,
+    plain_figure,
+)
 from selfflow_robotics.evaluation.pages.results_page import render
-from selfflow_robotics.evaluation.pages.run_charts import COLORS, STYLE
+from selfflow_robotics.evaluation.pages.run_charts import COLORS
 from selfflow_robotics.evaluation.published import Published, published
 from selfflow_robotics.evaluation.report import Report, percent
 from selfflow_robotics.evaluation.summary import AVERAGES, Cell, Summary
@@ -98,32 +102,17 @@ def _text(rate: float | None) -> str:
 
 def _chart(summary: Summary) -> Chart:
     """The success rate of each task, and of the baselines."""
-    figure = go.Figure(layout={"template": STYLE, "title_text": "success rate"})
+    figure = plain_figure("success rate", "%", "")
     names = [report.task for report in summary.reports]
     for policy in summary.reports[0].episodes:
-        rows = []
-        for place, report in enumerate(summary.reports):
-            if policy not in report.episodes:
-                continue
-            rate = report.rate(policy)
-            if total := rate.count + rate.errors:
-                rows.append((place, rate.successes / total, rate.interval, rate))
-        figure.add_scatter(
-            x=[100 * share for _, share, _, _ in rows],
-            y=[place for place, *_ in rows],
-            name=policy,
-            mode="markers",
-            marker={"size": 9},
-            error_x={
-                "type": "data",
-                "array": [100 * (high - share) for _, share, (_, high), _ in rows],
-                "arrayminus": [100 * (share - low) for _, share, (low, _), _ in rows],
-            },
-            text=[f"{policy}: {rate.successes} of {rate.count}" for *_, rate in rows],
-            hovertemplate="%{text}<br>%{x:.1f} %<extra></extra>",
-        )
-    figure.update_layout(hovermode="closest", showlegend=False, margin_t=34)
-    figure.update_xaxes(range=[-3, 103], title_text="%", hoverformat=None)
+        rows = [
+            (place, report.rate(policy), policy)
+            for place, report in enumerate(summary.reports)
+            if policy in report.episodes
+        ]
+        add_rates(figure, policy, rows)
+    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(range=[-3, 103])
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5]
     )
