@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.comparing.matching import Evaluation
-from selfflow_robotics.evaluation.ledger import FINGERPRINT, EpisodeRecord
+from selfflow_robotics.evaluation.comparing.matching import Evaluation, reports_beside
+from selfflow_robotics.evaluation.ledger import EpisodeRecord
 from selfflow_robotics.evaluation.statistics import wilson_interval
-from selfflow_robotics.json_file import read_json
 
 PERCENTILES = (50, 90, 99)
 
@@ -94,10 +93,8 @@ def results_by_latency(folder: Path) -> list[AtLatency]:
         own = Evaluation.open(folder)
     except UserError:
         return []
-    for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}")):
+    for other, report in reports_beside(folder):
         try:
-            other = Evaluation.open(path.parent)
-            report = read_json(path.parent / "report.json")
             counts = report["policies"][other.settings["policy"]]["all"]
             timing = report.get("timing") or {}
             steps, held = timing.get("steps", 1), timing.get("held_steps", 0)
@@ -108,7 +105,7 @@ def results_by_latency(folder: Path) -> list[AtLatency]:
                 *(float(latency), is_measured, int(counts["successes"]), int(counts["count"])),
                 held / steps,
             )
-        except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         is_comparable = other.world == own.world and _without(other) == _without(own)
         if is_comparable and result.episodes and not counts["errors"]:

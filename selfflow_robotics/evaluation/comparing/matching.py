@@ -5,7 +5,7 @@ the same initial state. What cannot be paired is refused with a line that says w
 """
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,6 +154,16 @@ class Candidate:
             f"{self.given} has results of {task} with {key} {values[0]} and {values[1]}; choose "
             + (f"one, for example {advice}" if easy else "one of its folders")
         )
+
+
+def reports_beside(folder: Path) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
+    """The evaluations in the folders beside this one, itself included, with their report.json.
+    Unfinished and damaged ones are left out."""
+    for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}")):
+        try:
+            yield Evaluation.open(path.parent), read_json(path.parent / "report.json")
+        except (UserError, OSError, ValueError):
+            continue
 
 
 class Match(NamedTuple):

@@ -15,7 +15,7 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.comparing.matching import Evaluation
+from selfflow_robotics.evaluation.comparing.matching import Evaluation, reports_beside
 from selfflow_robotics.evaluation.ledger import FINGERPRINT, EpisodeRecord
 from selfflow_robotics.evaluation.pages.films import last_picture
 from selfflow_robotics.evaluation.pages.results_charts import (
@@ -107,24 +107,18 @@ def results_by_step(folder: Path) -> list[tuple[int, Rate]]:
         own = Evaluation.open(folder)
     except UserError:
         return []
-    for path in sorted(folder.parent.glob(f"*/{FINGERPRINT}")):
+    for other, report in reports_beside(folder):
         try:
-            other = Evaluation.open(path.parent)
-            report = read_json(path.parent / "report.json")
             checkpoint = str(report["policy_provenance"]["checkpoint"])
             counts = report["policies"][other.settings["policy"]]["all"]
             rate = Rate(counts["successes"], counts["count"], counts["errors"])
-        except (UserError, OSError, ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             continue
         step = re.search(r"step_(\d+)$", checkpoint)
-        if step and rate.count and other.world == own.world and _same_but_weights(own, other):
+        is_same = other.settings | {"checkpoint": None} == own.settings | {"checkpoint": None}
+        if step and rate.count and other.world == own.world and is_same:
             found[int(step[1])] = rate
     return sorted(found.items())
-
-
-def _same_but_weights(one: Evaluation, other: Evaluation) -> bool:
-    first, second = ({**e.settings, "checkpoint": None} for e in (one, other))
-    return first == second
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
