@@ -15,8 +15,9 @@ from typing import get_args
 from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.cli.runs import Kind, runs_of_kind
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.pages.run_page import read_run, write_page
+from selfflow_robotics.evaluation.pages.run_page import page_html, read_run
 from selfflow_robotics.evaluation.pages.run_warnings import run_warnings
+from selfflow_robotics.evaluation.pages.template import save
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def main(config: RunPageConfig) -> None:
     folder = Path(config.run) if config.run else newest_run(Path(config.runs_dir))
     run = read_run(folder)
     path = Path(config.output) if config.output else folder / "page.html"
-    write_page(run, path)
+    save(path, page_html(run))
     for warning in run_warnings(run.records):
         print(f"warning: {warning}")
     print(f"{len(run.records)} records, {len(run.samples)} images: {path}")

@@ -33,8 +33,9 @@ from selfflow_robotics.cli.app import Flag, hydra_app
 from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey
 from selfflow_robotics.data.robot_data import survey_robot_data
 from selfflow_robotics.errors import UserError, check_least
-from selfflow_robotics.evaluation.pages.data_page import write_page
+from selfflow_robotics.evaluation.pages.data_page import page_html
 from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
+from selfflow_robotics.evaluation.pages.template import save
 from selfflow_robotics.evaluation.results import write_report, writing
 
 
@@ -75,7 +76,7 @@ def inspect(found: Survey, config: InspectConfig) -> None:
     report = data_report(found)
     print(report_text(report))
     folder = Path(config.output) / found.info.name
-    write_page(found, report, folder / "page.html", config.pictures)
+    save(folder / "page.html", page_html(found, report, config.pictures))
     with writing(folder):
         write_report(folder / "report.json", report)
     print(f"\nwritten to {folder / 'page.html'} and report.json")

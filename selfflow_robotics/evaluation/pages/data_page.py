@@ -4,17 +4,13 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.data.rlds.pictures import JPEG_START, decode_picture
 from selfflow_robotics.data.rlds.survey import Episode, Survey
-from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.pages.data_charts import (
     action_charts,
     gripper_charts,
@@ -22,7 +18,7 @@ from selfflow_robotics.evaluation.pages.data_charts import (
     length_chart,
 )
 from selfflow_robotics.evaluation.pages.data_report import action_rows, counted, gripper_line
-from selfflow_robotics.evaluation.results import write_whole
+from selfflow_robotics.evaluation.pages.template import fill
 
 MOST_ROWS = 200  # of a table of findings; report.json has all
 SUSPECTS = 3  # episodes shown per kind of finding
@@ -37,25 +33,11 @@ class Strip:
     images: list[str | None]  # data URLs; None for a damaged image
 
 
-def write_page(found: Survey, report: dict[str, Any], path: Path, num_episodes: int = 12) -> None:
-    """Write the page atomically, with pictures of so many episodes. Raises UserError if that fails.
-
-    `report` is that of `data_report`.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page_html(found, report, num_episodes))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose output=...") from error
-
-
 def page_html(found: Survey, report: dict[str, Any], num_episodes: int = 12) -> str:
-    """The page's HTML."""
-    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation/pages")
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("data_page.html")
-    return template.render(
+    """The page's HTML, with pictures of so many episodes; `report` is that of `data_report`."""
+    return fill(
+        "data_page.html",
         report=report,
-        plotly=get_plotlyjs(),
         plot_config={"displayModeBar": False, "responsive": True},
         facts=_facts(report),
         sections=list(_sections(found, report)) if found.episodes else [],

@@ -11,9 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from plotly.offline import get_plotlyjs
-
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.comparing.matching import Evaluation, reports_beside
 from selfflow_robotics.evaluation.ledger import FINGERPRINT, EpisodeRecord
@@ -26,6 +23,7 @@ from selfflow_robotics.evaluation.pages.results_charts import (
     place_charts,
     rate_chart,
 )
+from selfflow_robotics.evaluation.pages.template import fill
 from selfflow_robotics.evaluation.published import RULE_WORDS
 from selfflow_robotics.evaluation.report import Rate, Report, percent
 from selfflow_robotics.evaluation.timing import latency_rows, results_by_latency
@@ -78,9 +76,7 @@ def page_html(report: Report, folder: Path) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of this folder's templates, with Plotly's script."""
-    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation/pages")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    """A page from a template that draws charts."""
     figures: dict[str, str] = {}
 
     def add(chart: Chart, name: str) -> str:
@@ -94,9 +90,7 @@ def render(template: str, **values: Any) -> str:
         # "</script>" in a text would end the script.
         return "{" + ",\n".join(parts).replace("</", "<\\/") + "}"
 
-    return environment.get_template(template).render(
-        plotly=get_plotlyjs(), add=add, drawings=drawings, **values
-    )
+    return fill(template, add=add, drawings=drawings, **values)
 
 
 def results_by_step(folder: Path) -> list[tuple[int, Rate]]:

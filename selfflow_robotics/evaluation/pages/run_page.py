@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.during_training import STEP
 from selfflow_robotics.evaluation.pages.run_charts import heat_map, line_chart, rates_chart
 from selfflow_robotics.evaluation.pages.run_warnings import run_warnings, values_of
-from selfflow_robotics.evaluation.results import write_whole
+from selfflow_robotics.evaluation.pages.template import fill
 from selfflow_robotics.training.checkpoint import latest_checkpoint
 from selfflow_robotics.training.trackers import EVALUATION
 
@@ -86,23 +84,12 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def write_page(run: Run, path: Path) -> None:
-    """Write the page atomically. Raises UserError if that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page_html(run))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose output=...") from error
-
-
 def page_html(run: Run) -> str:
     """The page's HTML."""
-    loader = jinja2.PackageLoader("selfflow_robotics", "evaluation/pages")
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("run_page.html")
     checkpoint = latest_checkpoint(run.folder)
-    return template.render(
+    return fill(
+        "run_page.html",
         title=run.folder.resolve().name,
-        plotly=get_plotlyjs(),
         facts={
             "kind": run.about.get("kind", "unknown"),
             "created": run.about.get("created", "unknown"),
