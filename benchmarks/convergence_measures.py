@@ -91,7 +91,7 @@ def held_out_loss(bundle: Bundle, given: MediaInput, role: str, count: int) -> f
 
 def distance(bundle: Bundle, given: MediaInput, role: str, count: int) -> float:
     """Frechet distance of samples from held-out captions to the held-out samples, both decoded."""
-    captions = given.some_captions(modality_of(role), count)
+    captions = given.readers[modality_of(role)].first_captions(count)
     how = Sampling("euler", SOLVER_STEPS, GUIDANCE)
     maker = NumberedMedia(bundle, how, 0, role, captions)
     made = Moments("generated samples")

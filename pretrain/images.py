@@ -196,7 +196,7 @@ def main(config: ImagesConfig) -> None:
             bundle=bundle,
             seed=config.seed,
             labels=bundle.labels,
-            prompts=given.some_captions(SAMPLES),
+            prompts=given.reader.first_captions(SAMPLES) if given.text else None,
         ),
     )
     next_one = command("eval/generation.py")

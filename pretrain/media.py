@@ -199,7 +199,7 @@ def main(config: MediaRunConfig) -> None:
         config.attention,
         texts=given.texts,
     )
-    prompts = {name: given.some_captions(name, SAMPLES) for name in modalities}
+    prompts = {name: given.readers[name].first_captions(SAMPLES) for name in modalities}
     job.train(
         state,
         batch_at,

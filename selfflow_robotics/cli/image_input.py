@@ -63,13 +63,6 @@ class ImageInput:
         words = draw_captions(self.reader.captions(mine), places, len(rows), seed, step)
         return latents, words if self.texts is None else self.texts.embed(words)
 
-    def some_captions(self, count: int) -> list[str] | None:
-        """The first captions of the first images; None for labels."""
-        if self.text is None:
-            return None
-        rows = range(min(count, len(self.reader)))
-        return [captions[0] for captions in self.reader.captions(rows)]
-
 
 def open_image_input(
     reader: LatentReader, model: ImageConfig, text: TextEncoderConfig, job: Job
@@ -78,14 +71,7 @@ def open_image_input(
     a text encoder that is missing or has nothing to read."""
     if text.encoder != "bytes" and not reader.captioned:
         raise UserError(f"text.encoder={text.encoder} is for captions (captions=true)")
-    codec = ImageLatents(
-        reader.latent_size,
-        reader.channels,
-        model.patch,
-        reader.autoencoder,
-        reader.fingerprints["autoencoder"],
-        reader.image_size[0] // reader.latent_size[0],
-    )
+    codec = reader.codec(model.patch)
     if not reader.captioned:
         return ImageInput(reader, codec, None, None)
     captions = reader.all_captions()

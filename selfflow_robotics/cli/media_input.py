@@ -24,7 +24,6 @@ from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.flow.timesteps import TimestepConfig
 from selfflow_robotics.inference.generate_media import codecs_for
 from selfflow_robotics.modalities.base import FRAMES, PICTURES, SOUND, slot_of
-from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.models.presets import MediaConfig
 from selfflow_robotics.models.text import TextConfig, check_texts
 from selfflow_robotics.objective.roles import MAX_WEIGHT, MEDIA_ROLES, RoleSchedule, modality_of
@@ -184,11 +183,6 @@ class MediaInput:
             words, no_words = words.to(device), self.texts.no_words.to(device)
         return Batch(slots, words, no_words=no_words)
 
-    def some_captions(self, modality: str, count: int) -> list[str]:
-        """The first captions of the first samples."""
-        reader = self.readers[modality]
-        return [captions[0] for captions in reader.captions(range(min(count, len(reader))))]
-
 
 class MediaSchedule:
     """Which role each step plays, and with which rows; a function of (seed, step)."""
@@ -278,14 +272,7 @@ def media_codecs(readers: Mapping[str, Reader], model: MediaConfig) -> dict[str,
     """The codec of each kind of token."""
     codecs: dict[str, Any] = {}
     if isinstance(images := readers.get("images"), LatentReader):
-        codecs[PICTURES] = ImageLatents(
-            images.latent_size,
-            images.channels,
-            model.image_patch,
-            images.autoencoder,
-            images.fingerprints["autoencoder"],
-            images.image_size[0] // images.latent_size[0],
-        )
+        codecs[PICTURES] = images.codec(model.image_patch)
     media = {n: r for n, r in readers.items() if isinstance(r, MediaReader)}
     frames = {n: r.frame_codec(model.clip_patch) for n, r in media.items() if "frames" in r.parts}
     if frames:

@@ -43,6 +43,7 @@ from selfflow_robotics.data.latents_record import (
 )
 from selfflow_robotics.data.sampler import EpochSampler
 from selfflow_robotics.errors import UserError
+from selfflow_robotics.modalities.latents import ImageLatents
 from selfflow_robotics.rng import Name, draw
 
 OPEN_SHARDS = 256  # a mapped file uses a descriptor, and a process has about a thousand
@@ -150,6 +151,10 @@ class LatentRows:
         shards, offsets = self._find(np.asarray(indices, np.int64))
         return [self._captions[n][row] for n, row in zip(shards, offsets, strict=True)]
 
+    def first_captions(self, count: int) -> list[str]:
+        """The first captions of the first rows. Raises UserError for damaged files."""
+        return [captions[0] for captions in self.captions(range(min(count, len(self))))]
+
     def all_captions(self) -> set[str]:
         """The texts of all captions. Raises UserError for damaged files."""
         return {text for shard in self._captions for row in shard for text in row}
@@ -183,6 +188,18 @@ class LatentReader(LatentRows):
         self.captioned: bool = self.record["source"].get("captions", False)
         self.num_classes: int = self.record["source"]["num_classes"]
         self.class_names: list[str] | None = self.record["source"]["class_names"]
+
+    def codec(self, patch: int) -> ImageLatents:
+        """The codec of these latents in tokens of `patch` latents, without its autoencoder. Raises
+        UserError if they do not divide into patches."""
+        return ImageLatents(
+            self.latent_size,
+            self.channels,
+            patch,
+            self.autoencoder,
+            self.fingerprints["autoencoder"],
+            self.image_size[0] // self.latent_size[0],
+        )
 
     @cached_property
     def labels(self) -> list[int]:
