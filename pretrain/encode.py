@@ -189,7 +189,7 @@ def encode_media(config: EncodeConfig, began: float) -> None:
     readers = {part: x for part, x in (("frames", clip), ("sound", heard)) if x is not None}
     source = list_media(config.data, suffixes, readers)
     print(f"{len(source)} {config.media} with captions in {source.root}")
-    loaded = coders.fetch(device)
+    loaded = coders.load(device, download=True)
     name = f"{source.root.resolve().name}_{config.media}"
     output = Path(config.output) if config.output else Path(config.root) / f"{name}_latents"
     summary = write_latents(

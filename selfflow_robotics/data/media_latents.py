@@ -37,15 +37,9 @@ class MediaCoders:
     sound: AutoencoderConfig | None = None
     sample_rate: int | None = None  # Hz, of sounds
 
-    def load(self, device: str) -> dict[str, Any]:
-        """The autoencoders, which are not downloaded. Raises UserError as their loaders."""
-        return self._load(device, download=False)
-
-    def fetch(self, device: torch.device | str) -> dict[str, Any]:
-        """The autoencoders; downloaded if their configurations say so."""
-        return self._load(device, download=True)
-
-    def _load(self, device: torch.device | str, download: bool) -> dict[str, Any]:
+    def load(self, device: torch.device | str, download: bool = False) -> dict[str, Any]:
+        """The autoencoders; downloaded if both `download` and their configurations say so. Raises
+        UserError as their loaders."""
         loaded: dict[str, Any] = {}
         for part in PARTS:
             config: AutoencoderConfig | None = getattr(self, part)
