@@ -119,7 +119,8 @@ def hydra_app(
             keys = [*keys_of(schema), "experiment", *groups(config_dir(), config_name)]
             overrides = to_overrides(arguments, flags, config_name, keys, positional)
             if any(word.startswith("hydra/launcher=") for word in overrides):
-                _through_hydra(config_name, schema, overrides, main)
+                # Launchers run `main` elsewhere: hydra calls it and uses its own folders.
+                _run_hydra(config_name, schema, overrides, lambda c: main(build(schema, c)))
                 return 0
             configs = compose(config_name, schema, overrides)
             if launch is not None:
@@ -143,13 +144,6 @@ def compose(config_name: str, schema: type, arguments: Sequence[str]) -> list[An
         quiet = _quiet(config_name, scratch)
         _run_hydra(config_name, schema, [*arguments, *quiet], composed.append)
     return [build(schema, config) for config in composed]
-
-
-def _through_hydra(
-    config_name: str, schema: type, arguments: Sequence[str], main: Callable[[Any], Any]
-) -> None:
-    """For launchers, which run `main` elsewhere: hydra calls it and uses its own folders."""
-    _run_hydra(config_name, schema, arguments, lambda config: main(build(schema, config)))
 
 
 def _run_hydra(

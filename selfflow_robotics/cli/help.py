@@ -18,8 +18,7 @@ def help_text(
     if flags:
         rows = [(f"{f.name} VALUE", f.help or f"same as {f.config_key}=VALUE") for f in flags]
         parts.append("Flags:\n" + _table(rows))
-    experiments = experiment_headers(configs, config_name)
-    if experiments:
+    if experiments := headers(configs / "experiment" / config_name):
         rows = [(f"experiment={name}", header) for name, header in experiments]
         parts.append("Experiments (presets):\n" + _table(rows))
     for group in groups(configs, config_name):
@@ -39,11 +38,6 @@ def help_text(
         last += f" For settings not explained above, see the Config classes in {files}."
     parts.append(_filled(last, "  ", "  "))
     return "\n\n".join(parts)
-
-
-def experiment_headers(configs: Path, config_name: str) -> list[tuple[str, str]]:
-    """(name, first comment line) of each experiment of the command."""
-    return headers(configs / "experiment" / config_name)
 
 
 def headers(folder: Path) -> list[tuple[str, str]]:

@@ -114,7 +114,9 @@ class SequentialTest:
             )
         if target is not None and not 0 < target < 1:
             raise UserError(f"target must be between 0 and 1, such as 0.85, got {target:g}")
-        return cls(target, _named(against) if against is not None else None)
+        return cls(
+            target, Candidate.find(f"against={against}", against) if against is not None else None
+        )
 
     def check_task(self, task: str, protocol: str, seed: int) -> None:
         """Raise UserError if `against` has no such results; before another task is played."""
@@ -169,10 +171,6 @@ class SequentialTest:
         keys = {record.episode for record in played}
         pairs = [pair for match in matches for pair in match.pairs if pair[0].episode in keys]
         return PairedCounts.of(*([r.success for r in side] for side in zip(*pairs, strict=True)))
-
-
-def _named(against: str) -> Candidate:
-    return Candidate.find(f"against={against}", against)
 
 
 def _own(folder: Path) -> Candidate:

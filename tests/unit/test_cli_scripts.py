@@ -14,7 +14,7 @@ from selfflow_robotics.autoencoders.load import AutoencoderConfig
 from selfflow_robotics.cli import launch
 from selfflow_robotics.cli.app import compose, config_dir
 from selfflow_robotics.cli.arguments import to_overrides
-from selfflow_robotics.cli.help import experiment_headers
+from selfflow_robotics.cli.help import headers
 from selfflow_robotics.cli.job import JobConfig
 from selfflow_robotics.cli.runs import (
     continue_run,
@@ -41,9 +41,9 @@ def _main(path):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_the_config_composes_and_converts_with_each_of_its_experiments(path):
     main = _main(path)
-    headers = experiment_headers(config_dir(), main.config_name)
-    assert all(header for _, header in headers), "an experiment has no header line"
-    for arguments in [[], *([f"experiment={name}"] for name, _ in headers)]:
+    found = headers(config_dir() / "experiment" / main.config_name)
+    assert all(header for _, header in found), "an experiment has no header line"
+    for arguments in [[], *([f"experiment={name}"] for name, _ in found)]:
         overrides = to_overrides(arguments, (), main.config_name)
         [config] = compose(main.config_name, main.schema, overrides)
         assert isinstance(config, main.schema)
@@ -51,7 +51,7 @@ def test_the_config_composes_and_converts_with_each_of_its_experiments(path):
 
 def test_the_papers_network_is_never_trained_on_shapes_by_mistake():
     main = _main(ROOT / "pretrain/images.py")
-    for name, _ in experiment_headers(config_dir(), "images"):
+    for name, _ in headers(config_dir() / "experiment" / "images"):
         overrides = to_overrides([f"experiment={name}"], (), "images")
         [config] = compose("images", main.schema, overrides)
         full_size = config.model.transformer.width == 1152

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from selfflow_robotics.evaluation.doctor.diagnosis import Cost, Finding, Measured
+from selfflow_robotics.evaluation.doctor.diagnosis import Finding, Measured
 from selfflow_robotics.evaluation.doctor.examine import Examination
 from selfflow_robotics.evaluation.tables import text_table
 
@@ -28,9 +28,10 @@ def examination_text(examination: Examination) -> str:
     if costs := _costs(examination):
         parts.append(costs)
     faults = examination.faults
+    held = sum(one.verdict == "ok" for one in examination.findings)
     parts.append(
         "\n".join(_sentence(one) for one in faults)
-        or f"no inconsistent convention; {_count(examination, 'ok')} checks hold"
+        or f"no inconsistent convention; {held} checks hold"
     )
     return "\n\n".join(parts)
 
@@ -60,12 +61,12 @@ def _costs(examination: Examination) -> str:
         return [*cells, f"{measured.successes} of {examination.replays}"] if counts else cells
 
     rows = [header, row("all", "as expected", examination.diagnosis.as_read)]
-    rows += [row(one.convention, cost.reading, cost.measured) for one, cost in listed if _has(cost)]
+    rows += [
+        row(one.convention, cost.reading, cost.measured)
+        for one, cost in listed
+        if cost.ratio is not None
+    ]
     return text_table(rows)
-
-
-def _has(cost: Cost) -> bool:
-    return cost.ratio is not None
 
 
 def _numbers(measured: Measured, replayed: bool) -> list[str]:
@@ -80,7 +81,3 @@ def _sentence(fault: Finding) -> str:
         f"fault: {fault.convention}: {fault.found}; expected: {fault.expected}. Fix: {fault.mend}"
     )
     return line + "".join(f". As likely: {other}" for other in fault.alike)
-
-
-def _count(examination: Examination, verdict: str) -> int:
-    return sum(one.verdict == verdict for one in examination.findings)

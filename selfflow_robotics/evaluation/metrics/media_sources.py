@@ -180,12 +180,10 @@ def _source(
 ) -> Source:
     parts: dict[str, Samples] = {}
     for part, value in first.items():
-        one = PartOfSamples(numbers, _of(read, part), value.shape, value.dtype)
+        one = PartOfSamples(
+            numbers, lambda number, part=part: read(number)[part], value.shape, value.dtype
+        )
         parts[CALLED[part]] = one
         if part == "frames":
             parts["images"] = Frames(one)
     return Source(given, None, content, sample_rate=sample_rate, fps=fps, parts=parts)
-
-
-def _of(read: Callable[[int], dict[str, np.ndarray]], part: str) -> Callable[[int], np.ndarray]:
-    return lambda number: read(number)[part]
