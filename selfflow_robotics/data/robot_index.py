@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.data.rlds.schema import Layout
-from selfflow_robotics.robot.normalize import NormStats
 from selfflow_robotics.robot.observation import resize_image
 
 logger = logging.getLogger(__name__)
@@ -103,9 +102,3 @@ class RobotIndex(ABC):
         starts, lengths = self.episode_start[episodes], self.episode_length[episodes]
         steps = [self.actions[a : a + n] for a, n in zip(starts, lengths, strict=True)]
         return np.concatenate(steps)
-
-    def stats(self, episodes: Sequence[int] | None = None) -> NormStats:
-        """Action statistics of the chosen episodes (None: all)."""
-        if episodes is None:
-            return NormStats.compute(self.actions, self.num_episodes)
-        return NormStats.compute(self.actions_of(episodes), len(episodes))

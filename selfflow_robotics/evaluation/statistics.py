@@ -61,7 +61,7 @@ def stratified_mean(
     return mean, (mean - math.sqrt(below), mean + math.sqrt(above))
 
 
-def task_bootstrap_interval(values: Sequence[float], seed: int = 0) -> Interval:
+def task_bootstrap_interval(values: Sequence[float]) -> Interval:
     """95 % percentile interval of a mean over tasks, with whole tasks drawn anew (the clustered
     bootstrap; Field & Welsh, "Bootstrapping clustered data", JRSS B 69, 2007).
 
@@ -71,7 +71,7 @@ def task_bootstrap_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"a bootstrap over tasks needs at least two, got {len(values)}")
-    generator = numpy_generator("task bootstrap", seed)
+    generator = numpy_generator("task bootstrap", 0)
     drawn = generator.integers(len(values), size=(NUM_RESAMPLES, len(values)))
     means = np.asarray(values, np.float64)[drawn].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))

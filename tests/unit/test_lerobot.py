@@ -63,7 +63,7 @@ def test_windows_are_those_of_the_original(copied, original):
         np.testing.assert_array_equal(getattr(one, key), getattr(other, key), err_msg=key)
     assert one.instruction == other.instruction
     assert psnr(one.frames, other.frames) > 25  # random colours of 16 x 24 px
-    assert index.stats().to_json() == original.stats().to_json()
+    np.testing.assert_array_equal(index.actions, original.actions)
 
 
 def test_frames_are_those_of_the_video_in_any_order(copied):

@@ -64,8 +64,7 @@ def test_what_was_written_is_read(toy):
             )
             difference = index.frame(frame).astype(int) - step["image"]
             assert abs(difference).max() <= 6
-    stats = index.stats()
-    assert (stats.num_transitions, stats.num_episodes) == (20, 5)
+    assert (index.num_frames, index.num_episodes) == (20, 5)
 
 
 @pytest.mark.parametrize("text", ["", "nimm die Dose — 可乐"])

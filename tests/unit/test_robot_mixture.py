@@ -96,7 +96,7 @@ def test_statistics_are_those_of_what_is_drawn(indices, share):
 
 def test_one_data_set_is_as_before(indices):
     data = mixed(indices[:1])
-    assert data.stats.to_json() == indices[0].stats(range(4)).to_json()
+    assert data.stats.to_json() == NormStats.compute(indices[0].actions_of(range(4)), 4).to_json()
     assert data.fingerprints == {"data": indices[0].fingerprint}
     assert indices[0].provenance.items() <= data.provenance.items()
 

@@ -75,7 +75,7 @@ def ranks(rates: Sequence[float]) -> list[float]:
     return (above + (equal + 1) / 2).tolist()
 
 
-def agreement(judged: Sequence[Score], reference: Sequence[Score], seed: int = 0) -> Agreement:
+def agreement(judged: Sequence[Score], reference: Sequence[Score]) -> Agreement:
     """Both measures with 95 % percentile intervals of a bootstrap over episodes.
 
     Each policy's episodes are drawn anew in both worlds. The policies stay the same: the intervals
@@ -83,7 +83,7 @@ def agreement(judged: Sequence[Score], reference: Sequence[Score], seed: int = 0
     """
     if len(judged) < 2:
         raise ValueError(f"a ranking needs at least two policies, got {len(judged)}")
-    draw = numpy_generator("correlation bootstrap", seed)
+    draw = numpy_generator("correlation bootstrap", 0)
     drawn = [
         np.stack([draw.binomial(s.count, s.rate, NUM_RESAMPLES) / s.count for s in scores], 1)
         for scores in (judged, reference)

@@ -76,8 +76,8 @@ class PairedCounts:
         return math.exp(min(700.0, float(_log_e(self.only_first, self.only_second))))
 
 
-def tango_interval(only_first: int, only_second: int, count: int, level: float = 0.95) -> Interval:
-    """Score interval of the difference of two paired proportions, first minus second (Tango,
+def tango_interval(only_first: int, only_second: int, count: int) -> Interval:
+    """95 % score interval of the difference of two paired proportions, first minus second (Tango,
     "Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design", Statistics in Medicine 17, 1998); (-1, 1) without episodes.
 
@@ -87,7 +87,7 @@ def tango_interval(only_first: int, only_second: int, count: int, level: float =
     """
     if count == 0:
         return -1.0, 1.0
-    z = float(ndtri(0.5 + level / 2))
+    z = float(ndtri(0.975))
     found = (only_first - only_second) / count
 
     def excess(difference: float, sign: int) -> float:

@@ -16,16 +16,16 @@ from scipy.stats import binom
 MOST_EPISODES = 1_000_000
 
 
-def unpaired_episodes(first: float, second: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Episodes of each policy if they play different ones, for the test of two proportions with a
-    pooled variance (Fleiss, Levin & Paik, "Statistical methods for rates and proportions", 2003).
+def unpaired_episodes(first: float, second: float, power: float = 0.8) -> int:
+    """Episodes of each policy if they play different ones, for the 5 % test of two proportions with
+    a pooled variance (Fleiss, Levin & Paik, "Statistical methods for rates and proportions", 2003).
 
     Raises ValueError if the rates are equal or outside [0, 1].
     """
     _check(first, second)
     mean = (first + second) / 2
     null, true = 2 * mean * (1 - mean), first * (1 - first) + second * (1 - second)
-    z_alpha, z_power = ndtri(1 - alpha / 2), ndtri(power)
+    z_alpha, z_power = ndtri(0.975), ndtri(power)
     needed = (z_alpha * math.sqrt(null) + z_power * math.sqrt(true)) ** 2 / (first - second) ** 2
     return math.ceil(needed - 1e-9)
 

@@ -140,14 +140,13 @@ def measure_costs(
     stats: NormStats,
     replan_steps: int,
     episodes: int,
-    seed: int = 0,
 ) -> list[Success]:
     """Play the same random episodes with each flip."""
     results = []
     for flip in tqdm(flips(task.robot.name, stats), desc="playing", unit="flip"):
         played = roll_out(
             [client],
-            random_episodes(task, episodes, seed),
+            random_episodes(task, episodes, seed=0),
             FlippedPolicy(policy, flip),
             replan_steps=replan_steps,
         )

@@ -12,7 +12,7 @@ from PIL import Image
 WIDTH_PX = 200
 
 
-def last_picture(path: Path, width_px: int = WIDTH_PX) -> str | None:
+def last_picture(path: Path) -> str | None:
     """The last frame of a film as a JPEG data URL; None if the film is missing or damaged."""
     try:
         with av.open(str(path)) as film:
@@ -22,9 +22,9 @@ def last_picture(path: Path, width_px: int = WIDTH_PX) -> str | None:
     if not frames:
         return None
     picture = frames[0].to_image()
-    height = round(picture.height * width_px / picture.width)
+    height = round(picture.height * WIDTH_PX / picture.width)
     small = io.BytesIO()
-    picture.resize((width_px, height), Image.Resampling.LANCZOS).save(
+    picture.resize((WIDTH_PX, height), Image.Resampling.LANCZOS).save(
         small, format="jpeg", quality=75
     )
     return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
