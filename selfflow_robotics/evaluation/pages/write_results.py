@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selfflow_robotics.evaluation.csv_files import episodes_csv, rates_csv, summary_csv
-from selfflow_robotics.evaluation.ledger import EpisodeRecord
+from selfflow_robotics.evaluation.ledger import FINGERPRINT, EpisodeRecord
 from selfflow_robotics.evaluation.pages.results_page import page_html
 from selfflow_robotics.evaluation.pages.summary_page import summary_html
 from selfflow_robotics.evaluation.report import Report
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.evaluation.summary import Summary
 from selfflow_robotics.evaluation.verifying.checksums import (
-    write_report_checksums,
-    write_summary_checksums,
+    REPORT_FILES,
+    SUMMARY_FILES,
+    write_checksums,
 )
 
 
@@ -24,7 +25,8 @@ def write_results(folder: Path, report: Report, records: Sequence[EpisodeRecord]
     """
     report.write(folder)
     write_page(folder, report)
-    write_report_checksums(folder, records)
+    videos = [record.video for record in records if record.video]
+    write_checksums(folder, [folder], [FINGERPRINT, *REPORT_FILES, *videos])
 
 
 def write_summary(folder: Path, summary: Summary, results: Sequence[Path]) -> None:
@@ -34,7 +36,7 @@ def write_summary(folder: Path, summary: Summary, results: Sequence[Path]) -> No
     """
     summary.write(folder)
     write_summary_page(folder, summary, results)
-    write_summary_checksums(folder, results)
+    write_checksums(folder, results, SUMMARY_FILES)
 
 
 def write_page(folder: Path, report: Report) -> None:

@@ -22,12 +22,7 @@ from os.path import relpath
 from pathlib import Path
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.ledger import (
-    FINGERPRINT,
-    EpisodeRecord,
-    ledger_files,
-    read_complete_lines,
-)
+from selfflow_robotics.evaluation.ledger import ledger_files, read_complete_lines
 from selfflow_robotics.evaluation.results import write_whole, writing
 from selfflow_robotics.json_file import read_json
 
@@ -72,19 +67,21 @@ class Checksums:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_report_checksums(folder: Path, records: Sequence[EpisodeRecord]) -> None:
-    """Write the checksums of a results folder: its ledgers, settings, report, page and the videos
-    of `records`. Raises UserError if that fails."""
-    videos = [record.video for record in records if record.video]
-    _write(folder, [folder], [FINGERPRINT, *REPORT_FILES, *SPREADSHEETS, *PAGES, *videos])
-
-
-def write_summary_checksums(folder: Path, results: Sequence[Path]) -> None:
-    """Write the checksums of a summary's folder, whose tasks are those of the folders `results`.
-
-    Raises UserError if that fails.
-    """
-    _write(folder, results, [*SUMMARY_FILES, *SPREADSHEETS, *PAGES])
+def write_checksums(folder: Path, results: Sequence[Path], names: Sequence[str]) -> None:
+    """Write the checksums of a folder: of the ledgers in the folders `results`, and of what there
+    is of its files `names` and its spreadsheets and pages. Raises UserError if that fails."""
+    names = [*names, *SPREADSHEETS, *PAGES]
+    with writing(folder):
+        ledgers = {
+            Path(relpath(path, folder)).as_posix(): [
+                line_digest(line) for line in read_complete_lines(path)[0]
+            ]
+            for one in results
+            for path in ledger_files(one)
+        }
+        # A video that its owner has deleted has no checksum, and `verify` names it.
+        sums = {name: found for name in names if (found := file_sha256(folder / name))}
+    Checksums(ledgers, sums).write(folder)
 
 
 def check_unchanged(folder: Path) -> None:
@@ -115,17 +112,3 @@ def file_sha256(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-
-
-def _write(folder: Path, results: Sequence[Path], names: Sequence[str]) -> None:
-    with writing(folder):
-        ledgers = {
-            Path(relpath(path, folder)).as_posix(): [
-                line_digest(line) for line in read_complete_lines(path)[0]
-            ]
-            for one in results
-            for path in ledger_files(one)
-        }
-        # A video that its owner has deleted has no checksum, and `verify` names it.
-        sums = {name: found for name in names if (found := file_sha256(folder / name))}
-    Checksums(ledgers, sums).write(folder)

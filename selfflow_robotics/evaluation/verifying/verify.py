@@ -107,11 +107,7 @@ def _results_checks(folder: Path, checkpoint: Path | None) -> Iterator[Check]:
     later = later_differences(settings, ledger)
     yield Check(ledger.text(), (*gone, *ledger.differences, *later))
     if sums:
-        yield Check(
-            f"{', '.join(REPORT_FILES)}: SHA-256",
-            tuple(file_differences(folder, sums, REPORT_FILES)),
-        )
-        yield from _written_with(folder, sums)
+        yield from _file_checks(folder, sums, REPORT_FILES)
     what = "report.json: numbers follow from the ledger"
     try:
         is_shard = folder.name.startswith("shard_")
@@ -148,11 +144,7 @@ def _summary_checks(folder: Path) -> Iterator[Check]:
     tasks = tasks if isinstance(tasks, dict) else {}
     yield from _about_checksums(folder, sums, problem, "num_episodes" in str(tasks))
     if sums:
-        yield Check(
-            f"{', '.join(SUMMARY_FILES)}: SHA-256",
-            tuple(file_differences(folder, sums, SUMMARY_FILES)),
-        )
-        yield from _written_with(folder, sums)
+        yield from _file_checks(folder, sums, SUMMARY_FILES)
         named = _folders_of_ledgers(folder, sums)
         ledger = read_ledgers(sorted(named), folder, sums)
         gone = missing_files(folder, sums.ledgers)
@@ -178,7 +170,11 @@ def summary_reports(
     if sums:
         named = _folders_of_ledgers(folder, sums)
         # Where there are shards, the whole evaluation is their parent folder.
-        homes = sorted(home for home in named | {h.parent for h in named} if _has_report(home))
+        homes = sorted(
+            home
+            for home in named | {h.parent for h in named}
+            if any((home / name).exists() for name in REPORT_FILES)
+        )
     return [_report_of(name, report, homes, folder, sums) for name, report in tasks.items()]
 
 
@@ -236,11 +232,12 @@ def _video_checks(
         )
 
 
-def _written_with(folder: Path, sums: Checksums) -> Iterator[Check]:
-    """The spreadsheets and the page that were written with the report."""
-    names = [name for name in (*SPREADSHEETS, *PAGES) if name in sums.files]
-    if names:
-        yield Check(f"{', '.join(names)}: SHA-256", tuple(file_differences(folder, sums, names)))
+def _file_checks(folder: Path, sums: Checksums, report: tuple[str, ...]) -> Iterator[Check]:
+    """The files of a report, then the spreadsheets and the page that were written with it."""
+    for names in (report, [name for name in (*SPREADSHEETS, *PAGES) if name in sums.files]):
+        if names:
+            found = tuple(file_differences(folder, sums, names))
+            yield Check(f"{', '.join(names)}: SHA-256", found)
 
 
 def _csv_checks(folder: Path, files: dict[str, Any], result: Report | Summary) -> Iterator[Check]:
@@ -324,10 +321,6 @@ def _json(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 def as_json(result: Report | Summary) -> dict[str, Any]:
     """Its JSON as it is read from a file: lists instead of tuples, text as keys."""
     return json.loads(json.dumps(result.to_json()))
-
-
-def _has_report(folder: Path) -> bool:
-    return any((folder / name).exists() for name in REPORT_FILES)
 
 
 def _in(path: Path, differences: Iterable[str]) -> tuple[str, ...]:
