@@ -26,7 +26,12 @@ import numpy as np
 from selfflow_robotics.errors import UserError
 from selfflow_robotics.evaluation.metrics.npz_file import ARRAY, NpzArray
 from selfflow_robotics.evaluation.processes import Process
-from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
+from selfflow_robotics.evaluation.results import (
+    check_settings,
+    refuse_strangers,
+    write_report,
+    writing,
+)
 from selfflow_robotics.evaluation.video import write_grid
 from selfflow_robotics.locks import hold
 from selfflow_robotics.whole_file import whole_file
@@ -84,9 +89,9 @@ class Generation:
             if path.exists():
                 check_settings(path, wanted, "images")
             else:
-                _refuse_strangers(self.folder)
+                refuse_strangers(self.folder, OURS)
                 if process.is_first:
-                    write_whole(path, json.dumps(wanted, indent=1) + "\n")
+                    write_report(path, wanted)
             if self.is_finished():
                 if process.is_first:
                     self._remove_batches()
@@ -185,12 +190,6 @@ class Generation:
             return None
         is_right = pictures.shape == self.shape(batch) and pictures.dtype == np.uint8
         return pictures if is_right else None
-
-
-def _refuse_strangers(folder: Path) -> None:
-    ours = {path.name for pattern in OURS for path in folder.glob(pattern)}
-    if strangers := {path.name for path in folder.iterdir()} - ours:
-        raise UserError(f"{folder} contains other files ({min(strangers)}); choose another output")
 
 
 def _grid(pictures: np.ndarray) -> tuple[np.ndarray, int]:

@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.results import check_settings, write_whole, writing
+from selfflow_robotics.evaluation.results import (
+    check_settings,
+    refuse_strangers,
+    write_report,
+    writing,
+)
 from selfflow_robotics.evaluation.sample_media import write_sample
 from selfflow_robotics.inference.generate_media import NumberedMedia, Sample
 from selfflow_robotics.locks import hold
@@ -74,12 +78,8 @@ class MediaSamples:
             if path.exists():
                 check_settings(path, wanted, "samples")
                 return
-            ours = {found.name for pattern in OURS for found in self.folder.glob(pattern)}
-            if strangers := {found.name for found in self.folder.iterdir()} - ours:
-                raise UserError(
-                    f"{self.folder} contains other files ({min(strangers)}); choose another output"
-                )
-            write_whole(path, json.dumps(wanted, indent=1) + "\n")
+            refuse_strangers(self.folder, OURS)
+            write_report(path, wanted)
 
     def _write(self, number: int, sample: Sample) -> None:
         with writing(self.folder):

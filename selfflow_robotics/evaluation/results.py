@@ -6,7 +6,7 @@ settings have another folder; results are never overwritten.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,15 @@ def check_settings(path: Path, wanted: dict[str, Any], what: str) -> None:
         )
 
 
+def refuse_strangers(folder: Path, patterns: Sequence[str]) -> None:
+    """Raise UserError if the folder has files other than these."""
+    ours = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    if strangers := {path.name for path in folder.iterdir()} - ours:
+        raise UserError(f"{folder} contains other files ({min(strangers)}); choose another output")
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Write the report atomically."""
+    """Write a report, or settings, atomically."""
     write_whole(path, json.dumps(report, indent=1) + "\n")
 
 
