@@ -12,12 +12,7 @@ from selfflow_robotics.cli.job import JobConfig
 from selfflow_robotics.cli.plan_report import report
 from selfflow_robotics.cli.workloads import Facts
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.planning.estimate import (
-    CUDA_BYTES,
-    HEAP,
-    Estimate,
-    Seconds,
-)
+from selfflow_robotics.planning.estimate import CUDA_BYTES, HEAP, Estimate, Seconds
 from selfflow_robotics.planning.machines import MACHINES, Machine, this_computer
 from selfflow_robotics.planning.measure import measure_step
 from selfflow_robotics.planning.trace import Workload
@@ -50,7 +45,8 @@ def print_plan(
     folders = [folder for one in data if one for folder in ([one] if isinstance(one, str) else one)]
     facts.data_bytes = sum(folder_bytes(Path(folder)) for folder in folders)
     if plan.machine is None or plan.machine == "cpu":
-        here = _on_this_computer(config, work, resident_bytes())
+        process_bytes = resident_bytes()  # before it measures
+        here = _on_this_computer(config, work)
         print(
             report(
                 here.estimate,
@@ -59,7 +55,7 @@ def print_plan(
                 here.mfu,
                 config.train,
                 facts,
-                here.process_bytes,
+                process_bytes,
                 here.seconds,
             )
         )
@@ -76,8 +72,8 @@ def plan_for_this_computer(
 ) -> tuple[Seconds, float]:
     """The average step's time, and the peak of the memory in bytes, of a run in one process of this
     computer that takes `process_bytes` before it starts."""
-    here = _on_this_computer(config, work, process_bytes)
-    memory = here.estimate.memory(1, "replicate", here.process_bytes, HEAP)
+    here = _on_this_computer(config, work)
+    memory = here.estimate.memory(1, "replicate", process_bytes, HEAP)
     return here.seconds, memory.peak(config.train.activation_checkpoint)
 
 
@@ -88,10 +84,9 @@ class _OnThisComputer(NamedTuple):
     machine: Machine
     seconds: Seconds
     mfu: dict[str, float]  # of each role
-    process_bytes: float
 
 
-def _on_this_computer(config: JobConfig, work: Workload, process_bytes: float) -> _OnThisComputer:
+def _on_this_computer(config: JobConfig, work: Workload) -> _OnThisComputer:
     train = config.train
     set_threads(config.threads)
     keep_freed_memory()  # as in training: a step takes half the time with it
@@ -109,7 +104,7 @@ def _on_this_computer(config: JobConfig, work: Workload, process_bytes: float) -
         update += role.share * took.update
         mfu[role.role] = estimate.role_flops(role) / (batch * rate)
     seconds = Seconds(train.accumulate * batches, update, 0.0)
-    return _OnThisComputer(estimate, machine, seconds, mfu, process_bytes)
+    return _OnThisComputer(estimate, machine, seconds, mfu)
 
 
 def resident_bytes() -> float:

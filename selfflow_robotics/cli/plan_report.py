@@ -44,7 +44,7 @@ def report(
         _memory(estimate, machine, layouts, process_bytes),
         _time(estimate, machine, layouts, mfu, train, measured),
         _files(estimate, train, facts),
-        _assumed(estimate, mfu, on_cpu, facts),
+        _assumed(mfu, on_cpu, facts),
     ]
     return "\n\n".join(parts)
 
@@ -150,7 +150,7 @@ def _files(estimate: Estimate, train: TrainConfig, facts: Facts) -> str:
     return "\n".join([*lines, read])
 
 
-def _assumed(estimate: Estimate, mfu: Mapping[str, float], on_cpu: bool, facts: Facts) -> str:
+def _assumed(mfu: Mapping[str, float], on_cpu: bool, facts: Facts) -> str:
     counted = "FLOPs and tensors of the real step, without numbers"
     if on_cpu:
         found = (
@@ -199,7 +199,7 @@ def _flops(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "h"), (120, "min")):
-        if seconds >= (size if unit != "min" else 120):
-            return f"{seconds / (60 if unit == 'min' else size):.3g} {unit}"
+    for least, size, unit in ((86400, 86400, "days"), (3600, 3600, "h"), (120, 60, "min")):
+        if seconds >= least:
+            return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
