@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.statistics import Interval, wilson_interval
+from selfflow_robotics.evaluation.statistics import Interval, share_text, wilson_interval
 from selfflow_robotics.rng import numpy_generator
 
 Reader = Callable[[np.ndarray], str]  # an image uint8 [H, W, 3] -> its text
@@ -82,12 +82,10 @@ def score_text(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
 
 def text_line(score: dict[str, Any]) -> str:
     """The numbers of `score_text` in one line."""
-    low, high = (round(100 * x, 1) for x in score["interval"])
-    least, most = (round(100 * x, 1) for x in score["character_error_interval"])
+    errors = share_text(score["character_error_rate"], score["character_error_interval"])
     return (
-        f"{score['right']} of {score['count']} texts read right: {100 * score['share']:.1f} % "
-        f"[{low}, {high}], character error rate {100 * score['character_error_rate']:.1f} % "
-        f"[{least}, {most}]"
+        f"{score['right']} of {score['count']} texts read right: "
+        f"{share_text(score['share'], score['interval'])}, character error rate {errors}"
     )
 
 

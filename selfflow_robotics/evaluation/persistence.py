@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from selfflow_robotics.data.rendered.clips import COLOURS, PILLAR
 from selfflow_robotics.errors import UserError
-from selfflow_robotics.evaluation.statistics import wilson_interval
+from selfflow_robotics.evaluation.statistics import share_text, wilson_interval
 
 LEAST_CHROMA = 60  # levels between the largest and the smallest of R, G and B
 RADIUS = 0.16  # of an object, by the frame's height, as rendered
@@ -160,9 +160,8 @@ def score_persistence(
 
 def persistence_line(score: dict[str, Any]) -> str:
     """The numbers of `score_persistence` in one line."""
-    low, high = (round(100 * x, 1) for x in score["interval"])
     return (
-        f"objects last in {score['kept']} of {score['count']} clips: {100 * score['share']:.1f} % "
-        f"[{low}, {high}]; something vanishes in {score['vanished']}, appears in "
-        f"{score['appeared']}"
+        f"objects last in {score['kept']} of {score['count']} clips: "
+        f"{share_text(score['share'], score['interval'])}; something vanishes in "
+        f"{score['vanished']}, appears in {score['appeared']}"
     )

@@ -101,3 +101,9 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def share_text(share: float, interval: Sequence[float]) -> str:
+    """`41.2 % [30.1, 52.3]`."""
+    low, high = interval
+    return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"

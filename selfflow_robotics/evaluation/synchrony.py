@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from selfflow_robotics.evaluation.persistence import colour_masks
-from selfflow_robotics.evaluation.statistics import wilson_interval
+from selfflow_robotics.evaluation.statistics import share_text, wilson_interval
 
 # Seen. Lengths are in picture heights.
 SMOOTH_PX = 3
@@ -181,12 +181,7 @@ def synchrony_line(score: dict[str, Any]) -> str:
         return seen
     return (
         f"{seen}; {score['matched']} of {score['count']} impacts heard when seen: "
-        f"{_share(score['share'], score['interval'])}; {score['spurious']} of {score['heard']} "
+        f"{share_text(score['share'], score['interval'])}; {score['spurious']} of {score['heard']} "
         f"heard ones not seen; films without either fault: {score['whole']}, "
-        f"{_share(score['whole'] / score['films'], score['whole_interval'])}"
+        f"{share_text(score['whole'] / score['films'], score['whole_interval'])}"
     )
-
-
-def _share(share: float, interval: Sequence[float]) -> str:
-    low, high = (round(100 * x, 1) for x in interval)
-    return f"{100 * share:.1f} % [{low}, {high}]"

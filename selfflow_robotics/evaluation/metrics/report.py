@@ -4,6 +4,7 @@ from typing import Any
 
 from selfflow_robotics.evaluation.metrics.conventions import differences, published_rows
 from selfflow_robotics.evaluation.metrics.sources import Source
+from selfflow_robotics.evaluation.statistics import share_text
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 SHARES = ("precision", "recall")
@@ -72,8 +73,7 @@ def _lines(result: dict[str, Any]) -> list[list[str]]:
 
 def _value(row: dict[str, Any]) -> str:
     if row["metric"] in SHARES:
-        low, high = row["interval"]
-        return f"{100 * row['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+        return share_text(row["value"], row["interval"])
     if row["interval"]:
         low, high = row["interval"]
         return f"{row['value']:.2f} [{low:.2f}, {high:.2f}]"

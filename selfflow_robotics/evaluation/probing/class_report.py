@@ -3,6 +3,7 @@
 from typing import Any
 
 from selfflow_robotics.evaluation.probing.report import Rows
+from selfflow_robotics.evaluation.statistics import share_text
 from selfflow_robotics.evaluation.tables import markdown_table, text_table
 
 NOTES = (
@@ -45,5 +46,4 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    low, high = row["interval"]
-    return f"{100 * row['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return share_text(row["accuracy"], row["interval"])
