@@ -264,7 +264,9 @@ def choose_episodes(index: RobotIndex, settings: Settings) -> list[int]:
                 "(aspects/success); train with successes_only=false"
             )
     if settings.instruction is not None:
-        matches = np.array([_matches(settings.instruction, text) for text in index.instructions])
+        matches = np.array(
+            [bool(re.fullmatch(settings.instruction, text)) for text in index.instructions]
+        )
         chosen &= matches[index.first_instructions]
         if not chosen.any():
             known = Counter(index.instructions[n] for n in index.first_instructions)
@@ -301,10 +303,6 @@ def check_filters(instruction: str | None, shortest: int | None, longest: int | 
             raise UserError(f"{name} must be at least 1 step, got {value}")
     if shortest is not None and longest is not None and shortest > longest:
         raise UserError(f"min_length={shortest} is above max_length={longest}")
-
-
-def _matches(expression: str, text: str) -> bool:
-    return re.fullmatch(expression, text) is not None
 
 
 def split_episodes(episodes: list[int], settings: Settings) -> tuple[list[int], list[int]]:

@@ -233,9 +233,17 @@ def _read(path: Path, repair: bool) -> list[EpisodeRecord]:
 def parse_record(line: bytes) -> EpisodeRecord:
     """The record in a line of episodes.jsonl. Raises ValueError if it is damaged."""
     try:
-        return _record(json.loads(line))
+        record = EpisodeRecord(**json.loads(line))
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    for name, hint in get_type_hints(EpisodeRecord).items():
+        value = getattr(record, name)
+        kinds = [get_origin(part) or part for part in get_args(hint) or (hint,)]
+        if get_origin(hint) is dict:
+            kinds = [dict]
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            raise ValueError(f"{name} is {type(value).__name__}")
+    return record
 
 
 def ledger_files(folder: Path) -> list[Path]:
@@ -250,16 +258,3 @@ def read_complete_lines(path: Path) -> tuple[list[bytes], bytes]:
     one, or nothing. Unlike `Ledger.open`, it changes nothing. Raises OSError."""
     *lines, rest = path.read_bytes().split(b"\n")
     return lines, rest
-
-
-def _record(values: dict[str, Any]) -> EpisodeRecord:
-    """Raises TypeError if a value is missing, unknown or of the wrong type."""
-    record = EpisodeRecord(**values)
-    for name, hint in get_type_hints(EpisodeRecord).items():
-        value = getattr(record, name)
-        kinds = [get_origin(part) or part for part in get_args(hint) or (hint,)]
-        if get_origin(hint) is dict:
-            kinds = [dict]
-        if type(value) not in kinds and not (type(value) is int and float in kinds):
-            raise TypeError(f"{name} is {type(value).__name__}")
-    return record
