@@ -16,7 +16,7 @@ import torch
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.csv_files import rates_csv
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
-from selfflow_robotics.evaluation.pages import results_page
+from selfflow_robotics.evaluation.pages import template
 from selfflow_robotics.evaluation.pages.films import last_picture
 from selfflow_robotics.evaluation.pages.results_charts import (
     checkpoint_chart,
@@ -56,7 +56,7 @@ def evaluated(tmp_path_factory):
     tensors = {"w": torch.ones(3)}
     save_checkpoint(root / "checkpoints", 5, {"model": tensors, "teacher": tensors}, {"roles": []})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results_page, "get_plotlyjs", lambda: "PLOTLY")
+        patch.setattr(template, "get_plotlyjs", lambda: "PLOTLY")
         results = [write_results(root, "pick_coke_can"), write_results(root, "move_near")]
         write_summary(root, results)
     return root
@@ -64,7 +64,7 @@ def evaluated(tmp_path_factory):
 
 @pytest.fixture
 def root(evaluated, tmp_path, monkeypatch):
-    monkeypatch.setattr(results_page, "get_plotlyjs", lambda: "PLOTLY")
+    monkeypatch.setattr(template, "get_plotlyjs", lambda: "PLOTLY")
     shutil.copytree(evaluated, tmp_path / "rt1")
     return tmp_path / "rt1"
 

@@ -11,7 +11,7 @@ import torch
 
 from selfflow_robotics.envs.tasks.catalog import TASKS
 from selfflow_robotics.evaluation.ledger import EpisodeRecord, Ledger
-from selfflow_robotics.evaluation.pages import results_page
+from selfflow_robotics.evaluation.pages import template
 from selfflow_robotics.evaluation.protocol import evaluation_episodes
 from selfflow_robotics.evaluation.verifying.checksums import CHECKSUMS
 from selfflow_robotics.evaluation.verifying.verify import find_results, verify
@@ -27,7 +27,7 @@ def evaluated(tmp_path_factory):
     tensors = {"w": torch.arange(64.0), "b": torch.ones(3)}
     save_checkpoint(root / "checkpoints", 5, {"model": tensors, "teacher": tensors}, {"roles": []})
     with pytest.MonkeyPatch.context() as patch:  # its 5 MB would be copied for each edit
-        patch.setattr(results_page, "get_plotlyjs", lambda: "")
+        patch.setattr(template, "get_plotlyjs", lambda: "")
         results = [write_results(root, "pick_coke_can"), write_results(root, "move_near")]
         write_summary(root, results)
     return root
