@@ -267,7 +267,6 @@ def test_a_slice_of_a_split(tmp_path):
     [
         ("train[2:4]", [2, 3]),
         ("train[4:]+train[:1]", [4, 5, 0]),
-        ("train[1:3]+train[2:4]", [0, 1, 2, 3]),  # one of them twice, so they count over the sum
     ],
 )
 def test_each_episode_has_a_number_of_its_own(tmp_path, split, numbers):

@@ -89,6 +89,8 @@ def test_splits_and_instructions(copied, original):
     assert index.fingerprint != open_robot_data(copied).fingerprint
     with pytest.raises(UserError, match="available: train"):
         open_robot_data(copied, "test")
+    with pytest.raises(UserError, match="twice"):
+        open_robot_data(copied, "train[:3]+train[2:]")
 
 
 def test_the_index_is_built_once_and_found_again_in_a_copy(copied, tmp_path, monkeypatch):
@@ -344,6 +346,13 @@ def test_a_gripper_that_is_not_finite_leaves_the_episode_out(damaged):
     index = open_robot_data(damaged)
     assert index.left_out["numbers not finite"] == 1
     assert index.episode_length.tolist() == LENGTHS[1:]
+
+
+def test_splits_that_share_episodes_do_not_add_up(damaged):
+    edit_info(damaged, splits={"train": "0:4", "val": "3:5"})
+    assert open_robot_data(damaged, "val").num_episodes == 2
+    with pytest.raises(UserError, match="twice"):
+        open_robot_data(damaged, "train+val")
 
 
 @pytest.mark.parametrize("fault", ["missing table", "damaged video", "fewer rows"])

@@ -179,7 +179,7 @@ def test_metadata_of_any_owner(toy, metadata):
         ("train[-1:]", [4]),
         ("train[1shard]", [2, 3]),
         ("train[3:]+train[:1]", [3, 4, 0]),
-        ("train[2:3] + train[2:3]", [2, 2]),
+        ("train[2:3] + train[4:]", [2, 4]),
     ],
 )
 def test_splits_mean_what_they_mean_to_tensorflow_datasets(toy, split, episodes):
@@ -217,6 +217,13 @@ def test_a_part_of_a_shard_needs_the_whole_shard(toy):
 )
 def test_a_split_that_is_not_there(toy, split):
     with pytest.raises(UserError, match="split") as caught:
+        RldsIndex.open(toy, split)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train+train", "train[:60%]+train[40%:]", "all+train[4:]"])
+def test_an_episode_is_never_there_twice(toy, split):
+    with pytest.raises(UserError, match="twice") as caught:
         RldsIndex.open(toy, split)
     assert "\n" not in str(caught.value)
 

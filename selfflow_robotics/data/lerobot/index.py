@@ -24,7 +24,7 @@ from selfflow_robotics.data.lerobot.info import LeRobotInfo, read_info
 from selfflow_robotics.data.lerobot.scan import EpisodeScanner
 from selfflow_robotics.data.lerobot.video import VideoPool
 from selfflow_robotics.data.processes import in_processes, processes_for
-from selfflow_robotics.data.rlds.info import ranges
+from selfflow_robotics.data.rlds.info import doubled, ranges
 from selfflow_robotics.data.robot_index import RobotIndex
 from selfflow_robotics.data.robot_mixture import ROBOTS
 from selfflow_robotics.errors import UserError
@@ -143,11 +143,14 @@ def chosen_episodes(info: LeRobotInfo, split: str) -> list[EpisodeFiles]:
     """The episodes of a split expression, in order. Raises UserError for a bad one."""
     episodes = read_episodes(info)
     lengths = {name: len(numbers) for name, numbers in info.splits.items()}
-    return [
-        episodes[info.splits[name][place]]
+    chosen = [
+        info.splits[name][place]
         for name, places in ranges(lengths, split, info.directory)
         for place in places
     ]
+    if len({*chosen}) < len(chosen):  # the splits of info.json may have episodes in common
+        raise doubled(info.directory, split)
+    return [episodes[number] for number in chosen]
 
 
 def check_files(info: LeRobotInfo, chosen: list[EpisodeFiles]) -> None:

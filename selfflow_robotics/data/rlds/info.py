@@ -7,6 +7,7 @@ code; here no class is imported, and unknown ones are refused.
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Info:
         """The pieces of a split expression such as train, train[:90%] or train+val, in order.
 
         The syntax is that of TensorFlow Datasets (tensorflow.org/datasets/splits). Raises UserError
-        if it is invalid or selects no episode.
+        if it is invalid, or selects no episode or one of them twice.
         """
         found = _selected(self.splits, split, self.directory)
         before = {}
@@ -97,7 +98,19 @@ def _selected(known: splits.SplitDict, split: str, where: Path) -> Any:
         ) from error
     if not found:
         raise UserError(f"{where}: split '{split}' has no episodes")
+    spans = sorted((one.filename, one.skip, one.skip + one.take) for one in found)
+    if any(file == other and start < end for (file, _, end), (other, start, _) in pairwise(spans)):
+        raise doubled(where, split)
     return found
+
+
+def doubled(where: Path, split: str) -> UserError:
+    """What to raise for a split that has an episode twice. It would count twice, and could be both
+    held out and trained on."""
+    return UserError(
+        f"{where}: split '{split}' has some episodes twice; choose parts that do not overlap, such "
+        "as train[:60%]+train[80%:]"
+    )
 
 
 def read_info(directory: Path) -> Info:
