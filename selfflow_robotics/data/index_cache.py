@@ -21,7 +21,7 @@ from selfflow_robotics.data.index_tables import Columns, Tables, plausible
 from selfflow_robotics.locks import alone
 from selfflow_robotics.whole_file import whole_file
 
-VERSION = 5  # of the tables; part of every key
+VERSION = 6  # of the tables; part of every key
 _CHECKSUM = "checksum"
 _log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ import numpy as np
 from selfflow_robotics.errors import UserError
 
 Tables = dict[str, Any]
+# Why an episode is left out.
+LEFT_OUT = ("shorter than two steps", "numbers not finite", "instruction not UTF-8")
 
 
 @dataclass(frozen=True)
@@ -36,26 +38,37 @@ COMMON = Columns(
 )
 
 
+def why_left_out(episode: dict[str, Any]) -> str | None:
+    """One of `LEFT_OUT` if training cannot use an episode, which has at least actions [T, 7],
+    proprio [T, 8] and `texts`; None if it can."""
+    short, infinite, garbled = LEFT_OUT
+    if len(episode["actions"]) < 2:
+        return short
+    if not all(np.isfinite(episode[key]).all() for key in ("actions", "proprio")):
+        return infinite
+    return garbled if any(map(has_surrogates, {*episode["texts"]})) else None
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether the text has half of a character's code, which no UTF-8 file can hold."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def collect(columns: Columns, episodes: Iterable[dict[str, Any]]) -> Tables:
     """The tables of some episodes, each with its `columns` and its `texts`, an instruction a step.
 
-    Leaves out and counts episodes with fewer than two steps, and those with actions or
-    proprioception that are not finite: `left_out` is int64 [2].
+    Episodes are left out for the causes in `LEFT_OUT` and counted: `left_out` is int64 [3].
     """
     kept: list[dict[str, Any]] = []
     vocabulary: dict[str, int] = {}
-    left_out = np.zeros(2, np.int64)
+    left_out = np.zeros(len(LEFT_OUT), np.int64)
     for episode in episodes:
-        values = np.concatenate([episode["actions"], episode["proprio"]], axis=1)
-        if len(values) < 2:
-            left_out[0] += 1
-        elif not np.isfinite(values).all():
-            left_out[1] += 1
-        else:
-            words = [vocabulary.setdefault(text, len(vocabulary)) for text in episode["texts"]]
-            made = {"instruction": np.array(words, np.int32), "episode_length": len(values)}
-            found = episode | made
-            kept.append({key: found[key] for key in (*columns.per_step, *columns.per_episode)})
+        if cause := why_left_out(episode):
+            left_out[LEFT_OUT.index(cause)] += 1
+            continue
+        words = [vocabulary.setdefault(text, len(vocabulary)) for text in episode["texts"]]
+        found = episode | {"instruction": np.array(words, np.int32), "episode_length": len(words)}
+        kept.append({key: found[key] for key in (*columns.per_step, *columns.per_episode)})
     tables: Tables = {"instructions": list(vocabulary), "left_out": left_out}
     for key, (kind, shape) in columns.per_step.items():
         nothing = np.empty((0, *shape), kind)
@@ -85,11 +98,9 @@ def merge(columns: Columns, parts: Sequence[Tables], where: object) -> Tables:
     lengths = tables["episode_length"]
     tables["episode_start"] = np.cumsum(lengths) - lengths
     if not len(lengths):
-        short, odd = tables["left_out"]
-        raise UserError(
-            f"{where}: no usable episode; {short} have fewer than two steps, {odd} have numbers "
-            "that are not finite"
-        )
+        counts = zip(tables["left_out"].tolist(), LEFT_OUT, strict=True)
+        told = ", ".join(f"{count} {cause}" for count, cause in counts if count)
+        raise UserError(f"{where}: no usable episode: {told}")
     return tables
 
 
@@ -103,7 +114,7 @@ def plausible(columns: Columns, tables: Tables) -> bool:
     expected = {key: (kind, (steps, *shape)) for key, (kind, shape) in columns.per_step.items()}
     expected |= {key: (kind, (episodes,)) for key, kind in columns.per_episode.items()}
     expected["episode_start"] = (np.int64, (episodes,))
-    expected["left_out"] = expected["image_size"] = (np.int64, (2,))
+    expected |= {"left_out": (np.int64, (len(LEFT_OUT),)), "image_size": (np.int64, (2,))}
     found = {key: (tables[key].dtype.type, tables[key].shape) for key in expected}
     if found != expected:
         return False

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from selfflow_robotics.data.index_tables import LEFT_OUT
 from selfflow_robotics.data.rlds.schema import Layout
 from selfflow_robotics.robot.observation import resize_image
 
@@ -49,10 +50,7 @@ class RobotIndex(ABC):
         self.actions = tables["actions"]
         self.proprio = tables["proprio"]
         self.instructions: list[str] = tables["instructions"]
-        self.left_out = {
-            "shorter than two steps": int(tables["left_out"][0]),
-            "numbers not finite": int(tables["left_out"][1]),
-        }
+        self.left_out = dict(zip(LEFT_OUT, tables["left_out"].tolist(), strict=True))
         self._instruction = tables["instruction"]
         self.num_episodes = len(self.episode_start)
         self.num_frames = len(self.actions)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from selfflow_robotics.data.rlds import index as index_module
 from selfflow_robotics.data.rlds.index import RldsIndex
+from selfflow_robotics.data.rlds.survey import survey
 from selfflow_robotics.data.rlds.tfrecord import write_record
 from selfflow_robotics.errors import UserError
 from tests.rlds_sets import GOLDEN, GOLDEN_SET, IMAGE_SIZE, edit_record, make_set, make_steps, shard
@@ -177,7 +178,7 @@ def test_numbers_that_are_not_finite_leave_the_episode_out(toy, key, value):
     edit_record(shard(toy), 0, edit)
     index = RldsIndex.open(toy)
     assert index.episode_length.tolist() == [3, 5, 2, 6]
-    assert index.left_out == {"shorter than two steps": 0, "numbers not finite": 1}
+    assert {cause: n for cause, n in index.left_out.items() if n} == {"numbers not finite": 1}
     assert np.isfinite(index.actions).all()
 
 
@@ -196,6 +197,20 @@ def test_degenerate_episodes_are_left_out(toy, length):
     assert index.frame(4).shape == (*IMAGE_SIZE, 3)
 
 
+def test_an_instruction_that_is_no_text_leaves_the_episode_out(toy):
+    def edit(features):
+        words = features["steps/observation/natural_language_instruction"].bytes_list.value
+        words[1] = b"pick \xffcoke can"
+
+    edit_record(shard(toy), 0, edit)
+    index = RldsIndex.open(toy)
+    assert index.episode_length.tolist() == [3, 5, 2, 6]
+    assert index.left_out["instruction not UTF-8"] == 1
+    assert index.instructions == ["pick coke can"]
+    (fault,) = survey(toy, frames="none").faults
+    assert (fault.kind, fault.cause) == ("episode", "instruction not UTF-8")
+
+
 def test_nothing_but_degenerate_episodes(tmp_path):
     toy = make_set(tmp_path, [2])
     edit_record(
@@ -203,7 +218,7 @@ def test_nothing_but_degenerate_episodes(tmp_path):
         0,
         lambda f: f["steps/action/world_vector"].float_list.value.__setitem__(0, np.inf),
     )
-    refuses(toy, "1 have numbers that are not finite")
+    refuses(toy, "1 numbers not finite")
 
 
 def test_damaged_picture(toy):

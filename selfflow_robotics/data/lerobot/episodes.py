@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfflow_robotics import json_file
+from selfflow_robotics.data.index_tables import has_surrogates
 from selfflow_robotics.data.lerobot.info import LeRobotInfo
 from selfflow_robotics.errors import UserError
 
@@ -61,7 +62,7 @@ def read_tasks(info: LeRobotInfo) -> dict[int, str]:
     tasks: dict[int, str] = {}
     for row in rows:
         number, text = _whole(path, row, "task_index"), row.get(key)
-        if not isinstance(text, str) or _has_surrogates(text):
+        if not isinstance(text, str) or has_surrogates(text):
             raise UserError(
                 f"{path}: task {number} is {text!r:.80}, a text is needed; copy it again"
             )
@@ -170,11 +171,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: a line is no table; copy it again")
     return rows
-
-
-def _has_surrogates(text: str) -> bool:
-    """Whether the text has half of a character's code, which no file can hold."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _whole(path: Path, row: dict[str, Any], key: str) -> int:

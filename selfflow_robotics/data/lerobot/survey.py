@@ -13,12 +13,20 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
+from selfflow_robotics.data.index_tables import why_left_out
 from selfflow_robotics.data.lerobot.episodes import EpisodeFiles, read_tasks
 from selfflow_robotics.data.lerobot.index import chosen_episodes, provenance
 from selfflow_robotics.data.lerobot.info import LeRobotInfo, read_info
 from selfflow_robotics.data.lerobot.scan import EpisodeScanner
 from selfflow_robotics.data.lerobot.video import VideoPool
-from selfflow_robotics.data.rlds.survey import Episode, Fault, Frames, Survey, chosen_steps
+from selfflow_robotics.data.rlds.survey import (
+    Episode,
+    Fault,
+    FaultKind,
+    Frames,
+    Survey,
+    chosen_steps,
+)
 from selfflow_robotics.errors import UserError
 
 _CHUNK = 32  # episodes whose frames are decoded in parallel
@@ -71,11 +79,16 @@ def survey(
             tables = []
             for files in chosen[start : start + _CHUNK]:
                 try:
-                    tables.append((files, _usable(files, scanner.read(files))))
-                except _Unusable as error:
-                    found.faults.append(_fault(files, "episode", str(error)))
+                    table = scanner.read(files)
                 except UserError as error:
                     found.faults.append(_fault(files, "record", str(error)))
+                else:
+                    if cause := why_left_out(table):
+                        where = f"{files.data}: episode {files.number}"
+                        message = f"{where}: {cause}; training leaves it out"
+                        found.faults.append(_fault(files, "episode", message, cause=cause))
+                    else:
+                        tables.append((files, table))
                 progress.update()
             for episode, faults in pool.map(decode, tables):
                 found.episodes.append(episode)
@@ -84,19 +97,6 @@ def survey(
                 tell(new)
     found.disturbed = np.zeros(len(found.episodes), bool)
     return found
-
-
-class _Unusable(UserError):
-    """An episode that training leaves out, though it is not damaged."""
-
-
-def _usable(files: EpisodeFiles, table: dict[str, Any]) -> dict[str, Any]:
-    where = f"{files.data}: episode {files.number}"
-    if files.length < 2:
-        raise _Unusable(f"{where} has {files.length} steps; training leaves it out")
-    if not all(np.isfinite(table[key]).all() for key in ("actions", "proprio")):
-        raise _Unusable(f"{where} has numbers that are not finite; training leaves it out")
-    return table
 
 
 def _decode(
@@ -138,5 +138,7 @@ def _decode(
     return episode, faults
 
 
-def _fault(files: EpisodeFiles, kind: Any, message: str, step: int | None = None) -> Fault:
-    return Fault(kind, message, files.data.name, files.number, step)
+def _fault(
+    files: EpisodeFiles, kind: FaultKind, message: str, step: int | None = None, cause: str = ""
+) -> Fault:
+    return Fault(kind, message, files.data.name, files.number, step, cause)

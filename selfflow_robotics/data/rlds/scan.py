@@ -89,7 +89,8 @@ def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) 
     | actions              | float32 [T, 7]           | policy vectors (`robot.actions`)        |
     | gripper_command      | float32 [T]              | as stored: closing, for Bridge opening  |
     | proprio              | float32 [T, 8]           | tool xyz, quaternion xyzw, closedness   |
-    | texts                | list of T str            | instructions                            |
+    | texts                | list of T str            | instructions; bytes that are not UTF-8  |
+    |                      |                          | become surrogates                       |
     | offset, size, crc    | int64, int32, uint32 [T] | of image files, from the record's start |
     | image_size           | (int, int)               | height, width; None without steps       |
     | success, failed      | bool                     | as recorded; both false: unknown        |
@@ -163,7 +164,7 @@ def read_episode(record: bytes, where: str, image_size: tuple[int, int] | None) 
         "actions": actions,
         "gripper_command": gripper_command,
         "proprio": proprio,
-        "texts": [text.decode("utf-8", "replace") for text in values[layout.text]],
+        "texts": [text.decode("utf-8", "surrogateescape") for text in values[layout.text]],
         "image_size": image_size,
         "success": success is True,
         "failed": success is False,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from selfflow_robotics.data.index_tables import why_left_out
 from selfflow_robotics.data.rlds.info import Piece, read_info
 from selfflow_robotics.data.rlds.metadata import check_size, read_history
 from selfflow_robotics.data.rlds.pictures import decode_picture
@@ -42,6 +43,7 @@ class Fault:
     shard: str = ""  # file name
     record: int | None = None  # in the shard
     step: int | None = None
+    cause: str = ""  # of an episode that training leaves out, of `index_tables.LEFT_OUT`
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +170,10 @@ class _Record:
     def where(self) -> str:
         return f"{self.piece.path}: record {self.number} (counted from 0)"
 
-    def fault(self, kind: FaultKind, message: str, step: int | None = None) -> Fault:
-        return Fault(kind, message, self.piece.path.name, self.number, step)
+    def fault(
+        self, kind: FaultKind, message: str, step: int | None = None, cause: str = ""
+    ) -> Fault:
+        return Fault(kind, message, self.piece.path.name, self.number, step, cause)
 
 
 def _chunks(piece: Piece, found: Survey) -> Iterator[list[_Record]]:
@@ -208,14 +212,10 @@ def _read(
         table = read_episode(record.data, record.where, size)
     except UserError as error:
         return None, [record.fault("record", str(error))], None
-    actions, proprio = table["actions"], table["proprio"]
-    if len(actions) < 2:
-        message = f"{record.where} has {len(actions)} steps; training leaves it out"
-        return None, [record.fault("episode", message)], table["image_size"]
-    if not (np.isfinite(actions).all() and np.isfinite(proprio).all()):
-        message = f"{record.where} has numbers that are not finite; training leaves it out"
-        return None, [record.fault("episode", message)], table["image_size"]
-    steps = chosen_steps(len(actions), frames)
+    if cause := why_left_out(table):
+        message = f"{record.where}: {cause}; training leaves it out"
+        return None, [record.fault("episode", message, cause=cause)], table["image_size"]
+    steps = chosen_steps(len(table["actions"]), frames)
     faults = [fault for step in steps if (fault := _decode(record, table, step))]
     return _episode(record, table, len(steps)), faults, table["image_size"]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from selfflow_robotics.data.index_tables import why_left_out
 from selfflow_robotics.data.rlds.info import Piece, read_info
 from selfflow_robotics.data.rlds.pictures import decode_picture
 from selfflow_robotics.data.rlds.scan import read_episode
@@ -75,12 +76,8 @@ def _usable(pieces: list[Piece]) -> Iterator[tuple[bytes, dict[str, Any], int]]:
         records = read_records(piece.path, True, slice(piece.skip, piece.skip + piece.take))
         for count, (_, record) in enumerate(records, piece.skip):
             table = read_episode(record, f"{piece.path}: record {count} (counted from 0)", None)
-            if len(table["actions"]) > 1 and _is_finite(table):
+            if why_left_out(table) is None:
                 yield record, table, piece.before + count
-
-
-def _is_finite(table: dict[str, Any]) -> bool:
-    return bool(np.isfinite(table["actions"]).all() and np.isfinite(table["proprio"]).all())
 
 
 def _recording(record: bytes, table: dict[str, Any], number: int) -> Recording:
