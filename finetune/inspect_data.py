@@ -20,9 +20,11 @@ Training refuses a data set with damaged records, and reads all the rest: drop e
 settings instruction, min_length, max_length and successes_only of finetune/rt1.py.
 
 verify=true checks the checksum of every record and decodes every image. It prints a line per
-damaged record and exits with 1 if there is any; a report alone exits with 0.
+damaged record and exits with 1 if there is any; a report alone exits with 0. Episodes that training
+leaves out (numbers that are not finite, ...) are counted by cause, but are not damage.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +36,7 @@ from selfflow_robotics.data.rlds.survey import Fault, Frames, Survey
 from selfflow_robotics.data.robot_data import survey_robot_data
 from selfflow_robotics.errors import UserError, check_least
 from selfflow_robotics.evaluation.pages.data_page import page_html
-from selfflow_robotics.evaluation.pages.data_report import data_report, report_text
+from selfflow_robotics.evaluation.pages.data_report import counted, data_report, report_text
 from selfflow_robotics.evaluation.pages.template import save
 from selfflow_robotics.evaluation.results import write_report, writing
 
@@ -90,13 +92,16 @@ def verify(directory: str, split: str) -> int:
         nonlocal damaged
         for _, group in groupby(faults, lambda fault: (fault.shard, fault.record)):
             first, *others = group
-            if first.kind == "episode":  # too short or not finite: left out, but not damaged
+            if first.kind == "episode":  # left out by training, but not damaged
                 continue
             damaged += 1
             tqdm.write(first.message + (f" (and {len(others)} more images)" if others else ""))
 
     found = survey_robot_data(directory, split, "all", tell)
     result = f"{damaged} damaged" if damaged else "all intact"
+    if left_out := Counter(fault.cause for fault in found.faults if fault.kind == "episode"):
+        causes = ", ".join(f"{count} {cause}" for cause, count in left_out.items())
+        result += f"; training leaves out {counted(left_out.total(), 'episode')}: {causes}"
     print(f"{directory}: {found.num_records} records, {found.frames_decoded} images: {result}")
     return 1 if damaged else 0
 

@@ -337,6 +337,15 @@ def test_verify_tells_intact_from_damaged(main, tmp_path, capsys):
     assert re.search(r"00002-of-00003: record 0 ", second)
 
 
+def test_verify_counts_what_training_leaves_out(main, tmp_path, capsys):
+    toy = write_set(tmp_path, episodes())
+    world_vector = "steps/action/world_vector"
+    edit_record(shard(toy, 1), 0, lambda f: f[world_vector].float_list.value.__setitem__(4, np.nan))
+    main([str(toy), "verify=true"])
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.endswith("all intact; training leaves out 1 episode: 1 numbers not finite")
+
+
 def test_bad_input_is_one_line(main, tmp_path, capsys):
     for arguments in ([], ["nowhere/0.1.0"], [write_set(tmp_path, episodes()), "split=val"]):
         assert exit_code(main, *arguments) == 2
