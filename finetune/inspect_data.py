@@ -7,9 +7,9 @@
 
 DATA is the version folder of an RLDS data set with the features of RT-1's fractal20220817_data or
 of BridgeData V2's bridge_dataset, or the folder of a LeRobot data set with their actions. The
-report is printed and written to inspections/NAME: page.html, a single self-contained file with
-charts and pictures, and report.json. It shows instructions, episode lengths, outcomes and action
-statistics, and warns about
+report is printed and written to inspections/NAME (NAME-2, ... for more data sets of that name):
+page.html, a single self-contained file with charts and pictures, and report.json. It shows
+instructions, episode lengths, outcomes and action statistics, and warns about
 
 * records that are damaged or lack a feature, missing shards, and images that cannot be decoded;
 * actions far outside the range of the others, and arms that stand still for long;
@@ -26,7 +26,7 @@ leaves out (numbers that are not finite, ...) are counted by cause, but are not 
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 
 from tqdm import tqdm
@@ -68,16 +68,26 @@ def main(config: InspectConfig) -> int:
         )
     if config.verify:
         return max(verify(directory, config.split) for directory in config.data)
+    taken: set[str] = set()
     for directory in config.data:
-        inspect(survey_robot_data(directory, config.split, config.frames), config)
+        found = survey_robot_data(directory, config.split, config.frames)
+        inspect(found, config, free_name(found.info.name, taken))
     return 0
 
 
-def inspect(found: Survey, config: InspectConfig) -> None:
-    """Print the report and write it as a page and as JSON."""
+def free_name(name: str, taken: set[str]) -> str:
+    """The name itself, or with -2, -3, ...: the first one that is not taken. It is now."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    chosen = next(one for one in chain([name], numbered) if one not in taken)
+    taken.add(chosen)
+    return chosen
+
+
+def inspect(found: Survey, config: InspectConfig, name: str) -> None:
+    """Print the report and write it as a page and as JSON, into the folder `name`."""
     report = data_report(found)
     print(report_text(report))
-    folder = Path(config.output) / found.info.name
+    folder = Path(config.output) / name
     save(folder / "page.html", page_html(found, report, config.pictures))
     with writing(folder):
         write_report(folder / "report.json", report)

@@ -311,6 +311,15 @@ def test_the_command_writes_page_and_json(main, tmp_path, capsys):
     assert "<html" in (tmp_path / "here/toy/page.html").read_text()
 
 
+def test_data_sets_of_one_name_have_a_report_each(main, tmp_path):
+    for folder, number in (("a", 2), ("b", 3)):
+        write_set(tmp_path / folder, episodes()[:number])
+    main(["a/toy/0.1.0", "b/toy/0.1.0", "pictures=0"])
+    reports = [tmp_path / "inspections" / name / "report.json" for name in ("toy", "toy-2")]
+    told = [json.loads(path.read_text())["counts"]["episodes"] for path in reports]
+    assert told == [2, 3]
+
+
 def exit_code(main, *arguments):
     with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in arguments])

@@ -130,6 +130,12 @@ def test_json_of_another_kind(toy, name, value):
     refused(toy, str(toy))
 
 
+@pytest.mark.parametrize("name", ["../toy", "/toy", "..", "", "a/b", "a\nb", "x y\x1b[2J"])
+def test_a_name_is_no_path(toy, name):
+    edit_json(toy / "dataset_info.json", lambda content: content.update(name=name))
+    refused(toy, "dataset_info.json")
+
+
 def test_large_json_is_not_read_whole(toy):
     with (toy / "features.json").open("r+b") as file:
         file.truncate(2**36)

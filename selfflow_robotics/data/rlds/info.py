@@ -6,6 +6,7 @@ code; here no class is imported, and unknown ones are refused.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -116,8 +117,8 @@ def doubled(where: Path, split: str) -> UserError:
 def read_info(directory: Path) -> Info:
     """Read and check dataset_info.json and features.json.
 
-    Raises UserError if the data set is unfinished, its JSON is damaged or implausible, its features
-    are not RT-1's, or it is not stored as TFRecords.
+    Raises UserError if the data set is unfinished, its JSON is damaged or implausible, its name is
+    a path, its features are not RT-1's, or it is not stored as TFRecords.
     """
     if not os.path.isfile(directory / "dataset_info.json"):
         raise UserError(
@@ -137,6 +138,11 @@ def read_info(directory: Path) -> Info:
         found = splits.SplitDict.from_proto(proto.splits, template)
     except Exception as error:  # many kinds, if the file is JSON but not a DatasetInfo
         raise _unreadable(directory / "dataset_info.json", error) from error
+    if not re.fullmatch(r"\w[\w.-]*", proto.name):  # shards and reports are named after it
+        raise UserError(
+            f"{directory}: dataset_info.json names the data set {proto.name[:100]!r}; a name of "
+            "letters, digits and _ is needed: correct it, and the names of the shards"
+        )
     if proto.file_format not in ("", "tfrecord"):
         raise UserError(
             f"{directory}: stored as {proto.file_format}, expected tfrecord; convert it with tfds "
