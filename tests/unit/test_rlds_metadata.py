@@ -97,6 +97,20 @@ def test_odd_metadata_is_refused(recent, older, text):
             RldsIndex.open(directory)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("control_hz", [3.0]), ("control_hz", "3"), ("control_hz", -3), ("dataset", [])],
+)
+def test_odd_provenance_is_refused(older, tmp_path, key, value):
+    found = json.loads((older / "metadata.json").read_text())
+    found["provenance"][key] = value
+    (older / "metadata.json").write_text(json.dumps(found))
+    for directory in (older, record(tmp_path / "noted", provenance={key: value})):
+        with pytest.raises(UserError, match=key) as caught:
+            RldsIndex.open(directory)
+        assert "\n" not in str(caught.value)
+
+
 def test_an_older_list_that_is_damaged_is_refused(older):
     whole = (older / "metadata.json").read_text()
     for damaged in (

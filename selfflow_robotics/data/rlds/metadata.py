@@ -36,6 +36,7 @@ DESCRIPTIONS = {
 _RECORDING, _EPISODE = "env_name", "collection_mode_name"
 _FILE_PATH = "episode_metadata/file_path"  # of bridge_dataset
 RECORDING_KEYS = {"provenance", "image_size", "jpeg_quality"}
+_MOST_HZ = 1000.0
 UNTOLD = -1  # in place of a flag that a record does not have
 
 
@@ -124,9 +125,27 @@ def read_history(info: Info, tables: dict[str, Any]) -> tuple[dict[str, Any], np
 
     From its tables: `recordings`, the distinct texts of the notes, "" without note; `disturbed`
     int8 [E], UNTOLD without note; `record` int64 [E], each episode's position in its split.
-    Provenance always names the data set. Warns about missing information. Raises UserError for our
-    data sets if metadata.json is damaged or the records come from two recordings.
+    Provenance always names the data set. Warns about missing information. Raises UserError if the
+    control rate is no number and, for our data sets, if metadata.json is damaged or the records
+    come from two recordings.
     """
+    provenance, disturbed = _read_history(info, tables)
+    rate, name = provenance.get("control_hz", 1), provenance["dataset"]
+    if type(rate) not in (int, float) or not 0 < rate <= _MOST_HZ:
+        raise _wrong(info.directory, f"control_hz is {rate!r:.80}, a positive number is needed")
+    if not isinstance(name, str):
+        raise _wrong(info.directory, f"dataset is {name!r:.80}, a text is needed")
+    return provenance, disturbed
+
+
+def _wrong(directory: Path, what: str) -> UserError:
+    return UserError(
+        f"{directory}: in the provenance of the recording (metadata.json, or the records' notes) "
+        f"{what}; correct it, or record the data again"
+    )
+
+
+def _read_history(info: Info, tables: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     directory = info.directory
     provenance: dict[str, Any] = {"dataset": info.name}
     disturbed = tables["disturbed"] == 1
