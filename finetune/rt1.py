@@ -351,7 +351,8 @@ def open_data(config: FinetuneConfig) -> tuple[list[RobotIndex], RobotIndex | No
     """Open the demonstrations and, for roles that train on it, play; record them if missing."""
     indices, play = open_indices(config.data, config.split, config.collect), None
     asked = config.roles.get("world_model", 0) + config.roles.get("inverse_dynamics", 0)
-    if config.play_share > 0 and asked > 0 and (config.play_data or not config.data):
+    has_play = config.data is None or config.play_data is not None
+    if config.play_share > 0 and asked > 0 and has_play:
         same = {name: getattr(config.collect, name) for name in SAME_WORLD}
         play = open_index(config.play_data, config.play_split, replace(config.play, **same))
         if (config.latents is None) != (config.play_latents is None):

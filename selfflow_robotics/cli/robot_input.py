@@ -42,7 +42,7 @@ def check_latents(model: RobotConfig, latents: OneOrMore | None) -> None:
 def open_index(data: str | None, split: str, collect: CollectConfig) -> RobotIndex:
     """Of the data set `data`, or of what `collect` describes, which is recorded if need be."""
     if data == "":  # an unset shell variable; it must not start a recording
-        raise UserError("a data set has an empty name; name its folder, or leave data out")
+        raise UserError("a data set has an empty name; name its folder, or leave it out")
     return open_robot_data(ensure_demonstrations(collect) if data is None else Path(data), split)
 
 

@@ -22,7 +22,8 @@ from selfflow_robotics.rollouts.demonstrations import CollectConfig
 from tests.rlds_sets import make_steps, write_set
 
 ROOT = Path(__file__).parents[2]
-FinetuneConfig = runpy.run_path(str(ROOT / "finetune" / "rt1.py"))["FinetuneConfig"]
+RT1 = runpy.run_path(str(ROOT / "finetune" / "rt1.py"))
+FinetuneConfig, open_data = RT1["FinetuneConfig"], RT1["open_data"]
 MODEL = RobotConfig(image_size=(16, 24), patch=8, later_frames=2)
 
 
@@ -149,6 +150,14 @@ def test_a_mixture_of_nothing_is_refused(folders, tmp_path):
             open_indices(data, "train", CollectConfig(root=str(tmp_path / "unused")))
     assert not (tmp_path / "unused").exists()
     assert one_for_each("", 1, "latents") == [""]  # refused when it is opened
+
+
+def test_play_with_an_empty_name_is_refused(folders):
+    config = settings(
+        data=str(folders[0]), play_data="", play_share=0.5, roles={"world_model": 1.0}
+    )
+    with pytest.raises(UserError, match="empty name"):
+        open_data(config)
 
 
 def test_settings_take_one_data_set_or_several(folders):
