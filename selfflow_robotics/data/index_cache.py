@@ -26,14 +26,20 @@ _CHECKSUM = "checksum"
 _log = logging.getLogger(__name__)
 
 
-def cache_path(kind: str, key: str) -> Path:
-    """The file of an index: `kind` is the format of the data, `key` the hash of its content."""
-    root = os.environ.get("SELFFLOW_CACHE") or Path.home() / ".cache" / "selfflow_robotics"
+def cache_path(kind: str, key: str) -> Path | None:
+    """The file of an index: `kind` is the format of the data, `key` the hash of its content. None
+    without a home directory, as some containers are, unless SELFFLOW_CACHE names a folder."""
+    root = os.environ.get("SELFFLOW_CACHE")
+    if not root:
+        try:
+            root = Path.home() / ".cache" / "selfflow_robotics"
+        except RuntimeError:
+            return None
     return Path(root) / kind / f"{key}.safetensors"
 
 
 def cached(
-    path: Path,
+    path: Path | None,
     columns: Columns,
     most_bytes: int,
     fits: Callable[[Tables], bool],
@@ -43,8 +49,11 @@ def cached(
     are stored there whole or not at all.
 
     The file has at most `most_bytes`, and `fits` compares its tables with the data. If it cannot be
-    stored, this only warns.
+    stored, or `path` is None, this only warns.
     """
+    if path is None:
+        _log.warning("the index is not cached: there is no home directory; set SELFFLOW_CACHE")
+        return build()
     tables = _load(path, columns, most_bytes, fits)
     if tables is not None:
         return tables

@@ -87,6 +87,17 @@ def build_once(path, log):
     return index_cache.cached(path, COMMON, 2**20, lambda tables: True, build)
 
 
+def test_without_a_home_directory_nothing_is_cached(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("SELFFLOW_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and a user
+    path = index_cache.cache_path("toy", "a")
+    assert path is None
+    assert build_once(path, tmp_path / "log")["instructions"] == ["task 0", "task 2"]
+    assert "SELFFLOW_CACHE" in caplog.text
+    monkeypatch.setenv("SELFFLOW_CACHE", str(tmp_path))
+    assert index_cache.cache_path("toy", "a") == tmp_path / "toy" / "a.safetensors"
+
+
 def test_one_process_builds_and_the_others_wait(tmp_path):
     path, log = tmp_path / "cache" / "toy" / "a.safetensors", tmp_path / "log"
     context = multiprocessing.get_context("fork")
