@@ -106,7 +106,7 @@ def list_media(
 
     Raises UserError if it is no folder, or if no file in it has a caption.
     """
-    root = Path(source).expanduser()
+    root = Path(os.path.expanduser(source))
     if not root.is_dir():
         raise UserError(f"{root} is no folder; pass a folder of {', '.join(suffixes)} files")
     found: list[str] = []

@@ -203,7 +203,7 @@ def list_images(source: str | Path, captioned: bool = False) -> ImageList:
     Raises UserError if there are none, if the layout is ambiguous, if a tar is damaged, or if no
     image has a caption.
     """
-    images = _list(Path(source).expanduser(), captioned)
+    images = _list(Path(os.path.expanduser(source)), captioned)
     if captioned and not images.items:
         raise UserError(
             f"no image at {source} has captions ({images.skips.text()}); expected NAME.txt, with a "

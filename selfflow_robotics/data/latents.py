@@ -21,6 +21,7 @@ twice that with mirror images.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -88,7 +89,7 @@ class LatentRows:
     of: ClassVar[str]  # one of `KINDS`
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
         self.record = read_record(self.folder)
         found = "images" if is_labelled(self.record) else self.record["source"]["kind"]
         if found != self.of:

@@ -1,5 +1,6 @@
 """Open a robot data set of either format: RLDS, or LeRobot."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +19,13 @@ def open_robot_data(directory: str | Path, split: str = "train") -> RobotIndex:
     `split`: in TensorFlow Datasets syntax. Raises UserError as `RldsIndex.open` and
     `LeRobotIndex.open`.
     """
-    folder = Path(directory).expanduser()
+    folder = Path(os.path.expanduser(directory))
     return (LeRobotIndex if is_lerobot(folder) else RldsIndex).open(folder, split)
 
 
 def is_robot_data(directory: str | Path) -> bool:
     """Whether the folder is a robot data set."""
-    folder = Path(directory).expanduser()
+    folder = Path(os.path.expanduser(directory))
     return (folder / "dataset_info.json").exists() or is_lerobot(folder)
 
 
@@ -35,5 +36,5 @@ def survey_robot_data(
     tell: Callable[[list[Fault]], None] = lambda faults: None,
 ) -> Survey:
     """`survey` of `data.rlds.survey` or `data.lerobot.survey`."""
-    folder = Path(directory).expanduser()
+    folder = Path(os.path.expanduser(directory))
     return (lerobot if is_lerobot(folder) else rlds).survey(folder, split, frames, tell)

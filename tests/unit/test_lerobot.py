@@ -381,3 +381,5 @@ def test_which_folders_are_robot_data(copied, tmp_path):
     assert is_robot_data(copied)
     assert is_robot_data(GOLDEN_SET)
     assert not is_robot_data(tmp_path)
+    with pytest.raises(UserError, match="~nobody"):
+        open_robot_data("~nobody of this name/toy")
