@@ -210,7 +210,7 @@ def column(directory, name, edit, pattern="data/**/*.parquet"):
 
 
 EPISODES = "meta/episodes/**/*.parquet"
-START = f"videos/{CAMERA}/from_timestamp"
+START, STOP = (f"videos/{CAMERA}/{name}_timestamp" for name in ("from", "to"))
 # What is planted, and what the line says.
 FAULTS = {
     "huge rate": (lambda d: edit_info(d, fps=10**400), "fps"),
@@ -315,6 +315,10 @@ FAULTS_OF = {
         "before": (lambda d: column(d, START, lambda v: [-1.0, *v[1:]], EPISODES), "-1.0"),
         "never": (lambda d: column(d, START, lambda v: [float("nan"), *v[1:]], EPISODES), "nan"),
         "no length": (lambda d: column(d, "length", lambda v: [None, *v[1:]], EPISODES), "length"),
+        "backwards": (lambda d: column(d, STOP, lambda v: [*v[:2], 0.0, *v[3:]], EPISODES), "to_t"),
+        "no end": (lambda d: column(d, STOP, lambda v: [None, *v[1:]], EPISODES), "to_t"),
+        "more frames": (lambda d: edit_info(d, total_frames=47), "46 frames"),
+        "frames of text": (lambda d: edit_info(d, total_frames="46"), "total_frames"),
         "episode twice": (
             lambda d: column(d, "episode_index", lambda v: [1, *v[1:]], EPISODES),
             "lacks 1",

@@ -41,6 +41,12 @@ def read_episodes(info: LeRobotInfo) -> dict[int, EpisodeFiles]:
             f"{info.directory}/meta lists {len(episodes)} episodes, but info.json says "
             f"{info.num_episodes}; copy it again"
         )
+    frames = sum(one.length for one in episodes)
+    if info.num_frames not in (None, frames):
+        raise UserError(
+            f"{info.directory}/meta lists episodes of {frames} frames, but info.json says "
+            f"{info.num_frames} (total_frames); copy it again"
+        )
     _check_apart(episodes)
     return found
 
@@ -118,9 +124,9 @@ def _version_3(info: LeRobotInfo) -> list[EpisodeFiles]:
     video = f"videos/{info.camera}"
     numbers = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     numbers += [f"{video}/{name}" for name in ("chunk_index", "file_index")]
-    start = f"{video}/from_timestamp"
+    start, stop = (f"{video}/{name}_timestamp" for name in ("from", "to"))
     for path in paths:
-        table = read_parquet(path, [*numbers, start])
+        table = read_parquet(path, [*numbers, start, stop])
         if missing := [name for name in (*numbers, start) if name not in table.column_names]:
             raise UserError(f"{path} lacks the column {missing[0]}; copy it again")
         for row in table.to_pylist():
@@ -130,6 +136,11 @@ def _version_3(info: LeRobotInfo) -> list[EpisodeFiles]:
             begin = row[start]
             if not isinstance(begin, int | float) or not 0 <= begin < math.inf:
                 raise UserError(f"{path}: {start} is {begin}, seconds are needed; copy it again")
+            end = row.get(stop, math.inf)  # not read, so it may be missing
+            if not isinstance(end, int | float) or not begin < end:
+                raise UserError(
+                    f"{path}: episode {number}: {stop} is {end}, not after {begin}; copy it again"
+                )
             found.append(
                 EpisodeFiles(
                     number,

@@ -217,7 +217,7 @@ def _content(info: LeRobotInfo, chosen: list[EpisodeFiles], tasks: dict[int, str
     of every file, of tables with their checksum."""
     told: dict[str, Any] = vars(info) | {"layout": info.layout.name, "directory": ""}
     told["splits"] = ""  # the chosen episodes are what counts
-    del told["num_episodes"]
+    del told["num_episodes"], told["num_frames"]
     key = hashlib.sha256(f"{index_cache.VERSION}".encode())
     key.update(json.dumps([told, sorted(tasks.items())]).encode())
     tables = list(dict.fromkeys(files.data for files in chosen))

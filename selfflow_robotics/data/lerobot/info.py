@@ -40,6 +40,7 @@ class LeRobotInfo:
     camera: str  # feature of the video that is read
     image_size: tuple[int, int]  # height, width
     num_episodes: int
+    num_frames: int | None  # of all episodes; None: not told
     splits: dict[str, range]  # episodes of each
     chunks_size: int  # episodes per folder, before version 3
     data_path: str  # templates
@@ -113,7 +114,8 @@ def read_info(directory: Path) -> LeRobotInfo:
         _layout(directory, features, content.get("robot_type")),
         camera,
         _image_size(directory, camera, features[camera]),
-        *_splits(directory, content),
+        *_sizes(directory, content),
+        _splits(directory, content),
         chunks_size,
         **paths,
         has_success="next.success" in features,
@@ -129,11 +131,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({cause}); copy it again") from error
 
 
-def _splits(directory: Path, content: dict[str, Any]) -> tuple[int, dict[str, range]]:
-    """The number of episodes, and those of each split."""
-    total = content.get("total_episodes")
-    if type(total) is not int or total < 1:
-        raise _wrong(directory, f"total_episodes is {total}, the data set has no episode")
+def _sizes(directory: Path, content: dict[str, Any]) -> tuple[int, int | None]:
+    """The number of episodes, and of their frames."""
+    episodes, frames = content.get("total_episodes"), content.get("total_frames")
+    if type(episodes) is not int or episodes < 1:
+        raise _wrong(directory, f"total_episodes is {episodes}, the data set has no episode")
+    if frames is not None and type(frames) is not int:
+        raise _wrong(directory, f"total_frames is {frames}, a whole number is needed")
+    return episodes, frames
+
+
+def _splits(directory: Path, content: dict[str, Any]) -> dict[str, range]:
+    """The episodes of each split."""
+    total = content["total_episodes"]
     told = content.get("splits") or {"train": f"0:{total}"}
     splits = {}
     for name, text in told.items() if isinstance(told, dict) else ():
@@ -144,7 +154,7 @@ def _splits(directory: Path, content: dict[str, Any]) -> tuple[int, dict[str, ra
         splits[str(name)] = range(first, last)
     if not splits:
         raise _wrong(directory, "it has no splits")
-    return total, splits
+    return splits
 
 
 def _camera(directory: Path, features: dict[str, Any]) -> str:
