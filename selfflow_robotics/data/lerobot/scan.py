@@ -147,11 +147,11 @@ class EpisodeScanner:
 
 def _numbers(column: Any, name: str) -> np.ndarray:
     """A pyarrow column [T], or float32 [T, W] of vectors. Raises ValueError for other contents."""
-    import pyarrow.compute as pc
+    from pyarrow.compute import call_function
 
     width, steps = _WIDTHS.get(name, 1), len(column)
     while hasattr(column.type, "value_type"):  # a list for each step
-        if pc.count_distinct(pc.list_value_length(column)).as_py() > 1:
+        if len(call_function("list_value_length", [column]).unique()) > 1:
             raise ValueError("its steps have lists of different lengths")
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False)
