@@ -210,6 +210,8 @@ def _explain_hydra(schema: type, error: HydraException) -> UserError:
         return explain(schema, error.__cause__, typed)
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
+        if not error.override.isprintable():
+            return UserError(f"cannot read {error.override!r}: leave out its control characters")
         if key and value and value[0] not in "[{'\"" and '"' not in value:
             return UserError(f"cannot read '{error.override}'; write {key}='\"{value}\"'")
         return UserError(f"cannot read '{error.override}': {lines[0]}")

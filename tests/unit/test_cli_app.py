@@ -178,6 +178,7 @@ def test_cfg_job_prints_and_does_not_run(run, capsys):
         (["samplr.kind=heun"], "unknown config key 'samplr'; did you mean sampler.*?"),
         (["task=Ünï"], """cannot read 'task=Ünï'; write task='"Ünï"'"""),
         (["task=a=b"], """cannot read 'task=a=b'; write task='"a=b"'"""),
+        (["task=a\nb"], r"cannot read 'task=a\nb': leave out its control characters"),
         (["task=a,b"], """cannot read 'task=a,b'; write task='"a,b"'"""),
         (
             ["names=a,b"],
